@@ -1,0 +1,52 @@
+# What a contributor can do. `make` lists it.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help setup demo test check format generate lock bench clean
+
+help: ## List these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Install everything into .venv: locked Python packages, then Kafka's jars by Maven
+
+$(VENV)/.installed: requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes --requirement requirements/dev.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	$(BIN)/bulkgrpc stack-install
+	touch $@
+
+demo: setup ## Run the main job on real parts, from nothing to a report
+	$(BIN)/bulkgrpc demo
+
+test: setup check ## Run the checks, then every test on real Kafka, PostgreSQL and Valkey
+	$(BIN)/pytest
+
+check: setup ## Lint, types, layering, protos, and that generated code is fresh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python -m tools.generate --check
+
+format: setup ## Format and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: setup ## Generate the Python code of the protos
+	$(BIN)/python -m tools.generate
+
+lock: ## Resolve the dependencies anew into requirements/dev.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --upgrade \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	  pyproject.toml --output-file requirements/dev.lock
+
+bench: setup ## Measure throughput and latency next to a bare COPY, in one run
+	$(BIN)/bulkgrpc bench
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Bulk ingest over gRPC: Protobuf record batches through Kafka into PostgreSQL, exactly once."""

@@ -1,0 +1,1 @@
+"""The worker process: life-cycle, poll loop and wiring. Every decision lies in `bulkgrpc`."""
