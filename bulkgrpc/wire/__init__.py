@@ -1,0 +1,1 @@
+"""Stream messages as the server sees them."""

@@ -1,0 +1,190 @@
+"""The domain's words as values: names, ids, states, positions. Pure; imports nothing of ours.
+
+Positions are always the *next* one: `next_sequence` is the sequence of the batch to come, `next_offset` the offset of the
+message to come. A span is [from, to).
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_DATASET = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_JOB_NAME = re.compile(rf"tenants/(?P<tenant>{_TENANT.pattern})/jobs/(?P<job>[0-9a-f-]{{36}})")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
+
+
+def is_tenant(text: str) -> bool:
+    """Tell whether `text` may name a tenant: 1 to 63 letters, digits, `_`, `.`, `-`, the first a letter or digit."""
+    return _TENANT.fullmatch(text) is not None
+
+
+def is_dataset(text: str) -> bool:
+    """Tell whether `text` may name a dataset and its table: a lower-case letter, then up to 62 of a-z, 0-9, `_`."""
+    return _DATASET.fullmatch(text) is not None
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Tell whether `text` is a valid idempotency key: 1 to 128 printable ASCII characters without spaces."""
+    return _IDEMPOTENCY_KEY.fullmatch(text) is not None
+
+
+class JobState(enum.IntEnum):
+    """Where a job is in its life. The values are those of `bulkgrpc.v1.JobState` and of `bulk.jobs.state`."""
+
+    OPEN = 1
+    """Takes batches. Set by the server that opens it, or by the worker that applies its first batch."""
+    SEALED = 2
+    """Takes no more batches; some are still to be applied. Shown from the seal's acknowledgement on."""
+    SUCCEEDED = 3
+    """Ended: every accepted record is in the table. Set by the worker that applies the seal."""
+    PARTIALLY_SUCCEEDED = 4
+    """Ended: some records were rejected. Set by the worker that applies the seal."""
+    FAILED = 5
+    """Ended: every record was rejected. Set by the worker that applies the seal."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the job is still to come."""
+        return self >= JobState.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class JobKey:
+    """Which job: its tenant and its id."""
+
+    tenant: str
+    job_id: uuid.UUID
+
+    @classmethod
+    def derive(cls, tenant: str, idempotency_key: str) -> JobKey:
+        """Return the job of a tenant's idempotency key: always the same, so that a retried submission is the same job."""
+        digest = hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).digest()
+        return cls(tenant, uuid.UUID(bytes=digest[:16], version=5))
+
+    @classmethod
+    def parse(cls, name: str) -> JobKey | None:
+        """Read `tenants/{tenant}/jobs/{job}`; None if `name` is nothing of the sort."""
+        found = _JOB_NAME.fullmatch(name)
+        if found is None:
+            return None
+        try:
+            return cls(found["tenant"], uuid.UUID(found["job"]))
+        except ValueError:
+            return None
+
+    @property
+    def name(self) -> str:
+        """The resource name, `tenants/{tenant}/jobs/{job}`."""
+        return f"tenants/{self.tenant}/jobs/{self.job_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What a job is from its opening on: everything that another stream with its key must repeat."""
+
+    key: JobKey
+    idempotency_key: str
+    dataset: str
+    dataset_version: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def same_request(self, other: JobSpec) -> bool:
+        """Tell whether `other` asks for the same job; a newer version of the dataset is no difference."""
+        return (self.key, self.dataset, self.labels) == (other.key, other.dataset, other.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """Counts of records. Once the job has ended, accepted = written + duplicate + rejected."""
+
+    accepted: int = 0
+    written: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: JobCounts) -> JobCounts:
+        """Add count by count."""
+        return JobCounts(
+            self.accepted + other.accepted,
+            self.written + other.written,
+            self.duplicate + other.duplicate,
+            self.rejected + other.rejected,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it stands: what it is, how far it came."""
+
+    spec: JobSpec
+    partition: int
+    state: JobState
+    counts: JobCounts
+    next_sequence: int
+    create_time: datetime
+    seal_time: datetime | None = None
+    end_time: datetime | None = None
+
+
+def final_state(counts: JobCounts) -> JobState:
+    """Return the state of a job whose seal is applied.
+
+    rejected = 0: SUCCEEDED; some rejected: PARTIALLY_SUCCEEDED; all rejected: FAILED.
+    """
+    if counts.rejected == 0:
+        return JobState.SUCCEEDED
+    if counts.written + counts.duplicate == 0:
+        return JobState.FAILED
+    return JobState.PARTIALLY_SUCCEEDED
+
+
+class Outcome(enum.Enum):
+    """May this be applied? The closed set of answers, for a span of offsets and for a batch alike."""
+
+    NEXT = "next"
+    REPLAY = "replay"
+    GAP = "gap"
+    FENCED = "fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """A worker's hold of a partition: the offset to read next and the epoch under which it may write."""
+
+    partition: int
+    next_offset: int
+    owner_epoch: int
+
+
+def may_apply_span(ledger_next_offset: int, ledger_epoch: int, from_offset: int, owner_epoch: int) -> Outcome:
+    """Tell what the ledger says of a span of offsets that starts at `from_offset`, held under `owner_epoch`.
+
+    | ledger's epoch | ledger's next offset | answer | then                                            |
+    |----------------|----------------------|--------|-------------------------------------------------|
+    | not ours       | any                  | FENCED | roll back, give the partition up                |
+    | ours           | = from_offset        | NEXT   | write                                           |
+    | ours           | > from_offset        | REPLAY | drop the span, seek to the ledger               |
+    | ours           | < from_offset        | GAP    | seek to the ledger; if gone from Kafka, stop    |
+    """
+    if ledger_epoch != owner_epoch:
+        return Outcome.FENCED
+    if ledger_next_offset == from_offset:
+        return Outcome.NEXT
+    return Outcome.REPLAY if ledger_next_offset > from_offset else Outcome.GAP
+
+
+def may_apply_batch(lane_next_sequence: int, sequence: int) -> Outcome:
+    """Tell what a lane says of a batch.
+
+    sequence = next: NEXT, apply it. Lower: REPLAY, it was applied before. Higher: GAP, what is missing was never
+    acknowledged, so neither was this; the client sends both again.
+    """
+    if sequence == lane_next_sequence:
+        return Outcome.NEXT
+    return Outcome.REPLAY if sequence < lane_next_sequence else Outcome.GAP

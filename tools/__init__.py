@@ -1,0 +1,1 @@
+"""Programs for contributors; not part of the package."""
