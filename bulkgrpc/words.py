@@ -144,6 +144,32 @@ def final_state(counts: JobCounts) -> JobState:
     return JobState.PARTIALLY_SUCCEEDED
 
 
+class Kind(enum.StrEnum):
+    """What a message on the records topic is."""
+
+    BATCH = "batch"
+    SEAL = "seal"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a message on the records topic says of its payload: enough for a worker that knows nothing else of the job.
+
+    sequence: the batch's place in the job; a seal has the place after the last batch. records: how many records the
+    payload holds, 0 for a seal. lane_records: for a seal, the records of the whole lane; else 0. spec: the job, complete
+    at sequence 0, afterwards without labels and idempotency key. sent_at: when the server took it.
+    """
+
+    kind: Kind
+    spec: JobSpec
+    lane: int
+    sequence: int
+    records: int
+    lane_records: int
+    sent_at: datetime
+    trace_context: str = ""
+
+
 class Outcome(enum.Enum):
     """May this be applied? The closed set of answers, for a span of offsets and for a batch alike."""
 

@@ -1,0 +1,1 @@
+"""Kafka: topics, partition choice, message form, producer and consumer. Shared by servers and workers."""

@@ -1,0 +1,51 @@
+"""The records topic: made where it is missing, its partitions counted."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bulkgrpc import limits
+from bulkgrpc.settings import StackSettings
+
+REQUEST_TIMEOUT_S = 10.0
+
+
+class BackboneUnavailable(Exception):
+    """Kafka does not answer."""
+
+
+def ensure_topic(settings: StackSettings) -> int:
+    """Create the records topic if it is missing and return its number of partitions.
+
+    Raises BackboneUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+    topic = NewTopic(
+        settings.topic,
+        num_partitions=settings.partitions,
+        replication_factor=settings.replication,
+        config={"max.message.bytes": str(limits.KAFKA_MESSAGE_BYTES_MAX)},
+    )
+    try:
+        admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[settings.topic].result(REQUEST_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise BackboneUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+    except TimeoutError as error:
+        raise BackboneUnavailable(f"Kafka at {settings.kafka} does not answer") from error
+    return count_partitions(admin, settings)
+
+
+def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
+    """Return the number of partitions of the records topic, once the brokers know all their leaders.
+
+    Raises BackboneUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S or the topic has no leader.
+    """
+    try:
+        metadata = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
+    except KafkaException as error:
+        raise BackboneUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+    if metadata.error is not None or not metadata.partitions:
+        raise BackboneUnavailable(f"topic {settings.topic} is not ready: {metadata.error}")
+    return len(metadata.partitions)

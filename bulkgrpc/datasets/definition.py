@@ -1,0 +1,104 @@
+"""What a dataset is, read from a message's descriptor and its `(bulkgrpc.v1.dataset)` option."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet, MessageOptions
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from bulkgrpc import limits, words
+from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
+from bulkgrpc.v1 import options_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A message type bound to a table.
+
+    name: the dataset's and the table's name. key: names of the key columns after `tenant`. columns: the table's, the
+    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers.
+    """
+
+    name: str
+    version: int
+    message_type: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    descriptors: bytes
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The table's key columns, in order."""
+        return (TENANT, *self.key)
+
+
+def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
+    """Read a dataset from a serialized FileDescriptorSet.
+
+    Raises InvalidDataset naming the field at fault and the way out.
+    """
+    descriptor = find_message(descriptors, message_type)
+    options = _options(descriptor)
+    name = options.table or _snake_case(descriptor.name)
+    if not words.is_dataset(name):
+        raise InvalidDataset(
+            "table", f"table {name!r} is no valid name: a letter, then up to 62 of a-z, 0-9 and _, all lower case"
+        )
+    columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
+    if len(columns) > limits.COLUMNS_MAX:
+        raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
+    return Dataset(name, version, message_type, _key(options, columns), columns, descriptors)
+
+
+def find_message(descriptors: bytes, message_type: str) -> Descriptor:
+    """Return the descriptor of a message in a serialized FileDescriptorSet, from a pool of its own.
+
+    Raises InvalidDataset if the set is not complete or the message is not in it.
+    """
+    pool = DescriptorPool()
+    try:
+        files = FileDescriptorSet.FromString(descriptors)
+        for file in files.file:
+            pool.AddSerializedFile(file.SerializeToString())
+        return pool.FindMessageTypeByName(message_type)
+    except KeyError as error:
+        raise InvalidDataset("message_type", f"message {message_type!r} is not in the descriptors") from error
+    except Exception as error:  # noqa: BLE001 — upb raises TypeError or DecodeError, pure Python others
+        raise InvalidDataset(
+            "descriptors", f"not a complete FileDescriptorSet, imports before importers: {error}"
+        ) from error
+
+
+def _options(descriptor: Descriptor) -> options_pb2.DatasetOptions:
+    # The pool is not the generated code's: read the extension by parsing the options again with our class.
+    parsed = MessageOptions.FromString(descriptor.GetOptions().SerializeToString())
+    if not parsed.HasExtension(options_pb2.dataset):
+        raise InvalidDataset(
+            "message_type",
+            f"message {descriptor.full_name} has no option (bulkgrpc.v1.dataset): "
+            'add `option (bulkgrpc.v1.dataset) = {table: "…" key: ["…"]};`',
+        )
+    return parsed.Extensions[options_pb2.dataset]
+
+
+def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:
+    if not 1 <= len(options.key) <= limits.KEY_COLUMNS_MAX:
+        raise InvalidDataset(
+            "key", f"{len(options.key)} key fields; name 1 to {limits.KEY_COLUMNS_MAX} that identify a record"
+        )
+    by_field = {column.field: column for column in columns[1:]}
+    for field in options.key:
+        if field not in by_field:
+            raise InvalidDataset("key", f"key field {field!r} is no field of the message")
+        if by_field[field].type not in KEY_TYPES:
+            raise InvalidDataset("key", f"key field {field!r} of type {by_field[field].type} cannot identify a record")
+    if len(set(options.key)) != len(options.key):
+        raise InvalidDataset("key", "a key field is named twice")
+    return tuple(by_field[field].name for field in options.key)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

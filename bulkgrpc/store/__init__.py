@@ -1,0 +1,1 @@
+"""PostgreSQL: migrations, statements, the ledger, jobs, rejections, the dataset registry and the writers."""
