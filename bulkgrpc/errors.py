@@ -1,16 +1,16 @@
 """Every refusal: its reason, what it says, whether trying again helps. The one place that maps it to gRPC.
 
-    Refusal
-    ├── Invalid              INVALID_ARGUMENT, names the field
-    ├── NotFound             NOT_FOUND
-    ├── Conflict             ALREADY_EXISTS
-    ├── Busy                 ABORTED, retriable
-    ├── OutOfOrder           OUT_OF_RANGE
-    ├── NotNow               FAILED_PRECONDITION
-    ├── TooMuch              RESOURCE_EXHAUSTED
-    ├── Unauthenticated      UNAUTHENTICATED
-    ├── Denied               PERMISSION_DENIED
-    └── Unavailable          UNAVAILABLE, retriable
+Refusal
+├── Invalid              INVALID_ARGUMENT, names the field
+├── NotFound             NOT_FOUND
+├── Conflict             ALREADY_EXISTS
+├── Busy                 ABORTED, retriable
+├── OutOfOrder           OUT_OF_RANGE
+├── NotNow               FAILED_PRECONDITION
+├── TooMuch              RESOURCE_EXHAUSTED
+├── Unauthenticated      UNAUTHENTICATED
+├── Denied               PERMISSION_DENIED
+└── Unavailable          UNAVAILABLE, retriable
 """
 
 from __future__ import annotations

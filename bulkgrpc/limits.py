@@ -26,6 +26,10 @@ COLUMNS_MAX = 400
 MAX_POLL_INTERVAL_S = 300.0
 STATEMENT_TIMEOUT_S = 60.0
 """One statement of a chunk's transaction."""
+IDLE_IN_TRANSACTION_S = 10.0
+"""A transaction whose worker says nothing more: a frozen one must not hold its partitions' rows for longer."""
+TCP_USER_TIMEOUT_S = 10.0
+"""Data sent and not acknowledged by the other machine."""
 CHUNK_TRANSACTION_S_MAX = 120.0
 """A chunk's whole transaction; the server side ends it after that."""
 DELIVERY_TIMEOUT_S = 20.0

@@ -1,7 +1,7 @@
 """The domain's words as values: names, ids, states, positions. Pure; imports nothing of ours.
 
-Positions are always the *next* one: `next_sequence` is the sequence of the batch to come, `next_offset` the offset of the
-message to come. A span is [from, to).
+Positions are always the *next* one: `next_sequence` is the sequence of the batch to come, `next_offset` the offset of
+the message to come. A span is [from, to).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class JobKey:
 
     @classmethod
     def derive(cls, tenant: str, idempotency_key: str) -> JobKey:
-        """Return the job of a tenant's idempotency key: always the same, so that a retried submission is the same job."""
+        """Return the job of a tenant's idempotency key: always the same, so a retried submission is the same job."""
         digest = hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).digest()
         return cls(tenant, uuid.UUID(bytes=digest[:16], version=5))
 
@@ -156,8 +156,8 @@ class Message:
     """What a message on the records topic says of its payload: enough for a worker that knows nothing else of the job.
 
     sequence: the batch's place in the job; a seal has the place after the last batch. records: how many records the
-    payload holds, 0 for a seal. lane_records: for a seal, the records of the whole lane; else 0. spec: the job, complete
-    at sequence 0, afterwards without labels and idempotency key. sent_at: when the server took it.
+    payload holds, 0 for a seal. lane_records: for a seal, the records of the whole lane; else 0. spec: the job,
+    complete at sequence 0, afterwards without labels and idempotency key. sent_at: when the server took it.
     """
 
     kind: Kind

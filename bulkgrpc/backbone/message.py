@@ -1,4 +1,4 @@
-"""The form of a message on the records topic. The key is the tenant, the value a serialized RecordBatch or empty (seal).
+"""The form of a message on the records topic. Key: the tenant. Value: a serialized RecordBatch, or empty (seal).
 
 Headers are text, so that any Kafka tool shows them.
 """
@@ -20,9 +20,9 @@ class MalformedMessage(ValueError):
     """A message on the topic that no server of ours can have written."""
 
 
-def to_headers(message: Message) -> list[tuple[str, bytes]]:
+def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
     """Return the Kafka headers of a message; labels and idempotency key only at sequence 0."""
-    pairs = [
+    pairs: list[tuple[str, str | bytes | None]] = [
         ("format", FORMAT),
         ("kind", message.kind.encode()),
         ("job", str(message.spec.key.job_id).encode()),

@@ -1,4 +1,4 @@
-"""The producer: acks=all, idempotent, one a process. Completion is told on the event loop, in order, a wake-up a batch."""
+"""The producer: acks=all, idempotent, one a process. It tells the event loop of deliveries, in order."""
 
 from __future__ import annotations
 
@@ -97,4 +97,3 @@ class BackboneProducer:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() and self._loop is not None:
             self._loop.call_soon_threadsafe(self.fatal.set)
-

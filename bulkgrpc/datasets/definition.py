@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MessageOptions
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, words
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
 from bulkgrpc.v1 import options_pb2
+
+_OPTION: Any = options_pb2.dataset  # protoc types its extensions more loosely than the runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def find_message(descriptors: bytes, message_type: str) -> Descriptor:
         return pool.FindMessageTypeByName(message_type)
     except KeyError as error:
         raise InvalidDataset("message_type", f"message {message_type!r} is not in the descriptors") from error
-    except Exception as error:  # noqa: BLE001 — upb raises TypeError or DecodeError, pure Python others
+    except (DecodeError, TypeError) as error:
         raise InvalidDataset(
             "descriptors", f"not a complete FileDescriptorSet, imports before importers: {error}"
         ) from error
@@ -75,13 +79,14 @@ def find_message(descriptors: bytes, message_type: str) -> Descriptor:
 def _options(descriptor: Descriptor) -> options_pb2.DatasetOptions:
     # The pool is not the generated code's: read the extension by parsing the options again with our class.
     parsed = MessageOptions.FromString(descriptor.GetOptions().SerializeToString())
-    if not parsed.HasExtension(options_pb2.dataset):
+    if not parsed.HasExtension(_OPTION):
         raise InvalidDataset(
             "message_type",
             f"message {descriptor.full_name} has no option (bulkgrpc.v1.dataset): "
             'add `option (bulkgrpc.v1.dataset) = {table: "…" key: ["…"]};`',
         )
-    return parsed.Extensions[options_pb2.dataset]
+    options: options_pb2.DatasetOptions = parsed.Extensions[_OPTION]
+    return options
 
 
 def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:

@@ -31,9 +31,10 @@ class Registered:
 
 
 class Catalog:
-    """The registry through a pool that somebody else owns. A version never changes, so versions are remembered.
+    """The registry through a pool that somebody else owns.
 
-    Every method raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection is free.
+    Every method raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection comes
+    free in time.
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
@@ -69,7 +70,7 @@ class Catalog:
             known = await self.get(dataset.name)
             if known is None:
                 raise DatasetExists(
-                    f"table {dataset.name} is there but belongs to no dataset: name another table in the message's option"
+                    f"table {dataset.name} is there and no dataset's: name another table in the message's option"
                 ) from error
             return _same(known, dataset)
         assert row is not None  # noqa: S101 — INSERT … RETURNING gives a row

@@ -1,0 +1,204 @@
+"""Commands for the embedded Kafka, PostgreSQL and Valkey: `up`, `down`, `status`, `stack-install`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress as Display
+from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bulkgrpc.stack import (
+    Addresses,
+    PartState,
+    PartStatus,
+    Phase,
+    Ports,
+    Progress,
+    Stack,
+    StackError,
+    default_data_dir,
+    install,
+)
+
+NOT_ALL_RUNNING = 3
+"""The exit code of `status` when a part does not run."""
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the stack keeps its data. Default: $BULKGRPC_DATA_DIR, else a place that fits the user."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: the port used before, or a free one.")]
+
+_NAMES = {"kafka": "Kafka", "postgres": "PostgreSQL", "redis": "Valkey"}
+
+
+def up(
+    data_dir: DataDir = None,
+    kafka_port: Port = 0,
+    postgres_port: Port = 0,
+    redis_port: Port = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Start Kafka, PostgreSQL and Valkey on this machine, and wait until they answer.
+
+    They run in the background until `bulkgrpc down`. What already runs is kept; what crashed is started again with its
+    data. The export lines go to stdout and the rest to stderr, so this sets up a shell:
+
+        eval "$(bulkgrpc up)"
+    """
+    with _errors():
+        stack = _stack(data_dir, Ports(kafka_port, postgres_port, redis_port))
+        begun_s = time.monotonic()
+        if as_json:
+            addresses = stack.up()
+            _print_json(
+                {
+                    "data_dir": str(stack.data_dir),
+                    "addresses": asdict(addresses),
+                    "environment": addresses.environment(),
+                    "seconds": round(time.monotonic() - begun_s, 3),
+                }
+            )
+            return
+        addresses = _up_with_display(stack)
+        console = Console(stderr=True)
+        console.print(_address_table(addresses))
+        console.print(f"Up in {time.monotonic() - begun_s:.1f} s. Data: {stack.data_dir}", highlight=False)
+        for name, value in addresses.environment().items():
+            typer.echo(f"export {name}={value}")
+
+
+def down(
+    data_dir: DataDir = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Also delete all data of the stack.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the stack in good order. Its data stays, unless you say --delete.
+
+    Start afresh with empty Kafka topics and tables:
+
+        bulkgrpc down --delete && bulkgrpc up
+    """
+    with _errors():
+        stack = _stack(data_dir)
+        stopped = stack.down()
+        if delete:
+            stack.destroy()
+    if as_json:
+        _print_json({"data_dir": str(stack.data_dir), "stopped": stopped, "deleted": delete})
+        return
+    names = ", ".join(_NAMES[name] for name in stopped)
+    typer.echo(f"Stopped {names}." if names else "Nothing was running.")
+    if delete:
+        typer.echo(f"Deleted the data in {stack.data_dir}.")
+
+
+def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Tell what runs, since when and where. Exit code 0: all of it runs; 3: not all.
+
+    Start the stack only where it does not run:
+
+        bulkgrpc status >/dev/null || bulkgrpc up
+    """
+    with _errors():
+        stack = _stack(data_dir)
+        parts = stack.status()
+    running = all(part.state is PartState.RUNNING for part in parts)
+    if as_json:
+        _print_json({"data_dir": str(stack.data_dir), "running": running, "parts": [_as_dict(part) for part in parts]})
+    else:
+        Console().print(_status_table(parts))
+    if not running:
+        raise typer.Exit(NOT_ALL_RUNNING)
+
+
+def stack_install(as_json: AsJson = False) -> None:
+    """Fetch Kafka's jars by Maven, so that `up` works without the network. 44 MB, once for each user.
+
+    In a container image, after installing the package:
+
+        apt-get install openjdk-17-jre-headless maven && bulkgrpc stack-install
+    """
+    with _errors():
+        begun_s = time.monotonic()
+        install()
+        seconds = round(time.monotonic() - begun_s, 3)
+    if as_json:
+        _print_json({"installed": True, "seconds": seconds})
+    else:
+        typer.echo(f"Kafka is installed ({seconds:.1f} s).")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn a failure into one line on stderr and exit code 1."""
+    try:
+        yield
+    except (StackError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _stack(data_dir: Path | None, ports: Ports | None = None) -> Stack:
+    return Stack(data_dir or default_data_dir(), ports or Ports())
+
+
+def _up_with_display(stack: Stack) -> Addresses:
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description:<11}"),
+        TextColumn("{task.fields[phase]:<11}"),
+    )
+    with Display(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as display:
+        tasks = {name: display.add_task(title, total=1, phase="waiting") for name, title in _NAMES.items()}
+
+        def show(progress: Progress) -> None:
+            _show(display, tasks[progress.part], progress.phase)
+
+        return stack.up(show)
+
+
+def _show(display: Display, task: TaskID, phase: Phase) -> None:
+    display.update(task, phase=phase.value, completed=int(phase is Phase.READY))
+    if phase in (Phase.READY, Phase.FAILED):
+        display.stop_task(task)
+
+
+def _address_table(addresses: Addresses) -> Table:
+    table = Table("part", "address")
+    for name, address in asdict(addresses).items():
+        table.add_row(_NAMES[name], address)
+    return _folding(table)
+
+
+def _status_table(parts: list[PartStatus]) -> Table:
+    table = Table("part", "state", "pid", "since", "address")
+    for part in parts:
+        since = part.since.astimezone().isoformat(sep=" ", timespec="seconds") if part.since else ""
+        table.add_row(_NAMES[part.name], part.state.value, str(part.pid or ""), since, part.address or "")
+    return _folding(table)
+
+
+def _folding(table: Table) -> Table:
+    """Let a narrow terminal break addresses rather than cut them."""
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _as_dict(part: PartStatus) -> dict[str, object]:
+    return {**asdict(part), "since": part.since.isoformat() if part.since else None}
+
+
+def _print_json(document: dict[str, object]) -> None:
+    typer.echo(json.dumps(document))

@@ -1,0 +1,222 @@
+"""From batches to the rows of a dataset's table: decoded, flattened, checked, sorted by key, each row's place kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.errors import Rejected
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+
+Integers = npt.NDArray[np.int32]
+
+# What both `google.protobuf.Timestamp` and PostgreSQL's timestamptz can hold: 0001-01-01 to 9999-12-31.
+TIMESTAMP_US_MIN = -62_135_596_800_000_000
+TIMESTAMP_US_MAX = 253_402_300_799_999_999
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A batch to decode: whose it is, how many records the server counted, its bytes."""
+
+    tenant: str
+    records: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRecord:
+    """A record that cannot be a row: its place (payload, index in it), why, its bytes."""
+
+    payload: int
+    record_index: int
+    code: Rejected
+    field: str
+    reason: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one dataset's table, sorted by its key, equal keys in the order in which they came.
+
+    table: a column each of `dataset.columns`. payload, record_index: where each row came from, same length as table.
+    rejected: the records that are no rows.
+    """
+
+    dataset: Dataset
+    table: pa.RecordBatch
+    payload: Integers
+    record_index: Integers
+    rejected: tuple[RejectedRecord, ...]
+
+    def keep(self, mask: npt.NDArray[np.bool_]) -> Rows:
+        """Return the rows for which the mask is true; rejections stay."""
+        return Rows(
+            self.dataset, self.table.filter(pa.array(mask)), self.payload[mask], self.record_index[mask], self.rejected
+        )
+
+    def of_payloads(self, wanted: npt.NDArray[np.bool_]) -> Rows:
+        """Return the rows and rejections of the payloads for which `wanted` is true."""
+        kept = self.keep(wanted[self.payload])
+        rejected = tuple(record for record in self.rejected if wanted[record.payload])
+        return Rows(kept.dataset, kept.table, kept.payload, kept.record_index, rejected)
+
+    def per_payload(self, payloads: int) -> Integers:
+        """Return how many rows each payload has."""
+        return np.bincount(self.payload, minlength=payloads).astype(np.int32)
+
+
+def to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
+    """Decode, flatten, check and sort batches of one dataset.
+
+    A record that is no valid message, or that the table could not hold, becomes a rejection; its neighbours become
+    rows. No Python per record, unless a payload is not valid: then that payload is split in halves until the records
+    at fault are found.
+    """
+    rejected: list[RejectedRecord] = []
+    payload, record_index, records = _decode(codec, payloads, rejected)
+    columns = _flatten(codec.dataset, records)
+    columns[0] = _tenants(payloads, payload)
+    table = pa.record_batch(columns, names=[column.name for column in codec.dataset.columns])
+    bad = _check(codec.dataset, table)
+    if bad:
+        keep = np.ones(table.num_rows, dtype=np.bool_)
+        for row, (code, field, reason) in bad.items():
+            place = int(payload[row]), int(record_index[row])
+            rejected.append(
+                RejectedRecord(*place, code, field, reason, record_bytes(payloads[place[0]].data, place[1]))
+            )
+            keep[row] = False
+        table, payload, record_index = table.filter(pa.array(keep)), payload[keep], record_index[keep]
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in codec.dataset.primary_key])
+    positions = order.to_numpy()
+    return Rows(codec.dataset, table.take(order), payload[positions], record_index[positions], tuple(rejected))
+
+
+def record_bytes(payload: bytes, record_index: int) -> bytes:
+    """Return the bytes of one record of a serialized RecordBatch."""
+    return RecordBatch.FromString(payload).records[record_index]
+
+
+def _decode(
+    codec: BatchCodec, payloads: Sequence[Payload], rejected: list[RejectedRecord]
+) -> tuple[Integers, Integers, pa.StructArray]:
+    """Return each record's payload, its index in it, and itself; append those that are no messages to `rejected`."""
+    counts = np.fromiter((payload.records for payload in payloads), np.int64, len(payloads))
+    try:
+        lists = codec.decode([payload.data for payload in payloads])
+        if np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
+            return *_places(counts), lists.flatten()
+    except UndecodablePayload:
+        pass
+    pieces: list[tuple[Integers, Integers, pa.StructArray]] = []
+    for number, payload in enumerate(payloads):
+        records = list(RecordBatch.FromString(payload.data).records)
+        pieces += _split(codec, number, 0, records, rejected)
+    if not pieces:
+        return *_places(counts[:0]), codec.decode([]).flatten()
+    return (
+        np.concatenate([piece[0] for piece in pieces]),
+        np.concatenate([piece[1] for piece in pieces]),
+        pa.concat_arrays([piece[2] for piece in pieces]),
+    )
+
+
+def _split(
+    codec: BatchCodec, number: int, start: int, records: list[bytes], rejected: list[RejectedRecord]
+) -> list[tuple[Integers, Integers, pa.StructArray]]:
+    """Decode `records`, which stand at `start` of payload `number`; where that fails, its halves."""
+    if not records:
+        return []
+    try:
+        lists = codec.decode([RecordBatch(records=records).SerializeToString()])
+        if lists.offsets[1].as_py() == len(records):
+            index = np.arange(start, start + len(records), dtype=np.int32)
+            return [(np.full(len(records), number, np.int32), index, lists.flatten())]
+        cause = "the record is not one message"
+    except UndecodablePayload as error:
+        cause = str(error)
+    if len(records) == 1:
+        reason = f"no valid {codec.dataset.message_type}: {cause}"
+        rejected.append(RejectedRecord(number, start, Rejected.MALFORMED_RECORD, "", reason, records[0]))
+        return []
+    half = len(records) // 2
+    return _split(codec, number, start, records[:half], rejected) + _split(
+        codec, number, start + half, records[half:], rejected
+    )
+
+
+def _places(counts: npt.NDArray[np.int64]) -> tuple[Integers, Integers]:
+    payload = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    starts = np.cumsum(counts) - counts
+    record_index = np.arange(len(payload), dtype=np.int64) - np.repeat(starts, counts)
+    return payload, record_index.astype(np.int32)
+
+
+def _flatten(dataset: Dataset, records: pa.StructArray) -> list[pa.Array]:
+    """Return a column each of the dataset's, the tenant's left null; unset nested messages make their columns null."""
+    found: dict[str, pa.Array] = {}
+
+    def walk(prefix: str, struct: pa.StructArray) -> None:
+        for field, child in zip(struct.type, struct.flatten(), strict=True):
+            if pa.types.is_struct(field.type):
+                walk(f"{prefix}{field.name}.", child)
+            else:
+                found[f"{prefix}{field.name}"] = child
+
+    walk("", records)
+    empty = pa.nulls(len(records), pa.string())
+    return [empty, *(found[column.field] for column in dataset.columns[1:])]
+
+
+def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
+    names = pa.array([item.tenant for item in payloads], pa.string())
+    return names.take(pa.array(payload))
+
+
+def _check(dataset: Dataset, table: pa.RecordBatch) -> dict[int, tuple[Rejected, str, str]]:
+    """Return the rows that the table could not hold, with code, field and reason; the first fault of each row."""
+    bad: dict[int, tuple[Rejected, str, str]] = {}
+
+    def add(mask: pa.Array, code: Rejected, field: str, reason: str) -> None:
+        if pc.any(mask).as_py():
+            for row in np.flatnonzero(mask.to_numpy(zero_copy_only=False)):
+                bad.setdefault(int(row), (code, field, reason))
+
+    for column, values in zip(dataset.columns[1:], table.columns[1:], strict=True):
+        if column.name in dataset.key and values.null_count:
+            reason = f"key field {column.field} is not set"
+            add(values.is_null(), Rejected.NULL_IN_KEY, column.field, reason)
+        if pa.types.is_string(values.type):
+            add(_has_nul(values), Rejected.NUL_IN_TEXT, column.field, f"field {column.field} has the character U+0000")
+        elif pa.types.is_list(values.type) and pa.types.is_string(values.type.value_type):
+            add(_list_has_nul(values), Rejected.NUL_IN_TEXT, column.field, f"field {column.field} has U+0000")
+        elif pa.types.is_timestamp(values.type):
+            reason = f"field {column.field} is outside 0001-01-01 to 9999-12-31"
+            add(_outside_calendar(values), Rejected.OUT_OF_RANGE, column.field, reason)
+    return bad
+
+
+def _has_nul(values: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.match_substring(values, "\0"), False)
+
+
+def _list_has_nul(values: pa.ListArray) -> pa.Array:
+    mask = np.zeros(len(values), dtype=np.bool_)
+    hits = np.flatnonzero(_has_nul(values.flatten()).to_numpy(zero_copy_only=False))
+    mask[pc.list_parent_indices(values).to_numpy()[hits]] = True
+    return pa.array(mask)
+
+
+def _outside_calendar(values: pa.Array) -> pa.Array:
+    us = values.cast(pa.int64())
+    outside = pc.or_(pc.less(us, TIMESTAMP_US_MIN), pc.greater(us, TIMESTAMP_US_MAX))
+    return pc.fill_null(outside, False)

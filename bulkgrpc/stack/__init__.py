@@ -1,0 +1,24 @@
+"""A real Kafka, PostgreSQL and Valkey on this machine, without containers: started, healed and stopped as one.
+
+The three run as detached daemons under one data directory and outlive whoever started them.
+For development, tests and demos; a deployment brings its own.
+"""
+
+from bulkgrpc.stack.jars import install
+from bulkgrpc.stack.part import Part
+from bulkgrpc.stack.stack import Stack, default_data_dir
+from bulkgrpc.stack.words import Addresses, PartState, PartStatus, Phase, Ports, Progress, StackError
+
+__all__ = [
+    "Addresses",
+    "Part",
+    "PartState",
+    "PartStatus",
+    "Phase",
+    "Ports",
+    "Progress",
+    "Stack",
+    "StackError",
+    "default_data_dir",
+    "install",
+]

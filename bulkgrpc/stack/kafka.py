@@ -1,0 +1,164 @@
+"""Kafka: one node in KRaft mode, broker and controller in one process."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bulkgrpc.stack.jars import install, jars_directory, java
+from bulkgrpc.stack.process import Command, last_line
+from bulkgrpc.stack.server import NotReadyError, Server
+from bulkgrpc.stack.words import LOOPBACK, Phase, StackError
+
+_ASK_WITHIN_S = 2.0
+_FORMAT_WITHIN_S = 60.0
+# It is the JVM's compiler that a two-second start-up waits for, not the collector's threads.
+_JVM = ("-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+
+
+class Kafka(Server):
+    """An Apache Kafka broker of the jars that `jars.install` fetched."""
+
+    name = "kafka"
+    title = "Kafka"
+    port_names = ("kafka", "kafka_controller")
+
+    def __init__(self, directory: Path, heap_mib: int) -> None:
+        super().__init__(directory)
+        self._heap_mib = heap_mib
+        self._data = directory / "data"
+        self._settings = directory / "server.properties"
+        self._output = directory / "kafka.out"
+
+    def is_prepared(self) -> bool:
+        """Tell whether the log directory was formatted."""
+        return self._data.is_dir()
+
+    def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
+        """Fetch the jars if need be, format the log directory if it is new, write the configuration."""
+        if not jars_directory().is_dir():
+            enter(Phase.INSTALLING)
+            install()
+        self.directory.mkdir(exist_ok=True)
+        if not self.is_prepared():
+            enter(Phase.PREPARING)
+            self._format(ports)
+        self._settings.write_text(settings(ports))
+        argv = self._java(f"-Xmx{self._heap_mib}m", f"-Xms{self._heap_mib // 2}m")
+        return Command([*argv, "kafka.Kafka", str(self._settings)], self.directory, self._output)
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        """Kafka's own log, and what the JVM prints when it does not come so far."""
+        return self.log, self._output
+
+    def trace(self) -> tuple[str, str]:
+        """Return what its process is known by."""
+        return "java", str(self._settings)
+
+    def address(self, port: int) -> str:
+        """Return the bootstrap servers."""
+        return f"{LOOPBACK}:{port}"
+
+    def ask(self, port: int) -> None:
+        """Fetch the metadata and see this broker in it: then it is registered and not fenced."""
+        try:
+            socket.create_connection((LOOPBACK, port), _ASK_WITHIN_S).close()
+        except OSError as error:
+            raise NotReadyError(str(error)) from error
+        client = AdminClient({"bootstrap.servers": self.address(port), "log_level": 0})
+        try:
+            if not client.list_topics(timeout=_ASK_WITHIN_S).brokers:
+                raise NotReadyError("the broker is not registered")
+        except KafkaException as error:
+            raise NotReadyError(str(error)) from error
+
+    def _java(self, *options: str) -> list[str]:
+        logging = resources.files(__package__).joinpath("kafka-log4j2.properties")
+        properties = (f"-Dlog4j2.configurationFile={logging}", f"-Dbulkgrpc.kafka.log={self.log}")
+        return [java(), *_JVM, *options, *properties, "-cp", f"{jars_directory() / 'libs'}/*"]
+
+    def _format(self, ports: Mapping[str, int]) -> None:
+        # Formatted elsewhere, then renamed: a data directory is there in full or not at all.
+        draft = Path(tempfile.mkdtemp(prefix="format.", dir=self.directory))
+        output = self.directory / "format.out"
+        try:
+            formatting = draft / "server.properties"
+            formatting.write_text(settings(ports))
+            tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(formatting)]
+            argv = [*self._java("-Xmx256m", "-XX:TieredStopAtLevel=1"), *tool]
+            with output.open("wb") as file:
+                subprocess.run(argv, cwd=draft, stdout=file, stderr=file, timeout=_FORMAT_WITHIN_S, check=True)
+            (draft / "data").rename(self._data)
+        except subprocess.SubprocessError as error:
+            raise StackError(f"Kafka's storage was not formatted: {last_line(output)} (log: {output})") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def cluster_id() -> str:
+    """Return a new cluster id in Kafka's form: 16 random bytes in URL-safe base64, not starting with a dash."""
+    while True:
+        text = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
+def settings(ports: Mapping[str, int]) -> str:
+    """Return the text of server.properties.
+
+    The voters are static: the ports may change between two starts, which a stored voter set would not follow.
+    The data directory is relative to the broker's working directory: the file's format bears no comma or umlaut.
+    """
+    broker, controller = f"{LOOPBACK}:{ports['kafka']}", f"{LOOPBACK}:{ports['kafka_controller']}"
+    return f"""process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{controller}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{broker}
+log.dirs=data
+{_FIXED_SETTINGS}"""
+
+
+# broker.session.timeout.ms: after a kill -9 the new broker is refused until the old one's session ends, 9 s by default.
+# The group coordinator's least times are low so that tests may see a consumer's death within seconds.
+_FIXED_SETTINGS = """auto.create.topics.enable=false
+num.partitions=4
+message.max.bytes=8388608
+replica.fetch.max.bytes=8388608
+socket.request.max.bytes=104857600
+log.segment.bytes=268435456
+log.retention.hours=72
+log.cleaner.dedupe.buffer.size=16777216
+num.recovery.threads.per.data.dir=2
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+group.coordinator.rebalance.protocols=classic,consumer
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+group.consumer.min.session.timeout.ms=1000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=500
+group.consumer.heartbeat.interval.ms=1000
+"""

@@ -1,0 +1,237 @@
+"""The polling thread: owns the consumer; assembles and decodes chunks, hands them over, commits what was written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import psycopg
+import structlog
+from confluent_kafka import KafkaException
+
+from bulkgrpc.backbone.consumer import Fetched, RecordsConsumer
+from bulkgrpc.backbone.message import from_headers
+from bulkgrpc.backoff import Backoff
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.settings import WorkerSettings
+from bulkgrpc.store import ledger
+from bulkgrpc.store.catalog import get_dataset
+from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Received, prepare
+from bulkgrpc.store.connection import connect
+from workers.ownership import Holdings
+from workers.writer import ChunkWriter, Result
+
+log = structlog.get_logger()
+
+FETCH_MESSAGES_MAX = 500
+IDLE_POLL_S = 0.1
+"""How long a poll waits when nothing is in hand."""
+WRITER_WAIT_S = 0.02
+"""How long to wait for the writer before looking at Kafka again; the consumer is polled at least this often."""
+PAUSE_AFTER_S = 1.0
+"""A writer that takes longer for a chunk is stuck: stop fetching, so that nothing piles up, but keep polling.
+Not sooner, for a pause throws away what was fetched ahead."""
+
+
+FENCED_WAIT_S = 10.0
+"""How long after a fence to acquire the partition anew, if Kafka still says it is ours: by then a zombie knows."""
+
+
+class DatasetGone(Exception):
+    """A message names a dataset that the registry does not have."""
+
+
+class Poller:
+    """The worker's loop. `run` returns when `stopping` is set and what was in hand is written."""
+
+    def __init__(self, settings: WorkerSettings, stopping: threading.Event) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._holdings = Holdings()
+        self._builder = ChunkBuilder(ChunkBounds(settings.chunk_rows_max, settings.chunk_bytes_max))
+        self._codecs: dict[tuple[str, int], BatchCodec] = {}
+        self._writer = ChunkWriter(settings, stopping)
+        self._consumer = RecordsConsumer(settings, self._on_assigned, self._on_revoked)
+        self._stale = 0  # outstanding chunks whose results do not count: the ledger refused one before them
+        self._first_at = 0.0
+        self._written_at = 0.0
+        self._paused = False
+        self._take_up_at = 0.0
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Poll, assemble, decode, hand over, commit; until `stopping` is set, then drain."""
+        self._writer.start()
+        try:
+            while not self._stopping.is_set():
+                self._step()
+            self._drain()
+        finally:
+            self._writer.stop(self._settings.drain_s)
+            self._consumer.close()
+
+    def _step(self) -> None:
+        self._settle(0)
+        self._take_up()
+        if not self._builder.full:
+            fetched = self._consumer.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self._builder.empty else 0)
+            self._add(fetched)
+            if fetched and not self._builder.full and self._writer.outstanding:
+                return
+        if self._ready():
+            self._submit()
+        elif not self._builder.empty:
+            self._settle(WRITER_WAIT_S)
+            self._keep_polling()
+
+    def _ready(self) -> bool:
+        """Tell whether the chunk in hand should go now: full and room for it, or nothing else is under way."""
+        if self._builder.empty or not self._writer.has_room:
+            return False
+        if self._builder.full:
+            return True
+        waited_ms = (time.monotonic() - self._first_at) * 1000
+        return self._writer.outstanding == 0 and waited_ms >= self._settings.chunk_linger_ms
+
+    def _submit(self) -> None:
+        """Decode the chunk in hand and hand it to the writer; if its dataset cannot be looked up now, later."""
+        try:
+            prepared = prepare(self._builder.build(), self._codec)
+        except psycopg.OperationalError as error:
+            log.warning("postgres_unavailable", error=str(error).strip(), retry_in_s=round(self._backoff.next_s, 2))
+            self._stopping.wait(self._backoff.take())
+            self._keep_polling()
+            return
+        self._builder.clear()
+        if not self._writer.outstanding:
+            self._written_at = time.monotonic()
+        self._writer.submit(prepared)
+
+    def _add(self, fetched: Sequence[Fetched]) -> None:
+        if fetched and self._builder.empty:
+            self._first_at = time.monotonic()
+        for message in fetched:
+            owned = self._holdings.take(message.partition, message.offset)
+            if owned is not None:
+                received = Received(message.partition, message.offset, from_headers(message.headers), message.payload)
+                self._builder.add(received, owned)
+
+    def _settle(self, timeout_s: float) -> None:
+        """Take in the results that are there, waiting up to `timeout_s` for the first."""
+        while self._writer.outstanding and (result := self._writer.result(timeout_s)) is not None:
+            timeout_s = 0
+            self._written_at = time.monotonic()
+            if self._stale:
+                self._stale -= 1
+            elif result.applied is not None:
+                self._commit(result)
+            else:
+                self._rewind(result)
+
+    def _commit(self, result: Result) -> None:
+        held = self._holdings.held
+        self._backoff = Backoff()
+        spans = result.prepared.chunk.spans
+        try:
+            self._consumer.commit({s.partition: s.to_offset for s in spans if s.partition in held})
+        except KafkaException as error:
+            # The ledger has it; Kafka's own note of it is only for lag.
+            log.info("kafka_commit_failed", error=str(error))
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(held)
+
+    def _rewind(self, result: Result) -> None:
+        """The ledger refused a chunk: drop all that is in hand, and ask the ledger where every partition stands."""
+        log.warning("chunk_refused", outcomes=str(result.refusal))
+        self._stale = self._writer.outstanding
+        self._builder.clear()
+        self._consumer.pause(self._holdings.doubt())
+
+    def _keep_polling(self) -> None:
+        """While PostgreSQL is stuck, stay in the group without fetching more."""
+        if not self._paused and time.monotonic() - self._written_at > PAUSE_AFTER_S:
+            self._paused = True
+            self._consumer.pause(self._holdings.held)
+        if self._paused:
+            self._add(self._consumer.fetch(1, 0))
+
+    def _on_assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Acquire the partitions that Kafka gives us; if PostgreSQL is away, later."""
+        log.info("partitions_assigned", partitions=list(partitions))
+        self._holdings.wait(partitions, 0)
+        return {} if self._paused else self._acquire(partitions)
+
+    def _on_revoked(self, partitions: Sequence[int]) -> None:
+        """Drop the right to write, then the messages in hand; of what the writer has, the ledger decides."""
+        log.info("partitions_revoked", partitions=list(partitions))
+        self._holdings.drop(partitions)
+        self._builder.drop(partitions)
+
+    def _take_up(self) -> None:
+        """Take up partitions that wait to be acquired, or whose place is not sure, once no stale chunk is under way."""
+        now_s = time.monotonic()
+        waiting, unsure = self._holdings.waiting(now_s), list(self._holdings.unsure)
+        if self._stale or self._paused or now_s < self._take_up_at or not (waiting or unsure):
+            return
+        starts = {**self._acquire(waiting), **self._reread(unsure)}
+        try:
+            self._consumer.seek(starts)
+        except KafkaException as error:
+            log.info("seek_not_ready", error=str(error))
+            self._holdings.doubt()
+            self._take_up_at = now_s + self._backoff.take()
+
+    def _acquire(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Acquire partitions from the ledger; return where each goes on. Without PostgreSQL they go on waiting."""
+        if not partitions:
+            return {}
+        try:
+            with connect(self._settings.postgres, "bulkgrpc-worker-acquire") as connection:
+                acquired = ledger.acquire(connection, self._settings.topic, partitions)
+        except psycopg.OperationalError as error:
+            return self._later(error)
+        self._holdings.hold(acquired)
+        return {partition: ownership.next_offset for partition, ownership in acquired.items()}
+
+    def _reread(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Ask the ledger where held partitions stand; one that somebody else took meanwhile waits to be acquired."""
+        if not partitions:
+            return {}
+        try:
+            with connect(self._settings.postgres, "bulkgrpc-worker-read") as connection:
+                found = ledger.read(connection, self._settings.topic, partitions)
+        except psycopg.OperationalError as error:
+            return self._later(error)
+        epochs = {partition: owned.owner_epoch for partition, owned in self._holdings.unsure.items()}
+        ours = {p: owned for p, owned in found.items() if owned.owner_epoch == epochs[p]}
+        fenced = [partition for partition in partitions if partition not in ours]
+        if fenced:
+            log.warning("partitions_fenced", partitions=fenced)
+            self._holdings.wait(fenced, time.monotonic() + FENCED_WAIT_S)
+        self._holdings.hold(ours)
+        return {partition: owned.next_offset for partition, owned in ours.items()}
+
+    def _later(self, error: psycopg.Error) -> dict[int, int]:
+        log.warning("postgres_unavailable", error=str(error).strip(), retry_in_s=round(self._backoff.next_s, 2))
+        self._take_up_at = time.monotonic() + self._backoff.take()
+        return {}
+
+    def _codec(self, name: str, version: int) -> BatchCodec:
+        codec = self._codecs.get((name, version))
+        if codec is None:
+            with connect(self._settings.postgres, "bulkgrpc-worker-catalog") as connection:
+                dataset = get_dataset(connection, name, version)
+            if dataset is None:
+                raise DatasetGone(f"dataset {name} version {version} is not in the registry")
+            codec = self._codecs[name, version] = BatchCodec(dataset)
+        return codec
+
+    def _drain(self) -> None:
+        """Write what is in hand, within the time that SIGTERM gives."""
+        deadline = time.monotonic() + self._settings.drain_s
+        if not self._builder.empty and self._writer.has_room:
+            self._submit()
+        while self._writer.outstanding and (left_s := deadline - time.monotonic()) > 0:
+            self._settle(left_s)
