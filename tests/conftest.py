@@ -11,6 +11,8 @@ import pytest
 
 from bulkgrpc.stack import Addresses, Stack
 
+pytest_plugins = ["tests.support.database"]
+
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:

@@ -1,0 +1,177 @@
+"""One suite for every way of writing rows: whatever the way, the table and the counts are the oracle's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pytest
+
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.ddl import create_table
+from bulkgrpc.datasets.rows import Integers, Payload, Rows, to_rows
+from bulkgrpc.store.writers import direct, staged
+from bulkgrpc.store.writers.copy import Connection
+from bulkgrpc.store.writers.ignore import STAGED_CHUNKS, IgnoreWriter
+from tests.support import examples
+from tests.support.database import count
+
+Way = Callable[[Connection, Rows, Integers], Integers]
+
+CODEC = BatchCodec(examples.readings())
+TRADES = BatchCodec(examples.trades())
+TABLE = "sensor_readings"
+
+
+def _ignore(connection: Connection, rows: Rows, owner: Integers) -> Integers:
+    outcome = IgnoreWriter().write(connection, rows, owner)
+    assert outcome.refused == ()
+    return outcome.written
+
+
+WAYS = {"direct": direct.write, "staged": staged.write, "ignore": _ignore}
+MERGING = {name: way for name, way in WAYS.items() if name != "direct"}
+
+
+@pytest.fixture
+def table(connection: Connection) -> Connection:
+    connection.execute(create_table(examples.readings()))
+    return connection
+
+
+def _rows(*spans: tuple[int, int]) -> Rows:
+    return to_rows(CODEC, [Payload("acme", size, examples.reading_batch(start, size)) for start, size in spans])
+
+
+def _write(connection: Connection, way: Way, rows: Rows) -> list[int]:
+    with connection.transaction():
+        return [int(count) for count in way(connection, rows, rows.payload)]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_new_rows_are_written_and_counted_for_their_owner(table: Connection, way: Way) -> None:
+    assert _write(table, way, _rows((0, 100), (500, 20), (600, 1))) == [100, 20, 1]
+    rows = table.execute("SELECT tenant, sensor_id, value, sampled_at FROM sensor_readings ORDER BY value").fetchall()
+    expected = [*range(100), *range(500, 520), 600]
+    assert [(row[0], row[1], row[2]) for row in rows] == [("acme", f"S{n % 10}", n * 0.5) for n in expected]
+    assert [round(row[3].timestamp() * 1e6) for row in rows] == [1_700_000_000_000_000 + n * 1000 for n in expected]
+
+
+@pytest.mark.parametrize("way", MERGING.values(), ids=MERGING)
+def test_a_key_that_is_there_is_left_alone(table: Connection, way: Way) -> None:
+    _write(table, way, _rows((0, 50)))
+    table.execute("UPDATE sensor_readings SET value = -1")
+    assert _write(table, way, _rows((40, 20), (45, 30))) == [10, 15]
+    assert count(table, TABLE) == 75
+    row = table.execute("SELECT count(*) FROM sensor_readings WHERE value = -1").fetchone()
+    assert row == (50,)
+
+
+@pytest.mark.parametrize("way", MERGING.values(), ids=MERGING)
+def test_of_equal_keys_the_first_is_written(table: Connection, way: Way) -> None:
+    first, second = b"\x0a\x02S1\x11" + np.float64(1).tobytes(), b"\x0a\x02S1\x11" + np.float64(2).tobytes()
+    at = b"\x1a\x02\x08\x05"
+    batches = [[first + at, second + at], [second + at]]
+    payloads = [Payload("acme", len(batch), examples.batch_of(batch)) for batch in batches]
+    assert _write(table, way, to_rows(CODEC, payloads))[0] == 1
+    assert table.execute("SELECT value FROM sensor_readings").fetchall() == [(1.0,)]
+
+
+def test_straight_copy_refuses_a_key_that_is_there(table: Connection) -> None:
+    _write(table, direct.write, _rows((0, 5)))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        _write(table, direct.write, _rows((4, 5)))
+    assert count(table, TABLE) == 5
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_every_shape_of_column_is_stored_as_it_was_sent(connection: Connection, way: Way) -> None:
+    connection.execute(create_table(examples.trades()))
+    full = {
+        "trade_id": -(2**63), "symbol": "ACME", "side": "SIDE_SELL", "price": "101.2500", "quantity": 2**32 - 1,
+        "executed_at": 1_700_000_000_123_456, "venue": {"code": "XNYS", "country": "US", "desk": None},
+        "remark": "é\n\t'", "fee_minor": -5, "cancelled": False, "tags": ["a", ""], "fills": [1, -2], "fill_prices": [0.5],
+        "signature": b"\x00\xff", "order_id": 2**64 - 1, "risk": 0.25,
+    }  # fmt: skip
+    batch = TRADES.encode(pa.RecordBatch.from_pylist([full], schema=TRADES.record_schema), 1)[0]
+    assert _write(connection, way, to_rows(TRADES, [Payload("acme", 2, batch + examples.batch_of([b"\x08\x07"]))])) == [
+        2
+    ]
+    found = connection.execute("SELECT * FROM trades ORDER BY trade_id").fetchall()
+    assert found[0][:6] == ("acme", -(2**63), "ACME", "SIDE_SELL", "101.2500", 2**32 - 1)
+    assert found[0][6].timestamp() * 1e6 == 1_700_000_000_123_456
+    assert found[0][7:] == (
+        "XNYS",
+        "US",
+        None,
+        "é\n\t'",
+        -5,
+        False,
+        ["a", ""],
+        [1, -2],
+        [0.5],
+        b"\x00\xff",
+        2**64 - 1,
+        0.25,
+    )
+    assert found[1] == (
+        "acme", 7, "", "SIDE_UNSPECIFIED", "", 0, None, None, None, None, None, None, None, [], [], [], b"", 0, 0.0
+    )  # fmt: skip
+
+
+def test_after_a_conflict_the_next_chunks_go_by_staging_and_then_straight_again(table: Connection) -> None:
+    writer = IgnoreWriter()
+
+    def staging_tables() -> int:
+        found = table.execute("SELECT FROM pg_class WHERE relname LIKE 'bulkgrpc_%' AND relpersistence = 't'")
+        return len(found.fetchall())
+
+    with table.transaction():
+        writer.write(table, _rows((0, 5)), np.zeros(5, np.int32))
+    assert staging_tables() == 0
+    for chunk in range(STAGED_CHUNKS + 2):
+        with table.transaction():
+            outcome = writer.write(table, _rows((chunk * 5, 5)), np.zeros(5, np.int32))
+        assert outcome.written.tolist() == [0 if chunk == 0 else 5]
+    assert staging_tables() == 1
+
+
+@pytest.mark.parametrize("conflicts", [False, True], ids=["new keys", "known keys"])
+def test_rows_that_the_table_refuses_are_reported_and_the_others_written(table: Connection, conflicts: bool) -> None:
+    if conflicts:
+        _write(table, direct.write, _rows((0, 10)))
+    refused = [n for n in range(200) if (n * 0.5) % 7 == 0.5]
+    table.execute("DELETE FROM sensor_readings WHERE value::numeric % 7 = 0.5")
+    before = count(table, TABLE)
+    table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT no_sevens CHECK (value::numeric % 7 <> 0.5)")
+    rows = _rows((0, 200))
+    with table.transaction():
+        outcome = IgnoreWriter().write(table, rows, rows.payload)
+    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == refused
+    assert all("no_sevens" in refusal.reason for refusal in outcome.refused)
+    assert count(table, TABLE) == 200 - len(refused)
+    assert outcome.written.tolist() == [200 - len(refused) - before]
+
+
+def test_a_key_too_long_for_its_index_is_refused_not_retried(table: Connection) -> None:
+    rng = np.random.default_rng(1)
+    long = bytes(rng.integers(97, 122, 9000, dtype=np.uint8))
+    record = b"\x0a" + bytes([len(long) & 127 | 128, len(long) >> 7]) + long + b"\x1a\x00"
+    rows = to_rows(CODEC, [Payload("acme", 2, examples.batch_of([b"\x0a\x02S1\x1a\x00", record]))])
+    with table.transaction():
+        outcome = IgnoreWriter().write(table, rows, rows.payload)
+    assert outcome.written.tolist() == [1]
+    assert len(outcome.refused) == 1
+
+
+def test_a_deferred_refusal_without_a_line_is_found_by_halving(table: Connection) -> None:
+    table.execute("CREATE TABLE sensors (id text PRIMARY KEY)")
+    table.execute("INSERT INTO sensors SELECT 'S' || n FROM generate_series(0, 8) n")
+    table.execute("ALTER TABLE sensor_readings ADD FOREIGN KEY (sensor_id) REFERENCES sensors")
+    rows = _rows((0, 40))
+    with table.transaction():
+        outcome = IgnoreWriter().write(table, rows, rows.payload)
+    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == [9, 19, 29, 39]
+    assert outcome.written.tolist() == [36]

@@ -1,0 +1,235 @@
+"""The transaction of a chunk, on real PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.store import ledger
+from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
+from bulkgrpc.store.connection import connect
+from bulkgrpc.store.statements import family
+from bulkgrpc.store.transaction import write_chunk
+from bulkgrpc.store.writers.ignore import IgnoreWriter
+from bulkgrpc.words import JobCounts, JobKey, JobSpec, JobState, Kind, Message, Outcome, Ownership, final_state
+from tests.support import examples
+from tests.support.database import Connection, count, register
+
+TOPIC = "records"
+CODEC = BatchCodec(examples.readings())
+
+
+@pytest.fixture
+def epoch(connection: Connection) -> int:
+    """The owner's epoch of partition 0, held by the test."""
+    register(connection, examples.readings())
+    return ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+
+
+def message(sequence: int, records: int = 0, *, seal: bool = False, job: str = "k") -> Message:
+    spec = JobSpec(JobKey.derive("acme", job), job, "sensor_readings", 1, {"team": "a"})
+    return Message(Kind.SEAL if seal else Kind.BATCH, spec, 0, sequence, records, 0, datetime.now(UTC))
+
+
+def chunk(epoch: int, start: int, *messages: tuple[Message, bytes]) -> PreparedChunk:
+    items = tuple(Received(0, start + i, m, payload) for i, (m, payload) in enumerate(messages))
+    rows = sum(m.records for m, _ in messages)
+    return prepare(Chunk((Span(0, start, start + len(items), epoch),), items, rows), lambda _name, _version: CODEC)
+
+
+def batch(sequence: int, start: int, size: int, job: str = "k") -> tuple[Message, bytes]:
+    return message(sequence, size, job=job), examples.reading_batch(start, size)
+
+
+def seal(sequence: int, job: str = "k") -> tuple[Message, bytes]:
+    return message(sequence, seal=True, job=job), b""
+
+
+def job_row(connection: Connection, job: str = "k") -> tuple[object, ...]:
+    row = connection.execute(
+        "SELECT state, accepted, written, duplicate, rejected FROM bulk.jobs WHERE job_id = %s",
+        [JobKey.derive("acme", job).job_id],
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def test_a_job_is_written_counted_and_ended(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 100), batch(1, 50, 100)), IgnoreWriter())
+    assert job_row(connection) == (JobState.OPEN, 200, 150, 50, 0)
+    write_chunk(connection, TOPIC, chunk(epoch, 2, seal(2)), IgnoreWriter())
+    assert job_row(connection) == (JobState.SUCCEEDED, 200, 150, 50, 0)
+    assert count(connection, "sensor_readings") == 150
+    row = connection.execute("SELECT idempotency_key, labels, seal_time, end_time FROM bulk.jobs").fetchone()
+    assert row is not None
+    assert row[:2] == ("k", {"team": "a"})
+    assert None not in row
+
+
+def test_a_replayed_chunk_writes_nothing(connection: Connection, epoch: int) -> None:
+    prepared = chunk(epoch, 0, batch(0, 0, 100), seal(1))
+    write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    with pytest.raises(ledger.NotNext) as refused:
+        write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    assert refused.value.outcomes == {0: Outcome.REPLAY}
+    assert refused.value.ledger[0].next_offset == 2
+    assert count(connection, "sensor_readings") == 100
+
+
+def test_a_batch_sent_twice_counts_once(connection: Connection, epoch: int) -> None:
+    first = chunk(epoch, 0, batch(0, 0, 10), batch(0, 0, 10), batch(1, 10, 10))
+    write_chunk(connection, TOPIC, first, IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 3, batch(1, 10, 10), seal(2), seal(2)), IgnoreWriter())
+    assert job_row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0)
+
+
+def test_a_chunk_after_a_gap_is_refused(connection: Connection, epoch: int) -> None:
+    with pytest.raises(ledger.NotNext) as refused:
+        write_chunk(connection, TOPIC, chunk(epoch, 5, batch(0, 0, 10)), IgnoreWriter())
+    assert refused.value.outcomes == {0: Outcome.GAP}
+    assert count(connection, "sensor_readings") == 0
+
+
+def test_a_stale_owner_is_fenced(connection: Connection, epoch: int) -> None:
+    ledger.acquire(connection, TOPIC, [0])
+    with pytest.raises(ledger.NotNext) as refused:
+        write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), IgnoreWriter())
+    assert refused.value.outcomes == {0: Outcome.FENCED}
+    assert count(connection, "sensor_readings") == 0
+
+
+def test_a_new_owner_waits_for_the_old_ones_transaction_and_goes_on_after_it(
+    connection: Connection, database: str, epoch: int
+) -> None:
+    acquired = threading.Event()
+    found = {}
+
+    def take_over() -> None:
+        with connect(database, "tests-second") as second:
+            found.update(ledger.acquire(second, TOPIC, [0]))
+        acquired.set()
+
+    with connection.transaction():
+        ledger.lock_spans(connection, TOPIC, [Span(0, 0, 4, epoch)])
+        thread = threading.Thread(target=take_over)
+        thread.start()
+        ledger.advance_offsets(connection, TOPIC, [Span(0, 0, 4, epoch)])
+        assert not acquired.wait(0.2)
+    thread.join(10)
+    assert (found[0].next_offset, found[0].owner_epoch) == (4, epoch + 1)
+
+
+def test_bad_records_are_reported_and_counted(connection: Connection, epoch: int) -> None:
+    good, bad = b"\x0a\x02S1\x1a\x02\x08\x01", b"\xff"
+    records = examples.batch_of([good, bad, b"\x0a\x02S2"])
+    prepared = chunk(epoch, 0, (message(0, 3), records), seal(1))
+    write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 3, 1, 0, 2)
+    found = connection.execute(
+        "SELECT job_id, sequence, record_index, code, field, record FROM bulk.rejections ORDER BY record_index"
+    ).fetchall()
+    key = JobKey.derive("acme", "k")
+    assert found == [
+        (key.job_id, 0, 1, "MALFORMED_RECORD", "", bad),
+        (key.job_id, 0, 2, "NULL_IN_KEY", "sampled_at", b"\x0a\x02S2"),
+    ]
+
+
+def test_a_refused_row_is_reported_with_its_own_bytes(connection: Connection, epoch: int) -> None:
+    connection.execute("ALTER TABLE sensor_readings ADD CHECK (value <> 2.5)")
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), IgnoreWriter())
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 10, 9, 0, 1)
+    (record,) = connection.execute("SELECT record_index, code, record FROM bulk.rejections").fetchall()
+    lists = CODEC.decode([examples.batch_of([record[2]])])
+    assert record[:2] == (5, "REFUSED_BY_TABLE")
+    assert lists.flatten().field("value").to_pylist() == [2.5]
+
+
+def test_jobs_of_one_chunk_are_counted_apart(connection: Connection, epoch: int) -> None:
+    prepared = chunk(epoch, 0, batch(0, 0, 10, "a"), batch(0, 5, 10, "b"), batch(1, 100, 3, "a"), seal(2, "a"))
+    write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    assert job_row(connection, "a") == (JobState.SUCCEEDED, 13, 13, 0, 0)
+    assert job_row(connection, "b") == (JobState.OPEN, 10, 5, 5, 0)
+
+
+def test_an_empty_job_ends(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, seal(0)), IgnoreWriter())
+    assert job_row(connection) == (JobState.SUCCEEDED, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [JobCounts(), JobCounts(2, 2), JobCounts(2, 0, 2), JobCounts(3, 1, 1, 1), JobCounts(2, 0, 0, 2)],
+)
+def test_the_statement_ends_jobs_as_the_words_say(connection: Connection, epoch: int, counts: JobCounts) -> None:
+    key = JobKey.derive("acme", "k")
+    ledger.open_job(connection, Received(0, 0, message(0), b""))
+    now = datetime.now(UTC)
+    values = {
+        "job_ids": [key.job_id], "accepted": [counts.accepted], "written": [counts.written],
+        "duplicate": [counts.duplicate], "rejected": [counts.rejected], "seal_times": [now],
+    }  # fmt: skip
+    connection.execute(family("ledger")["add_counts"], values)
+    assert job_row(connection)[0] == final_state(counts)
+
+
+def test_counts_that_do_not_add_up_are_refused_by_the_database(connection: Connection, epoch: int) -> None:
+    ledger.open_job(connection, Received(0, 0, message(0), b""))
+    with pytest.raises(psycopg.errors.CheckViolation, match="every_accepted_record"):
+        connection.execute("UPDATE bulk.jobs SET accepted = accepted + 1")
+
+
+def opposed_chunk(owned: Ownership, turn: int) -> PreparedChunk:
+    """A chunk of 10 batches of the same 500 keys as the other partition's, in the opposite order."""
+    pieces = range(10) if owned.partition else range(9, -1, -1)
+    items = tuple(
+        Received(
+            owned.partition,
+            turn * 10 + place,
+            message(turn * 10 + place, 50, job=f"p{owned.partition}"),
+            examples.reading_batch(turn * 500 + piece * 50, 50),
+        )
+        for place, piece in enumerate(pieces)
+    )
+    span = Span(owned.partition, turn * 10, turn * 10 + 10, owned.owner_epoch)
+    codec = BatchCodec(examples.readings())
+    return prepare(Chunk((span,), items, 500), lambda _name, _version: codec)
+
+
+def test_workers_with_the_same_keys_in_opposite_orders_do_not_deadlock(
+    database: str, connection: Connection, epoch: int
+) -> None:
+    barrier = threading.Barrier(2)
+
+    def work(partition: int) -> None:
+        with connect(database, f"tests-{partition}") as own:
+            owned = ledger.acquire(own, TOPIC, [partition])[partition]
+            for turn in range(10):
+                prepared = opposed_chunk(owned, turn)
+                barrier.wait(30)
+                write_chunk(own, TOPIC, prepared, IgnoreWriter())
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(work, partition) for partition in (0, 1)]:
+            done.result(60)
+    assert count(connection, "sensor_readings") == 5000
+
+
+def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> None:
+    samples = {
+        "job_ids": [uuid.uuid4()], "lanes": [0], "next_sequences": [1], "sealed": [True], "accepted": [0],
+        "written": [0], "duplicate": [0], "rejected": [0], "seal_times": [None], "sequences": [0], "record_indices": [0],
+        "codes": ["x"], "fields": [""], "reasons": [""], "records": [b""], "partitions": [0], "to_offsets": [1], "topic": TOPIC,
+        "job_id": uuid.uuid4(), "tenant": "t", "idempotency_key": "k", "dataset": "d", "dataset_version": 1,
+        "version": 1, "labels": "{}", "partition": 0, "create_time": datetime.now(UTC), "seal_time": None, "after_time": None,
+        "after_id": None, "page_size": 1, "after": "", "message_type": "M", "descriptors": b"",
+    }  # fmt: skip
+    for name in ("jobs", "ledger", "catalog"):
+        for statement in family(name).values():
+            connection.execute(b"EXPLAIN " + statement.split(b"\n", 1)[1], samples)

@@ -1,0 +1,50 @@
+"""The example datasets, and batches of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from bulkgrpc.datasets import sources
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.definition import Dataset, define
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+
+
+@functools.cache
+def dataset(file: str, message: str) -> Dataset:
+    """A dataset of `proto/examples/v1/{file}.proto`."""
+    return define(sources.compile_proto(sources.proto_root() / f"examples/v1/{file}.proto"), f"examples.v1.{message}")
+
+
+def readings() -> Dataset:
+    """The sensor readings."""
+    return dataset("sensors", "SensorReading")
+
+
+def trades() -> Dataset:
+    """The wide example."""
+    return dataset("trades", "Trade")
+
+
+def reading_batch(start: int, rows: int) -> bytes:
+    """A RecordBatch of sensor readings numbered [start, start + rows): all keys differ."""
+    codec = BatchCodec(readings())
+    numbers = np.arange(start, start + rows)
+    records = pa.record_batch(
+        [
+            pa.array([f"S{number % 10}" for number in numbers], pa.string()),
+            pa.array(numbers * 0.5),
+            pa.array(1_700_000_000_000_000 + numbers * 1000, pa.timestamp("us", "UTC")),
+        ],
+        schema=codec.record_schema,
+    )
+    return codec.encode(records, max(rows, 1))[0] if rows else b""
+
+
+def batch_of(records: Sequence[bytes]) -> bytes:
+    """A RecordBatch of serialized records."""
+    return RecordBatch(records=records).SerializeToString()

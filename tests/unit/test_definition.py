@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bulkgrpc.datasets import sources
+from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.definition import define
+from tests.support import examples
+
+HEAD = """syntax = "proto3";
+import "bulkgrpc/v1/options.proto";
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/struct.proto";
+"""
+
+
+def _define(tmp_path: Path, body: str) -> list[tuple[str, str, bool]]:
+    file = tmp_path / "m.proto"
+    file.write_text(HEAD + body)
+    dataset = define(sources.compile_proto(file), "M")
+    return [(column.name, column.type, column.nullable) for column in dataset.columns]
+
+
+def test_a_table_has_the_tenant_and_a_column_a_field() -> None:
+    dataset = examples.readings()
+    assert [(c.name, c.type, c.nullable) for c in dataset.columns] == [
+        ("tenant", "text", False),
+        ("sensor_id", "text", False),
+        ("value", "double precision", False),
+        ("sampled_at", "timestamp with time zone", True),
+    ]
+    assert dataset.primary_key == ("tenant", "sensor_id", "sampled_at")
+
+
+OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "says"),
+    [
+        ("message M { int32 id = 1; }", "message_type", "no option"),
+        ('message M { option (bulkgrpc.v1.dataset) = {table: "m"}; int32 id = 1; }', "key", "1 to 8"),
+        ('message M { option (bulkgrpc.v1.dataset) = {table: "M" key: "id"}; int32 id = 1; }', "table", "lower case"),
+        ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
+        (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
+        (f"message M {{ {OPTION} int32 id = 1; map<string, int32> m = 2; }}", "m", "no column type"),
+        (f"message M {{ {OPTION} int32 id = 1; google.protobuf.Struct s = 2; }}", "s", "no column type"),
+        (f"message M {{ {OPTION} int32 id = 1; M again = 2; }}", "again.again", "nested deeper"),
+        (f"message M {{ {OPTION} int32 id = 1; string tenant = 2; }}", "tenant", "every table has"),
+        (
+            f"message N {{ int32 b = 1; }} message M {{ {OPTION} int32 id = 1; N a = 2; int32 a_b = 3; }}",
+            "a_b",
+            "both be column",
+        ),
+    ],
+)
+def test_a_message_that_cannot_be_a_dataset_is_refused_with_the_field(
+    tmp_path: Path, body: str, field: str, says: str
+) -> None:
+    with pytest.raises(InvalidDataset, match=re.escape(says)) as refused:
+        _define(tmp_path, body)
+    assert refused.value.field.startswith(field)
+
+
+def test_a_missing_file_or_message_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.proto"):
+        sources.compile_proto(tmp_path / "nothing.proto")
+    with pytest.raises(InvalidDataset, match="'No' is not in the descriptors"):
+        define(examples.readings().descriptors, "No")
+    with pytest.raises(InvalidDataset, match="not a complete FileDescriptorSet"):
+        define(b"\xff", "M")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.errors import Rejected
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+from tests.support import examples
+
+CODEC = BatchCodec(examples.readings())
+GOOD = b"\x0a\x02S1\x1a\x02\x08\x01"
+HOSTILE_LENGTH = b"\x0a" + b"\xff" * 9 + b"\x01"  # makes ptars panic
+BAD = {
+    b"\xff": Rejected.MALFORMED_RECORD,
+    HOSTILE_LENGTH: Rejected.MALFORMED_RECORD,
+    b"\x0a\x02\xff\xfe\x1a\x00": Rejected.MALFORMED_RECORD,
+    b"\x0a\x01\x00\x1a\x00": Rejected.NUL_IN_TEXT,
+    b"\x0a\x02S2": Rejected.NULL_IN_KEY,
+    b"\x0a\x02S2\x1a\x0b\x08" + b"\x80\x80\x80\x80\x80\x80\x01" + b"\x10\x00": Rejected.MALFORMED_RECORD,
+    b"\x0a\x02S2\x1a\x08\x08" + b"\x80\x80\x80\x80\x80\x80\x01": Rejected.OUT_OF_RANGE,
+}
+
+
+def _payload(records: list[bytes], tenant: str = "acme") -> Payload:
+    return Payload(tenant, len(records), examples.batch_of(records))
+
+
+def test_rows_come_sorted_by_key_with_their_places() -> None:
+    payloads = [
+        Payload("b", 30, examples.reading_batch(0, 30)),
+        Payload("a", 20, examples.reading_batch(100, 20)),
+        Payload("a", 0, b""),
+    ]
+    rows = to_rows(CODEC, payloads)
+    keys = list(zip(*(rows.table.column(name).to_pylist() for name in rows.dataset.primary_key), strict=True))
+    assert keys == sorted(keys)
+    assert rows.per_payload(3).tolist() == [30, 20, 0]
+    for row in range(rows.table.num_rows):
+        number = rows.table.column("value")[row].as_py() * 2
+        start = 0 if rows.payload[row] == 0 else 100
+        assert number == start + rows.record_index[row]
+        assert rows.table.column("tenant")[row].as_py() == payloads[rows.payload[row]].tenant
+
+
+@pytest.mark.parametrize(("record", "code"), BAD.items())
+def test_a_bad_record_is_rejected_and_its_neighbours_become_rows(record: bytes, code: Rejected) -> None:
+    rows = to_rows(CODEC, [_payload([GOOD, GOOD]), _payload([GOOD, record, GOOD])])
+    assert rows.table.num_rows == 4
+    (rejected,) = rows.rejected
+    assert (rejected.payload, rejected.record_index, rejected.record) == (1, 1, record)
+    assert rejected.code is code
+    assert rejected.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.one_of(st.just(GOOD), st.sampled_from(list(BAD)), st.binary(max_size=12)), max_size=8), max_size=4
+    )
+)
+def test_every_record_becomes_a_row_or_a_rejection(batches: list[list[bytes]]) -> None:
+    rows = to_rows(CODEC, [_payload(records) for records in batches])
+    places = list(zip(rows.payload.tolist(), rows.record_index.tolist(), strict=True))
+    places += [(rejected.payload, rejected.record_index) for rejected in rows.rejected]
+    assert sorted(places) == [(b, r) for b, records in enumerate(batches) for r in range(len(records))]
+    for rejected in rows.rejected:
+        assert rejected.record == batches[rejected.payload][rejected.record_index]
+
+
+def test_nested_messages_become_columns_and_unset_ones_null() -> None:
+    codec = BatchCodec(examples.trades())
+    unset = b"\x08\x01"
+    with_venue = b"\x08\x02\x3a\x06\x0a\x04XNYS"
+    rows = to_rows(codec, [Payload("acme", 2, examples.batch_of([unset, with_venue]))])
+    assert rows.table.column("venue_code").to_pylist() == [None, "XNYS"]
+    assert rows.table.column("venue_country").to_pylist() == [None, ""]
+    assert rows.table.column("venue_desk").to_pylist() == [None, None]
+    assert rows.table.column("tags").to_pylist() == [[], []]
+    assert rows.table.column("side").to_pylist() == ["SIDE_UNSPECIFIED"] * 2
+
+
+def test_encoded_batches_decode_to_the_same_records() -> None:
+    batches = [examples.reading_batch(0, 7), examples.reading_batch(7, 3)]
+    records = CODEC.decode(batches).flatten()
+    again = CODEC.encode(pa.RecordBatch.from_struct_array(records).cast(CODEC.record_schema), 4)
+    assert [len(RecordBatch.FromString(batch).records) for batch in again] == [4, 4, 2]
+    assert CODEC.decode(again).flatten().equals(records)
