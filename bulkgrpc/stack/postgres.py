@@ -90,14 +90,15 @@ class Postgres(Server):
         try:
             with self.log.open("ab") as log:
                 subprocess.run(
-                    [str(programs / "initdb"), "-D", str(draft / "data"), *_initdb_options(self._password)],
+                    as_owner(
+                        owner, [str(programs / "initdb"), "-D", str(draft / "data"), *_initdb_options(self._password)]
+                    ),
                     cwd=self.directory,
                     env={"PATH": os.defpath, "LC_ALL": "C"},
                     stdout=log,
                     stderr=log,
                     timeout=_INITDB_WITHIN_S,
                     check=True,
-                    **as_owner(owner),
                 )
             (draft / "data").rename(self._data)
         except subprocess.SubprocessError as error:

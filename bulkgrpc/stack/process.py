@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 import psutil
 
@@ -66,7 +65,7 @@ def spawn(command: Command) -> int:
     """
     with command.log.open("ab") as log:
         shell = subprocess.run(
-            ["/bin/sh", "-c", _DETACH, "sh", *command.argv],
+            as_owner(command.owner, ["/bin/sh", "-c", _DETACH, "sh", *command.argv]),
             cwd=command.directory,
             env=_environment(command.environment),
             stdin=subprocess.DEVNULL,
@@ -74,22 +73,19 @@ def spawn(command: Command) -> int:
             stderr=log,
             start_new_session=True,
             check=True,
-            **as_owner(command.owner),
         )
     return int(shell.stdout)
 
 
-class OwnerArguments(TypedDict, total=False):
-    """The keywords of `subprocess` that set a program's user."""
+def as_owner(owner: Owner | None, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs `argv` as `owner`, with no other groups.
 
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
-def as_owner(owner: Owner | None) -> OwnerArguments:
-    """Return the keywords of `subprocess` that run a program as `owner`, with no other groups."""
-    return {} if owner is None else {"user": owner.uid, "group": owner.gid, "extra_groups": []}
+    Not by the keywords of `subprocess`: with those it forks instead of vforking, and a fork in a process with gRPC's
+    threads runs gRPC's fork handlers, in which the child can crash.
+    """
+    if owner is None:
+        return list(argv)
+    return ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", "--clear-groups", "--", *argv]
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

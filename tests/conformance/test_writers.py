@@ -90,11 +90,23 @@ def test_straight_copy_refuses_a_key_that_is_there(table: Connection) -> None:
 def test_every_shape_of_column_is_stored_as_it_was_sent(connection: Connection, way: Way) -> None:
     connection.execute(create_table(examples.trades()))
     full = {
-        "trade_id": -(2**63), "symbol": "ACME", "side": "SIDE_SELL", "price": "101.2500", "quantity": 2**32 - 1,
-        "executed_at": 1_700_000_000_123_456, "venue": {"code": "XNYS", "country": "US", "desk": None},
-        "remark": "é\n\t'", "fee_minor": -5, "cancelled": False, "tags": ["a", ""], "fills": [1, -2], "fill_prices": [0.5],
-        "signature": b"\x00\xff", "order_id": 2**64 - 1, "risk": 0.25,
-    }  # fmt: skip
+        "trade_id": -(2**63),
+        "symbol": "ACME",
+        "side": "SIDE_SELL",
+        "price": "101.2500",
+        "quantity": 2**32 - 1,
+        "executed_at": 1_700_000_000_123_456,
+        "venue": {"code": "XNYS", "country": "US", "desk": None},
+        "remark": "é\n\t'",
+        "fee_minor": -5,
+        "cancelled": False,
+        "tags": ["a", ""],
+        "fills": [1, -2],
+        "fill_prices": [0.5],
+        "signature": b"\x00\xff",
+        "order_id": 2**64 - 1,
+        "risk": 0.25,
+    }
     batch = TRADES.encode(pa.RecordBatch.from_pylist([full], schema=TRADES.record_schema), 1)[0]
     assert _write(connection, way, to_rows(TRADES, [Payload("acme", 2, batch + examples.batch_of([b"\x08\x07"]))])) == [
         2

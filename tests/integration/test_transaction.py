@@ -223,13 +223,41 @@ def test_workers_with_the_same_keys_in_opposite_orders_do_not_deadlock(
 
 def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> None:
     samples = {
-        "job_ids": [uuid.uuid4()], "lanes": [0], "next_sequences": [1], "sealed": [True], "accepted": [0],
-        "written": [0], "duplicate": [0], "rejected": [0], "seal_times": [None], "sequences": [0], "record_indices": [0],
-        "codes": ["x"], "fields": [""], "reasons": [""], "records": [b""], "partitions": [0], "to_offsets": [1], "topic": TOPIC,
-        "job_id": uuid.uuid4(), "tenant": "t", "idempotency_key": "k", "dataset": "d", "dataset_version": 1,
-        "version": 1, "labels": "{}", "partition": 0, "create_time": datetime.now(UTC), "seal_time": None, "after_time": None,
-        "after_id": None, "page_size": 1, "after": "", "message_type": "M", "descriptors": b"",
-    }  # fmt: skip
+        "job_ids": [uuid.uuid4()],
+        "lanes": [0],
+        "next_sequences": [1],
+        "sealed": [True],
+        "accepted": [0],
+        "written": [0],
+        "duplicate": [0],
+        "rejected": [0],
+        "seal_times": [None],
+        "sequences": [0],
+        "record_indices": [0],
+        "codes": ["x"],
+        "fields": [""],
+        "reasons": [""],
+        "records": [b""],
+        "partitions": [0],
+        "to_offsets": [1],
+        "topic": TOPIC,
+        "job_id": uuid.uuid4(),
+        "tenant": "t",
+        "idempotency_key": "k",
+        "dataset": "d",
+        "dataset_version": 1,
+        "version": 1,
+        "labels": "{}",
+        "partition": 0,
+        "create_time": datetime.now(UTC),
+        "seal_time": None,
+        "after_time": None,
+        "after_id": None,
+        "page_size": 1,
+        "after": "",
+        "message_type": "M",
+        "descriptors": b"",
+    }
     for name in ("jobs", "ledger", "catalog"):
         for statement in family(name).values():
             connection.execute(b"EXPLAIN " + statement.split(b"\n", 1)[1], samples)
