@@ -55,13 +55,19 @@ class Process:
             lines.put("")
 
         threading.Thread(target=read, daemon=True).start()
-        line = lines.get(timeout=READY_S)
-        assert line, f"{self.module} did not start:\n{self.log.read_text()}"
+        if not lines.get(timeout=READY_S):
+            code = running.wait(EXIT_S)
+            raise AssertionError(f"{self.module} ended with {code} instead of starting:\n{self.log.read_text()}")
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal and wait until it is gone; return its exit code."""
         assert self._running is not None
         self._running.send_signal(number)
+        return self._running.wait(EXIT_S)
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; return its exit code."""
+        assert self._running is not None
         return self._running.wait(EXIT_S)
 
     def stop(self) -> None:

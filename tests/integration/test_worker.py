@@ -1,0 +1,248 @@
+"""Workers as processes, fed straight through the producer, on real Kafka and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from bulkgrpc.backbone.producer import BackboneProducer
+from bulkgrpc.backbone.topics import ensure_topic
+from bulkgrpc.settings import ServerSettings, load
+from bulkgrpc.stack import Addresses
+from bulkgrpc.store import ledger
+from bulkgrpc.store.connection import connect
+from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from tests.support import examples
+from tests.support.database import Connection, count, register
+from tests.support.processes import Process
+from tests.support.waiting import eventually
+
+PARTITIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A topic and a database of the test's own, and the way to send to them."""
+
+    settings: ServerSettings
+    environment: dict[str, str]
+    logs: Path
+
+    def worker(self, name: str = "worker") -> Process:
+        return Process("workers.process", (), self.environment, self.logs / f"{name}.log")
+
+    @asynccontextmanager
+    async def producer(self) -> AsyncIterator[BackboneProducer]:
+        async with BackboneProducer(self.settings, 1 << 26) as producer:
+            yield producer
+
+
+@pytest.fixture
+def feed(addresses: Addresses, database: str, connection: Connection, tmp_path: Path) -> Feed:
+    register(connection, examples.readings())
+    topic = f"records-{uuid.uuid4().hex[:12]}"
+    environment = {
+        **addresses.environment(),
+        "BULKGRPC_POSTGRES": database,
+        "BULKGRPC_TOPIC": topic,
+        "BULKGRPC_GROUP": topic,
+        "BULKGRPC_PARTITIONS": str(PARTITIONS),
+    }
+    settings = load(ServerSettings, kafka=addresses.kafka, postgres=database, topic=topic, partitions=PARTITIONS)
+    assert ensure_topic(settings) == PARTITIONS
+    return Feed(settings, environment, tmp_path)
+
+
+@pytest.fixture
+def worker(feed: Feed) -> Iterator[Process]:
+    process = feed.worker()
+    process.start()
+    yield process
+    process.stop()
+
+
+def spec(job: str, tenant: str = "acme") -> JobSpec:
+    return JobSpec(JobKey.derive(tenant, job), job, "sensor_readings", 1)
+
+
+def batch(job: JobSpec, sequence: int, records: int, payload: bytes) -> tuple[Message, bytes]:
+    return Message(Kind.BATCH, job, 0, sequence, records, 0, datetime.now(UTC)), payload
+
+
+def seal(job: JobSpec, sequence: int) -> tuple[Message, bytes]:
+    return Message(Kind.SEAL, job, 0, sequence, 0, 0, datetime.now(UTC)), b""
+
+
+async def send(feed: Feed, messages: Sequence[tuple[Message, bytes]], partition: int = 0) -> None:
+    """Send messages and wait until Kafka has them."""
+    done = asyncio.Event()
+    errors: list[KafkaError | None] = []
+
+    def delivered(error: KafkaError | None) -> None:
+        errors.append(error)
+        if len(errors) == len(messages):
+            done.set()
+
+    async with feed.producer() as producer:
+        for message, payload in messages:
+            producer.send(partition, message, payload, delivered)
+        await asyncio.wait_for(done.wait(), 30)
+    assert set(errors) == {None}
+
+
+async def ended(connection: Connection, job: JobSpec, within_s: float = 30) -> tuple[object, ...]:
+    """Wait until a job has ended; return its state and counts."""
+
+    def found() -> tuple[object, ...] | None:
+        return connection.execute(
+            "SELECT state, accepted, written, duplicate, rejected FROM bulk.jobs WHERE job_id = %s AND state >= 3",
+            [job.key.job_id],
+        ).fetchone()
+
+    return await eventually(found, within_s)
+
+
+async def test_a_job_that_the_worker_knows_nothing_of_is_written(
+    feed: Feed, worker: Process, connection: Connection
+) -> None:
+    job = spec("k")
+    batches = [batch(job, n, 100, examples.reading_batch(n * 100, 100)) for n in range(20)]
+    await send(feed, [*batches, seal(job, 20)])
+    assert await ended(connection, job) == (3, 2000, 2000, 0, 0)
+
+
+async def test_a_poisoned_batch_harms_no_neighbour(feed: Feed, worker: Process, connection: Connection) -> None:
+    bad, good = spec("bad"), spec("good")
+    hostile = examples.batch_of(
+        [b"\x0a" + b"\xff" * 9 + b"\x01", b"\x0a\x02S1\x1a\x02\x08\x01", b"\x0a\x02\x00S\x1a\x00"]
+    )
+    await send(
+        feed,
+        [batch(bad, 0, 3, hostile), batch(good, 0, 10, examples.reading_batch(0, 10)), seal(bad, 1), seal(good, 1)],
+    )
+    assert await ended(connection, bad) == (4, 3, 1, 0, 2)
+    assert await ended(connection, good) == (3, 10, 10, 0, 0)
+    codes = connection.execute("SELECT record_index, code FROM bulk.rejections ORDER BY record_index").fetchall()
+    assert codes == [(0, "MALFORMED_RECORD"), (2, "NUL_IN_TEXT")]
+
+
+async def test_the_ledger_wins_over_kafkas_offsets(feed: Feed, connection: Connection) -> None:
+    job = spec("k")
+    first = feed.worker()
+    first.start()
+    await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10))])
+    await eventually(lambda: count(connection, "sensor_readings") == 10)
+    assert first.kill(signal.SIGTERM) == 0
+    admin = AdminClient({"bootstrap.servers": feed.settings.kafka})
+    start = ConsumerGroupTopicPartitions(feed.settings.topic, [TopicPartition(feed.settings.topic, 0, 0)])
+    admin.alter_consumer_group_offsets([start])[feed.settings.topic].result(10)
+    second = feed.worker("second")
+    second.start()
+    try:
+        await send(feed, [seal(job, 1)])
+        assert await ended(connection, job) == (3, 10, 10, 0, 0)
+    finally:
+        second.stop()
+
+
+async def test_kafka_is_told_where_the_ledger_stands(feed: Feed, worker: Process, connection: Connection) -> None:
+    job = spec("k")
+    await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])
+    await ended(connection, job)
+    admin = AdminClient({"bootstrap.servers": feed.settings.kafka})
+    asked = ConsumerGroupTopicPartitions(feed.settings.topic, [TopicPartition(feed.settings.topic, 0)])
+
+    def committed() -> bool:
+        answer = admin.list_consumer_group_offsets([asked])[feed.settings.topic].result(10)
+        return [found.offset for found in answer.topic_partitions] == [2]
+
+    await eventually(committed)
+
+
+async def test_a_worker_that_lost_its_epoch_writes_nothing_and_takes_the_partition_up_again(
+    feed: Feed, worker: Process, connection: Connection
+) -> None:
+    job = spec("k")
+    await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10))])
+    await eventually(lambda: count(connection, "sensor_readings") == 10)
+    ledger.acquire(connection, feed.settings.topic, [0])
+    await send(feed, [batch(job, 1, 10, examples.reading_batch(10, 10)), seal(job, 2)])
+    await eventually(lambda: "partitions_fenced" in worker.log.read_text())
+    assert count(connection, "sensor_readings") == 10
+    assert await ended(connection, job) == (3, 20, 20, 0, 0)
+
+
+async def test_sigterm_writes_what_is_in_hand_and_another_worker_goes_on(feed: Feed, connection: Connection) -> None:
+    job = spec("k")
+    batches = [batch(job, n, 1000, examples.reading_batch(n * 1000, 1000)) for n in range(100)]
+    first = feed.worker()
+    first.start()
+    await send(feed, batches)
+    await eventually(lambda: count(connection, "sensor_readings") > 0)
+    assert first.kill(signal.SIGTERM) == 0
+    second = feed.worker("second")
+    second.start()
+    try:
+        await send(feed, [seal(job, 100)])
+        assert await ended(connection, job) == (3, 100_000, 100_000, 0, 0)
+    finally:
+        second.stop()
+
+
+async def test_partitions_move_to_workers_that_join(feed: Feed, worker: Process, connection: Connection) -> None:
+    jobs = [spec("k", f"t{partition}") for partition in range(PARTITIONS)]
+    joined = feed.worker("joined")
+    joined.start()
+    try:
+        await eventually(lambda: "partitions_assigned" in joined.log.read_text())
+        for partition, job in enumerate(jobs):
+            batches = [batch(job, n, 100, examples.reading_batch(n * 100, 100)) for n in range(50)]
+            await send(feed, [*batches, seal(job, 50)], partition)
+        for job in jobs:
+            assert await ended(connection, job) == (3, 5000, 5000, 0, 0)
+    finally:
+        joined.stop()
+
+
+async def test_an_offset_that_kafka_has_no_more_stops_the_worker(feed: Feed, connection: Connection) -> None:
+    connection.execute("INSERT INTO bulk.offsets VALUES (%s, 0, 1000, 1)", [feed.settings.topic])
+    process = feed.worker()
+    process.start()
+    assert process.wait() == 1
+    assert "bulk.offsets" in process.log.read_text()
+
+
+async def test_a_missing_schema_stops_the_worker_with_what_to_do(feed: Feed, addresses: Addresses) -> None:
+    empty = {**feed.environment, "BULKGRPC_POSTGRES": addresses.postgres.rsplit("/", 1)[0] + "/template1"}
+    process = replace(feed.worker(), environment=empty)
+    with pytest.raises(AssertionError, match="bulkgrpc migrate"):
+        process.start()
+
+
+async def test_the_classic_group_protocol_works_too(feed: Feed, connection: Connection) -> None:
+    process = replace(feed.worker(), environment={**feed.environment, "BULKGRPC_GROUP_PROTOCOL": "classic"})
+    process.start()
+    try:
+        job = spec("k")
+        await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])
+        assert await ended(connection, job) == (3, 10, 10, 0, 0)
+    finally:
+        process.stop()
+
+
+def test_a_connection_of_ours_has_deadlines(addresses: Addresses) -> None:
+    with connect(addresses.postgres, "tests") as connection:
+        for name in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
+            row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+            assert row is not None
+            assert row[0] not in ("0", "")
