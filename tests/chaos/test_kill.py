@@ -1,4 +1,4 @@
-"""kill -9 of each part in the middle of a load, and a restart: the load ends well, every record is there exactly once."""
+"""kill -9 of each part in the middle of a load, then a restart: the load ends well, every record is there once."""
 
 from __future__ import annotations
 
