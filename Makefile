@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+UPGRADE ?=
 
 .PHONY: help setup demo test check format generate lock bench clean
 
@@ -40,8 +41,8 @@ format: setup ## Format and mend what can be mended by itself
 generate: setup ## Generate the Python code of the protos
 	$(BIN)/python -m tools.generate
 
-lock: ## Resolve the dependencies anew into requirements/dev.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --upgrade \
+lock: ## Resolve the dependencies into requirements/dev.lock; `make lock UPGRADE=--upgrade` for newer ones
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev $(UPGRADE) \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  pyproject.toml --output-file requirements/dev.lock
 
