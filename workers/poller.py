@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import psycopg
@@ -24,7 +25,7 @@ from workers.writer import ChunkWriter, Result
 
 log = structlog.get_logger()
 
-FETCH_MESSAGES_MAX = 500
+FETCH_MESSAGES_MAX = 200
 IDLE_POLL_S = 0.1
 """How long a poll waits when nothing is in hand."""
 WRITER_WAIT_S = 0.02
@@ -50,6 +51,7 @@ class Poller:
         self._stopping = stopping
         self._holdings = Holdings()
         self._builder = ChunkBuilder(ChunkBounds(settings.chunk_rows_max, settings.chunk_bytes_max))
+        self._backlog: deque[Fetched] = deque()  # at most FETCH_MESSAGES_MAX, and what librdkafka may hold
         self._codecs: dict[tuple[str, int], BatchCodec] = {}
         self._writer = ChunkWriter(settings, stopping)
         self._consumer = RecordsConsumer(settings, self._on_assigned, self._on_revoked)
@@ -74,11 +76,8 @@ class Poller:
     def _step(self) -> None:
         self._settle(0)
         self._take_up()
-        if not self._builder.full:
-            fetched = self._consumer.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self._builder.empty else 0)
-            self._add(fetched)
-            if fetched and not self._builder.full and self._writer.outstanding:
-                return
+        if not self._builder.full and self._fill() and not self._builder.full and self._writer.outstanding:
+            return
         if self._ready():
             self._submit()
         elif not self._builder.empty:
@@ -108,14 +107,20 @@ class Poller:
             self._written_at = time.monotonic()
         self._writer.submit(prepared)
 
-    def _add(self, fetched: Sequence[Fetched]) -> None:
-        if fetched and self._builder.empty:
+    def _fill(self) -> bool:
+        """Add what Kafka has to the chunk in hand, up to its bounds; tell whether there was anything."""
+        if not self._backlog:
+            self._backlog.extend(self._consumer.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self._builder.empty else 0))
+        found = bool(self._backlog)
+        if self._builder.empty:
             self._first_at = time.monotonic()
-        for message in fetched:
+        while self._backlog and not self._builder.full:
+            message = self._backlog.popleft()
             owned = self._holdings.take(message.partition, message.offset)
             if owned is not None:
                 received = Received(message.partition, message.offset, from_headers(message.headers), message.payload)
                 self._builder.add(received, owned)
+        return found
 
     def _settle(self, timeout_s: float) -> None:
         """Take in the results that are there, waiting up to `timeout_s` for the first."""
@@ -155,7 +160,7 @@ class Poller:
             self._paused = True
             self._consumer.pause(self._holdings.held)
         if self._paused:
-            self._add(self._consumer.fetch(1, 0))
+            self._backlog.extend(self._consumer.fetch(1, 0))
 
     def _on_assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Acquire the partitions that Kafka gives us; if PostgreSQL is away, later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from bulkgrpc.words import Kind
 from tests.integration.server_peer import (
     DEADLINE_S,
     Peer,
+    Request,
     ServeWith,
     a_key,
     batch,
@@ -219,6 +221,29 @@ async def test_a_stream_of_the_same_session_takes_the_job_over_and_the_old_one_c
     await new.done_writing()
     assert (await rest(new))[-1].sealed.job.counts.accepted == 2
     assert await on_topic(server_settings) == [(Kind.BATCH, 0, 2), (Kind.SEAL, 1, 0)]
+
+
+async def test_streams_whose_jobs_were_taken_over_are_ended_while_they_wait_for_batches(
+    client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bulkgrpc.server.lease.RENEW_S", 0.2)
+    opening = [header(idempotency_key=a_key(), session_id="one") for _ in range(50)]
+
+    async def opened(request: Request) -> Any:
+        call = client.stream()
+        await call.write(request)
+        await next_answer(call)
+        return call
+
+    old = await asyncio.gather(*map(opened, opening))
+    new = await asyncio.gather(*map(opened, opening))
+    for call in old:
+        code, refused = await refusal(next_answer(call))
+        assert (code, refused.reason) == (grpc.StatusCode.ABORTED, Reason.JOB_BUSY)
+    for call in new:
+        await call.write(batch(0))
+        await call.done_writing()
+        assert (await rest(call))[-1].sealed.job.next_sequence == 1
 
 
 async def test_a_stream_that_ends_frees_its_job_at_once(client: Peer) -> None:

@@ -1,0 +1,291 @@
+"""The server as a process: start, drain, several on one address, TLS, what it says when it cannot serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import psycopg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from bulkgrpc.errors import Reason
+from bulkgrpc.settings import PREFIX, ServerSettings
+from tests.integration.server_peer import (
+    DEADLINE_S,
+    Peer,
+    a_key,
+    batch,
+    eventually,
+    header,
+    next_answer,
+    peer,
+    read_topic,
+    refusal,
+    rest,
+)
+
+pytest_plugins = ["tests.integration.server_parts"]
+
+Process = asyncio.subprocess.Process
+Started = Callable[..., AbstractAsyncContextManager[tuple[Process, str]]]
+
+
+def environment(settings: ServerSettings, **changes: object) -> dict[str, str]:
+    values = {**settings.model_dump(), **changes}
+    return {**os.environ, **{f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}}
+
+
+async def spawn(env: dict[str, str], *arguments: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "bulkgrpc.server.process", *arguments),
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1024 * 1024,
+    )
+
+
+@pytest.fixture
+def started(server_settings: ServerSettings) -> Started:
+    @asynccontextmanager
+    async def start(*arguments: str, **changes: object) -> AsyncIterator[tuple[Process, str]]:
+        process = await spawn(environment(server_settings, **changes), *arguments)
+        assert process.stdout is not None
+        try:
+            line = (await asyncio.wait_for(process.stdout.readline(), DEADLINE_S)).decode()
+            assert line.startswith("serving gRPC on "), (await process.communicate())[1].decode()
+            yield process, line.split()[-1]
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await asyncio.wait_for(process.communicate(), DEADLINE_S)
+
+    return start
+
+
+async def ended(process: Process) -> int:
+    return await asyncio.wait_for(process.wait(), DEADLINE_S)
+
+
+async def health_of(client: Peer) -> int:
+    stub: Any = health_pb2_grpc.HealthStub(client.channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service="bulkgrpc.v1.IngestService"), timeout=DEADLINE_S)
+    status: int = answer.status
+    return status
+
+
+async def test_a_server_that_drains_lets_open_streams_end_refuses_new_ones_and_exits(started: Started) -> None:
+    async with started(drain_s=15) as (process, address), peer(address) as client:
+        await client.register()
+        assert await health_of(client) == health_pb2.HealthCheckResponse.SERVING
+        call = client.stream()
+        await call.write(header())
+        await next_answer(call)
+        process.send_signal(signal.SIGTERM)
+
+        async def draining() -> bool:
+            return await health_of(client) == int(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+        await eventually(draining)
+        code, refused = await refusal(client.whole(header()))
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
+        assert refused.retry_after_s > 0
+        await call.write(batch(0))
+        assert (await next_answer(call)).acknowledged.next_sequence == 1
+        await call.done_writing()
+        assert (await rest(call))[-1].sealed.job.counts.accepted == 2
+        assert await ended(process) == 0
+
+
+async def test_a_stream_that_does_not_end_in_time_is_ended_with_all_it_was_acknowledged_on_kafka(
+    started: Started, server_settings: ServerSettings
+) -> None:
+    async with started(drain_s=0.2) as (process, address), peer(address) as client:
+        await client.register()
+        call = client.stream()
+        await call.write(header())
+        await next_answer(call)
+        await call.write(batch(0))
+        assert (await next_answer(call)).acknowledged.next_sequence == 1
+        process.send_signal(signal.SIGTERM)
+        code, refused = await refusal(next_answer(call))
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.DRAINING)
+        assert await ended(process) == 0
+    found = await asyncio.to_thread(read_topic, server_settings.kafka, server_settings.topic)
+    assert [message.sequence for message, _ in found] == [0]
+
+
+async def test_a_killed_server_loses_nothing_it_acknowledged_and_another_goes_on(
+    started: Started, server_settings: ServerSettings
+) -> None:
+    key, session = a_key(), a_key()
+    async with started() as (process, address), peer(address) as client:
+        await client.register()
+        call = client.stream()
+        await call.write(header(idempotency_key=key, session_id=session))
+        await next_answer(call)
+        for sequence in range(3):
+            await call.write(batch(sequence))
+            await next_answer(call)
+        process.kill()
+        await ended(process)
+    async with started() as (_, address), peer(address) as client:
+        answers = await client.whole(header(idempotency_key=key, session_id=session), *map(batch, range(5)))
+        assert answers[-1].sealed.job.counts.accepted == 10
+    found = await asyncio.to_thread(read_topic, server_settings.kafka, server_settings.topic)
+    assert {message.sequence for message, _ in found} >= set(range(5))
+
+
+async def test_several_processes_share_an_address_and_one_that_dies_is_started_again(started: Started) -> None:
+    async with started("--processes", "2", drain_s=1) as (parent, address), peer(address) as client:
+        await client.register()
+        assert (await client.whole(header(), batch(0)))[-1].HasField("sealed")
+        children = psutil.Process(parent.pid).children()
+        assert len(children) == 2
+        # librdkafka does not survive a fork: the parent has none.
+        libraries = {Path(entry.path).name for entry in psutil.Process(parent.pid).memory_maps()}
+        assert not any("rdkafka" in name for name in libraries)
+        children[0].kill()
+
+        async def two_again() -> bool:
+            found = psutil.Process(parent.pid).children()
+            serving = [child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+            return len(serving) == 2 and children[0].pid not in {child.pid for child in serving}
+
+        await eventually(two_again)
+        parent.send_signal(signal.SIGTERM)
+        assert await ended(parent) == 0
+        assert not any(child.is_running() for child in children)
+
+
+async def test_children_do_not_outlive_a_parent_that_is_killed(started: Started) -> None:
+    async with started("--processes", "2", drain_s=0) as (parent, _):
+        children = psutil.Process(parent.pid).children()
+        parent.kill()
+        await ended(parent)
+
+        async def gone() -> bool:
+            return not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+        await eventually(gone)
+
+
+async def test_services_can_be_asked_for_by_reflection(started: Started) -> None:
+    async with started() as (_, address), peer(address) as client:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+        names = {service.name for service in answers[0].list_services_response.service}
+        assert {"bulkgrpc.v1.IngestService", "bulkgrpc.v1.JobService", "bulkgrpc.v1.DatasetService"} <= names
+
+
+async def said(settings: ServerSettings, *arguments: str, **changes: object) -> tuple[int, str]:
+    """Start a server that cannot serve; return its exit status and the lines that begin with `error:`."""
+    process = await spawn(environment(settings, **changes), *arguments)
+    out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    assert out == b""
+    lines = [line for line in err.decode().splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, err.decode()
+    return await ended(process), lines[0]
+
+
+async def test_a_database_without_the_schema_is_named_with_the_command_that_helps(
+    server_settings: ServerSettings,
+) -> None:
+    empty = f"empty_{a_key()[:8]}"
+    with psycopg.connect(server_settings.postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {empty}".encode())
+    url = server_settings.postgres.rpartition("/")[0] + f"/{empty}"
+    status, line = await said(server_settings, postgres=url)
+    with psycopg.connect(server_settings.postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {empty} WITH (FORCE)".encode())
+    assert status == 1
+    assert "bulkgrpc migrate" in line
+
+
+async def test_an_address_that_is_taken_is_named(server_settings: ServerSettings) -> None:
+    server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for processes in (1, 2):
+        status, line = await said(server_settings, "--listen", address, processes=processes)
+        assert status == 1
+        assert address in line
+    server.close()
+
+
+async def test_a_wrong_setting_is_named_and_several_processes_do_not_try_it_again_and_again(
+    server_settings: ServerSettings,
+) -> None:
+    status, line = await said(server_settings, auth="password")
+    assert status == 2
+    assert "BULKGRPC_AUTH" in line
+
+
+@pytest.mark.parametrize("arguments", [(), ("--processes", "2")])
+async def test_a_key_set_that_is_nowhere_is_named(server_settings: ServerSettings, arguments: tuple[str, ...]) -> None:
+    if arguments:
+        process = await spawn(environment(server_settings, auth="jwt", jwks="ftp://x"), *arguments)
+        _, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+        assert process.returncode == 2
+        assert b"BULKGRPC_JWKS" in err
+    else:
+        status, line = await said(server_settings, auth="jwt", jwks="ftp://x")
+        assert status == 2
+        assert "BULKGRPC_JWKS" in line
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    chain, private = directory / "chain.pem", directory / "key.pem"
+    chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return chain, private
+
+
+async def test_with_a_certificate_the_server_speaks_tls_only(started: Started, tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path)
+    async with started(tls_certificate=chain, tls_key=key) as (_, address):
+        target = address.replace("127.0.0.1", "localhost")
+        credentials = grpc.ssl_channel_credentials(chain.read_bytes())
+        async with grpc.aio.secure_channel(target, credentials) as channel:
+            assert await health_of(Peer(target, channel)) == health_pb2.HealthCheckResponse.SERVING
+        async with peer(address) as client:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await health_of(client)
+
+
+async def test_a_half_configured_tls_is_named(server_settings: ServerSettings, tmp_path: Path) -> None:
+    chain, _ = certificate(tmp_path)
+    status, line = await said(server_settings, tls_certificate=chain)
+    assert status == 2
+    assert "BULKGRPC_TLS_KEY" in line

@@ -1,0 +1,228 @@
+"""Files as batches: what is read, what is refused and where."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bulkgrpc.cli.files import FileOptions, FileProblem, Format, format_of, open_batches
+from bulkgrpc.client.packing import varint
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+from tests.support import examples
+
+TRADE = {"trade_id": "1", "quantity": "3", "order_id": "4", "risk": "0.5"}
+
+
+def rows_of(path: Path, dataset: Any, **options: Any) -> list[dict[str, Any]]:
+    """Read a file, encode it, decode it again."""
+    batches = list(open_batches(path, dataset, FileOptions(format_of(path), **options)))
+    decoded = BatchCodec(dataset).decode([batch.payload for batch in batches])
+    rows: list[dict[str, Any]] = decoded.flatten().to_pylist()
+    assert [len(lists) for lists in decoded.to_pylist()] == [batch.records for batch in batches]
+    return rows
+
+
+def csv_of(folder: Path, *rows: dict[str, str]) -> Path:
+    path = folder / "t.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def problem(path: Path, **options: Any) -> str:
+    with pytest.raises(FileProblem) as caught:
+        rows_of(path, examples.trades(), **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "needed"),
+    [
+        ("quantity", "-3", "a whole number (uint32)"),
+        ("quantity", "1.5", "a whole number (uint32)"),
+        ("order_id", str(2**64), "a whole number (uint64)"),
+        ("trade_id", "x", "a whole number (int64)"),
+        ("risk", "high", "a number (float)"),
+        ("cancelled", "maybe", "true or false"),
+        ("executed_at", "2024-13-01T00:00:00Z", "a time like 2013-01-01T06:00:00Z"),
+        ("executed_at", "yesterday", "a time like 2013-01-01T06:00:00Z"),
+        ("side", "BUY", "one of SIDE_UNSPECIFIED, SIDE_BUY, SIDE_SELL"),
+        ("signature", "a", "base64"),
+        ("fills", "[1,x]", "a list in which each value is a whole number (int32)"),
+        ("tags", '["a",null]', "a list in which each value is text"),
+        ("venue.desk", "first", "a whole number (int32)"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_row_column_and_what_is_needed(
+    column: str, value: str, needed: str, tmp_path: Path
+) -> None:
+    good = {**TRADE, column: ""} if column not in TRADE else TRADE
+    path = csv_of(tmp_path, *[good] * 16, {**good, column: value}, good, {**good, column: value})
+    assert problem(path) == f"t.csv: row 17 (the first record is row 1), column {column}: {value!r} is not {needed}"
+
+
+def test_the_lowest_wrong_row_is_named_whatever_its_column(tmp_path: Path) -> None:
+    path = csv_of(tmp_path, TRADE, {**TRADE, "risk": "x"}, {**TRADE, "trade_id": "y"})
+    assert "row 2 (the first record is row 1), column risk" in problem(path)
+
+
+def test_a_value_is_missing_where_the_field_takes_no_null(tmp_path: Path) -> None:
+    path = csv_of(tmp_path, TRADE, {**TRADE, "quantity": "NA"})
+    assert "row 2 (the first record is row 1), column quantity: no value, but the field needs" in problem(path)
+
+
+def test_a_key_is_never_null(tmp_path: Path) -> None:
+    assert "it is part of the key" in problem(csv_of(tmp_path, {**TRADE, "trade_id": ""}))
+    assert "no column for the key of dataset trades: trade_id" in problem(csv_of(tmp_path, {"quantity": "1"}))
+
+
+def test_text_of_a_field_that_takes_no_null_is_kept_as_it_stands(tmp_path: Path) -> None:
+    path = csv_of(tmp_path, {**TRADE, "symbol": "NA", "remark": "NA"}, {**TRADE, "symbol": "", "remark": ""})
+    rows = rows_of(path, examples.trades())
+    assert [(row["symbol"], row["remark"]) for row in rows] == [("NA", None), ("", None)]
+
+
+def test_null_texts_are_the_callers_choice(tmp_path: Path) -> None:
+    path = csv_of(tmp_path, {**TRADE, "remark": "NA"}, {**TRADE, "remark": r"\N"})
+    assert [row["remark"] for row in rows_of(path, examples.trades(), nulls=(r"\N",))] == ["NA", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-05-01T12:00:00Z", datetime(2024, 5, 1, 12, tzinfo=UTC)),
+        ("2024-05-01T14:00:00+02:00", datetime(2024, 5, 1, 12, tzinfo=UTC)),
+        ("2024-05-01 12:00:00.000001", datetime(2024, 5, 1, 12, 0, 0, 1, tzinfo=UTC)),
+        ("2024-05-01T12:00", datetime(2024, 5, 1, 12, tzinfo=UTC)),
+        ("2024-05-01", datetime(2024, 5, 1, tzinfo=UTC)),
+        ("0001-01-01T00:00:00Z", datetime(1, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_times_are_iso_8601_and_utc_where_they_name_no_zone(text: str, moment: datetime, tmp_path: Path) -> None:
+    (row,) = rows_of(csv_of(tmp_path, {**TRADE, "executed_at": text}), examples.trades())
+    assert row["executed_at"] == moment
+
+
+def test_a_nested_message_is_unset_where_none_of_its_columns_has_a_value(tmp_path: Path) -> None:
+    path = csv_of(
+        tmp_path, {**TRADE, "venue_code": "X", "venue.desk": ""}, {**TRADE, "venue_code": "", "venue.desk": ""}
+    )
+    assert [row["venue"] for row in rows_of(path, examples.trades())] == [
+        {"code": "X", "country": "", "desk": None},
+        None,
+    ]
+
+
+def test_a_row_with_too_few_cells_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("trade_id,quantity,order_id,risk\n" + "1,1,1,1\n" * 16 + "1,1\n")
+    assert "Row #18: Expected 4 columns, got 2" in problem(path)
+
+
+def test_two_columns_of_one_field_are_refused(tmp_path: Path) -> None:
+    path = csv_of(tmp_path, {**TRADE, "venue_code": "X", "venue.code": "Y"})
+    assert "are both field venue.code" in problem(path)
+    path.write_text("trade_id,trade_id\n1,1\n")
+    assert "names column trade_id twice" in problem(path)
+
+
+def test_protobufs_own_json_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"tradeId": "1", "orderId": str(2**64 - 1), "feeMinor": "-5", "venue": {"desk": 4}}))
+    (row,) = rows_of(path, examples.trades())
+    assert (row["trade_id"], row["order_id"], row["fee_minor"], row["quantity"]) == (1, 2**64 - 1, -5, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"trade_id": 1, "quantity": "x"}', "column quantity: 'x' is not a whole number (uint32)"),
+        ('{"trade_id": 1, "side": "X"}', "column side: 'X' is not one of SIDE_UNSPECIFIED"),
+        ('{"trade_id": 1, "fills": [1, null]}', "column fills: [1, None] is not a list"),
+        ("{bad", "no JSON object: '{bad'"),
+        ("[1]", "no JSON object: '[1]'"),
+        ("{}", "column trade_id: no value"),
+    ],
+)
+def test_a_wrong_line_of_json_is_named_with_its_row(line: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"trade_id": 1}\n\n' * 16 + line)
+    text = problem(path)
+    assert text.startswith("t.jsonl: row 17 (the first record is row 1)")
+    assert says in text
+
+
+def test_a_delimited_file_that_is_cut_off_is_named_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.binpb"
+    path.write_bytes(b"\x02\x08\x01" * 16 + b"\x02\x08")
+    assert problem(path) == "t.binpb: the file ends within row 17"
+
+
+def test_a_delimited_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.binpb"
+    path.write_bytes(b"\x03\x0a\x05a" * 3)
+    assert "rows 1 to 3 are not all messages of examples.v1.Trade" in problem(path)
+    path.write_bytes(b"\xff" * 100)
+    assert "row 1 has no valid length" in problem(path)
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=20)
+records = st.lists(st.tuples(texts, st.floats(allow_nan=False), st.datetimes()), max_size=40)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(records, st.integers(1, 9))
+def test_what_is_written_as_csv_is_read_as_it_was(
+    rows: list[tuple[str, float, datetime]], batch_rows: int, tmp_path: Path
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+    writer.writerow(["sensor_id", "value", "sampled_at"])
+    writer.writerows([f"k{name}", repr(value), moment.isoformat()] for name, value, moment in rows)
+    path = tmp_path / "r.csv"
+    path.write_text(text.getvalue(), newline="")
+    read = rows_of(path, examples.readings(), batch_rows=batch_rows)
+    assert [(row["sensor_id"], row["value"], row["sampled_at"]) for row in read] == [
+        (f"k{name}", value, moment.replace(tzinfo=UTC)) for name, value, moment in rows
+    ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(st.lists(st.binary(max_size=300), max_size=60), st.integers(1, 9), st.integers(310, 900))
+def test_delimited_records_are_batched_in_order_within_both_limits(
+    payloads: list[bytes], batch_rows: int, batch_bytes: int, tmp_path: Path
+) -> None:
+    from bulkgrpc.cli.files.protobuf import read_delimited
+
+    path = tmp_path / "r.binpb"
+    path.write_bytes(b"".join(varint(len(payload)) + payload for payload in payloads))
+    batches = [batch for batch, _ in read_delimited(path, batch_rows, batch_bytes)]
+    assert [record for batch in batches for record in RecordBatch.FromString(batch.payload).records] == payloads
+    assert all(batch.records <= batch_rows and len(batch.payload) <= batch_bytes for batch in batches)
+
+
+def test_the_same_file_gives_the_same_batches_every_time_across_block_boundaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bulkgrpc.cli.files.readers.BLOCK_BYTES", 1000)
+    path = tmp_path / "r.csv"
+    lines = "".join(f"S{number},{number},2024-05-01T00:00:00Z\n" for number in range(500))
+    path.write_text("sensor_id,value,sampled_at\n" + lines)
+    file = open_batches(path, examples.readings(), FileOptions(Format.CSV, batch_rows=70))
+    first, second = list(file), list(file)
+    assert first == second
+    assert [batch.records for batch in first] == [70] * 7 + [10]
+    assert (file.rows, file.read_bytes) == (500, file.size_bytes)

@@ -1,0 +1,98 @@
+"""No Python per record: the work of the interpreter does not grow with the rows of a batch.
+
+Two counters, for each alone misses one kind: traced opcodes miss a C-level loop that makes objects, live blocks miss
+a comprehension whose objects are gone at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from bulkgrpc.client.words import Batch
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.server.messages import read_batch
+from bulkgrpc.store.chunk import Chunk, Received, Span, prepare
+from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from tests.support import examples
+
+BATCHES = 4
+FEW, MANY = 1_000, 100_000
+BLOCKS_SLACK = 500
+CODEC = BatchCodec(examples.readings())
+
+Work = Callable[[], object]
+
+
+def cost(work: Work) -> tuple[int, int]:
+    """Return the opcodes that `work` executes and the blocks that its result keeps alive."""
+    work()
+    opcodes = 0
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal opcodes
+        frame.f_trace_opcodes = True
+        opcodes += event == "opcode"
+        return trace
+
+    before = sys.getallocatedblocks()
+    sys.settrace(trace)
+    try:
+        result = work()
+    finally:
+        sys.settrace(None)
+    blocks = sys.getallocatedblocks() - before
+    del result
+    return opcodes, blocks
+
+
+def chunk(rows: int) -> Chunk:
+    spec = JobSpec(JobKey("acme", uuid.UUID(int=1)), "", "sensor_readings", 1)
+    items = tuple(
+        Received(
+            0, n, Message(Kind.BATCH, spec, 0, n, rows, 0, datetime.now(UTC)), examples.reading_batch(n * rows, rows)
+        )
+        for n in range(BATCHES)
+    )
+    return Chunk((Span(0, 0, BATCHES, 1),), items, rows * BATCHES)
+
+
+def preparing(rows: int) -> Work:
+    made = chunk(rows)
+    return lambda: prepare(made, lambda _name, _version: CODEC)
+
+
+def receiving(rows: int) -> Work:
+    payload = b"\x08\x05" + examples.reading_batch(0, rows)
+    return lambda: [read_batch(payload, 1 << 30, 1 << 30) for _ in range(BATCHES)]
+
+
+def encoding(rows: int) -> Work:
+    records = pa.RecordBatch.from_struct_array(CODEC.decode([examples.reading_batch(0, rows)]).flatten())
+    records = records.cast(CODEC.record_schema)
+    return lambda: CODEC.encode(records, -(-rows // BATCHES))
+
+
+def counting(rows: int) -> Work:
+    payload = examples.reading_batch(0, rows)
+    return lambda: [Batch.of(payload) for _ in range(BATCHES)]
+
+
+@pytest.mark.parametrize("path", [preparing, receiving, encoding, counting])
+def test_python_does_not_work_per_record(path: Callable[[int], Work]) -> None:
+    few, many = cost(path(FEW)), cost(path(MANY))
+    assert many[0] <= few[0] * 1.2
+    assert many[1] <= few[1] + BLOCKS_SLACK
+
+
+@pytest.mark.parametrize("sin", [lambda n: [x + 1 for x in range(n)], lambda n: list(range(1000, n + 1000))])
+def test_the_counters_see_python_per_record(sin: Callable[[int], object]) -> None:
+    few, many = cost(lambda: sin(FEW)), cost(lambda: sin(MANY))
+    assert many[0] > few[0] * 1.2 or many[1] > few[1] + BLOCKS_SLACK

@@ -1,0 +1,224 @@
+"""The core of a stream against a Kafka that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from unittest.mock import Mock
+
+import pytest
+from confluent_kafka import KafkaError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkgrpc import limits
+from bulkgrpc.errors import OutOfOrder, Reason, Unavailable
+from bulkgrpc.server.budget import ByteBudget
+from bulkgrpc.server.deliveries import Deliveries
+from bulkgrpc.server.messages import Batch, check_sequence
+from bulkgrpc.server.stream import JobStream, Submission
+from bulkgrpc.v1 import ingest_pb2
+from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+
+SPEC = JobSpec(JobKey.derive("acme", "key"), "key", "weather", 1)
+FAILED: KafkaError = Mock(spec=KafkaError)
+FAILED.str.return_value = "message timed out"  # type: ignore[attr-defined]
+
+
+class Played:
+    """A Kafka that stores a message when the test says so."""
+
+    def __init__(self, full: int = 0) -> None:
+        self.sent: list[tuple[int, Message, bytes]] = []
+        self._waiting: list[Callable[[KafkaError | None], None]] = []
+        self._full = full
+
+    def send(
+        self, partition: int, message: Message, payload: bytes, delivered: Callable[[KafkaError | None], None]
+    ) -> None:
+        if self._full > 0:
+            self._full -= 1
+            raise BufferError
+        self.sent.append((partition, message, payload))
+        self._waiting.append(delivered)
+
+    def answer(self, error: KafkaError | None = None) -> None:
+        self._waiting.pop(0)(error)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return [message.kind for _, message, _ in self.sent]
+
+
+def stream_to(kafka: Played, budget: ByteBudget | None = None, next_sequence: int = 0, accepted: int = 0) -> JobStream:
+    submission = Submission(SPEC, 3, next_sequence, accepted, 1024 * 1024, 1000)
+    return JobStream(
+        submission, kafka, budget or ByteBudget(1024 * 1024), asyncio.Semaphore(1), lambda: datetime.now(UTC)
+    )
+
+
+def raw(sequence: int, size_bytes: int = 10) -> bytes:
+    batch = ingest_pb2.RecordBatch(sequence=sequence, records=[b"x" * size_bytes])
+    return ingest_pb2.StreamRecordsRequest(batch=batch).SerializeToString()
+
+
+async def take(stream: JobStream, sequence: int, size_bytes: int = 10) -> None:
+    await stream.pass_on(await stream.check(raw(sequence, size_bytes)))
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_nothing_is_acknowledged_before_kafka_has_it() -> None:
+    kafka = Played()
+    stream = stream_to(kafka)
+    await take(stream, 0)
+    await take(stream, 1)
+    waiting = asyncio.create_task(stream.deliveries.progress(0))
+    await settle()
+    assert not waiting.done()
+    kafka.answer()
+    assert await waiting
+    assert stream.deliveries.next_sequence == 1
+
+
+async def test_nothing_after_a_batch_that_failed_is_acknowledged() -> None:
+    kafka = Played()
+    stream = stream_to(kafka)
+    for sequence in range(3):
+        await take(stream, sequence)
+    kafka.answer()
+    kafka.answer(FAILED)
+    kafka.answer()
+    assert (stream.deliveries.next_sequence, stream.deliveries.accepted) == (1, 1)
+    with pytest.raises(Unavailable) as caught:
+        await stream.deliveries.progress(0)
+    assert caught.value.reason is Reason.BACKBONE_UNAVAILABLE
+    assert caught.value.retry_after_s > 0
+
+
+@given(st.permutations(range(8)), st.integers(0, 8))
+def test_the_front_is_always_the_longest_stored_prefix(order: list[int], failing: int) -> None:
+    deliveries = Deliveries(0, 0, ByteBudget(100))
+    calls = [deliveries.expect(Batch(sequence, 10, b""), 0) for sequence in range(8)]
+    stored: set[int] = set()
+    failed = False
+    for sequence in order:
+        calls[sequence](FAILED if sequence == failing else None)
+        failed = failed or sequence == failing
+        if not failed:
+            stored.add(sequence)
+        prefix = next(number for number in range(9) if number not in stored)
+        assert (deliveries.next_sequence, deliveries.accepted) == (prefix, prefix * 10)
+
+
+async def test_a_seal_waits_for_every_batch_and_counts_the_whole_job() -> None:
+    kafka = Played()
+    stream = stream_to(kafka, next_sequence=5, accepted=50)
+    await take(stream, 4)  # sent again: stored and counted before
+    await take(stream, 5)
+    sealing = asyncio.create_task(stream.seal())
+    await settle()
+    assert kafka.kinds == [Kind.BATCH, Kind.BATCH]
+    kafka.answer()
+    kafka.answer()
+    await settle()
+    partition, seal, payload = kafka.sent[-1]
+    assert (partition, seal.kind, seal.sequence, seal.lane_records, payload) == (3, Kind.SEAL, 6, 51, b"")
+    assert not sealing.done()
+    kafka.answer()
+    await sealing
+
+
+async def test_a_seal_after_too_few_batches_sent_again_stands_after_all_that_are_stored() -> None:
+    kafka = Played()
+    stream = stream_to(kafka, next_sequence=5, accepted=50)
+    await take(stream, 0)
+    kafka.answer()
+    sealing = asyncio.create_task(stream.seal())
+    await settle()
+    kafka.answer()
+    await sealing
+    assert kafka.sent[-1][1].sequence == 5
+
+
+async def test_a_seal_that_kafka_does_not_store_is_no_seal() -> None:
+    kafka = Played()
+    sealing = asyncio.create_task(stream_to(kafka).seal())
+    await settle()
+    kafka.answer(FAILED)
+    with pytest.raises(Unavailable):
+        await sealing
+
+
+async def test_a_slow_kafka_stops_the_stream_from_reading_on() -> None:
+    kafka, budget = Played(), ByteBudget(300)
+    stream = stream_to(kafka, budget)
+
+    async def read_all() -> None:
+        for sequence in range(10):
+            await take(stream, sequence, size_bytes=100)
+
+    reading = asyncio.create_task(read_all())
+    await settle()
+    assert len(kafka.sent) == 2
+    kafka.answer()
+    await settle()
+    assert len(kafka.sent) == 3
+    while not reading.done():
+        kafka.answer()
+        await settle()
+
+
+async def test_what_is_on_its_way_gives_its_bytes_back_whatever_becomes_of_its_stream() -> None:
+    kafka, budget = Played(), ByteBudget(1000)
+    stream = stream_to(kafka, budget)
+    for sequence in range(3):
+        await take(stream, sequence, size_bytes=100)
+    del stream
+    assert budget.in_use_bytes > 300
+    kafka.answer()
+    kafka.answer(FAILED)
+    kafka.answer(FAILED)
+    assert budget.in_use_bytes == 0
+
+
+async def test_a_full_queue_is_waited_for() -> None:
+    kafka = Played(full=3)
+    await take(stream_to(kafka), 0)
+    assert len(kafka.sent) == 1
+
+
+async def test_a_queue_that_stays_full_ends_the_stream_and_keeps_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DELIVERY_TIMEOUT_S", 0.05)
+    budget = ByteBudget(1000)
+    with pytest.raises(Unavailable) as caught:
+        await take(stream_to(Played(full=10_000), budget), 0)
+    assert caught.value.reason is Reason.BACKBONE_UNAVAILABLE
+    assert budget.in_use_bytes == 0
+
+
+async def test_a_kafka_that_never_answers_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkgrpc.server.deliveries.LOOK_AGAIN_S", 0.01)
+    now_s = 0.0
+    deliveries = Deliveries(0, 0, ByteBudget(100), clock=lambda: now_s)
+    deliveries.expect(Batch(0, 1, b""), 0)
+    waiting = asyncio.create_task(deliveries.settled())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    now_s = limits.DELIVERY_TIMEOUT_S + 3
+    with pytest.raises(Unavailable):
+        await waiting
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.booleans())
+def test_a_batch_comes_in_its_place_or_is_refused_naming_the_place(sequence: int, known: int, first: bool) -> None:
+    if sequence == known or (first and sequence < known):
+        check_sequence(sequence, known, first=first)
+        return
+    with pytest.raises(OutOfOrder, match=f"send batch {known} next") as caught:
+        check_sequence(sequence, known, first=first)
+    assert caught.value.reason is (Reason.SEQUENCE_GAP if sequence > known else Reason.SEQUENCE_BACKWARD)
