@@ -92,6 +92,9 @@ async def fake_server(*scripts: Script) -> AsyncIterator[FakeServer]:
 async def seal_everything(stream: Stream) -> None:
     """The script of a server that takes and seals whatever comes."""
     await stream.open(stream.header.first_sequence)
-    await stream.receive()
-    await stream.acknowledge(stream.header.first_sequence + len(stream.batches))
+    taken = -1
+    while len(stream.batches) > taken:
+        taken = len(stream.batches)
+        await stream.receive(taken + 1)
+        await stream.acknowledge(stream.header.first_sequence + len(stream.batches))
     await stream.seal()

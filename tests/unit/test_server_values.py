@@ -270,6 +270,17 @@ async def test_a_dataset_is_asked_for_once_in_a_while_and_remembered_while_postg
         await store.get_dataset("other")
 
 
+async def test_many_who_want_a_dataset_at_once_ask_once_and_one_that_gives_up_disturbs_no_other() -> None:
+    asked: Any = Asked()
+    store = storage.Storage(asked, asked)
+    wanting = [asyncio.create_task(store.get_dataset("weather")) for _ in range(200)]
+    await asyncio.sleep(0)
+    wanting[0].cancel()
+    answers = await asyncio.gather(*wanting, return_exceptions=True)
+    assert {str(answer) for answer in answers[1:]} == {"weather"}
+    assert asked.asked == 1
+
+
 async def test_a_postgresql_that_hangs_costs_its_deadline_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "ON_A_STREAM_S", 0.02)
     asked: Any = Asked()

@@ -1,0 +1,104 @@
+"""What Redis knows of a job, and how that and a job's row make one picture. Pure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveJob:
+    """A job as the servers know it: ahead of its row, because workers have not applied all of it yet.
+
+    next_sequence: every batch before it is on Kafka. accepted: records of those batches. state: OPEN or SEALED.
+    """
+
+    spec: JobSpec
+    partition: int
+    next_sequence: int
+    accepted: int
+    state: JobState
+    create_time: datetime
+    seal_time: datetime | None = None
+
+    def as_job(self) -> Job:
+        """Return the job as if nothing of it were applied."""
+        counts = JobCounts(accepted=self.accepted)
+        return Job(
+            self.spec, self.partition, self.state, counts, self.next_sequence, self.create_time, self.seal_time, None
+        )
+
+
+def overlay(job: Job, live: LiveJob | None) -> Job:
+    """Return a job's row brought forward by what Redis knows of it; the row of an ended job stands as it is."""
+    if live is None or job.state.ended:
+        return job
+    ahead = live.next_sequence > job.next_sequence
+    return replace(
+        job,
+        state=max(job.state, live.state),
+        counts=replace(job.counts, accepted=live.accepted) if ahead else job.counts,
+        next_sequence=max(job.next_sequence, live.next_sequence),
+        seal_time=job.seal_time or live.seal_time,
+    )
+
+
+def to_fields(live: LiveJob) -> dict[str, str]:
+    """Return the fields of a job's hash that never change once set."""
+    spec = live.spec
+    return {
+        "spec": json.dumps(
+            {
+                "tenant": spec.key.tenant,
+                "job_id": str(spec.key.job_id),
+                "idempotency_key": spec.idempotency_key,
+                "dataset": spec.dataset,
+                "dataset_version": spec.dataset_version,
+                "labels": spec.labels,
+            }
+        ),
+        "partition": str(live.partition),
+        "create_time_us": str(to_us(live.create_time)),
+    }
+
+
+def from_fields(fields: Mapping[str, str]) -> LiveJob | None:
+    """Read a job's hash; None if it is not there or not whole, which is the same to everyone."""
+    try:
+        spec = json.loads(fields["spec"])
+        seal_time_us = int(fields.get("seal_time_us", "0"))
+        return LiveJob(
+            spec=JobSpec(
+                JobKey(spec["tenant"], uuid.UUID(spec["job_id"])),
+                spec["idempotency_key"],
+                spec["dataset"],
+                spec["dataset_version"],
+                spec["labels"],
+            ),
+            partition=int(fields["partition"]),
+            next_sequence=int(fields["next_sequence"]),
+            accepted=int(fields["accepted"]),
+            state=JobState(int(fields["state"])),
+            create_time=from_us(int(fields["create_time_us"])),
+            seal_time=from_us(seal_time_us) if seal_time_us else None,
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def to_us(time: datetime) -> int:
+    """Return microseconds since 1970 of an aware time."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_us(time_us: int) -> datetime:
+    """Return the time that is `time_us` microseconds after 1970."""
+    return _EPOCH + time_us * _MICROSECOND

@@ -1,0 +1,1 @@
+"""The ingest server: gRPC streams in, Kafka out. Thin services around a transport-independent core, `stream`."""

@@ -1,0 +1,171 @@
+"""From a stream message's bytes to a header or a batch, with the refusals that `ingest.proto` names. Pure.
+
+Python looks at a batch, never at a record: upb parses `RecordBatch` natively, its `records` stay bytes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from bulkgrpc import limits
+from bulkgrpc.errors import Invalid, NotNow, OutOfOrder, Reason, TooMuch
+from bulkgrpc.v1 import ingest_pb2
+from bulkgrpc.wire.v1 import wire_pb2
+from bulkgrpc.words import is_dataset, is_idempotency_key
+
+DATASET_PREFIX = "datasets/"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A valid `JobHeader`, its defaults filled in."""
+
+    dataset: str
+    idempotency_key: str
+    labels: dict[str, str]
+    session_id: str
+    first_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch whose structure was checked: its place, how many records, its bytes as they came."""
+
+    sequence: int
+    records: int
+    payload: bytes
+
+
+def read_header(raw: bytes | None) -> Header:
+    """Read the first message of a stream; None: the stream ended without one.
+
+    Raises Invalid: EMPTY_STREAM, MALFORMED_BATCH, MISSING_HEADER, or INVALID_FIELD naming the field.
+    """
+    if raw is None:
+        raise Invalid(Reason.EMPTY_STREAM, "the stream ended without a message: send a header first, then batches")
+    message = _parse(raw)
+    if message.WhichOneof("message") != "header":
+        raise Invalid(Reason.MISSING_HEADER, "the first message is no header: send a JobHeader first, then batches")
+    header = message.header
+    labels = dict(header.labels)
+    _check_header(header, labels)
+    return Header(
+        dataset=header.dataset.removeprefix(DATASET_PREFIX),
+        idempotency_key=header.idempotency_key or uuid.uuid4().hex,
+        labels=labels,
+        session_id=header.session_id,
+        first_sequence=header.first_sequence,
+    )
+
+
+def read_batch(raw: bytes, bytes_max: int, records_max: int) -> Batch:
+    """Read a later message of a stream.
+
+    Raises Invalid: MALFORMED_BATCH, MISSING_BATCH or INVALID_FIELD; TooMuch: BATCH_TOO_LARGE naming the limit.
+    """
+    message = _parse(raw)
+    if message.WhichOneof("message") != "batch":
+        raise Invalid(Reason.MISSING_BATCH, "a message after the header is no batch: send RecordBatch messages only")
+    payload = message.batch
+    if len(payload) > bytes_max:
+        raise TooMuch(
+            Reason.BATCH_TOO_LARGE,
+            f"a batch of {len(payload)} bytes is over the limit of {bytes_max}: send the records in smaller batches",
+            field="batch",
+            limit_bytes=str(bytes_max),
+        )
+    try:
+        batch = ingest_pb2.RecordBatch.FromString(payload)
+    except DecodeError as error:
+        raise Invalid(
+            Reason.MALFORMED_BATCH, "the bytes of a batch are no valid RecordBatch: check how it is serialized"
+        ) from error
+    records = len(batch.records)
+    if records > records_max:
+        raise TooMuch(
+            Reason.BATCH_TOO_LARGE,
+            f"a batch of {records} records is over the limit of {records_max}: send the records in smaller batches",
+            field="batch.records",
+            limit_records=str(records_max),
+        )
+    if batch.sequence < 0:
+        raise Invalid(
+            Reason.INVALID_FIELD, f"sequence {batch.sequence} is below 0: number batches from 0", field="batch.sequence"
+        )
+    return Batch(batch.sequence, records, payload)
+
+
+def check_sequence(sequence: int, next_sequence: int, *, first: bool) -> None:
+    """Check that a batch may come now.
+
+    The first batch of a stream may be any up to `next_sequence`: what is below was lost on the way back to the client
+    and is sent again; workers drop it. Every later batch must be `next_sequence` exactly.
+    Raises OutOfOrder: SEQUENCE_BACKWARD or SEQUENCE_GAP, naming the sequence needed.
+    """
+    if sequence > next_sequence:
+        raise OutOfOrder(
+            Reason.SEQUENCE_GAP,
+            f"batch {sequence} leaves a gap: send batch {next_sequence} next",
+            field="batch.sequence",
+            next_sequence=str(next_sequence),
+        )
+    if sequence < next_sequence and not first:
+        raise OutOfOrder(
+            Reason.SEQUENCE_BACKWARD,
+            f"batch {sequence} was sent before on this stream: send batch {next_sequence} next",
+            field="batch.sequence",
+            next_sequence=str(next_sequence),
+        )
+
+
+def sealed_already(name: str) -> NotNow:
+    """Return the refusal of a batch for a job that is sealed."""
+    return NotNow(
+        Reason.JOB_SEALED,
+        f"{name} is sealed and takes no more batches: end the stream, or submit them with another idempotency key",
+    )
+
+
+def _parse(raw: bytes) -> wire_pb2.StreamMessage:
+    try:
+        return wire_pb2.StreamMessage.FromString(raw)
+    except DecodeError as error:
+        raise Invalid(
+            Reason.MALFORMED_BATCH, "the bytes of a message are no valid stream message: check how it is serialized"
+        ) from error
+
+
+def _check_header(header: ingest_pb2.JobHeader, labels: dict[str, str]) -> None:
+    dataset = header.dataset
+    if not dataset.startswith(DATASET_PREFIX) or not is_dataset(dataset.removeprefix(DATASET_PREFIX)):
+        raise _invalid(
+            "dataset", f"dataset {dataset!r} is not of the form datasets/NAME, for instance datasets/weather"
+        )
+    if header.idempotency_key and not is_idempotency_key(header.idempotency_key):
+        raise _invalid(
+            "idempotency_key", "the idempotency key is not 1 to 128 printable ASCII characters without spaces"
+        )
+    if len(header.session_id) > limits.SESSION_ID_CHARS_MAX or not header.session_id.isprintable():
+        raise _invalid(
+            "session_id", f"the session id is not at most {limits.SESSION_ID_CHARS_MAX} printable characters"
+        )
+    if header.first_sequence < 0:
+        raise _invalid(
+            "first_sequence", f"first_sequence {header.first_sequence} is below 0: batches are numbered from 0"
+        )
+    if len(labels) > limits.LABELS_MAX:
+        raise _invalid("labels", f"{len(labels)} labels; a job takes at most {limits.LABELS_MAX}")
+    for key, value in labels.items():
+        if not 1 <= len(key) <= limits.LABEL_KEY_CHARS_MAX or "\0" in key:
+            raise _invalid("labels", f"label key {key[:80]!r} is not 1 to {limits.LABEL_KEY_CHARS_MAX} characters")
+        if len(value) > limits.LABEL_VALUE_CHARS_MAX or "\0" in value:
+            raise _invalid(
+                f"labels[{key}]", f"the value of label {key!r} is over {limits.LABEL_VALUE_CHARS_MAX} characters"
+            )
+
+
+def _invalid(field: str, message: str) -> Invalid:
+    return Invalid(Reason.INVALID_FIELD, message, field=f"header.{field}")

@@ -1,0 +1,157 @@
+"""Opening a job: what the row, Redis and the header know, made into one start."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.cache.job import LiveJob, overlay
+from bulkgrpc.cache.live import CacheUnavailable, Holder, LiveJobs
+from bulkgrpc.errors import Busy, Conflict, NotFound, Reason, Unavailable
+from bulkgrpc.server.lease import Lease, held
+from bulkgrpc.server.messages import Header
+from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
+from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedJob:
+    """A job as a stream finds it, and the stream's hold of it."""
+
+    job: Job
+    lease: Lease
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the job was sealed before."""
+        return self.job.state is not JobState.OPEN
+
+    def live(self, next_sequence: int, accepted: int, seal_time: datetime | None = None) -> LiveJob:
+        """Return the job for Redis, as far as it is now."""
+        job = self.job
+        state = JobState.OPEN if seal_time is None else JobState.SEALED
+        return LiveJob(job.spec, job.partition, next_sequence, accepted, state, job.create_time, seal_time)
+
+
+class Opener:
+    """Opens jobs."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        live: LiveJobs,
+        partitions: int,
+        when_redis_is_down: Literal["accept", "refuse"],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._storage = storage
+        self._live = live
+        self._partitions = partitions
+        self._lease_required = when_redis_is_down == "refuse"
+        self._now = now
+
+    @asynccontextmanager
+    async def open(self, tenant: str, header: Header) -> AsyncIterator[OpenedJob]:
+        """Open the job of a header and hold it while the context lasts.
+
+        Raises NotFound (DATASET_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy (JOB_BUSY), Unavailable
+        (RESUME_NOT_READY, STORE_UNAVAILABLE).
+        """
+        key = JobKey.derive(tenant, header.idempotency_key)
+        spec = JobSpec(key, header.idempotency_key, header.dataset, await self._version(header.dataset), header.labels)
+        holder = Holder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
+        try:
+            async with held(self._live, key, holder, required=self._lease_required) as lease:
+                job = await self._find(spec)
+                check_resume(job, header.first_sequence)
+                yield OpenedJob(job, lease)
+        except Busy as busy:
+            # Another request under a busy key will never pass: tell that instead.
+            live = await self._known(key)
+            if live is not None:
+                check_same(spec, live.spec)
+            raise busy
+
+    async def _version(self, name: str) -> int:
+        try:
+            registered = await self._storage.get_dataset(name)
+        except StoreAway as error:
+            raise store_unavailable() from error
+        if registered is None:
+            raise NotFound(
+                Reason.DATASET_NOT_FOUND,
+                f"dataset {name} is not registered: register its message with `bulkgrpc datasets register`",
+                field="header.dataset",
+                dataset=name,
+            )
+        return registered.dataset.version
+
+    async def _find(self, spec: JobSpec) -> Job:
+        """Return the job as Redis and its row know it. Without either it is new, as far as anybody can tell."""
+        live = await self._known(spec.key)
+        if live is not None:
+            check_same(spec, live.spec)
+        spec = spec if live is None else live.spec
+        partition = partition_of(spec.key.tenant, self._partitions) if live is None else live.partition
+        try:
+            row = await self._storage.open_job(spec, partition)
+        except StoreAway:
+            now = self._now()
+            row = Job(spec, partition, JobState.OPEN, JobCounts(), 0, now if live is None else live.create_time)
+        check_same(spec, row.spec)
+        job = overlay(row, live)
+        if live is None:
+            await self._remember(job)
+        return job
+
+    async def _known(self, key: JobKey) -> LiveJob | None:
+        try:
+            return await self._live.get(key)
+        except CacheUnavailable:
+            return None
+
+    async def _remember(self, job: Job) -> None:
+        if job.state.ended:
+            return
+        live = LiveJob(
+            job.spec, job.partition, job.next_sequence, job.counts.accepted, job.state, job.create_time, job.seal_time
+        )
+        try:
+            await self._live.remember(live)
+        except CacheUnavailable:
+            return
+
+
+def check_same(asked: JobSpec, known: JobSpec) -> None:
+    """Check that a job is opened again as it was opened first. Raises Conflict (IDEMPOTENCY_CONFLICT)."""
+    if not asked.same_request(known):
+        what = "labels" if asked.dataset == known.dataset else f"dataset {known.dataset}"
+        raise Conflict(
+            Reason.IDEMPOTENCY_CONFLICT,
+            f"the idempotency key belongs to {known.key.name}, which has other {what}: use another key, or the same "
+            "dataset and labels"
+            if what == "labels"
+            else f"the idempotency key belongs to {known.key.name} of {what}: use another key, or the same dataset",
+            field="header.idempotency_key",
+            job=known.key.name,
+        )
+
+
+def check_resume(job: Job, first_sequence: int) -> None:
+    """Check that a client which holds nothing before `first_sequence` can go on.
+
+    What it lacks was acknowledged, so it is on Kafka; if Redis forgot, only the workers can tell, once they are there.
+    Raises Unavailable (RESUME_NOT_READY).
+    """
+    if job.state is JobState.OPEN and first_sequence > job.next_sequence:
+        raise Unavailable(
+            Reason.RESUME_NOT_READY,
+            f"batches {job.next_sequence} to {first_sequence - 1} are stored but not applied yet: try again shortly",
+            field="header.first_sequence",
+            next_sequence=str(job.next_sequence),
+        )

@@ -1,0 +1,93 @@
+"""The command `bulkgrpc-server`: settings, checks, one process or several."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+import uvloop
+from google.protobuf.internal import api_implementation
+
+from bulkgrpc.server import logs
+from bulkgrpc.settings import PREFIX, ServerSettings, load
+
+_log = structlog.get_logger()
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command()
+def serve(
+    listen: Annotated[
+        str | None, typer.Option(help="Address to serve gRPC on, host:port; port 0 takes a free one.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Server processes that share the address.")] = None,
+    parent: Annotated[int, typer.Option(hidden=True)] = 0,
+) -> None:
+    """Serve bulkgrpc: take streams of record batches over gRPC and store them on Kafka.
+
+    Every setting is an environment variable, BULKGRPC_ and its name in capitals: BULKGRPC_KAFKA, BULKGRPC_POSTGRES and
+    BULKGRPC_REDIS say where the stores are, BULKGRPC_AUTH=jwt with BULKGRPC_JWKS asks callers for tokens,
+    BULKGRPC_TLS_CERTIFICATE and BULKGRPC_TLS_KEY turn on TLS. Options win over variables.
+
+    Prints one line, `serving gRPC on ADDRESS`, once it serves; logs go to stderr. SIGTERM drains: new streams are
+    refused, open ones get BULKGRPC_DRAIN_S seconds to end.
+    """
+    settings = load(ServerSettings, listen=listen, processes=processes)
+    logs.set_up()
+    if api_implementation.Type() != "upb":
+        # The pure-Python parser is a hundred times slower and has had holes of its own.
+        _fail(f"protobuf's implementation is {api_implementation.Type()}, not upb: install protobuf from its wheel")
+    raise SystemExit(_run_one(settings, parent) if parent or settings.processes == 1 else _run_many(settings))
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+def _run_one(settings: ServerSettings, parent: int) -> int:
+    from bulkgrpc.server import serving  # noqa: PLC0415 — loads librdkafka, which a parent of processes must not
+    from bulkgrpc.server.supervisor import end_with  # noqa: PLC0415
+
+    if parent:
+        end_with(parent)
+    try:
+        return uvloop.run(serving.serve(settings, _announce, shared_port=parent != 0))
+    except serving.CannotServe as error:
+        _fail(str(error), error.status)
+
+
+def _run_many(settings: ServerSettings) -> int:
+    from bulkgrpc.server.supervisor import Supervisor, child_command, reserve  # noqa: PLC0415
+
+    async def run(address: str) -> int:
+        environment = {**os.environ, f"{PREFIX}PROCESSES": "1"}
+        supervisor = Supervisor(
+            child_command(address), environment, settings.processes, settings.drain_s, lambda: _announce(address)
+        )
+        return await supervisor.run()
+
+    try:
+        held, address = reserve(settings.listen)
+    except (OSError, ValueError) as error:
+        _fail(f"cannot listen on {settings.listen}: {error}; choose another address with --listen")
+    with held:
+        return asyncio.run(run(address))
+
+
+def _announce(address: str) -> None:
+    sys.stdout.write(f"serving gRPC on {address}\n")
+    sys.stdout.flush()
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

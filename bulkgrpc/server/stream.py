@@ -1,0 +1,145 @@
+"""The life of one open job on one stream, without a transport: take batches, send them on, seal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from confluent_kafka import KafkaError, KafkaException
+
+from bulkgrpc import limits
+from bulkgrpc.server.budget import ByteBudget
+from bulkgrpc.server.deliveries import Deliveries, backbone_unavailable
+from bulkgrpc.server.messages import Batch, check_sequence, read_batch
+from bulkgrpc.words import JobSpec, Kind, Message
+
+QUEUE_RETRY_S = 0.01
+LANE = 0
+TURN_BYTES = 64 * 1024
+"""From this size on a batch is checked in turn."""
+
+
+class Backbone(Protocol):
+    """What a stream needs of `bulkgrpc.backbone.producer.BackboneProducer`."""
+
+    def send(
+        self, partition: int, message: Message, payload: bytes, delivered: Callable[[KafkaError | None], None]
+    ) -> None:
+        """Send a message; see BackboneProducer.send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a stream is opened with: the job, where it goes, how far it came, how large a batch may be."""
+
+    spec: JobSpec
+    partition: int
+    next_sequence: int
+    accepted: int
+    batch_bytes_max: int
+    batch_records_max: int
+    trace_context: str = ""
+
+
+class JobStream:
+    """Checks a stream's batches, sends them on in order and seals the job.
+
+    `check`, `pass_on` and `seal` are called by one task, one at a time; `deliveries` tells another what to acknowledge.
+    turns: one for all streams of a process. A large batch takes milliseconds to check: without turns, two hundred of
+    them would be checked in one round of the event loop, and every deadline of the process would pass meanwhile.
+    """
+
+    def __init__(
+        self,
+        submission: Submission,
+        backbone: Backbone,
+        budget: ByteBudget,
+        turns: asyncio.Semaphore,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._submission = submission
+        self._backbone = backbone
+        self._budget = budget
+        self._turns = turns
+        self._now = now
+        self._first = True
+        self._next_sequence = submission.next_sequence
+        self.deliveries = Deliveries(submission.next_sequence, submission.accepted, budget)
+
+    async def check(self, raw: bytes) -> Batch:
+        """Check the next batch. Raises Invalid, TooMuch, OutOfOrder as `messages` says."""
+        submission = self._submission
+        if len(raw) < TURN_BYTES:
+            batch = read_batch(raw, submission.batch_bytes_max, submission.batch_records_max)
+        else:
+            async with self._turns:
+                batch = read_batch(raw, submission.batch_bytes_max, submission.batch_records_max)
+        check_sequence(batch.sequence, self._next_sequence, first=self._first)
+        return batch
+
+    async def pass_on(self, batch: Batch) -> None:
+        """Send on a batch that was checked; returns once it is handed to Kafka's client, which may be slow.
+
+        Raises Unavailable (BACKBONE_UNAVAILABLE) if Kafka takes nothing in time.
+        """
+        held_bytes = await self._acquire(len(batch.payload))
+        await self._send(batch, held_bytes, self._message(Kind.BATCH, batch.sequence, batch.records))
+        self._first = False
+        self._next_sequence = batch.sequence + 1
+
+    async def seal(self) -> None:
+        """Send the seal after everything before it is stored, and wait until it is stored too.
+
+        The seal stands after the last batch that is known to be stored, also if this stream sent only some again.
+        Raises Unavailable if Kafka does not store it in time; the job is then open, or sealed, and can be sealed again.
+        """
+        await self.deliveries.settled()
+        sequence, accepted = self.deliveries.next_sequence, self.deliveries.accepted
+        message = self._message(Kind.SEAL, sequence, 0, accepted)
+        await self._send(None, 0, message)
+        await self.deliveries.settled()
+
+    def _message(self, kind: Kind, sequence: int, records: int, lane_records: int = 0) -> Message:
+        return Message(
+            kind=kind,
+            spec=self._submission.spec,
+            lane=LANE,
+            sequence=sequence,
+            records=records,
+            lane_records=lane_records,
+            sent_at=self._now(),
+            trace_context=self._submission.trace_context,
+        )
+
+    async def _acquire(self, size_bytes: int) -> int:
+        try:
+            async with asyncio.timeout(limits.DELIVERY_TIMEOUT_S):
+                return await self._budget.acquire(size_bytes)
+        except TimeoutError as error:
+            raise backbone_unavailable("it takes batches too slowly") from error
+
+    async def _send(self, batch: Batch | None, held_bytes: int, message: Message) -> None:
+        payload = b"" if batch is None else batch.payload
+        delivered = self.deliveries.expect(batch, held_bytes)
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + limits.DELIVERY_TIMEOUT_S
+        sent = False
+        try:
+            while not sent:
+                try:
+                    self._backbone.send(self._submission.partition, message, payload, delivered)
+                    sent = True
+                except BufferError as error:
+                    # The budget is below librdkafka's queue, so only very many very small batches come here.
+                    if loop.time() > give_up_s:
+                        raise backbone_unavailable("its queue is full") from error
+                    await asyncio.sleep(QUEUE_RETRY_S)
+                except KafkaException as error:
+                    raise backbone_unavailable(str(error.args[0])) from error
+        finally:
+            if not sent:
+                self._budget.release(held_bytes)
+                self.deliveries.fail("a batch was not handed over")

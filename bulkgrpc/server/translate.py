@@ -1,0 +1,65 @@
+"""Between the domain's words and the public messages. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulkgrpc.cache.job import to_us
+from bulkgrpc.server.messages import DATASET_PREFIX
+from bulkgrpc.store.catalog import Registered
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2, options_pb2
+from bulkgrpc.words import Job, JobCounts
+
+
+def to_job(job: Job) -> jobs_pb2.Job:
+    """Return a job's public form."""
+    spec = job.spec
+    return jobs_pb2.Job(
+        name=spec.key.name,
+        dataset=DATASET_PREFIX + spec.dataset,
+        dataset_version=spec.dataset_version,
+        state=jobs_pb2.JobState.Name(job.state),
+        counts=_counts(job.counts),
+        next_sequence=job.next_sequence,
+        idempotency_key=spec.idempotency_key,
+        labels=spec.labels,
+        create_time=_time(job.create_time),
+        seal_time=_time(job.seal_time),
+        end_time=_time(job.end_time),
+    )
+
+
+def to_dataset(registered: Registered, *, descriptors: bool) -> datasets_pb2.Dataset:
+    """Return a dataset's public form, with or without its descriptors."""
+    dataset = registered.dataset
+    return datasets_pb2.Dataset(
+        name=DATASET_PREFIX + dataset.name,
+        version=dataset.version,
+        message_type=dataset.message_type,
+        table=dataset.name,
+        key=dataset.key,
+        conflict=options_pb2.CONFLICT_POLICY_IGNORE,
+        columns=[
+            datasets_pb2.Column(name=column.name, field=column.field, type=column.type, nullable=column.nullable)
+            for column in dataset.columns
+        ],
+        descriptors=FileDescriptorSet.FromString(dataset.descriptors) if descriptors else None,
+        create_time=_time(registered.create_time),
+    )
+
+
+def _counts(counts: JobCounts) -> jobs_pb2.JobCounts:
+    return jobs_pb2.JobCounts(
+        accepted=counts.accepted, written=counts.written, duplicate=counts.duplicate, rejected=counts.rejected
+    )
+
+
+def _time(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(to_us(time))
+    return stamp
