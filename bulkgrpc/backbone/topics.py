@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -10,6 +13,7 @@ from bulkgrpc import limits
 from bulkgrpc.settings import StackSettings
 
 REQUEST_TIMEOUT_S = 10.0
+LEADER_PAUSE_S = 0.05
 
 
 class BackboneUnavailable(Exception):
@@ -39,14 +43,21 @@ def ensure_topic(settings: StackSettings) -> int:
 
 
 def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
-    """Return the number of partitions of the records topic, once the brokers know all their leaders.
+    """Return the number of partitions of the records topic, once the brokers know a leader for each.
 
-    Raises BackboneUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S or the topic has no leader.
+    Raises BackboneUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S, or a leader is still missing then.
     """
-    try:
-        metadata = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
-    except KafkaException as error:
-        raise BackboneUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
-    if metadata.error is not None or not metadata.partitions:
-        raise BackboneUnavailable(f"topic {settings.topic} is not ready: {metadata.error}")
-    return len(metadata.partitions)
+    pause = threading.Event()
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            found = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
+        except KafkaException as error:
+            raise BackboneUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+        leaders = [partition.leader for partition in found.partitions.values()]
+        if found.error is None and leaders and min(leaders) >= 0:
+            return len(leaders)
+        if time.monotonic() > give_up_s:
+            raise BackboneUnavailable(f"topic {settings.topic} has no leader for each of its partitions: {found.error}")
+        # A new topic reaches the brokers' metadata a little after its creation was answered; nothing tells when.
+        pause.wait(LEADER_PAUSE_S)
