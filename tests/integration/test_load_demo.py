@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bulkgrpc.stack import PartState, Stack
+from tests.conftest import new_data_dir
 
 WITHIN_S = 150.0
 
@@ -24,9 +27,17 @@ def run_demo(folder: Path) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = new_data_dir()
+    yield made
+    Stack(made).destroy()
+    shutil.rmtree(made, ignore_errors=True)
+
+
 @pytest.mark.timeout(320)
-def test_the_demo_compares_every_row_and_works_twice(data_dir: Path) -> None:
-    first, second = run_demo(data_dir), run_demo(data_dir)
+def test_the_demo_compares_every_row_and_works_twice(folder: Path) -> None:
+    first, second = run_demo(folder), run_demo(folder)
     assert [job["replayed"] for job in first["jobs"]] == [False, False]
     assert [job["replayed"] for job in second["jobs"]] == [True, True]
     for report in (first, second):
@@ -34,4 +45,4 @@ def test_the_demo_compares_every_row_and_works_twice(data_dir: Path) -> None:
             (26_115, 26_115, 0),
             (336_776, 336_776, 0),
         ]
-    assert {part.state for part in Stack(data_dir).status()} == {PartState.STOPPED}
+    assert {part.state for part in Stack(folder).status()} == {PartState.STOPPED}

@@ -114,7 +114,8 @@ def protobuf_file(folder: Path) -> Path:
     path = folder / "trades.binpb"
     full = trade(
         trade_id=1, symbol="ACME", side=1, price="101.25", quantity=3,
-        venue={"code": "XNYS", "country": "US", "desk": 7}, remark='hi, "you"', fee_minor=-4, cancelled=True, tags=["a", "b"], fills=[1, 2], fill_prices=[0.5],
+        venue={"code": "XNYS", "country": "US", "desk": 7}, remark='hi, "you"', fee_minor=-4,
+        cancelled=True, tags=["a", "b"], fills=[1, 2], fill_prices=[0.5],
         signature=b"\x00\xff", order_id=2**64 - 1, risk=0.25, executed_at=NOON,
     )  # fmt: skip
     records = [message.SerializeToString() for message in (full, trade(trade_id=2))]

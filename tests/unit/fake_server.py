@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +27,6 @@ class Stream:
     header: ingest_pb2.JobHeader
     requests: AsyncIterator[Request]
     batches: list[int] = field(default_factory=list)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def open(self, next_sequence: int = 0, *, replayed: bool = False) -> None:
         opened = ingest_pb2.JobOpened(job=jobs_pb2.Job(name=JOB), next_sequence=next_sequence, replayed=replayed)
@@ -41,7 +39,6 @@ class Stream:
             if request is None:
                 return
             self.batches.append(request.batch.sequence)
-            self.arrived.set()
 
     async def acknowledge(self, next_sequence: int) -> None:
         acknowledged = ingest_pb2.BatchesAcknowledged(next_sequence=next_sequence)

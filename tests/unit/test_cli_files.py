@@ -186,7 +186,7 @@ records = st.lists(st.tuples(texts, st.floats(allow_nan=False), st.datetimes()),
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(records, st.integers(1, 9))
 def test_what_is_written_as_csv_is_read_as_it_was(
-    rows: list[tuple[str, float, datetime]], batch_rows: int, tmp_path: Path
+    tmp_path: Path, rows: list[tuple[str, float, datetime]], batch_rows: int
 ) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
@@ -203,7 +203,7 @@ def test_what_is_written_as_csv_is_read_as_it_was(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(st.lists(st.binary(max_size=300), max_size=60), st.integers(1, 9), st.integers(310, 900))
 def test_delimited_records_are_batched_in_order_within_both_limits(
-    payloads: list[bytes], batch_rows: int, batch_bytes: int, tmp_path: Path
+    tmp_path: Path, payloads: list[bytes], batch_rows: int, batch_bytes: int
 ) -> None:
     from bulkgrpc.cli.files.protobuf import read_delimited
 

@@ -1,0 +1,150 @@
+"""From a block of a file, columns as they came, to records of a dataset. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bulkgrpc.cli.files.fields import Leaf, leaves_of
+from bulkgrpc.cli.files.problems import BadValue, FileProblem
+from bulkgrpc.cli.files.values import convert
+from bulkgrpc.datasets.definition import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a kind of file says that there is no value.
+
+    nulls: texts that mean it. null_is_default: whether a field that takes no null gets its default then (as Protobuf's
+    JSON does, which leaves defaults out) instead of being an error. ignore_unknown: drop columns of no field.
+    """
+
+    nulls: tuple[str, ...] = ()
+    null_is_default: bool = False
+    ignore_unknown: bool = False
+
+
+class Conversion:
+    """Converts the blocks of one file to records of one dataset."""
+
+    def __init__(self, dataset: Dataset, schema: pa.Schema, rules: Rules) -> None:
+        self._dataset = dataset
+        self._schema = schema
+        self._rules = rules
+        self.leaves = leaves_of(dataset, schema)
+        self._nulls = pa.array(rules.nulls, pa.string())
+
+    def records(self, table: pa.Table) -> pa.RecordBatch:
+        """Return the records of a block, of the codec's schema.
+
+        Raises FileProblem if its columns do not match the fields; BadValue for the lowest row that has a wrong value.
+        """
+        table = flat(table)
+        columns = self._match(table)
+        found: dict[tuple[str, ...], pa.Array] = {}
+        present: dict[tuple[str, ...], pa.Array] = {}
+        wrong: list[BadValue] = []
+        for leaf in self.leaves:
+            name = columns.get(leaf.path)
+            raw = pa.nulls(len(table), pa.null()) if name is None else table.column(name).combine_chunks()
+            try:
+                found[leaf.path], present[leaf.path] = self._column(raw, leaf, name)
+            except BadValue as bad:
+                wrong.append(bad)
+        if wrong:
+            raise min(wrong, key=lambda bad: bad.row)
+        arrays = [self._nest(field, (field.name,), found, present) for field in self._schema]
+        return pa.record_batch(arrays, schema=self._schema)
+
+    def _match(self, table: pa.Table) -> dict[tuple[str, ...], str]:
+        """Return the column of each leaf that has one."""
+        by_spelling = {spelling: leaf for leaf in reversed(self.leaves) for spelling in leaf.spellings}
+        unknown, columns = [], dict[tuple[str, ...], str]()
+        for name in table.column_names:
+            leaf = by_spelling.get(name)
+            if leaf is None:
+                unknown.append(name)
+            elif leaf.path not in columns:
+                columns[leaf.path] = name
+            else:
+                raise FileProblem(f"columns {columns[leaf.path]} and {name} are both field {leaf.name}")
+        if unknown and not self._rules.ignore_unknown:
+            raise FileProblem(_unknown_columns(unknown, self.leaves))
+        missing = [leaf.name for leaf in self.leaves if leaf.key and leaf.path not in columns]
+        if missing:
+            raise FileProblem(f"no column for the key of dataset {self._dataset.name}: {', '.join(missing)}")
+        return columns
+
+    def _column(self, raw: pa.Array, leaf: Leaf, name: str | None) -> tuple[pa.Array, pa.Array]:
+        """Return a leaf's values and, for each, whether the file has one."""
+        if name is None:
+            return _default(raw, leaf), pa.array([False] * len(raw), pa.bool_())
+        text = pa.types.is_string(raw.type)
+        there = pc.invert(pc.is_in(raw, self._nulls)) if text and self._rules.nulls else pc.is_valid(raw)
+        verbatim = text and pa.types.is_string(leaf.type) and not leaf.enum and not leaf.nullable and not leaf.key
+        if not verbatim:
+            raw = pc.if_else(there, raw, pa.scalar(None, raw.type))
+        values = convert(raw, leaf, name)
+        if leaf.key and values.null_count:
+            raise BadValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
+        if leaf.nullable or not values.null_count:
+            return values, there
+        top = len(leaf.path) == 1
+        if top and not self._rules.null_is_default and not _is_empty_by_nature(leaf):
+            raise BadValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)")
+        return _default(values, leaf), there
+
+    def _nest(
+        self,
+        field: pa.Field,
+        path: tuple[str, ...],
+        found: dict[tuple[str, ...], pa.Array],
+        present: dict[tuple[str, ...], pa.Array],
+    ) -> pa.Array:
+        if path in found:
+            return found[path]
+        children = [self._nest(child, (*path, child.name), found, present) for child in field.type]
+        below = [there for leaf, there in present.items() if leaf[: len(path)] == path]
+        any_there = below[0]
+        for there in below[1:]:
+            any_there = pc.or_(any_there, there)
+        return pa.StructArray.from_arrays(children, fields=list(field.type), mask=pc.invert(any_there))
+
+
+def flat(table: pa.Table) -> pa.Table:
+    """Return a table whose struct columns are flattened, names joined with dots."""
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    return table
+
+
+def _default(values: pa.Array, leaf: Leaf) -> pa.Array:
+    if leaf.nullable:
+        return values.cast(leaf.type)
+    if leaf.enum and not pa.types.is_list(leaf.type):
+        return pc.fill_null(values.cast(leaf.type), dict(leaf.enum)[0])
+    if pa.types.is_list(leaf.type):
+        offsets = pa.array([0] * (len(values) + 1), pa.int32())
+        return pa.ListArray.from_arrays(offsets, pa.array([], leaf.type.value_type), type=leaf.type)
+    zero: object = "" if pa.types.is_string(leaf.type) else b"" if pa.types.is_binary(leaf.type) else 0
+    zero = False if pa.types.is_boolean(leaf.type) else zero
+    return pc.fill_null(values.cast(leaf.type), pa.scalar(zero, leaf.type))
+
+
+def _is_empty_by_nature(leaf: Leaf) -> bool:
+    return pa.types.is_string(leaf.type) or pa.types.is_binary(leaf.type) or bool(leaf.enum)
+
+
+def _first_null(values: pa.Array) -> int:
+    return int(pc.index(pc.is_null(values), True).as_py())
+
+
+def _unknown_columns(unknown: Sequence[str], leaves: Sequence[Leaf]) -> str:
+    names = ", ".join(unknown)
+    fields = ", ".join(leaf.name for leaf in leaves)
+    return (
+        f"no field for column {names}: leave out what has none with --ignore-unknown-columns; the fields are {fields}"
+    )

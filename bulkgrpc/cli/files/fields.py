@@ -1,0 +1,77 @@
+"""The leaves of a dataset's message: what a file's columns are matched with and converted to. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from bulkgrpc.datasets.columns import TIMESTAMP
+from bulkgrpc.datasets.definition import Dataset, find_message
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A field of the message that holds values itself.
+
+    path: names from the message down. type: Arrow type of the codec's schema. nullable: whether "unset" is something of
+    its own rather than the default. key: whether it identifies a record. enum: names of its values by number.
+    """
+
+    path: tuple[str, ...]
+    type: pa.DataType
+    nullable: bool
+    key: bool
+    enum: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path as people write it, for instance `venue.code`."""
+        return ".".join(self.path)
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The names that a column may have: the path, the table's column, and the JSON name."""
+        camel = ".".join(_camel(step) for step in self.path)
+        return tuple(dict.fromkeys((self.name, "_".join(self.path), camel)))
+
+    @property
+    def needed(self) -> str:
+        """What it takes, for people."""
+        if pa.types.is_list(self.type):
+            inner = Leaf(self.path, self.type.value_type, nullable=False, key=False, enum=self.enum)
+            return f"a list in which each value is {inner.needed}"
+        if self.enum:
+            return "one of " + ", ".join(name for _, name in self.enum)
+        if pa.types.is_timestamp(self.type):
+            return "a time like 2013-01-01T06:00:00Z"
+        if pa.types.is_binary(self.type):
+            return "base64"
+        return {"double": "a number (double)", "float": "a number (float)", "bool": "true or false"}.get(
+            str(self.type), "text" if pa.types.is_string(self.type) else f"a whole number ({self.type})"
+        )
+
+
+def leaves_of(dataset: Dataset, schema: pa.Schema) -> tuple[Leaf, ...]:
+    """Return the leaves of a dataset's message, in order. schema: the codec's `record_schema`."""
+    keys = {column.field for column in dataset.columns if column.name in dataset.key}
+    message = find_message(dataset.descriptors, dataset.message_type)
+    return tuple(_leaves(message, list(schema), (), keys))
+
+
+def _leaves(message: Descriptor, fields: list[pa.Field], path: tuple[str, ...], keys: set[str]) -> Iterator[Leaf]:
+    for field in fields:
+        described: FieldDescriptor = message.fields_by_name[field.name]
+        steps = (*path, field.name)
+        if described.message_type is not None and described.message_type.full_name != TIMESTAMP:
+            yield from _leaves(described.message_type, list(field.type), steps, keys)
+            continue
+        enum = () if described.enum_type is None else tuple((v.number, v.name) for v in described.enum_type.values)
+        yield Leaf(steps, field.type, field.nullable, ".".join(steps) in keys, enum)
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(other[:1].upper() + other[1:] for other in others)

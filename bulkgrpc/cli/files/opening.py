@@ -1,0 +1,162 @@
+"""One file, opened for one dataset: an iterable of batches that always numbers the same rows the same way.
+
+The n-th batch depends on the file and the options alone, so that a load that broke off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from bulkgrpc import limits
+from bulkgrpc.cli.files.conversion import Conversion, Rules
+from bulkgrpc.cli.files.problems import BadValue, FileProblem
+from bulkgrpc.cli.files.protobuf import read_delimited
+from bulkgrpc.cli.files.readers import Block, read_csv, read_jsonl, read_parquet
+from bulkgrpc.client import Batch
+from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.definition import Dataset
+
+BATCH_BYTES_MAX = limits.BATCH_BYTES_MAX - 64
+"""A batch's records; what is left is for its sequence."""
+
+
+class Format(enum.StrEnum):
+    """What a file is."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    PROTOBUF = "protobuf"
+
+
+_SUFFIXES = {
+    ".csv": Format.CSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".parquet": Format.PARQUET,
+    ".binpb": Format.PROTOBUF,
+    ".pb": Format.PROTOBUF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How to read a file. batch_rows: records in a batch. nulls: texts of a CSV file that mean "no value"."""
+
+    format: Format
+    batch_rows: int = 1000
+    nulls: tuple[str, ...] = ("", "NA")
+    ignore_unknown: bool = False
+
+
+def format_of(path: Path) -> Format:
+    """Tell a file's format by its suffix. Raises FileProblem for a suffix that says nothing."""
+    try:
+        return _SUFFIXES[path.suffix.lower()]
+    except KeyError:
+        raise FileProblem(f"{path.name}: what format is it? Say --format {'|'.join(Format)}") from None
+
+
+class FileBatches:
+    """The batches of a file. Iterating reads it from the beginning, block by block, and raises FileProblem.
+
+    size_bytes, read_bytes: of the file, and of it up to the last batch given. rows: records given.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, options: FileOptions) -> None:
+        self._path = path
+        self._options = options
+        self._codec = BatchCodec(dataset)
+        rules = {
+            Format.CSV: Rules(options.nulls, ignore_unknown=options.ignore_unknown),
+            Format.JSONL: Rules(null_is_default=True, ignore_unknown=options.ignore_unknown),
+        }.get(options.format, Rules(ignore_unknown=options.ignore_unknown))
+        self._conversion = Conversion(dataset, self._codec.record_schema, rules)
+        self.size_bytes = path.stat().st_size
+        self.read_bytes = 0
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.read_bytes = self.rows = 0
+        given = self._delimited() if self._options.format is Format.PROTOBUF else self._converted()
+        for batch, read_bytes in given:
+            self.read_bytes = read_bytes
+            self.rows += batch.records
+            yield batch
+
+    def _delimited(self) -> Iterator[tuple[Batch, int]]:
+        for batch, read_bytes in read_delimited(self._path, self._options.batch_rows, BATCH_BYTES_MAX):
+            try:
+                self._codec.decode([batch.payload])
+            except UndecodablePayload as error:
+                message = f"{self._path.name}: rows {self.rows + 1:,} to {self.rows + batch.records:,}"
+                message += f" are not all messages of {self._codec.dataset.message_type}: {error}"
+                raise FileProblem(message) from error
+            yield batch, read_bytes
+
+    def _converted(self) -> Iterator[tuple[Batch, int]]:
+        rest = self._codec.record_schema.empty_table()
+        for block in self._blocks():
+            whole = pa.concat_tables([rest, block.table])
+            cut = len(whole) - len(whole) % self._options.batch_rows
+            rest = whole.slice(cut)
+            for batch in self._encoded(whole.slice(0, cut)):
+                yield batch, block.read_bytes
+        for batch in self._encoded(rest):
+            yield batch, self.size_bytes
+
+    def _blocks(self) -> Iterator[Block]:
+        """Give the file's blocks as records of the dataset."""
+        rows = 0
+        for block in self._raw_blocks():
+            try:
+                records = self._conversion.records(block.table)
+            except BadValue as bad:
+                raise bad.problem(self._path, rows) from None
+            except FileProblem as problem:
+                raise FileProblem(f"{self._path.name}: {problem}") from None
+            rows += records.num_rows
+            yield Block(pa.Table.from_batches([records]), block.read_bytes)
+
+    def _raw_blocks(self) -> Iterator[Block]:
+        match self._options.format:
+            case Format.CSV:
+                return read_csv(self._path)
+            case Format.JSONL:
+                return read_jsonl(self._path, self._conversion.leaves)
+            case _:
+                return read_parquet(self._path)
+
+    def _encoded(self, table: pa.Table) -> Iterator[Batch]:
+        if not len(table):
+            return
+        records = table.combine_chunks().to_batches()[0]
+        yield from self._encode(records, self._options.batch_rows)
+
+    def _encode(self, records: pa.RecordBatch, batch_rows: int) -> Iterator[Batch]:
+        for position, payload in enumerate(self._codec.encode(records, batch_rows)):
+            start = position * batch_rows
+            rows = min(batch_rows, records.num_rows - start)
+            if len(payload) <= BATCH_BYTES_MAX:
+                yield Batch(payload, rows)
+            elif rows > 1:
+                # Wide rows: the same halves every time, so that sequences stay what they are.
+                yield from self._encode(records.slice(start, rows), (rows + 1) // 2)
+            else:
+                message = f"{self._path.name}: a row has {len(payload):,} bytes; a batch holds {BATCH_BYTES_MAX:,}"
+                raise FileProblem(message)
+
+
+def open_batches(path: Path, dataset: Dataset, options: FileOptions) -> FileBatches:
+    """Open a file for a dataset. Raises FileProblem if it is not there or cannot be read."""
+    if not path.is_file():
+        raise FileProblem(f"no file {path}")
+    try:
+        return FileBatches(path, dataset, options)
+    except OSError as error:
+        raise FileProblem(f"{path} cannot be read: {error.strerror}") from error

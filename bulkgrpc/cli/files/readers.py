@@ -1,0 +1,183 @@
+"""Reads files in blocks: tables of columns as the file has them, with how far in the file they reach."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json as pj
+import pyarrow.parquet
+
+from bulkgrpc.cli.files.conversion import flat
+from bulkgrpc.cli.files.fields import Leaf
+from bulkgrpc.cli.files.problems import BadValue, FileProblem, shown
+
+BLOCK_BYTES = 4 * 1024 * 1024
+"""Read at once. A row longer than that cannot be read."""
+PARQUET_BLOCK_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows of a file, in order. read_bytes: up to where in the file."""
+
+    table: pa.Table
+    read_bytes: int
+
+
+def read_csv(path: Path) -> Iterator[Block]:
+    """Give a CSV file with a header, every column as text, cells as they stand.
+
+    Raises FileProblem for a row with too few or too many cells, or text that is not UTF-8.
+    """
+    with path.open("rb") as file:
+        try:
+            reader = pyarrow.csv.open_csv(
+                file,
+                # One thread, so that errors tell the row.
+                pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+                pyarrow.csv.ParseOptions(newlines_in_values=True),
+                pyarrow.csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
+            )
+            names = reader.schema.names
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise FileProblem(f"{path.name}: the header names column {repeated[0]} twice")
+            for batch in reader:
+                yield Block(pa.Table.from_batches([batch]), file.tell())
+        except pa.ArrowInvalid as error:
+            raise FileProblem(f"{path.name}: {_one_line(error)} (the header is row #1)") from error
+
+
+def read_parquet(path: Path) -> Iterator[Block]:
+    """Give a Parquet file. Raises FileProblem if it is none."""
+    size = path.stat().st_size
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows, read = max(1, file.metadata.num_rows), 0
+            for batch in file.iter_batches(PARQUET_BLOCK_ROWS):
+                read += batch.num_rows
+                yield Block(pa.Table.from_batches([batch]), size * read // rows)
+    except pa.ArrowException as error:
+        raise FileProblem(f"{path.name} is no Parquet file that can be read: {_one_line(error)}") from error
+
+
+def read_jsonl(path: Path, leaves: tuple[Leaf, ...]) -> Iterator[Block]:
+    """Give a file of JSON objects, one a line, keys as the fields' names or their JSON names, nested as the message.
+
+    Raises FileProblem or a BadValue turned into one for the first line that does not fit.
+    """
+    rows = 0
+    for lines, read_bytes in _line_blocks(path):
+        table = _parse_lines(lines, leaves)
+        if table is None:
+            raise _bad_line(path, lines, leaves, rows)
+        rows += len(table)
+        yield Block(_drop_unused_spellings(table, leaves), read_bytes)
+
+
+def _line_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Give blocks of whole lines, and up to where they reach."""
+    rest = b""
+    with path.open("rb") as file:
+        while data := file.read(BLOCK_BYTES):
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            if len(rest) > BLOCK_BYTES:
+                raise FileProblem(f"{path.name}: a line is longer than {BLOCK_BYTES:,} bytes")
+            if data[:end].strip():
+                yield data[:end], file.tell() - len(rest)
+        if rest.strip():
+            yield rest + b"\n", file.tell()
+
+
+def _parse_lines(lines: bytes, leaves: tuple[Leaf, ...]) -> pa.Table | None:
+    # Protobuf's JSON writes 64-bit numbers as text, everybody else as numbers; a block has one or the other.
+    for text_integers in (False, True):
+        try:
+            return pj.read_json(
+                pa.BufferReader(lines),
+                pj.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+                pj.ParseOptions(
+                    explicit_schema=_json_schema(leaves, text_integers=text_integers), unexpected_field_behavior="infer"
+                ),
+            )
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _json_schema(leaves: tuple[Leaf, ...], *, text_integers: bool) -> pa.Schema:
+    tree: dict[str, object] = {}
+    for leaf in leaves:
+        for spelling in {leaf.name, leaf.spellings[-1]}:
+            *above, last = spelling.split(".")
+            branch = tree
+            for step in above:
+                branch = branch.setdefault(step, {})  # type: ignore[assignment]
+            branch[last] = _json_type(leaf, leaf.type, text_integers=text_integers)
+    return pa.schema(_json_fields(tree))
+
+
+def _json_fields(tree: dict[str, object]) -> list[pa.Field]:
+    return [
+        pa.field(name, pa.struct(_json_fields(below)) if isinstance(below, dict) else below)
+        for name, below in tree.items()
+    ]
+
+
+def _json_type(leaf: Leaf, kind: pa.DataType, *, text_integers: bool) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_json_type(leaf, kind.value_type, text_integers=text_integers))
+    as_text = leaf.enum or pa.types.is_timestamp(kind) or pa.types.is_binary(kind)
+    if as_text or (text_integers and kind in (pa.int64(), pa.uint64())):
+        return pa.string()
+    return kind
+
+
+def _drop_unused_spellings(table: pa.Table, leaves: tuple[Leaf, ...]) -> pa.Table:
+    """Drop the columns of spellings that no line uses, so that one column is left for each leaf."""
+    table = flat(table)
+    names = set(table.column_names)
+    for leaf in leaves:
+        spellings = [spelling for spelling in leaf.spellings if spelling in names]
+        used = [spelling for spelling in spellings if table.column(spelling).null_count < len(table)]
+        kept = used or spellings[:1]
+        table = table.drop_columns([spelling for spelling in spellings if spelling not in kept])
+    return table
+
+
+def _bad_line(path: Path, block: bytes, leaves: tuple[Leaf, ...], rows: int) -> FileProblem:
+    lines = [line for line in block.split(b"\n") if line.strip()]
+    fits, unfit = 0, len(lines)
+    while unfit - fits > 1:
+        middle = (fits + unfit) // 2
+        if _parse_lines(b"\n".join(lines[fits:middle]) + b"\n", leaves) is None:
+            unfit = middle
+        else:
+            fits = middle
+    try:
+        record = json.loads(lines[fits])
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        text = lines[fits].decode(errors="replace")
+        return FileProblem(
+            f"{path.name}: row {rows + fits + 1:,} (the first record is row 1): no JSON object: {shown(text)}"
+        )
+    for name, value in record.items():
+        if _parse_lines(json.dumps({name: value}).encode() + b"\n", leaves) is None:
+            needed = next((leaf.needed for leaf in leaves if name in leaf.spellings), "what the message has there")
+            return BadValue(fits, name, value, needed).problem(path, rows)
+    return FileProblem(
+        f"{path.name}: rows {rows + 1:,} to {rows + len(lines):,}: 64-bit numbers both as text and as numbers"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

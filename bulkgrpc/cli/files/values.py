@@ -1,0 +1,147 @@
+"""From a file's column to a field's Arrow type: vectorized, strict, and able to name the value that does not fit."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from bulkgrpc.cli.files.fields import Leaf
+from bulkgrpc.cli.files.problems import BadValue
+
+Convert = Callable[[pa.Array], pa.Array]
+_UTC = pa.timestamp("us", "UTC")
+_ZONE = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
+_DATE = r"^\d{4}-\d{2}-\d{2}$"
+
+
+class UnfitValue(ValueError):
+    """At least one value of an array does not fit; which one is not known."""
+
+
+def convert(column: pa.Array, leaf: Leaf, name: str) -> pa.Array:
+    """Convert a column to a leaf's type; nulls stay nulls.
+
+    Text is read as the field's type: numbers, `true`/`false`, ISO 8601 times (UTC where they name no zone), names or
+    numbers of enum values, base64 for bytes, a JSON array for a list. Other types are cast, never losing anything.
+    name: the column's in the file. Raises BadValue for the first value that does not fit.
+    """
+    column = _plain(column)
+    if column.type.equals(leaf.type) and not leaf.enum:
+        return column
+    how = _converter(column.type, leaf)
+    try:
+        return how(column)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnfitValue):
+        row = _first_unfit(column, how)
+        raise BadValue(row, name, column[row].as_py(), leaf.needed) from None
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        return column.cast(pa.string())
+    return column
+
+
+def _first_unfit(column: pa.Array, how: Convert) -> int:
+    """Return the row of the first value that does not fit, in log2(rows) conversions of a part of the column."""
+    fits, unfit = 0, len(column)
+    while unfit - fits > 1:
+        middle = (fits + unfit) // 2
+        try:
+            how(column.slice(fits, middle - fits))
+            fits = middle
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnfitValue):
+            unfit = middle
+    return fits
+
+
+def _converter(source: pa.DataType, leaf: Leaf) -> Convert:
+    text = pa.types.is_string(source)
+    if pa.types.is_list(leaf.type):
+        return lambda column: _lists(_parsed_lists(column, leaf) if text else column, leaf)
+    if leaf.enum:
+        return lambda column: _enum_names(column, leaf)
+    if text and pa.types.is_timestamp(leaf.type):
+        return _times
+    if text and pa.types.is_binary(leaf.type):
+        return _from_base64
+    if pa.types.is_string(leaf.type):
+        # A number for a text field may have lost its leading zeros long before it came here.
+        return _refuse
+    return lambda column: column.cast(leaf.type)
+
+
+def _refuse(column: pa.Array) -> pa.Array:
+    if column.null_count < len(column):
+        raise UnfitValue
+    return pa.nulls(len(column), pa.string())
+
+
+def _times(column: pa.Array) -> pa.Array:
+    dates = pc.match_substring_regex(column, _DATE)
+    column = pc.if_else(dates, pc.binary_join_element_wise(column, "T00:00:00Z", ""), column)
+    zoned = pc.match_substring_regex(column, _ZONE)
+    return pc.if_else(zoned, column, pc.binary_join_element_wise(column, "Z", "")).cast(_UTC)
+
+
+def _enum_names(column: pa.Array, leaf: Leaf) -> pa.Array:
+    names = [name for _, name in leaf.enum]
+    known = pa.array(names + [str(number) for number, _ in leaf.enum])
+    found = pc.index_in(column.cast(pa.string()), known)
+    if found.null_count != column.null_count:
+        raise UnfitValue
+    return pa.array(names + names).take(found)
+
+
+def _from_base64(column: pa.Array) -> pa.Array:
+    # Arrow has no base64 kernel: the one conversion that runs Python for each value.
+    try:
+        return pa.array(
+            [None if value is None else base64.b64decode(value, validate=True) for value in column.to_pylist()],
+            pa.binary(),
+        )
+    except (binascii.Error, ValueError) as error:
+        raise UnfitValue from error
+
+
+def _parsed_lists(column: pa.Array, leaf: Leaf) -> pa.Array:
+    """Read each text as a JSON array."""
+    if pc.any(pc.match_substring(column, "\n")).as_py():
+        raise UnfitValue
+    inner = pa.string() if leaf.enum or pa.types.is_binary(leaf.type.value_type) else leaf.type.value_type
+    schema = pa.schema([pa.field("v", pa.list_(inner))])
+    lines = pc.binary_join_element_wise('{"v":', pc.fill_null(column, "null"), "}", "")
+    document = "\n".join(lines.to_pylist()).encode() + b"\n"
+    table = pj.read_json(
+        pa.BufferReader(document),
+        pj.ReadOptions(use_threads=False, block_size=len(document) + 1),
+        pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+    )
+    if len(table) != len(column):
+        raise UnfitValue
+    return table.column("v").combine_chunks()
+
+
+def _lists(column: pa.Array, leaf: Leaf) -> pa.Array:
+    """Convert the values of lists; a null list is an empty one."""
+    if pa.types.is_null(column.type):
+        column = pa.nulls(len(column), leaf.type)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int32())
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths).cast(pa.int32())])
+    values = pc.list_flatten(column)
+    if values.null_count:
+        raise UnfitValue
+    element = replace(leaf, type=leaf.type.value_type)
+    try:
+        converted = convert(values, element, leaf.name)
+    except BadValue as error:
+        raise UnfitValue from error
+    return pa.ListArray.from_arrays(offsets, converted, type=leaf.type)

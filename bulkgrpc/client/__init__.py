@@ -1,0 +1,33 @@
+"""The client library: submit record batches, follow jobs, register datasets. All public names are here."""
+
+from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
+from bulkgrpc.client.config import ClientConfig, Tls
+from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
+from bulkgrpc.client.sync import BulkClient, JobHandle
+from bulkgrpc.client.words import Batch, Job, Progress
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.errors import Reason
+from bulkgrpc.words import JobCounts, JobState
+
+__all__ = [
+    "AsyncBulkClient",
+    "AsyncJobHandle",
+    "Batch",
+    "BulkClient",
+    "BulkError",
+    "CallFailed",
+    "ClientConfig",
+    "Dataset",
+    "GaveUp",
+    "Job",
+    "JobCounts",
+    "JobHandle",
+    "JobState",
+    "NotEnded",
+    "Progress",
+    "Reason",
+    "Refused",
+    "Tls",
+    "Unreachable",
+    "WrongInput",
+]

@@ -1,0 +1,230 @@
+"""The asynchronous client: submit record batches, follow jobs, register datasets.
+
+async with AsyncBulkClient("127.0.0.1:50051", tenant="acme") as client:
+    job = await client.submit("weather", messages, idempotency_key="weather-2013")
+    print(await job.wait())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from bulkgrpc.client import words
+from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
+from bulkgrpc.client.connection import Connection
+from bulkgrpc.client.drawing import draw
+from bulkgrpc.client.errors import NotEnded, WrongInput
+from bulkgrpc.client.outbox import OnProgress, Outbox
+from bulkgrpc.client.packing import Packer
+from bulkgrpc.client.submission import Header, SourceFailed, Submission
+from bulkgrpc.client.window import Window
+from bulkgrpc.client.words import Job, Source
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2
+from bulkgrpc.words import is_dataset, is_idempotency_key
+
+WAIT_DEADLINE_S = 300.0
+"""In which a job should have ended, by the service's promise."""
+_FIRST_POLL_S = 0.05
+_POLL_GROWTH = 1.5
+_POLL_S_MAX = 2.0
+_PAGE_SIZE = 200
+
+
+class AsyncJobHandle:
+    """A job of the service. Costs nothing to make; knows what it was told last."""
+
+    def __init__(self, client: AsyncBulkClient, name: str, job: Job | None = None, *, replayed: bool = False) -> None:
+        self._client = client
+        self._name = name
+        self._job = job
+        self._replayed = replayed
+
+    @property
+    def name(self) -> str:
+        """The resource name, `tenants/{tenant}/jobs/{job}`."""
+        return self._name
+
+    @property
+    def job(self) -> Job | None:
+        """The job as last told by the server; None if nothing was asked yet. No round trip."""
+        return self._job
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the submission found the job sealed already and changed nothing."""
+        return self._replayed
+
+    async def get(self) -> Job:
+        """Ask the server for the job as it is now. Raises BulkError."""
+        self._job = await self._client.get_job(self._name)
+        return self._job
+
+    async def wait(
+        self, *, deadline_s: float = WAIT_DEADLINE_S, on_progress: Callable[[Job], None] | None = None
+    ) -> Job:
+        """Return the job when it has ended, asking at growing intervals of 0.05 to 2 s.
+
+        on_progress: told each answer. Raises NotEnded after `deadline_s`; the job itself goes on. Raises BulkError.
+        """
+        now_s = asyncio.get_running_loop().time
+        ends_at_s, pause_s = now_s() + deadline_s, _FIRST_POLL_S
+        while True:
+            job = await self.get()
+            if on_progress is not None:
+                on_progress(job)
+            if job.ended:
+                return job
+            if now_s() >= ends_at_s:
+                raise NotEnded(self._name, job.state.name, deadline_s)
+            await asyncio.sleep(min(pause_s, max(0.0, ends_at_s - now_s())))
+            pause_s = min(pause_s * _POLL_GROWTH, _POLL_S_MAX)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._name!r})"
+
+
+class AsyncBulkClient:
+    """A client of one server for one tenant, on one event loop. An async context manager; `close` does the same.
+
+    target: host:port of the server. tenant: whose jobs these are; "" leaves it to the token or the server. token: a
+    JSON Web Token, "" for none. tls: None speaks plain text. config: patience and sizes.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        tenant: str = "",
+        token: str = "",
+        tls: Tls | None = None,
+        config: ClientConfig = ClientConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        self._config = config
+        self._connection = Connection(target, tenant, token, tls, config)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection. Submissions under way break off; their jobs stay open."""
+        await self._connection.close()
+
+    async def submit(
+        self,
+        dataset: str,
+        batches: Source,
+        *,
+        idempotency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncJobHandle:
+        """Submit records as one job and return it once it is sealed: every record is then stored durably.
+
+        dataset: its name, with or without `datasets/`. batches: an iterable, plain or asynchronous, of messages of the
+        dataset's type (packed by `batch_records` and `batch_bytes`), of batches' bytes, or of `Batch` values; a plain
+        one is drawn from on a thread of its own. It is never drawn further than `buffer_bytes_max` ahead of what is
+        acknowledged. idempotency_key: 1 to 128 printable ASCII characters; a submission with the same key is the same
+        job, and goes on where it broke off if it gives the same batches. Default: a random one. labels: at most 16.
+        on_progress: told of each batch sent and acknowledged, on the event loop: it must not block.
+
+        A stream that breaks is opened again by itself. Raises Refused, Unreachable, or GaveUp after `retry_deadline_s`
+        without progress; WrongInput for what is no record; whatever `batches` raises. In all these cases the job, if it
+        was opened, stays open for another submission with its key.
+        """
+        header = Header(words.resource(dataset), idempotency_key or uuid.uuid4().hex, dict(labels or {}))
+        _check(header)
+        outbox = Outbox(Window(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
+        submission = Submission(self._connection, header, outbox)
+
+        async def check_type(message_type: str) -> None:
+            expected = (await self.get_dataset(dataset)).message_type
+            if message_type != expected:
+                raise WrongInput(f"dataset {dataset} takes messages of {expected}, not {message_type}")
+
+        drawing = asyncio.create_task(draw(batches, Packer(self._config), outbox, check_type))
+        try:
+            sealed = words.job_of(await submission.run())
+        except SourceFailed as failed:
+            raise failed.failure from None
+        finally:
+            drawing.cancel()
+            await asyncio.gather(drawing, return_exceptions=True)
+        return AsyncJobHandle(self, sealed.name, sealed, replayed=submission.replayed)
+
+    def job(self, name: str) -> AsyncJobHandle:
+        """Return the handle of a job by its name, without asking the server."""
+        return AsyncJobHandle(self, name)
+
+    async def get_job(self, name: str) -> Job:
+        """Return a job as it is now. Raises Refused with JOB_NOT_FOUND, or another BulkError."""
+        answer: jobs_pb2.GetJobResponse = await self._connection.call(
+            self._connection.jobs.GetJob, jobs_pb2.GetJobRequest(name=name)
+        )
+        return words.job_of(answer.job)
+
+    async def list_jobs(self) -> AsyncIterator[Job]:
+        """Give the tenant's jobs, newest first, asking for a page at a time."""
+        token = ""
+        while True:
+            answer: jobs_pb2.ListJobsResponse = await self._connection.call(
+                self._connection.jobs.ListJobs, jobs_pb2.ListJobsRequest(page_size=_PAGE_SIZE, page_token=token)
+            )
+            for job in answer.jobs:
+                yield words.job_of(job)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def register_dataset(self, descriptors: bytes, message_type: str) -> Dataset:
+        """Register a message type as a dataset, or find it registered; its table is there afterwards.
+
+        descriptors: a serialized FileDescriptorSet with the message's file and all it imports. Raises Refused naming
+        the field that cannot be a column, or telling that the dataset has another definition.
+        """
+        request = datasets_pb2.RegisterDatasetRequest(
+            descriptors=FileDescriptorSet.FromString(descriptors), message_type=message_type
+        )
+        answer: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
+            self._connection.datasets.RegisterDataset, request
+        )
+        return words.dataset_of(answer.dataset)
+
+    async def get_dataset(self, name: str) -> Dataset:
+        """Return a dataset with its descriptors. Raises Refused with DATASET_NOT_FOUND, or another BulkError."""
+        answer: datasets_pb2.GetDatasetResponse = await self._connection.call(
+            self._connection.datasets.GetDataset, datasets_pb2.GetDatasetRequest(name=words.resource(name))
+        )
+        return words.dataset_of(answer.dataset)
+
+    async def list_datasets(self) -> AsyncIterator[Dataset]:
+        """Give the datasets by name, without their descriptors, asking for a page at a time."""
+        token = ""
+        while True:
+            answer: datasets_pb2.ListDatasetsResponse = await self._connection.call(
+                self._connection.datasets.ListDatasets,
+                datasets_pb2.ListDatasetsRequest(page_size=_PAGE_SIZE, page_token=token),
+            )
+            for dataset in answer.datasets:
+                yield words.dataset_of(dataset)
+            token = answer.next_page_token
+            if not token:
+                return
+
+
+def _check(header: Header) -> None:
+    if not is_dataset(header.dataset.removeprefix("datasets/")):
+        raise WrongInput(f"{header.dataset!r} names no dataset: a letter, then letters, digits and _, all lower case")
+    if not is_idempotency_key(header.idempotency_key):
+        raise WrongInput("an idempotency key is 1 to 128 printable ASCII characters without spaces")

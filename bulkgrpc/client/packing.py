@@ -1,0 +1,81 @@
+"""From what the caller gives to batches: messages are packed by count and bytes, batches go through as they are.
+
+Packing messages is Python per record, in the caller's process. Who has columns encodes whole batches instead
+(`bulkgrpc.datasets.codec.BatchCodec`).
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError, Message
+
+from bulkgrpc.client.config import ClientConfig
+from bulkgrpc.client.errors import WrongInput
+from bulkgrpc.client.words import Batch, Item
+
+_RECORDS_TAG = b"\x12"
+"""Field 2, length-delimited: `RecordBatch.records`."""
+
+
+def varint(number: int) -> bytes:
+    """Encode a number of 0 or above as a Protobuf varint."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+class Packer:
+    """Gathers items into batches. One submission's; not for two threads at once.
+
+    message_type: full name of the messages seen; "" as long as there were none.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._frames: list[bytes] = []
+        self._frame_bytes = 0
+        self._records = 0
+        self.message_type = ""
+
+    def add(self, item: Item) -> list[Batch]:
+        """Take one item and return the batches that it completed, in order.
+
+        Raises WrongInput if it is nothing that can be sent, or a message of another type than those before it.
+        """
+        if isinstance(item, Message):
+            return self._add_message(item)
+        return [*self.rest(), _whole(item)]
+
+    def rest(self) -> list[Batch]:
+        """Return the batch of the messages taken since the last one, if there are any."""
+        if not self._records:
+            return []
+        batch = Batch(b"".join(self._frames), self._records)
+        self._frames, self._frame_bytes, self._records = [], 0, 0
+        return [batch]
+
+    def _add_message(self, message: Message) -> list[Batch]:
+        name = message.DESCRIPTOR.full_name
+        if name != (self.message_type or name):
+            raise WrongInput(f"a {name} among messages of {self.message_type}: a job takes records of one type")
+        self.message_type = name
+        record = message.SerializeToString()
+        frame = _RECORDS_TAG + varint(len(record)) + record
+        full = self.rest() if self._frame_bytes + len(frame) > self._config.batch_bytes else []
+        self._frames.append(frame)
+        self._frame_bytes += len(frame)
+        self._records += 1
+        return full + (self.rest() if self._records >= self._config.batch_records else [])
+
+
+def _whole(item: bytes | Batch) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if not isinstance(item, bytes):
+        raise WrongInput(f"cannot submit a {type(item).__name__}: give messages, bytes of batches, or Batch values")
+    try:
+        return Batch.of(item)
+    except DecodeError as error:
+        raise WrongInput("bytes that are no batch: encode them as `repeated T records = 2`") from error

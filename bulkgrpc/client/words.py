@@ -1,0 +1,116 @@
+"""What a client gives and gets: batches, progress, jobs. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulkgrpc.datasets.columns import Column
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2
+from bulkgrpc.words import JobCounts, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch ready to be sent.
+
+    payload: the wire bytes of `repeated T records = 2`, without a sequence. records: how many are in it.
+    """
+
+    payload: bytes
+    records: int
+
+    @classmethod
+    def of(cls, payload: bytes) -> Batch:
+        """Return a batch of wire bytes, counting its records natively. Raises DecodeError if they are no batch."""
+        return cls(payload, len(ingest_pb2.RecordBatch.FromString(payload).records))
+
+
+Item = Message | bytes | Batch
+"""A record as a message of the dataset's type, or a whole batch: its bytes, or bytes with their count."""
+Source = Iterable[Item] | AsyncIterable[Item]
+"""What to submit. Iterables are covariant: one of messages only, or of batches only, is one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a submission is. Acknowledged are all that are stored durably, by this or an earlier submission."""
+
+    sent_batches: int = 0
+    sent_records: int = 0
+    sent_bytes: int = 0
+    acknowledged_batches: int = 0
+    acknowledged_records: int = 0
+    acknowledged_bytes: int = 0
+    streams: int = 0
+    """Streams opened so far; more than one tells of broken connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the server last told it.
+
+    name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: the batch it takes next.
+    seal_time, end_time: None before it is sealed, before it ended.
+    """
+
+    name: str
+    dataset: str
+    dataset_version: int
+    state: JobState
+    counts: JobCounts
+    next_sequence: int
+    idempotency_key: str
+    labels: dict[str, str]
+    create_time: datetime | None
+    seal_time: datetime | None
+    end_time: datetime | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the job is still to come."""
+        return self.state.ended
+
+
+def job_of(proto: jobs_pb2.Job) -> Job:
+    """Read a job from its message."""
+    counts = proto.counts
+    return Job(
+        name=proto.name,
+        dataset=proto.dataset.removeprefix("datasets/"),
+        dataset_version=proto.dataset_version,
+        state=JobState(proto.state or JobState.OPEN),
+        counts=JobCounts(counts.accepted, counts.written, counts.duplicate, counts.rejected),
+        next_sequence=proto.next_sequence,
+        idempotency_key=proto.idempotency_key,
+        labels=dict(proto.labels),
+        create_time=_time(proto.create_time) if proto.HasField("create_time") else None,
+        seal_time=_time(proto.seal_time) if proto.HasField("seal_time") else None,
+        end_time=_time(proto.end_time) if proto.HasField("end_time") else None,
+    )
+
+
+def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
+    """Read a dataset from its message; its `descriptors` are empty where the server left them out."""
+    return Dataset(
+        name=proto.name.removeprefix("datasets/"),
+        version=proto.version,
+        message_type=proto.message_type,
+        key=tuple(proto.key),
+        columns=tuple(Column(column.name, column.field, column.type, column.nullable) for column in proto.columns),
+        descriptors=proto.descriptors.SerializeToString() if proto.HasField("descriptors") else b"",
+    )
+
+
+def resource(dataset: str) -> str:
+    """Return a dataset's resource name, given that or its bare name."""
+    return dataset if dataset.startswith("datasets/") else f"datasets/{dataset}"
+
+
+def _time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
