@@ -1,41 +1,89 @@
-"""The `bulkgrpc` command: one typer app, of which each module of this package gives the commands."""
+"""The `bulkgrpc` command. A command's module is imported only when it is called: some take a second to load."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from dataclasses import dataclass
+from typing import Any
 
 import typer
-
-from bulkgrpc.cli import datasets, jobs
-from bulkgrpc.cli.demo import demo
-from bulkgrpc.cli.load import load
-from bulkgrpc.cli.processes import PASS_THROUGH, migrate, server, worker
-from bulkgrpc.cli.stack import down, stack_install, status, up
+from typer.core import TyperGroup
+from typer.main import get_command
 
 _STACK, _SERVICE, _DATA = "The stores on this machine", "The service", "Data"
+# The processes read their options themselves, `--help` included.
+_PASS_THROUGH = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command is, `module:attribute` in this package: a function, or a typer app of subcommands."""
+
+    target: str
+    panel: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def load(self, name: str) -> Any:
+        """Import the command."""
+        module, attribute = self.target.split(":")
+        found = getattr(importlib.import_module(f"bulkgrpc.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app = found
+            app.info.rich_help_panel = self.panel
+        else:
+            app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+            app.command(name, rich_help_panel=self.panel, **dict(self.options))(found)
+        command: Any = get_command(app)
+        command.name = name
+        command.rich_help_panel = self.panel
+        return command
+
+
+_PROCESS = (*_PASS_THROUGH.items(), ("add_help_option", False))
+COMMANDS = {
+    "demo": Command("demo:demo", _DATA),
+    "load": Command("load:load", _DATA),
+    "jobs": Command("jobs:app", _DATA),
+    "datasets": Command("datasets:app", _DATA),
+    "server": Command("processes:server", _SERVICE, _PROCESS),
+    "worker": Command("processes:worker", _SERVICE, _PROCESS),
+    "migrate": Command("processes:migrate", _SERVICE),
+    "bench": Command("bench:app", _SERVICE),
+    "up": Command("stack:up", _STACK),
+    "down": Command("stack:down", _STACK),
+    "status": Command("stack:status", _STACK),
+    "stack-install": Command("stack:stack_install", _STACK),
+}
+
+
+class LazyGroup(TyperGroup):
+    """The commands of COMMANDS, each imported when asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, in the order in which the help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command; None if there is none of this name."""
+        command = COMMANDS.get(cmd_name)
+        return None if command is None else command.load(cmd_name)
+
 
 app = typer.Typer(
     name="bulkgrpc",
+    cls=LazyGroup,
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Bulk ingest over gRPC: Protobuf record batches through Kafka into PostgreSQL, exactly once. "
     "See it at work with `bulkgrpc demo`.",
 )
-app.command(rich_help_panel=_DATA)(demo)
-app.command(rich_help_panel=_DATA)(load)
-app.add_typer(jobs.app, name="jobs", rich_help_panel=_DATA)
-app.add_typer(datasets.app, name="datasets", rich_help_panel=_DATA)
-app.command(rich_help_panel=_SERVICE, context_settings=PASS_THROUGH, add_help_option=False)(server)
-app.command(rich_help_panel=_SERVICE, context_settings=PASS_THROUGH, add_help_option=False)(worker)
-app.command(rich_help_panel=_SERVICE)(migrate)
-app.command(rich_help_panel=_STACK)(up)
-app.command(rich_help_panel=_STACK)(down)
-app.command(rich_help_panel=_STACK)(status)
-app.command("stack-install", rich_help_panel=_STACK)(stack_install)
-if importlib.util.find_spec("bulkgrpc.cli.bench") is not None:
-    app.add_typer(importlib.import_module("bulkgrpc.cli.bench").app, name="bench", rich_help_panel=_DATA)
+
+
+@app.callback()
+def _root() -> None:
+    """Hold the group: typer makes one only of an app that has a command or a callback."""
 
 
 def main() -> None:

@@ -17,7 +17,9 @@ from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto, message_types
 from bulkgrpc.v1 import options_pb2
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Bind Protobuf messages to tables.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help="Bind Protobuf messages to tables."
+)
 
 
 @app.command("register")

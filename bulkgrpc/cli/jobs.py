@@ -12,7 +12,9 @@ from bulkgrpc.cli import console
 from bulkgrpc.cli.connecting import SERVER, Caller, JsonOption, ServerOption, TenantOption, TlsCaOption, TokenOption
 from bulkgrpc.client import Job
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="See what became of jobs.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help="See what became of jobs."
+)
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="`tenants/…/jobs/…`, or the id alone.", show_default=False)
 ]

@@ -6,14 +6,13 @@ import importlib
 import sys
 from typing import Annotated
 
+import psycopg
 import typer
 
 from bulkgrpc.cli import console
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
-
-PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""The processes read their options themselves, `--help` included."""
+from bulkgrpc.store import schema
 
 
 def server(context: typer.Context) -> None:
@@ -56,14 +55,10 @@ def migrate(
 
 def to_newest_revision(postgres: str) -> None:
     """Migrate a database. Raises CommandFailed if it cannot be reached or refuses."""
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 — these two take a second to load
-
-    from bulkgrpc.store import schema  # noqa: PLC0415
-
     try:
         schema.migrate(postgres)
-    except DBAPIError as error:
-        raise console.CommandFailed(f"the database was not migrated: {error.orig}") from error
+    except psycopg.Error as error:
+        raise console.CommandFailed(f"the database was not migrated: {error}") from error
 
 
 def _run(module: str, name: str, arguments: list[str]) -> None:

@@ -170,7 +170,9 @@ def plan_lanes(items: Sequence[Received], ledger: Mapping[LaneKey, Lane]) -> Lan
         if lane.sealed or may_apply_batch(lane.next_sequence, message.sequence) is not Outcome.NEXT:
             continue
         applies[index] = True
-        lanes[key] = moved[key] = Lane(lane.next_sequence + 1, sealed=message.kind is Kind.SEAL)
+        sealed = message.kind is Kind.SEAL
+        # A seal takes no place of its own: the sequence stays the number of batches.
+        lanes[key] = moved[key] = Lane(lane.next_sequence + (not sealed), sealed=sealed)
     return LanePlan(applies, moved)
 
 

@@ -31,7 +31,8 @@ def newest_revision() -> str:
 def migrate(postgres: str) -> None:
     """Bring the schema `bulk` to the newest revision; safe when several processes do it at once.
 
-    postgres: a connection string of libpq. Raises psycopg.OperationalError if the server cannot be reached.
+    postgres: a connection string of libpq. Raises psycopg.Error if the server cannot be reached or
+    refuses.
     """
     # An URL of SQLAlchemy is not one of libpq; let psycopg read the latter.
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(postgres))
@@ -41,6 +42,10 @@ def migrate(postgres: str) -> None:
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+    except sqlalchemy.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from error
+        raise
     finally:
         engine.dispose()
 

@@ -38,7 +38,7 @@ def test_nothing_applies_after_a_hole_until_it_is_filled() -> None:
 def test_nothing_applies_to_a_sealed_lane() -> None:
     plan = plan_lanes([received(0), received(1, seal=True), received(2), received(1)], {})
     assert plan.applies.tolist() == [True, True, False, False]
-    assert plan.lanes == {(JOBS[0], 0): Lane(2, sealed=True)}
+    assert plan.lanes == {(JOBS[0], 0): Lane(1, sealed=True)}
 
 
 def test_a_seal_after_a_hole_does_not_end_the_job() -> None:
