@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import psycopg
-import sqlalchemy
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -17,15 +13,9 @@ class SchemaMissing(Exception):
     """The database has not the schema that this release needs."""
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return config
-
-
 def newest_revision() -> str:
-    """Return the newest revision that this release knows."""
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
+    """Return the newest revision that this release knows: migrations are numbered by their files' names."""
+    return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def migrate(postgres: str) -> None:
@@ -34,12 +24,18 @@ def migrate(postgres: str) -> None:
     postgres: a connection string of libpq. Raises psycopg.Error if the server cannot be reached or
     refuses.
     """
+    # Only here: they take as long to load as all the rest of a server.
+    import sqlalchemy  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
     # An URL of SQLAlchemy is not one of libpq; let psycopg read the latter.
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(postgres))
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bulkgrpc.migrate'))")
-            config = _config()
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except sqlalchemy.exc.DBAPIError as error:

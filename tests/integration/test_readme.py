@@ -46,9 +46,10 @@ def test_the_commands_to_try_by_hand_load_a_file(data_dir: Path, tmp_path: Path)
     )
     try:
         # The server and the worker go on in the background and keep the pipe open: wait for the shell alone.
-        assert run.wait(120) == 0
+        code = run.wait(120)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         output, _ = run.communicate(timeout=10)
+    assert code == 0, output
     assert "SUCCEEDED" in output
     assert "sensor_readings" in (tmp_path / "jobs.txt").read_text()

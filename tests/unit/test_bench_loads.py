@@ -1,0 +1,60 @@
+from collections import Counter
+
+from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.bench import drain, readings, trades
+from bulkgrpc.bench.bare import encoded_chunks
+from bulkgrpc.bench.words import Load
+from bulkgrpc.client import Batch
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+from bulkgrpc.words import Kind
+
+LOAD = Load.of(8_000, 100, 2, 1, 40)
+
+
+def test_each_tenant_has_a_partition_of_its_own() -> None:
+    tenants = readings.tenants_of(LOAD)
+
+    assert [partition_of(tenant, LOAD.tenants) for tenant in tenants] == list(range(LOAD.tenants))
+
+
+def test_readings_have_keys_of_their_own_and_known_ones() -> None:
+    codec = BatchCodec(readings.dataset())
+    payloads = readings.batches(codec, 0, 2_500, 1_000)
+    rows = to_rows(codec, [Payload("t", len(RecordBatch.FromString(p).records), p) for p in payloads]).table
+
+    keys = set(zip(rows.column("sensor_id").to_pylist(), rows.column("sampled_at").to_pylist(), strict=True))
+    assert len(keys) == 2_500
+    assert readings.key_of(2_499) in keys
+
+
+def test_the_drain_puts_whole_jobs_on_the_topic_numbered_and_sealed() -> None:
+    codec = BatchCodec(readings.dataset())
+    planned = drain.plan(codec, readings.tenants_of(LOAD), "run", LOAD.tenant_rows, LOAD.batch_rows)
+
+    batches = [item for item in planned if item[1].kind is Kind.BATCH]
+    parsed = [RecordBatch.FromString(payload) for _, _, payload in batches]
+    assert [batch.sequence for batch in parsed] == [message.sequence for _, message, _ in batches]
+    assert sum(len(batch.records) for batch in parsed) == LOAD.rows
+    assert [message.kind for _, message, _ in planned[-LOAD.tenants :]] == [Kind.SEAL] * LOAD.tenants
+    assert Counter(partition for partition, _, _ in planned) == Counter(
+        dict.fromkeys(range(LOAD.tenants), LOAD.tenant_rows // LOAD.batch_rows + 1)
+    )
+
+
+def test_the_bare_copy_writes_chunks_of_the_workers_size() -> None:
+    load = Load.of(100_000, 1_000, 2, 1, 40)
+    chunks = encoded_chunks(readings.dataset(), load, readings.tenants_of(load)[:2])
+
+    assert len(chunks) == 3  # 50,000 rows in chunks of 20,000
+    assert all(chunk.startswith(b"PGCOPY\n\xff\r\n\0") for chunk in chunks)
+
+
+def test_a_trade_has_about_the_bytes_that_the_memory_run_reckons_with() -> None:
+    codec = BatchCodec(trades.dataset())
+    batches: list[Batch] = list(trades.batches(codec, trades.columns_of(codec, 100), 3))
+
+    assert all(abs(len(batch.payload) / 100 - trades.ROW_BYTES) < 60 for batch in batches)
+    rows = to_rows(codec, [Payload("t", batch.records, batch.payload) for batch in batches]).table
+    assert sorted(rows.column("trade_id").to_pylist()) == list(range(300))
