@@ -10,6 +10,7 @@ Refusal
 ├── TooMuch              RESOURCE_EXHAUSTED
 ├── Unauthenticated      UNAUTHENTICATED
 ├── Denied               PERMISSION_DENIED
+├── TooLate              DEADLINE_EXCEEDED, retriable
 └── Unavailable          UNAVAILABLE, retriable
 """
 
@@ -41,6 +42,10 @@ class Reason(enum.StrEnum):
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     JOB_BUSY = "JOB_BUSY"
     JOB_SEALED = "JOB_SEALED"
+    JOB_ENDED = "JOB_ENDED"
+    JOB_NOT_ENDED = "JOB_NOT_ENDED"
+    BATCH_CONFLICT = "BATCH_CONFLICT"
+    SEAL_TIMEOUT = "SEAL_TIMEOUT"
     SEQUENCE_BACKWARD = "SEQUENCE_BACKWARD"
     SEQUENCE_GAP = "SEQUENCE_GAP"
     RESUME_NOT_READY = "RESUME_NOT_READY"
@@ -131,6 +136,13 @@ class Denied(Refusal):
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
+class TooLate(Refusal):
+    """The answer could not be given in time; nothing is half known: the same call finds the same job."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    default_retry_after_s = 1.0
+
+
 class Unavailable(Refusal):
     """A part that the request needs is away; nothing is lost, trying again helps."""
 
@@ -201,3 +213,7 @@ class Rejected(enum.StrEnum):
     """A value is outside its column's range."""
     REFUSED_BY_TABLE = "REFUSED_BY_TABLE"
     """PostgreSQL refused the row: a constraint, a trigger, a value."""
+    BATCH_CONFLICT = "BATCH_CONFLICT"
+    """Another batch with the same sequence was applied before; the two differ."""
+    AFTER_SEAL = "AFTER_SEAL"
+    """The batch came after the job's seal."""

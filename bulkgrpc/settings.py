@@ -24,6 +24,7 @@ class StackSettings(BaseSettings):
     )
     redis: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey URL")
     topic: str = Field("bulkgrpc.records", description="Kafka topic of the record batches")
+    dead_letter_topic: str = Field("bulkgrpc.dead-letters", description="Kafka topic of messages that nobody can place")
     partitions: int = Field(4, ge=1, le=10_000, description="partitions of the topic, if it has to be created")
     replication: int = Field(1, ge=1, le=10, description="replicas of the topic, if it has to be created")
 
@@ -60,6 +61,11 @@ class WorkerSettings(StackSettings):
         0, ge=0, le=60_000, description="milliseconds to wait for more rows when Kafka has none"
     )
     drain_s: float = Field(20.0, ge=0, description="seconds that SIGTERM gives to the chunk in hand")
+    abandoned_after_s: float = Field(
+        86_400.0, gt=0, description="seconds without a batch after which an open job is ended as EXPIRED"
+    )
+    retention_days: int = Field(7, ge=2, description="days for which job rows, ledgers and rejections are kept")
+    housekeeping_s: float = Field(10.0, gt=0, description="seconds between two rounds of the worker that keeps house")
 
 
 S = TypeVar("S", bound=BaseSettings)

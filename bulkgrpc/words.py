@@ -13,6 +13,9 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 
+ENDS_WITHIN_S = 300.0
+"""In which a job should have ended after its seal."""
+
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _DATASET = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _JOB_NAME = re.compile(rf"tenants/(?P<tenant>{_TENANT.pattern})/jobs/(?P<job>[0-9a-f-]{{36}})")
@@ -46,7 +49,11 @@ class JobState(enum.IntEnum):
     PARTIALLY_SUCCEEDED = 4
     """Ended: some records were rejected. Set by the worker that applies the seal."""
     FAILED = 5
-    """Ended: every record was rejected. Set by the worker that applies the seal."""
+    """Ended: every record was rejected, too many were, or the job is atomic and one was. Set by a worker."""
+    CANCELLED = 6
+    """Ended by CancelJob. Set by the server."""
+    EXPIRED = 7
+    """Ended because its client never came back to seal it. Set by the worker that keeps house."""
 
     @property
     def ended(self) -> bool:
@@ -85,6 +92,19 @@ class JobKey:
 
 
 @dataclass(frozen=True, slots=True)
+class JobOptions:
+    """How a job is to be treated.
+
+    atomic: nothing visible before the seal, then all or nothing. rejections_max: more of them fail the job; 0 is no
+    bound. time_to_live_s: batches not applied by then are discarded; 0 is never.
+    """
+
+    atomic: bool = False
+    rejections_max: int = 0
+    time_to_live_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """What a job is from its opening on: everything that another stream with its key must repeat."""
 
@@ -93,20 +113,23 @@ class JobSpec:
     dataset: str
     dataset_version: int
     labels: dict[str, str] = field(default_factory=dict)
+    options: JobOptions = JobOptions()
 
     def same_request(self, other: JobSpec) -> bool:
         """Tell whether `other` asks for the same job; a newer version of the dataset is no difference."""
-        return (self.key, self.dataset, self.labels) == (other.key, other.dataset, other.labels)
+        mine, others = ((spec.key, spec.dataset, spec.labels, spec.options) for spec in (self, other))
+        return mine == others
 
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """Counts of records. Once the job has ended, accepted = written + duplicate + rejected."""
+    """Counts of records. Always accepted = written + duplicate + rejected + expired, but for those not applied yet."""
 
     accepted: int = 0
     written: int = 0
     duplicate: int = 0
     rejected: int = 0
+    expired: int = 0
 
     def __add__(self, other: JobCounts) -> JobCounts:
         """Add count by count."""
@@ -115,6 +138,7 @@ class JobCounts:
             self.written + other.written,
             self.duplicate + other.duplicate,
             self.rejected + other.rejected,
+            self.expired + other.expired,
         )
 
 
@@ -130,14 +154,21 @@ class Job:
     create_time: datetime
     seal_time: datetime | None = None
     end_time: datetime | None = None
+    failure: str = ""
+
+    def overdue_s(self, now: datetime) -> float:
+        """Return how far the job is past the time after its seal in which it should have ended; 0 if it is not."""
+        if self.state is not JobState.SEALED or self.seal_time is None:
+            return 0.0
+        return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S)
 
 
 def final_state(counts: JobCounts) -> JobState:
     """Return the state of a job whose seal is applied.
 
-    rejected = 0: SUCCEEDED; some rejected: PARTIALLY_SUCCEEDED; all rejected: FAILED.
+    None rejected or expired: SUCCEEDED; some: PARTIALLY_SUCCEEDED; all: FAILED.
     """
-    if counts.rejected == 0:
+    if counts.rejected + counts.expired == 0:
         return JobState.SUCCEEDED
     if counts.written + counts.duplicate == 0:
         return JobState.FAILED
@@ -158,6 +189,7 @@ class Message:
     sequence: the batch's place in the job; a seal has the place after the last batch. records: how many records the
     payload holds, 0 for a seal. lane_records: for a seal, the records of the whole lane; else 0. spec: the job,
     complete at sequence 0, afterwards without labels and idempotency key. sent_at: when the server took it.
+    digest: `digest_of` the payload. expires_at: when it is to be discarded if not applied; None is never.
     """
 
     kind: Kind
@@ -168,6 +200,13 @@ class Message:
     lane_records: int
     sent_at: datetime
     trace_context: str = ""
+    digest: bytes = b""
+    expires_at: datetime | None = None
+
+
+def digest_of(payload: bytes) -> bytes:
+    """Return the 128-bit BLAKE2b of a batch's bytes: two batches with the same sequence are the same if it is."""
+    return hashlib.blake2b(payload, digest_size=16).digest()
 
 
 class Outcome(enum.Enum):

@@ -11,6 +11,7 @@ import psycopg
 import structlog
 from confluent_kafka import KafkaException
 
+from bulkgrpc import faults
 from bulkgrpc.backbone.consumer import Fetched, RecordsConsumer
 from bulkgrpc.backbone.message import from_headers
 from bulkgrpc.backoff import Backoff
@@ -112,6 +113,8 @@ class Poller:
         if not self._backlog:
             self._backlog.extend(self._consumer.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self._builder.empty else 0))
         found = bool(self._backlog)
+        if found:
+            faults.reach("after_poll")
         if self._builder.empty:
             self._first_at = time.monotonic()
         while self._backlog and not self._builder.full:
@@ -130,6 +133,7 @@ class Poller:
             if self._stale:
                 self._stale -= 1
             elif result.applied is not None:
+                faults.reach("after_commit_before_kafka")
                 self._commit(result)
             else:
                 self._rewind(result)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message
 
 FORMAT = b"1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,6 +40,13 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
     if message.sequence == 0:
         pairs.append(("idempotency-key", message.spec.idempotency_key.encode()))
         pairs.append(("labels", json.dumps(message.spec.labels).encode()))
+    # On every message: a job that another stream opened under the same key must not lose them.
+    if message.spec.options != JobOptions():
+        pairs.append(("options", json.dumps(asdict(message.spec.options)).encode()))
+    if message.digest:
+        pairs.append(("digest", message.digest.hex().encode()))
+    if message.expires_at is not None:
+        pairs.append(("expires-at-us", b"%d" % to_us(message.expires_at)))
     if message.trace_context:
         pairs.append(("traceparent", message.trace_context.encode()))
     return pairs
@@ -61,18 +69,25 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
                 found["dataset"].decode(),
                 int(found["version"]),
                 json.loads(found.get("labels", b"{}")),
+                JobOptions(**json.loads(found.get("options", b"{}"))),
             ),
             lane=int(found["lane"]),
             sequence=int(found["sequence"]),
             records=int(found["records"]),
             lane_records=int(found.get("lane-records", b"0")),
-            sent_at=datetime.fromtimestamp(int(found["sent-at-us"]) / 1e6, UTC),
+            sent_at=_from_us(found["sent-at-us"]),
+            digest=bytes.fromhex(found.get("digest", b"").decode()),
+            expires_at=_from_us(found["expires-at-us"]) if "expires-at-us" in found else None,
             trace_context=found.get("traceparent", b"").decode(),
         )
     except KeyError as error:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise MalformedMessage(f"headers cannot be read: {error}") from error
+
+
+def _from_us(text: bytes) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(text))
 
 
 def to_us(time: datetime) -> int:

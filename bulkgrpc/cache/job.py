@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
+from bulkgrpc.words import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
+
+DIGESTS_MAX = 1024
+"""Batches of a job whose digests are kept, the last ones: what a client may still hold unacknowledged."""
+DIGEST_CHARS = 32
+"""A digest in hexadecimal, so that Redis' answers are text."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -18,7 +23,8 @@ _MICROSECOND = timedelta(microseconds=1)
 class LiveJob:
     """A job as the servers know it: ahead of its row, because workers have not applied all of it yet.
 
-    next_sequence: every batch before it is on Kafka. accepted: records of those batches. state: OPEN or SEALED.
+    next_sequence: every batch before it is on Kafka. accepted: records of those batches. state: OPEN, SEALED, or
+    CANCELLED. recent: digests of the batches right before `next_sequence`; only written, never read back with the job.
     """
 
     spec: JobSpec
@@ -28,6 +34,13 @@ class LiveJob:
     state: JobState
     create_time: datetime
     seal_time: datetime | None = None
+    recent: tuple[bytes, ...] = ()
+
+    def after(self, earlier: LiveJob) -> LiveJob:
+        """Return this with the digests of `earlier` too, as far as they join on; at most DIGESTS_MAX."""
+        if self.next_sequence - len(self.recent) != earlier.next_sequence:
+            return self
+        return replace(self, recent=(earlier.recent + self.recent)[-DIGESTS_MAX:])
 
     def as_job(self) -> Job:
         """Return the job as if nothing of it were applied."""
@@ -38,8 +51,11 @@ class LiveJob:
 
 
 def overlay(job: Job, live: LiveJob | None) -> Job:
-    """Return a job's row brought forward by what Redis knows of it; the row of an ended job stands as it is."""
-    if live is None or job.state.ended:
+    """Return a job's row brought forward by what Redis knows of it.
+
+    The row of an ended job stands as it is, and only the row says that a job has ended.
+    """
+    if live is None or job.state.ended or live.state.ended:
         return job
     ahead = live.next_sequence > job.next_sequence
     return replace(
@@ -63,6 +79,7 @@ def to_fields(live: LiveJob) -> dict[str, str]:
                 "dataset": spec.dataset,
                 "dataset_version": spec.dataset_version,
                 "labels": spec.labels,
+                "options": asdict(spec.options),
             }
         ),
         "partition": str(live.partition),
@@ -82,6 +99,7 @@ def from_fields(fields: Mapping[str, str]) -> LiveJob | None:
                 spec["dataset"],
                 spec["dataset_version"],
                 spec["labels"],
+                JobOptions(**spec["options"]),
             ),
             partition=int(fields["partition"]),
             next_sequence=int(fields["next_sequence"]),
@@ -92,6 +110,20 @@ def from_fields(fields: Mapping[str, str]) -> LiveJob | None:
         )
     except (KeyError, ValueError, TypeError):
         return None
+
+
+def from_ring(next_sequence: int, ring: str) -> dict[int, bytes]:
+    """Read the digests of a job's last batches by sequence.
+
+    ring: DIGESTS_MAX places of DIGEST_CHARS each, that of a batch at `sequence % DIGESTS_MAX`; U+0000 where there is none.
+    """
+    found: dict[int, bytes] = {}
+    for sequence in range(max(0, next_sequence - DIGESTS_MAX), next_sequence):
+        start = sequence % DIGESTS_MAX * DIGEST_CHARS
+        text = ring[start : start + DIGEST_CHARS]
+        if len(text) == DIGEST_CHARS and "\0" not in text:
+            found[sequence] = bytes.fromhex(text)
+    return found
 
 
 def to_us(time: datetime) -> int:

@@ -13,6 +13,8 @@ from bulkgrpc.backbone.partition import partition_of
 from bulkgrpc.cache.job import LiveJob, overlay
 from bulkgrpc.cache.live import CacheUnavailable, Holder, LiveJobs
 from bulkgrpc.errors import Busy, Conflict, NotFound, Reason, Unavailable
+from bulkgrpc.server.deliveries import Deliveries
+from bulkgrpc.server.known import KnownBatches
 from bulkgrpc.server.lease import Lease, held
 from bulkgrpc.server.messages import Header
 from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
@@ -21,21 +23,30 @@ from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
 
 @dataclass(frozen=True, slots=True)
 class OpenedJob:
-    """A job as a stream finds it, and the stream's hold of it."""
+    """A job as a stream finds it, the stream's hold of it, and what is known of its batches."""
 
     job: Job
     lease: Lease
+    known: KnownBatches
 
     @property
     def replayed(self) -> bool:
-        """Whether the job was sealed before."""
+        """Whether the job was sealed before, or has ended."""
         return self.job.state is not JobState.OPEN
 
-    def live(self, next_sequence: int, accepted: int, seal_time: datetime | None = None) -> LiveJob:
-        """Return the job for Redis, as far as it is now."""
+    def live(self, deliveries: Deliveries, seal_time: datetime | None = None) -> LiveJob:
+        """Return the job for Redis, as far as it is now, with the digests that Redis was not told yet."""
         job = self.job
-        state = JobState.OPEN if seal_time is None else JobState.SEALED
-        return LiveJob(job.spec, job.partition, next_sequence, accepted, state, job.create_time, seal_time)
+        return LiveJob(
+            job.spec,
+            job.partition,
+            deliveries.next_sequence,
+            deliveries.accepted,
+            JobState.OPEN if seal_time is None else JobState.SEALED,
+            job.create_time,
+            seal_time,
+            deliveries.take_digests(),
+        )
 
 
 class Opener:
@@ -63,13 +74,14 @@ class Opener:
         (RESUME_NOT_READY, STORE_UNAVAILABLE).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
-        spec = JobSpec(key, header.idempotency_key, header.dataset, await self._version(header.dataset), header.labels)
+        version = await self._version(header.dataset)
+        spec = JobSpec(key, header.idempotency_key, header.dataset, version, header.labels, header.options)
         holder = Holder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
         try:
             async with held(self._live, key, holder, required=self._lease_required) as lease:
                 job = await self._find(spec)
                 check_resume(job, header.first_sequence)
-                yield OpenedJob(job, lease)
+                yield OpenedJob(job, lease, KnownBatches(key, self._storage, self._live))
         except Busy as busy:
             # Another request under a busy key will never pass: tell that instead.
             live = await self._known(key)
@@ -98,11 +110,11 @@ class Opener:
             check_same(spec, live.spec)
         spec = spec if live is None else live.spec
         partition = partition_of(spec.key.tenant, self._partitions) if live is None else live.partition
+        create_time = self._now() if live is None else live.create_time
         try:
-            row = await self._storage.open_job(spec, partition)
+            row = await self._storage.open_job(spec, partition, create_time)
         except StoreAway:
-            now = self._now()
-            row = Job(spec, partition, JobState.OPEN, JobCounts(), 0, now if live is None else live.create_time)
+            row = Job(spec, partition, JobState.OPEN, JobCounts(), 0, create_time)
         check_same(spec, row.spec)
         job = overlay(row, live)
         if live is None:
@@ -129,17 +141,21 @@ class Opener:
 
 def check_same(asked: JobSpec, known: JobSpec) -> None:
     """Check that a job is opened again as it was opened first. Raises Conflict (IDEMPOTENCY_CONFLICT)."""
-    if not asked.same_request(known):
-        what = "labels" if asked.dataset == known.dataset else f"dataset {known.dataset}"
-        raise Conflict(
-            Reason.IDEMPOTENCY_CONFLICT,
-            f"the idempotency key belongs to {known.key.name}, which has other {what}: use another key, or the same "
-            "dataset and labels"
-            if what == "labels"
-            else f"the idempotency key belongs to {known.key.name} of {what}: use another key, or the same dataset",
-            field="header.idempotency_key",
-            job=known.key.name,
-        )
+    if asked.same_request(known):
+        return
+    differs = {
+        f"dataset ({known.dataset})": asked.dataset != known.dataset,
+        "labels": asked.labels != known.labels,
+        "options": asked.options != known.options,
+    }
+    what = ", ".join(name for name, differ in differs.items() if differ)
+    raise Conflict(
+        Reason.IDEMPOTENCY_CONFLICT,
+        f"the idempotency key belongs to {known.key.name}, which was opened with other {what}: use another key, or open "
+        "it with the same dataset, labels and options",
+        field="header.idempotency_key",
+        job=known.key.name,
+    )
 
 
 def check_resume(job: Job, first_sequence: int) -> None:

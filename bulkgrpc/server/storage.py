@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -73,13 +73,17 @@ class Storage:
         self._asking: dict[str, asyncio.Task[Registered | None]] = {}
         self._abandoned: set[asyncio.Task[Any]] = set()
 
-    async def open_job(self, spec: JobSpec, partition: int) -> Job:
+    async def open_job(self, spec: JobSpec, partition: int, create_time: datetime) -> Job:
         """See JobStore.open_job."""
-        return await self._within(ON_A_STREAM_S, self._jobs.open_job(spec, partition))
+        return await self._within(ON_A_STREAM_S, self._jobs.open_job(spec, partition, create_time))
 
     async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
         """See JobStore.seal_job."""
         return await self._within(ON_A_STREAM_S, self._jobs.seal_job(key, seal_time))
+
+    async def digests(self, key: JobKey, from_sequence: int, page_size: int) -> Mapping[int, bytes]:
+        """See JobStore.digests."""
+        return await self._within(ON_A_STREAM_S, self._jobs.digests(key, from_sequence, page_size))
 
     async def get_job(self, key: JobKey) -> Job | None:
         """See JobStore.get_job."""

@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Dataset, define
-from bulkgrpc.store import statements
+from bulkgrpc.store import held, statements
 
 _SQL = statements.family("catalog")
 Row = tuple[Any, ...]
@@ -64,6 +64,7 @@ class Catalog:
         try:
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute(create_table(dataset))
+                await connection.execute(held.create(dataset))
                 cursor = await connection.execute(_SQL["add_dataset"], _values(dataset))
                 row = await cursor.fetchone()
         except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable) as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -144,36 +146,102 @@ class Lane:
 NEW_LANE = Lane(0, sealed=False)
 
 
+class Fate(enum.Enum):
+    """What becomes of a message of a chunk."""
+
+    APPLY = "apply"
+    """It is its lane's next one: its records are written, or its seal ends the job."""
+    DISCARD = "discard"
+    """It is the next one, but its job has ended or its time to live is over: its records count as expired."""
+    KNOWN = "known"
+    """It was applied before, or follows a hole and was never acknowledged: nothing is done."""
+    CONFLICT = "conflict"
+    """Another batch with its sequence was applied before. It may have been acknowledged: its records are rejected."""
+    LATE = "late"
+    """It came after the seal. It may have been acknowledged: its records are rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """What the ledger knows of a chunk's jobs, lanes and batches.
+
+    ended: the jobs that have ended. lanes: those that there are. digests: of the batches that came again.
+    """
+
+    ended: frozenset[uuid.UUID] = frozenset()
+    lanes: Mapping[LaneKey, Lane] = field(default_factory=dict)
+    digests: Mapping[tuple[uuid.UUID, int, int], bytes] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """Which of a chunk's messages apply, and where that leaves the lanes.
+    """What becomes of each message of a chunk, and where that leaves the lanes.
 
-    applies: a flag for each item. lanes: those that move, as they stand afterwards.
+    fates: one for each item. lanes: those that move, as they stand afterwards.
     """
 
-    applies: npt.NDArray[np.bool_]
+    fates: tuple[Fate, ...]
     lanes: Mapping[LaneKey, Lane]
 
+    def mask(self, fate: Fate) -> npt.NDArray[np.bool_]:
+        """Return which of the items have a fate."""
+        return np.fromiter((found is fate for found in self.fates), np.bool_, len(self.fates))
 
-def plan_lanes(items: Sequence[Received], ledger: Mapping[LaneKey, Lane]) -> LanePlan:
-    """Walk through a chunk's messages in order and apply those that are their lane's next; see `may_apply_batch`.
 
-    ledger: the lanes that the ledger knows; one that it does not is new. Nothing applies to a sealed lane.
+def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> LanePlan:
+    """Walk through a chunk's messages in order and decide what becomes of each.
+
+    | the message                              | of a job that has not ended     | of one that has      |
+    |------------------------------------------|---------------------------------|----------------------|
+    | batch, next of its lane                  | APPLY; too old: DISCARD         | DISCARD              |
+    | batch, sequence below, same digest       | KNOWN                           | KNOWN                |
+    | batch, sequence below, other digest      | CONFLICT                        | CONFLICT             |
+    | batch, sequence above (after a hole)     | KNOWN                           | KNOWN                |
+    | batch, from the next one on, lane sealed | LATE                            | LATE                 |
+    | seal, next of its lane                   | APPLY                           | KNOWN                |
+    | any other seal                           | KNOWN                           | KNOWN                |
     """
-    lanes = dict(ledger)
+    lanes = dict(ledger.lanes)
+    digests = dict(ledger.digests)
     moved: dict[LaneKey, Lane] = {}
-    applies = np.zeros(len(items), dtype=np.bool_)
-    for index, item in enumerate(items):
+    fates = []
+    for item in items:
         message = item.message
         key = (message.spec.key.job_id, message.lane)
         lane = lanes.get(key, NEW_LANE)
-        if lane.sealed or may_apply_batch(lane.next_sequence, message.sequence) is not Outcome.NEXT:
-            continue
-        applies[index] = True
-        sealed = message.kind is Kind.SEAL
-        # A seal takes no place of its own: the sequence stays the number of batches.
-        lanes[key] = moved[key] = Lane(lane.next_sequence + (not sealed), sealed=sealed)
-    return LanePlan(applies, moved)
+        fate = _fate(message, lane, digests.get((*key, message.sequence)), key[0] in ledger.ended, now)
+        fates.append(fate)
+        if message.kind is Kind.BATCH and fate in (Fate.APPLY, Fate.DISCARD):
+            lanes[key] = moved[key] = Lane(lane.next_sequence + 1, sealed=False)
+            digests[*key, message.sequence] = message.digest
+        elif fate is Fate.APPLY:
+            # A seal takes no place of its own: the sequence stays the number of batches.
+            lanes[key] = moved[key] = Lane(lane.next_sequence, sealed=True)
+    return LanePlan(tuple(fates), moved)
+
+
+def _fate(message: Message, lane: Lane, known: bytes | None, ended: bool, now: datetime) -> Fate:
+    outcome = may_apply_batch(lane.next_sequence, message.sequence)
+    if message.kind is Kind.SEAL:
+        return Fate.APPLY if outcome is Outcome.NEXT and not lane.sealed and not ended else Fate.KNOWN
+    if outcome is Outcome.REPLAY:
+        return Fate.KNOWN if known is None or known == message.digest else Fate.CONFLICT
+    if lane.sealed:
+        return Fate.LATE
+    if outcome is Outcome.GAP:
+        return Fate.KNOWN
+    too_old = message.expires_at is not None and message.expires_at <= now
+    return Fate.DISCARD if ended or too_old else Fate.APPLY
+
+
+def came_again(items: Sequence[Received], lanes: Mapping[LaneKey, Lane]) -> list[tuple[uuid.UUID, int, int]]:
+    """Return job, lane and sequence of the batches that were applied before: their digests are to be looked up."""
+    return [
+        (item.message.spec.key.job_id, item.message.lane, item.message.sequence)
+        for item in items
+        if item.message.kind is Kind.BATCH
+        and item.message.sequence < lanes.get((item.message.spec.key.job_id, item.message.lane), NEW_LANE).next_sequence
+    ]
 
 
 def jobs_of(items: Sequence[Received]) -> list[JobKey]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.store import statements
-from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
+from bulkgrpc.store.held import HeldTable, discard
+from bulkgrpc.words import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
 
 _SQL = statements.family("jobs")
 
@@ -36,38 +39,76 @@ class JobStore:
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
 
-    async def open_job(self, spec: JobSpec, partition: int) -> Job:
+    async def open_job(self, spec: JobSpec, partition: int, create_time: datetime) -> Job:
         """Return the job of `spec.key`, created from `spec` if it was not there; then it may differ from `spec`."""
-        values = {
-            "job_id": spec.key.job_id,
-            "tenant": spec.key.tenant,
-            "idempotency_key": spec.idempotency_key,
-            "dataset": spec.dataset,
-            "dataset_version": spec.dataset_version,
-            "labels": Jsonb(spec.labels),
-            "partition": partition,
-        }
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(_SQL["open_job"], values)
+        values = open_values(spec, partition, create_time)
+        async with self._cursor() as cursor, cursor.connection.transaction():
             await cursor.execute(_SQL["get_job"], values)
             row = await cursor.fetchone()
+            if row is None:
+                await cursor.execute(_SQL["lock_job"], values)
+                await cursor.execute(_SQL["open_job"], values)
+                await cursor.execute(_SQL["get_job"], values)
+                row = await cursor.fetchone()
         assert row is not None, "a job row of this id belongs to another tenant"  # noqa: S101 — ids derive from tenants
         return _job(row)
 
     async def get_job(self, key: JobKey) -> Job | None:
         """Return a job, or None if there is none of this tenant and id."""
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with self._cursor() as cursor:
             await cursor.execute(_SQL["get_job"], {"job_id": key.job_id, "tenant": key.tenant})
             row = await cursor.fetchone()
         return None if row is None else _job(row)
 
     async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
         """Mark a job sealed, unless it has ended, and return it as it stands then; None if it has no row."""
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with self._cursor() as cursor:
             await cursor.execute(_SQL["seal_job"], {"job_id": key.job_id, "seal_time": seal_time})
             await cursor.execute(_SQL["get_job"], {"job_id": key.job_id, "tenant": key.tenant})
             row = await cursor.fetchone()
         return None if row is None else _job(row)
+
+    async def cancel_job(self, key: JobKey) -> Job | None:
+        """End a job as CANCELLED unless it has ended, and return it as it stands then; None if it has no row.
+
+        Waits for the worker that writes for it now; once this returns, nothing more is written for it.
+        """
+        values = {"job_id": key.job_id, "tenant": key.tenant, "state": JobState.CANCELLED.value}
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await cursor.execute(_SQL["hold_job"], values)
+            held = await cursor.fetchone()
+            if held is not None and held["state"] < JobState.SUCCEEDED:
+                if held["atomic"]:
+                    await cursor.execute(discard(HeldTable(held["dataset"], held["dataset_version"])), values)
+                await cursor.execute(_SQL["end_job"], values)
+            await cursor.execute(_SQL["get_job"], values)
+            row = await cursor.fetchone()
+        return None if row is None else _job(row)
+
+    async def delete_job(self, key: JobKey) -> Job | None:
+        """Delete an ended job and return it as it was; one that has not ended stays. None: there is no such job."""
+        values = {"job_id": key.job_id, "tenant": key.tenant}
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await cursor.execute(_SQL["hold_job"], values)
+            await cursor.execute(_SQL["get_job"], values)
+            row = await cursor.fetchone()
+            job = None if row is None else _job(row)
+            if job is not None and job.state.ended:
+                await cursor.execute(_SQL["delete_job"], values)
+        return job
+
+    async def get_jobs(self, job_ids: Sequence[uuid.UUID]) -> Sequence[Job]:
+        """Return those of these jobs that have a row, in no order: one query for all watchers of a process."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_SQL["get_jobs"], {"job_ids": list(job_ids)})
+            return [_job(row) for row in await cursor.fetchall()]
+
+    async def digests(self, key: JobKey, from_sequence: int, page_size: int) -> dict[int, bytes]:
+        """Return the digests of up to `page_size` applied batches by sequence, from `from_sequence` on."""
+        values = {"job_id": key.job_id, "from_sequence": from_sequence, "page_size": page_size}
+        async with self._cursor() as cursor:
+            await cursor.execute(_SQL["digests"], values)
+            return {row["sequence"]: row["digest"] for row in await cursor.fetchall()}
 
     async def list_jobs(self, tenant: str, page_size: int, after: PageStart | None) -> Sequence[Job]:
         """Return up to `page_size` jobs of a tenant, newest first."""
@@ -77,9 +118,31 @@ class JobStore:
             "after_time": None if after is None else after.create_time,
             "after_id": None if after is None else after.job_id,
         }
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with self._cursor() as cursor:
             await cursor.execute(_SQL["list_jobs"], values)
             return [_job(row) for row in await cursor.fetchall()]
+
+    @asynccontextmanager
+    async def _cursor(self) -> AsyncIterator[psycopg.AsyncCursor[dict[str, Any]]]:
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            yield cursor
+
+
+def open_values(spec: JobSpec, partition: int, create_time: datetime) -> dict[str, Any]:
+    """Return the values of the statements `lock_job`, `open_job` and `get_job`."""
+    return {
+        "job_id": spec.key.job_id,
+        "tenant": spec.key.tenant,
+        "idempotency_key": spec.idempotency_key,
+        "dataset": spec.dataset,
+        "dataset_version": spec.dataset_version,
+        "labels": Jsonb(spec.labels),
+        "atomic": spec.options.atomic,
+        "rejections_max": spec.options.rejections_max,
+        "time_to_live_s": spec.options.time_to_live_s,
+        "partition": partition,
+        "create_time": create_time,
+    }
 
 
 def _job(row: dict[str, Any]) -> Job:
@@ -90,12 +153,14 @@ def _job(row: dict[str, Any]) -> Job:
             row["dataset"],
             row["dataset_version"],
             row["labels"],
+            JobOptions(row["atomic"], row["rejections_max"], row["time_to_live_s"]),
         ),
         partition=row["partition"],
         state=JobState(row["state"]),
-        counts=JobCounts(row["accepted"], row["written"], row["duplicate"], row["rejected"]),
+        counts=JobCounts(row["accepted"], row["written"], row["duplicate"], row["rejected"], row["expired"]),
         next_sequence=row["next_sequence"],
         create_time=row["create_time"],
         seal_time=row["seal_time"],
         end_time=row["end_time"],
+        failure=row["failure"],
     )

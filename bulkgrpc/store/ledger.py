@@ -6,17 +6,22 @@ that is not the next one under its owner's epoch.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from bulkgrpc.store import statements
-from bulkgrpc.store.chunk import Lane, LaneKey, Received, Span
-from bulkgrpc.words import JobKey, Outcome, Ownership, may_apply_span
+from bulkgrpc.store.chunk import Lane, LaneKey, LedgerView, Received, Span, came_again
+from bulkgrpc.store.jobs import open_values
+from bulkgrpc.store.tally import JobTally
+from bulkgrpc.words import JobKey, JobState, Message, Outcome, Ownership, may_apply_span
 
 _SQL = statements.family("ledger")
+_JOBS = statements.family("jobs")
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -75,37 +80,93 @@ def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -
     connection.execute(_SQL["advance_offsets"], values)
 
 
-def lock_lanes(connection: Connection, jobs: Sequence[JobKey]) -> dict[LaneKey, Lane]:
-    """Return the lanes of jobs, held until the transaction ends; a lane that is not there has applied nothing."""
-    cursor = connection.execute(_SQL["lock_lanes"], {"job_ids": [job.job_id for job in jobs]})
-    return {(job_id, lane): Lane(next_sequence, sealed=sealed) for job_id, lane, next_sequence, sealed in cursor}
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """What a chunk needs to know of a job: the day its rows are kept under, its state, how it is to be treated."""
+
+    create_day: date
+    state: JobState
+    atomic: bool
+    rejections_max: int
+    rejected: int
+    held: int
+
+
+def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> dict[uuid.UUID, JobRow]:
+    """Return those of the jobs that have a row; nobody ends one of them until the transaction is over."""
+    cursor = connection.execute(_SQL["lock_jobs"], {"job_ids": [job.job_id for job in jobs]})
+    return {job_id: JobRow(create_day, JobState(state), *rest) for job_id, create_day, state, *rest in cursor}
 
 
 def open_job(connection: Connection, first: Received) -> None:
     """Make the row of the job that a first batch belongs to, if it is not there."""
-    spec = first.message.spec
-    values = {
-        "job_id": spec.key.job_id,
-        "tenant": spec.key.tenant,
-        "idempotency_key": spec.idempotency_key,
-        "dataset": spec.dataset,
-        "dataset_version": spec.dataset_version,
-        "labels": Jsonb(spec.labels),
-        "partition": first.partition,
-        "create_time": first.message.sent_at,
-    }
-    connection.execute(_SQL["open_job"], values)
+    values = open_values(first.message.spec, first.partition, first.message.sent_at)
+    connection.execute(_JOBS["lock_job"], values)
+    connection.execute(_JOBS["open_job"], values)
 
 
-def advance_lanes(connection: Connection, lanes: Mapping[LaneKey, Lane]) -> None:
+def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.UUID, JobRow]) -> LedgerView:
+    """Return what the ledger knows of the messages' lanes and, for batches that come again, of their digests."""
+    if not jobs:
+        return LedgerView()
+    days = sorted({row.create_day for row in jobs.values()})
+    cursor = connection.execute(_SQL["get_lanes"], {"create_days": days, "job_ids": list(jobs)})
+    lanes = {(job_id, lane): Lane(next_sequence, sealed=sealed) for job_id, lane, next_sequence, sealed in cursor}
+    digests = {}
+    again = came_again(items, lanes)
+    if again:
+        values = {
+            "create_days": [jobs[job_id].create_day for job_id, _, _ in again],
+            "job_ids": [job_id for job_id, _, _ in again],
+            "lanes": [lane for _, lane, _ in again],
+            "sequences": [sequence for _, _, sequence in again],
+        }
+        found = connection.execute(_SQL["get_digests"], values)
+        digests = {(job_id, lane, sequence): digest for job_id, lane, sequence, digest in found}
+    return LedgerView(frozenset(job_id for job_id, row in jobs.items() if row.state.ended), lanes, digests)
+
+
+def advance_lanes(connection: Connection, lanes: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> None:
     """Move lanes to where they stand in `lanes`."""
     values = {
+        "create_days": [jobs[job_id].create_day for job_id, _ in lanes],
         "job_ids": [job_id for job_id, _ in lanes],
         "lanes": [lane for _, lane in lanes],
         "next_sequences": [lane.next_sequence for lane in lanes.values()],
         "sealed": [lane.sealed for lane in lanes.values()],
     }
     connection.execute(_SQL["advance_lanes"], values)
+
+
+def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Keep the digests of the batches that the chunk takes."""
+    values = {
+        "create_days": [jobs[batch.spec.key.job_id].create_day for batch in batches],
+        "job_ids": [batch.spec.key.job_id for batch in batches],
+        "lanes": [batch.lane for batch in batches],
+        "sequences": [batch.sequence for batch in batches],
+        "digests": [batch.digest for batch in batches],
+    }
+    connection.execute(_SQL["add_batches"], values)
+
+
+def add_counts(connection: Connection, done: Mapping[JobKey, JobTally], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Count for each job what a chunk did, and end those that it ends."""
+    keys = sorted(done, key=lambda job: job.job_id)
+    tallies = [done[job] for job in keys]
+    values = {
+        "create_days": [jobs[job.job_id].create_day for job in keys],
+        "job_ids": [job.job_id for job in keys],
+        "accepted": [tally.accepted for tally in tallies],
+        "written": [tally.written for tally in tallies],
+        "duplicate": [tally.duplicate for tally in tallies],
+        "rejected": [tally.rejected for tally in tallies],
+        "expired": [tally.expired for tally in tallies],
+        "sealed": [tally.sealed_at is not None for tally in tallies],
+        "seal_times": [tally.sealed_at for tally in tallies],
+        "failures": [tally.failure for tally in tallies],
+    }
+    connection.execute(_SQL["add_counts"], values)
 
 
 def _ownerships(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[int, Ownership]:

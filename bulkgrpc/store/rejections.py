@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import psycopg
+from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.errors import Rejected
 from bulkgrpc.store import statements
 
 _SQL = statements.family("ledger")
+_JOBS = statements.family("jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,14 @@ class Rejection:
     record: bytes
 
 
-def add(connection: psycopg.Connection[tuple[Any, ...]], rejections: Sequence[Rejection]) -> None:
-    """Write rejections in the caller's transaction."""
+def add(
+    connection: psycopg.Connection[tuple[Any, ...]],
+    rejections: Sequence[Rejection],
+    create_days: Mapping[uuid.UUID, date],
+) -> None:
+    """Write rejections in the caller's transaction. create_days: of each job, the day under which it is kept."""
     values = {
+        "create_days": [create_days[rejection.job_id] for rejection in rejections],
         "job_ids": [rejection.job_id for rejection in rejections],
         "sequences": [rejection.sequence for rejection in rejections],
         "record_indices": [rejection.record_index for rejection in rejections],
@@ -41,3 +49,35 @@ def add(connection: psycopg.Connection[tuple[Any, ...]], rejections: Sequence[Re
         "records": [rejection.record for rejection in rejections],
     }
     connection.execute(_SQL["add_rejections"], values)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of rejections starts: after the one at this place."""
+
+    sequence: int = -1
+    record_index: int = -1
+    rejection_id: int = -1
+
+
+async def page(
+    pool: AsyncConnectionPool[Any], job_id: uuid.UUID, page_size: int, after: Place, *, with_records: bool
+) -> list[tuple[Place, Rejection]]:
+    """Return up to `page_size` rejections of a job by place, with the place of each; records empty unless asked for.
+
+    Raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection comes free in time.
+    """
+    values = {
+        "job_id": job_id,
+        "page_size": page_size,
+        "after_sequence": after.sequence,
+        "after_index": after.record_index,
+        "after_id": after.rejection_id,
+        "with_records": with_records,
+    }
+    async with pool.connection() as connection:
+        cursor = await connection.execute(_JOBS["list_rejections"], values)
+        return [
+            (Place(sequence, index, number), Rejection(job_id, sequence, index, Rejected(code), field, reason, record))
+            for number, sequence, index, code, field, reason, record in await cursor.fetchall()
+        ]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import psycopg
 
+from bulkgrpc import faults
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
 from bulkgrpc.errors import Rejected
-from bulkgrpc.store import ledger, rejections, statements
-from bulkgrpc.store.chunk import Chunk, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
-from bulkgrpc.store.rejections import Rejection
-from bulkgrpc.store.writers.ignore import IgnoreWriter, RefusedRow
-from bulkgrpc.words import JobCounts, JobKey, Kind, Message
+from bulkgrpc.store import held, ledger, rejections
+from bulkgrpc.store.catalog import get_dataset
+from bulkgrpc.store.chunk import Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
+from bulkgrpc.store.ledger import JobRow
+from bulkgrpc.store.tally import JobTally, failure, why_refused
+from bulkgrpc.store.writers.ignore import ROW_ERRORS, IgnoreWriter, RefusedRow
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+from bulkgrpc.words import JobCounts, JobKey, JobSpec, Kind
 
-_SQL = statements.family("ledger")
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -29,65 +33,85 @@ class Applied:
     counts: Mapping[JobKey, JobCounts]
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What a chunk's groups did so far."""
-
-    counts: dict[JobKey, JobCounts] = field(default_factory=dict)
-    rejections: list[Rejection] = field(default_factory=list)
-
-    def add(self, job: JobKey, counts: JobCounts) -> None:
-        self.counts[job] = self.counts.get(job, JobCounts()) + counts
-
-
 def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: IgnoreWriter) -> Applied:
     """Apply a chunk in one transaction and commit it.
 
     Raises ledger.NotNext if the ledger does not take the chunk, psycopg.Error if PostgreSQL fails; nothing was applied
     then, but where the connection broke during the commit only the ledger can tell.
     """
-    chunk, tally = prepared.chunk, _Tally()
+    items = prepared.chunk.items
     with connection.transaction():
-        ledger.lock_spans(connection, topic, chunk.spans)
-        plan = plan_lanes(chunk.items, ledger.lock_lanes(connection, jobs_of(chunk.items)))
-        for item, applies in zip(chunk.items, plan.applies, strict=True):
-            if applies and item.message.sequence == 0:
-                ledger.open_job(connection, item)
+        ledger.lock_spans(connection, topic, prepared.chunk.spans)
+        jobs = _lock_jobs(connection, items)
+        plan = plan_lanes(items, ledger.view(connection, items, jobs), datetime.now(UTC))
+        work = _Work(items, plan, jobs, {job: JobTally() for job in jobs_of(items)})
         for group in prepared.groups:
-            _write_group(connection, chunk, group, plan, writer, tally)
+            _write_group(connection, group, work, writer)
+        faults.reach("after_rows")
+        for item, fate in zip(items, plan.fates, strict=True):
+            _count(item, fate, work.tallies[item.message.spec.key])
+        for spec in {item.message.spec.key: item.message.spec for item in items}.values():
+            if spec.key.job_id in jobs:
+                _decide(connection, spec, jobs[spec.key.job_id], work.tallies[spec.key])
         with connection.pipeline():
-            if plan.lanes:
-                ledger.advance_lanes(connection, plan.lanes)
-                _add_counts(connection, tally.counts, _seal_times(chunk, plan))
-            if tally.rejections:
-                rejections.add(connection, tally.rejections)
-            ledger.advance_offsets(connection, topic, chunk.spans)
-    return Applied(tally.counts)
+            _conclude(connection, work)
+            ledger.advance_offsets(connection, topic, prepared.chunk.spans)
+        faults.reach("before_commit")
+    return Applied({job: done.counts for job, done in work.tallies.items()})
 
 
-def _write_group(
-    connection: Connection, chunk: Chunk, group: Group, plan: LanePlan, writer: IgnoreWriter, tally: _Tally
-) -> None:
-    """Write the rows of a group's batches that apply, and count what became of them."""
-    items = [chunk.items[index] for index in group.items]
-    wanted = plan.applies[list(group.items)]
-    rows = group.rows if wanted.all() else group.rows.of_payloads(wanted)
-    jobs = jobs_of(items)
-    number = {job: position for position, job in enumerate(jobs)}
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A chunk's messages, what becomes of each, the rows of their jobs, and what was done for each job so far."""
+
+    items: Sequence[Received]
+    plan: LanePlan
+    jobs: Mapping[uuid.UUID, JobRow]
+    tallies: Mapping[JobKey, JobTally]
+
+
+def _lock_jobs(connection: Connection, items: Sequence[Received]) -> dict[uuid.UUID, JobRow]:
+    """Return the rows of the chunk's jobs; those that begin here and have none yet are made."""
+    keys = jobs_of(items)
+    jobs = ledger.lock_jobs(connection, keys)
+    begun = [item for item in items if item.message.sequence == 0 and item.message.spec.key.job_id not in jobs]
+    for item in begun:
+        ledger.open_job(connection, item)
+    return ledger.lock_jobs(connection, keys) if begun else jobs
+
+
+def _write_group(connection: Connection, group: Group, work: _Work, writer: IgnoreWriter) -> None:
+    """Write the rows of a group's batches that apply: into the table, or, of atomic jobs, where they are held."""
+    indices = list(group.items)
+    items = [work.items[index] for index in indices]
+    applies = work.plan.mask(Fate.APPLY)[indices]
+    rows = [work.jobs.get(item.message.spec.key.job_id) for item in items]
+    atomic = np.array([row is not None and row.atomic for row in rows], np.bool_)
+    for chosen, holds in ((applies & ~atomic, False), (applies & atomic, True)):
+        if not chosen.any():
+            continue
+        kept = group.rows if chosen.all() else group.rows.of_payloads(chosen)
+        records = [*kept.rejected]
+        if holds:
+            held.copy(connection, kept, [(item.message.spec.key.job_id, item.message.sequence) for item in items])
+        else:
+            records += _write_rows(connection, kept, items, work, writer)
+        for record in records:
+            message = items[record.payload].message
+            work.tallies[message.spec.key].reject(message, record)
+
+
+def _write_rows(
+    connection: Connection, rows: Rows, items: Sequence[Received], work: _Work, writer: IgnoreWriter
+) -> list[RejectedRecord]:
+    """Write rows into their table, count them for their jobs, and return those that it refuses."""
+    keys = jobs_of(items)
+    number = {job: position for position, job in enumerate(keys)}
     job_of_payload = np.array([number[item.message.spec.key] for item in items], np.int32)
     outcome = writer.write(connection, rows, job_of_payload[rows.payload])
-
-    records = [*rows.rejected, *(_refused_record(items, rows, refusal) for refusal in outcome.refused)]
-    tally.rejections += [_rejection(items[record.payload].message, record) for record in records]
-    accepted = np.bincount(
-        job_of_payload, [item.message.records if applies else 0 for item, applies in zip(items, wanted, strict=True)]
-    )
-    rejected = np.bincount(job_of_payload[[record.payload for record in records]], minlength=len(jobs))
-    written = np.zeros(len(jobs), np.int64)
-    written[: len(outcome.written)] = outcome.written
-    for position, job in enumerate(jobs):
-        total, good, bad = int(accepted[position]), int(written[position]), int(rejected[position])
-        tally.add(job, JobCounts(total, good, total - good - bad, bad))
+    for job, count in zip(keys, outcome.written.tolist(), strict=False):
+        work.tallies[job].written += count
+    return [_refused_record(items, rows, refusal) for refusal in outcome.refused]
 
 
 def _refused_record(items: Sequence[Received], rows: Rows, refusal: RefusedRow) -> RejectedRecord:
@@ -96,40 +120,71 @@ def _refused_record(items: Sequence[Received], rows: Rows, refusal: RefusedRow) 
     return RejectedRecord(payload, index, Rejected.REFUSED_BY_TABLE, "", refusal.reason, data)
 
 
-def _rejection(message: Message, record: RejectedRecord) -> Rejection:
-    return Rejection(
-        message.spec.key.job_id,
-        message.sequence,
-        record.record_index,
-        record.code,
-        record.field,
-        record.reason,
-        record.record,
-    )
+def _count(item: Received, fate: Fate, done: JobTally) -> None:
+    """Count a message for its job. A batch that may have been acknowledged and comes too late is reported whole."""
+    message = item.message
+    if fate is Fate.KNOWN:
+        return
+    if message.kind is Kind.SEAL:
+        done.sealed_at = message.sent_at
+        return
+    done.accepted += message.records
+    if fate is Fate.DISCARD:
+        done.expired += message.records
+    elif fate is not Fate.APPLY:
+        code, reason = why_refused(message, fate)
+        for index, record in enumerate(RecordBatch.FromString(item.payload).records):
+            done.reject(message, RejectedRecord(0, index, code, "", reason, record))
 
 
-def _seal_times(chunk: Chunk, plan: LanePlan) -> dict[JobKey, datetime]:
-    """Return the jobs whose seal the chunk applies, with the time at which the server took it."""
-    return {
-        item.message.spec.key: item.message.sent_at
-        for item, applies in zip(chunk.items, plan.applies, strict=True)
-        if applies and item.message.kind is Kind.SEAL
-    }
+def _decide(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) -> None:
+    """Decide whether a job fails here; apply or discard what an atomic one holds, if its end has come."""
+    if row.state.ended:
+        return
+    done.failure = failure(row.atomic, row.rejections_max, row.rejected + done.rejected)
+    if not row.atomic:
+        done.settle()
+    elif done.failure or done.sealed_at:
+        written = 0
+        if not done.failure:
+            written = _apply_held(connection, spec, done)
+        connection.execute(
+            held.discard(held.HeldTable(spec.dataset, spec.dataset_version)), {"job_id": spec.key.job_id}
+        )
+        done.release(row.held, written)
 
 
-def _add_counts(
-    connection: Connection, counts: Mapping[JobKey, JobCounts], seal_times: Mapping[JobKey, datetime]
-) -> None:
-    jobs = sorted(counts.keys() | seal_times.keys(), key=lambda job: job.job_id)
-    values = [counts.get(job, JobCounts()) for job in jobs]
-    connection.execute(
-        _SQL["add_counts"],
-        {
-            "job_ids": [job.job_id for job in jobs],
-            "accepted": [value.accepted for value in values],
-            "written": [value.written for value in values],
-            "duplicate": [value.duplicate for value in values],
-            "rejected": [value.rejected for value in values],
-            "seal_times": [seal_times.get(job) for job in jobs],
-        },
-    )
+def _apply_held(connection: Connection, spec: JobSpec, done: JobTally) -> int:
+    """Move what an atomic job holds into its table and return how many rows that were; or say why it fails."""
+    dataset = get_dataset(connection, spec.dataset, spec.dataset_version)
+    if dataset is None:
+        done.failure = f"dataset {spec.dataset} version {spec.dataset_version} is gone"
+        return 0
+    try:
+        with connection.transaction():
+            # As long as it takes: the transaction's own time-out is meant for chunks, and rolls back all the same.
+            connection.execute("SET LOCAL statement_timeout = 0")
+            connection.execute("SET LOCAL transaction_timeout = 0")
+            return connection.execute(held.apply(dataset), {"job_id": spec.key.job_id}).rowcount
+    except ROW_ERRORS as error:
+        done.failure = f"the table refuses the job: {error.diag.message_primary or error}"
+        return 0
+
+
+def _conclude(connection: Connection, work: _Work) -> None:
+    """Tell the ledger, the jobs and the report what was done."""
+    taken = [
+        item.message
+        for item, fate in zip(work.items, work.plan.fates, strict=True)
+        if item.message.kind is Kind.BATCH and fate in (Fate.APPLY, Fate.DISCARD)
+    ]
+    if work.plan.lanes:
+        ledger.advance_lanes(connection, work.plan.lanes, work.jobs)
+    if taken:
+        ledger.add_batches(connection, taken, work.jobs)
+    done = {job: tally for job, tally in work.tallies.items() if not tally.nothing}
+    if done:
+        ledger.add_counts(connection, done, work.jobs)
+    reported = [rejection for tally in done.values() for rejection in tally.rejections]
+    if reported:
+        rejections.add(connection, reported, {job_id: row.create_day for job_id, row in work.jobs.items()})

@@ -37,11 +37,13 @@ class IngestServiceStub:
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
     OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset or labels (IDEMPOTENCY_CONFLICT).
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED).
+    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
+    DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
     UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
     UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
     """
@@ -76,11 +78,13 @@ class IngestServiceServicer:
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
     OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset or labels (IDEMPOTENCY_CONFLICT).
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED).
+    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
+    DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
     UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
     UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
     """
@@ -133,11 +137,13 @@ class IngestService:
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
     OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset or labels (IDEMPOTENCY_CONFLICT).
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED).
+    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
+    DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
     UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
     UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
     """

@@ -46,6 +46,26 @@ class JobServiceStub:
                 request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.WatchJob = channel.unary_stream(
+                '/bulkgrpc.v1.JobService/WatchJob',
+                request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/bulkgrpc.v1.JobService/CancelJob',
+                request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/bulkgrpc.v1.JobService/DeleteJob',
+                request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
+        self.ListRejections = channel.unary_unary(
+                '/bulkgrpc.v1.JobService/ListRejections',
+                request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -73,6 +93,45 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJob(self, request, context):
+        """Sends the job as it is, then again after every change, until it has ended.
+
+        INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE: as for GetJob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Ends a job that has not ended: what is not applied yet is discarded and counted as expired; of an atomic job nothing
+        is written. Once this is answered, nothing more is written. Cancelling a cancelled job changes nothing.
+
+        NOT_FOUND: as for GetJob. FAILED_PRECONDITION: the job has ended otherwise (JOB_ENDED).
+        UNAVAILABLE: PostgreSQL is away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Deletes an ended job: its row, its rejections, and with them its idempotency key. Rows in the table stay.
+
+        NOT_FOUND: as for GetJob. FAILED_PRECONDITION: the job has not ended (JOB_NOT_ENDED): cancel it first.
+        UNAVAILABLE: PostgreSQL is away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRejections(self, request, context):
+        """Lists the records of a job that could not be applied, by their place in the job.
+
+        NOT_FOUND: as for GetJob. INVALID_ARGUMENT: the page size or the page token is not valid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +144,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListJobsRequest.FromString,
                     response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'WatchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJob,
+                    request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'ListRejections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRejections,
+                    request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -143,6 +222,114 @@ class JobService:
             '/bulkgrpc.v1.JobService/ListJobs',
             bulkgrpc_dot_v1_dot_jobs__pb2.ListJobsRequest.SerializeToString,
             bulkgrpc_dot_v1_dot_jobs__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bulkgrpc.v1.JobService/WatchJob',
+            bulkgrpc_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.JobService/CancelJob',
+            bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.JobService/DeleteJob',
+            bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRejections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.JobService/ListRejections',
+            bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,19 +5,37 @@ from __future__ import annotations
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.rows import RejectedRecord
+from bulkgrpc.errors import Rejected
 from bulkgrpc.store import ledger
 from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.store.connection import connect
+from bulkgrpc.store.jobs import JobStore
 from bulkgrpc.store.statements import family
+from bulkgrpc.store.tally import JobTally
 from bulkgrpc.store.transaction import write_chunk
 from bulkgrpc.store.writers.ignore import IgnoreWriter
-from bulkgrpc.words import JobCounts, JobKey, JobSpec, JobState, Kind, Message, Outcome, Ownership, final_state
+from bulkgrpc.words import (
+    JobCounts,
+    JobKey,
+    JobOptions,
+    JobSpec,
+    JobState,
+    Kind,
+    Message,
+    Outcome,
+    Ownership,
+    digest_of,
+    final_state,
+)
 from tests.support import examples
 from tests.support.database import Connection, count, register
 
@@ -32,8 +50,10 @@ def epoch(connection: Connection) -> int:
     return ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
 
 
-def message(sequence: int, records: int = 0, *, seal: bool = False, job: str = "k") -> Message:
-    spec = JobSpec(JobKey.derive("acme", job), job, "sensor_readings", 1, {"team": "a"})
+def message(
+    sequence: int, records: int = 0, *, seal: bool = False, job: str = "k", options: JobOptions = JobOptions()
+) -> Message:
+    spec = JobSpec(JobKey.derive("acme", job), job, "sensor_readings", 1, {"team": "a"}, options)
     return Message(Kind.SEAL if seal else Kind.BATCH, spec, 0, sequence, records, 0, datetime.now(UTC))
 
 
@@ -43,17 +63,20 @@ def chunk(epoch: int, start: int, *messages: tuple[Message, bytes]) -> PreparedC
     return prepare(Chunk((Span(0, start, start + len(items), epoch),), items, rows), lambda _name, _version: CODEC)
 
 
-def batch(sequence: int, start: int, size: int, job: str = "k") -> tuple[Message, bytes]:
-    return message(sequence, size, job=job), examples.reading_batch(start, size)
+def batch(
+    sequence: int, start: int, size: int, job: str = "k", options: JobOptions = JobOptions()
+) -> tuple[Message, bytes]:
+    payload = examples.reading_batch(start, size)
+    return replace(message(sequence, size, job=job, options=options), digest=digest_of(payload)), payload
 
 
-def seal(sequence: int, job: str = "k") -> tuple[Message, bytes]:
-    return message(sequence, seal=True, job=job), b""
+def seal(sequence: int, job: str = "k", options: JobOptions = JobOptions()) -> tuple[Message, bytes]:
+    return message(sequence, seal=True, job=job, options=options), b""
 
 
 def job_row(connection: Connection, job: str = "k") -> tuple[object, ...]:
     row = connection.execute(
-        "SELECT state, accepted, written, duplicate, rejected FROM bulk.jobs WHERE job_id = %s",
+        "SELECT state, accepted, written, duplicate, rejected, expired FROM bulk.jobs WHERE job_id = %s",
         [JobKey.derive("acme", job).job_id],
     ).fetchone()
     assert row is not None
@@ -62,9 +85,9 @@ def job_row(connection: Connection, job: str = "k") -> tuple[object, ...]:
 
 def test_a_job_is_written_counted_and_ended(connection: Connection, epoch: int) -> None:
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 100), batch(1, 50, 100)), IgnoreWriter())
-    assert job_row(connection) == (JobState.OPEN, 200, 150, 50, 0)
+    assert job_row(connection) == (JobState.OPEN, 200, 150, 50, 0, 0)
     write_chunk(connection, TOPIC, chunk(epoch, 2, seal(2)), IgnoreWriter())
-    assert job_row(connection) == (JobState.SUCCEEDED, 200, 150, 50, 0)
+    assert job_row(connection) == (JobState.SUCCEEDED, 200, 150, 50, 0, 0)
     assert count(connection, "sensor_readings") == 150
     row = connection.execute("SELECT idempotency_key, labels, seal_time, end_time FROM bulk.jobs").fetchone()
     assert row is not None
@@ -86,7 +109,7 @@ def test_a_batch_sent_twice_counts_once(connection: Connection, epoch: int) -> N
     first = chunk(epoch, 0, batch(0, 0, 10), batch(0, 0, 10), batch(1, 10, 10))
     write_chunk(connection, TOPIC, first, IgnoreWriter())
     write_chunk(connection, TOPIC, chunk(epoch, 3, batch(1, 10, 10), seal(2), seal(2)), IgnoreWriter())
-    assert job_row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0)
+    assert job_row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0)
 
 
 def test_a_chunk_after_a_gap_is_refused(connection: Connection, epoch: int) -> None:
@@ -130,7 +153,7 @@ def test_bad_records_are_reported_and_counted(connection: Connection, epoch: int
     records = examples.batch_of([good, bad, b"\x0a\x02S2"])
     prepared = chunk(epoch, 0, (message(0, 3), records), seal(1))
     write_chunk(connection, TOPIC, prepared, IgnoreWriter())
-    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 3, 1, 0, 2)
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 3, 1, 0, 2, 0)
     found = connection.execute(
         "SELECT job_id, sequence, record_index, code, field, record FROM bulk.rejections ORDER BY record_index"
     ).fetchall()
@@ -144,7 +167,7 @@ def test_bad_records_are_reported_and_counted(connection: Connection, epoch: int
 def test_a_refused_row_is_reported_with_its_own_bytes(connection: Connection, epoch: int) -> None:
     connection.execute("ALTER TABLE sensor_readings ADD CHECK (value <> 2.5)")
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), IgnoreWriter())
-    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 10, 9, 0, 1)
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 10, 9, 0, 1, 0)
     (record,) = connection.execute("SELECT record_index, code, record FROM bulk.rejections").fetchall()
     lists = CODEC.decode([examples.batch_of([record[2]])])
     assert record[:2] == (5, "REFUSED_BY_TABLE")
@@ -154,29 +177,146 @@ def test_a_refused_row_is_reported_with_its_own_bytes(connection: Connection, ep
 def test_jobs_of_one_chunk_are_counted_apart(connection: Connection, epoch: int) -> None:
     prepared = chunk(epoch, 0, batch(0, 0, 10, "a"), batch(0, 5, 10, "b"), batch(1, 100, 3, "a"), seal(2, "a"))
     write_chunk(connection, TOPIC, prepared, IgnoreWriter())
-    assert job_row(connection, "a") == (JobState.SUCCEEDED, 13, 13, 0, 0)
-    assert job_row(connection, "b") == (JobState.OPEN, 10, 5, 5, 0)
+    assert job_row(connection, "a") == (JobState.SUCCEEDED, 13, 13, 0, 0, 0)
+    assert job_row(connection, "b") == (JobState.OPEN, 10, 5, 5, 0, 0)
 
 
 def test_an_empty_job_ends(connection: Connection, epoch: int) -> None:
     write_chunk(connection, TOPIC, chunk(epoch, 0, seal(0)), IgnoreWriter())
-    assert job_row(connection) == (JobState.SUCCEEDED, 0, 0, 0, 0)
+    assert job_row(connection) == (JobState.SUCCEEDED, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
     "counts",
-    [JobCounts(), JobCounts(2, 2), JobCounts(2, 0, 2), JobCounts(3, 1, 1, 1), JobCounts(2, 0, 0, 2)],
+    [
+        JobCounts(),
+        JobCounts(2, 2),
+        JobCounts(2, 0, 2),
+        JobCounts(3, 1, 1, 1),
+        JobCounts(2, 0, 0, 2),
+        JobCounts(2, 1, 0, 0, 1),
+        JobCounts(2, 0, 0, 1, 1),
+    ],
 )
 def test_the_statement_ends_jobs_as_the_words_say(connection: Connection, epoch: int, counts: JobCounts) -> None:
-    key = JobKey.derive("acme", "k")
-    ledger.open_job(connection, Received(0, 0, message(0), b""))
-    now = datetime.now(UTC)
-    values = {
-        "job_ids": [key.job_id], "accepted": [counts.accepted], "written": [counts.written],
-        "duplicate": [counts.duplicate], "rejected": [counts.rejected], "seal_times": [now],
-    }  # fmt: skip
-    connection.execute(family("ledger")["add_counts"], values)
+    first = Received(0, 0, message(0), b"")
+    ledger.open_job(connection, first)
+    jobs = ledger.lock_jobs(connection, [first.message.spec.key])
+    done = JobTally(counts.accepted, counts.written, counts.duplicate, counts.expired, sealed_at=datetime.now(UTC))
+    for index in range(counts.rejected):
+        done.reject(first.message, RejectedRecord(0, index, Rejected.MALFORMED_RECORD, "", "", b""))
+    ledger.add_counts(connection, {first.message.spec.key: done}, jobs)
     assert job_row(connection)[0] == final_state(counts)
+
+
+ATOMIC = JobOptions(atomic=True)
+
+
+def held_rows(connection: Connection) -> int:
+    names = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^held_' AND relkind = 'r'").fetchall()
+    return sum(count(connection, f"bulk.{name}") for (name,) in names)
+
+
+def test_nothing_of_an_atomic_job_is_visible_before_its_seal_and_then_all(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 5, 10, options=ATOMIC)), IgnoreWriter())
+    assert count(connection, "sensor_readings") == 0
+    assert held_rows(connection) == 20
+    write_chunk(
+        connection, TOPIC, chunk(epoch, 2, batch(2, 50, 5, options=ATOMIC), seal(3, options=ATOMIC)), IgnoreWriter()
+    )
+    assert job_row(connection) == (JobState.SUCCEEDED, 25, 20, 5, 0, 0)
+    assert count(connection, "sensor_readings") == 20
+    assert held_rows(connection) == 0
+
+
+def test_one_bad_record_fails_an_atomic_job_and_leaves_nothing(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), IgnoreWriter())
+    bad = (message(1, 2, options=ATOMIC), examples.batch_of([b"\xff", b"\x0a\x02S1\x1a\x02\x08\x01"]))
+    write_chunk(connection, TOPIC, chunk(epoch, 1, bad), IgnoreWriter())
+    assert job_row(connection) == (JobState.FAILED, 12, 0, 0, 1, 11)
+    write_chunk(
+        connection, TOPIC, chunk(epoch, 2, batch(2, 90, 5, options=ATOMIC), seal(3, options=ATOMIC)), IgnoreWriter()
+    )
+    assert job_row(connection) == (JobState.FAILED, 17, 0, 0, 1, 16)
+    assert count(connection, "sensor_readings") + held_rows(connection) == 0
+    row = connection.execute("SELECT failure FROM bulk.jobs").fetchone()
+    assert row is not None
+    assert "atomic" in row[0]
+
+
+def test_a_row_that_the_table_refuses_fails_the_whole_atomic_job(connection: Connection, epoch: int) -> None:
+    connection.execute("ALTER TABLE sensor_readings ADD CONSTRAINT no_five CHECK (value <> 2.5)")
+    messages = [batch(0, 0, 10, options=ATOMIC), seal(1, options=ATOMIC)]
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), IgnoreWriter())
+    assert job_row(connection) == (JobState.FAILED, 10, 0, 0, 0, 10)
+    assert count(connection, "sensor_readings") + held_rows(connection) == 0
+
+
+def test_a_job_with_too_many_rejections_fails_early_and_takes_no_more(connection: Connection, epoch: int) -> None:
+    options = JobOptions(rejections_max=1)
+    bad = (message(0, 3, options=options), examples.batch_of([b"\xff", b"\x0a\x02S1\x1a\x02\x08\x01", b"\xff"]))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, bad), IgnoreWriter())
+    assert job_row(connection) == (JobState.FAILED, 3, 1, 0, 2, 0)
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 0, 10, options=options), seal(2)), IgnoreWriter())
+    assert job_row(connection) == (JobState.FAILED, 13, 1, 0, 2, 10)
+
+
+def test_batches_past_their_time_to_live_are_discarded_and_counted(connection: Connection, epoch: int) -> None:
+    old, payload = batch(0, 0, 10)
+    old = replace(old, expires_at=datetime.now(UTC))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(1, 20, 5), seal(2)), IgnoreWriter())
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 15, 5, 0, 0, 10)
+    assert count(connection, "sensor_readings") == 5
+
+
+def test_the_same_sequence_with_other_bytes_is_reported_record_by_record(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(0, 100, 3), batch(0, 0, 10), seal(1)), IgnoreWriter())
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 13, 10, 0, 3, 0)
+    codes = connection.execute("SELECT sequence, record_index, code FROM bulk.rejections ORDER BY 2").fetchall()
+    assert codes == [(0, index, "BATCH_CONFLICT") for index in range(3)]
+
+
+def test_what_comes_after_the_seal_is_reported(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 2, batch(1, 100, 3)), IgnoreWriter())
+    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 13, 10, 0, 3, 0)
+    assert connection.execute("SELECT DISTINCT code FROM bulk.rejections").fetchall() == [("AFTER_SEAL",)]
+
+
+async def test_a_cancelled_job_takes_nothing_more_and_an_atomic_one_leaves_nothing(
+    connection: Connection, database: str, epoch: int
+) -> None:
+    async with AsyncConnectionPool(database, min_size=1, open=False, kwargs={"autocommit": True}) as pool:
+        store = JobStore(pool)
+        for place, (job, options) in enumerate((("plain", JobOptions()), ("atomic", ATOMIC))):
+            write_chunk(
+                connection, TOPIC, chunk(epoch, place * 2, batch(0, place * 100, 10, job, options)), IgnoreWriter()
+            )
+            cancelled = await store.cancel_job(JobKey.derive("acme", job))
+            assert cancelled is not None
+            assert cancelled.state is JobState.CANCELLED
+            later = [batch(1, place * 100 + 50, 5, job, options)]
+            write_chunk(connection, TOPIC, chunk(epoch, place * 2 + 1, *later), IgnoreWriter())
+        deleted = await store.delete_job(JobKey.derive("acme", "plain"))
+        assert deleted is not None
+        assert await store.get_job(JobKey.derive("acme", "plain")) is None
+    assert job_row(connection, "atomic") == (JobState.CANCELLED, 15, 0, 0, 0, 15)
+    assert count(connection, "sensor_readings") == 10
+    assert held_rows(connection) == 0
+
+
+def test_jobs_are_dropped_with_their_day(connection: Connection, epoch: int) -> None:
+    old, payload = batch(0, 0, 10, "old")
+    old = replace(old, sent_at=old.sent_at - timedelta(days=1))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(0, 20, 10, "new")), IgnoreWriter())
+    connection.execute("SELECT bulk.keep_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=1)])
+    rows = connection.execute("SELECT idempotency_key FROM bulk.jobs").fetchall()
+    assert rows == [("new",)]
+    assert count(connection, "bulk.lanes") == 1
+    assert count(connection, "bulk.batches") == 1
+    assert count(connection, "sensor_readings") == 20
 
 
 def test_counts_that_do_not_add_up_are_refused_by_the_database(connection: Connection, epoch: int) -> None:
@@ -257,6 +397,18 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "after": "",
         "message_type": "M",
         "descriptors": b"",
+        "create_days": [datetime.now(UTC).date()],
+        "expired": [0],
+        "failures": [""],
+        "digests": [b""],
+        "from_sequence": 0,
+        "after_sequence": 0,
+        "after_index": 0,
+        "with_records": True,
+        "state": 6,
+        "atomic": False,
+        "rejections_max": 0,
+        "time_to_live_s": 0.0,
     }
     for name in ("jobs", "ledger", "catalog"):
         for statement in family(name).values():

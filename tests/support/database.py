@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import schema
+from bulkgrpc.store import held, schema
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.statements import family
 
@@ -58,6 +58,7 @@ def register(connection: Connection, dataset: Dataset) -> None:
         "descriptors": dataset.descriptors,
     }
     connection.execute(create_table(dataset))
+    connection.execute(held.create(dataset))
     connection.execute(family("catalog")["add_dataset"], values)
 
 

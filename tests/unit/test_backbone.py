@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bulkgrpc.backbone.message import MalformedMessage, from_headers, to_headers
 from bulkgrpc.backbone.partition import murmur2, partition_of
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message
 
 
 # Source: org.apache.kafka.common.utils.UtilsTest.testMurmur2
@@ -33,6 +33,7 @@ def test_a_tenant_has_one_partition_in_range(tenant: str, partitions: int) -> No
     assert 0 <= partition_of(tenant, partitions) < partitions
 
 
+TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 MESSAGES = st.builds(
     Message,
     kind=st.sampled_from(Kind),
@@ -43,13 +44,16 @@ MESSAGES = st.builds(
         dataset=st.just("d"),
         dataset_version=st.integers(1, 100),
         labels=st.dictionaries(st.text(), st.text()),
+        options=st.builds(JobOptions, st.booleans(), st.integers(0, 9), st.floats(0, 1e6)),
     ),
     lane=st.integers(0, 7),
     sequence=st.just(0),
     records=st.integers(0, 10**6),
     lane_records=st.just(0),
-    sent_at=st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
+    sent_at=TIMES,
     trace_context=st.sampled_from(["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]),
+    digest=st.sampled_from([b"", b"\x01" * 16]),
+    expires_at=st.one_of(st.none(), TIMES),
 )
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Lane, Received, plan_lanes
+from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Fate, Lane, LanePlan, LedgerView, Received, plan_lanes
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message, Ownership
 
 JOBS = [uuid.UUID(int=number) for number in range(2)]
@@ -19,38 +20,75 @@ def received(sequence: int, job: int = 0, *, partition: int = 0, offset: int = 0
     return Received(partition, offset, message, b"x" * 100)
 
 
+NOW = datetime.now(UTC)
+
+
+def plan_of(*items: Received, ledger: LedgerView = LedgerView()) -> LanePlan:
+    return plan_lanes(items, ledger, NOW)
+
+
+def applies(plan: LanePlan) -> list[bool]:
+    return [fate is Fate.APPLY for fate in plan.fates]
+
+
+def at(next_sequence: int, *, sealed: bool = False, digest: bytes = b"", ended: bool = False) -> LedgerView:
+    """The ledger with one lane, all of whose batches had the same digest."""
+    digests = {(JOBS[0], 0, sequence): digest for sequence in range(next_sequence)}
+    return LedgerView(frozenset(JOBS[:1] if ended else ()), {(JOBS[0], 0): Lane(next_sequence, sealed=sealed)}, digests)
+
+
 def test_a_repeated_batch_applies_once() -> None:
-    plan = plan_lanes([received(0), received(0), received(1), received(0), received(1)], {})
-    assert plan.applies.tolist() == [True, False, True, False, False]
+    plan = plan_of(received(0), received(0), received(1), received(0), received(1))
+    assert applies(plan) == [True, False, True, False, False]
+    assert set(plan.fates) == {Fate.APPLY, Fate.KNOWN}
     assert plan.lanes == {(JOBS[0], 0): Lane(2, sealed=False)}
 
 
 def test_what_the_ledger_has_applies_no_more() -> None:
-    plan = plan_lanes([received(3), received(4)], {(JOBS[0], 0): Lane(4, sealed=False)})
-    assert plan.applies.tolist() == [False, True]
+    assert plan_of(received(3), received(4), ledger=at(4)).fates == (Fate.KNOWN, Fate.APPLY)
 
 
 def test_nothing_applies_after_a_hole_until_it_is_filled() -> None:
-    plan = plan_lanes([received(0), received(2), received(1), received(2)], {})
-    assert plan.applies.tolist() == [True, False, True, True]
+    plan = plan_of(received(0), received(2), received(1), received(2))
+    assert plan.fates == (Fate.APPLY, Fate.KNOWN, Fate.APPLY, Fate.APPLY)
 
 
 def test_nothing_applies_to_a_sealed_lane() -> None:
-    plan = plan_lanes([received(0), received(1, seal=True), received(2), received(1)], {})
-    assert plan.applies.tolist() == [True, True, False, False]
+    plan = plan_of(received(0), received(1, seal=True), received(2), received(1), received(0), received(1, seal=True))
+    assert plan.fates == (Fate.APPLY, Fate.APPLY, Fate.LATE, Fate.LATE, Fate.KNOWN, Fate.KNOWN)
     assert plan.lanes == {(JOBS[0], 0): Lane(1, sealed=True)}
 
 
 def test_a_seal_after_a_hole_does_not_end_the_job() -> None:
-    plan = plan_lanes([received(0), received(2, seal=True)], {})
-    assert plan.applies.tolist() == [True, False]
+    assert plan_of(received(0), received(2, seal=True)).fates == (Fate.APPLY, Fate.KNOWN)
+
+
+def _with(item: Received, **changes: object) -> Received:
+    return replace(item, message=replace(item.message, **changes))  # type: ignore[arg-type]
+
+
+def test_the_same_sequence_with_other_bytes_is_a_conflict_in_the_chunk_and_across_chunks() -> None:
+    first, other = _with(received(0), digest=b"a"), _with(received(0), digest=b"b")
+    assert plan_of(first, first, other).fates == (Fate.APPLY, Fate.KNOWN, Fate.CONFLICT)
+    assert plan_of(first, other, ledger=at(1, digest=b"a")).fates == (Fate.KNOWN, Fate.CONFLICT)
+
+
+def test_what_comes_for_an_ended_job_is_discarded_and_still_counted_once() -> None:
+    plan = plan_of(received(1), received(1), received(2), received(3, seal=True), ledger=at(1, ended=True))
+    assert plan.fates == (Fate.DISCARD, Fate.KNOWN, Fate.DISCARD, Fate.KNOWN)
+    assert plan.lanes == {(JOBS[0], 0): Lane(3, sealed=False)}
+
+
+def test_a_batch_past_its_time_to_live_is_discarded_and_the_next_one_applies() -> None:
+    old, fresh = _with(received(0), expires_at=NOW), _with(received(1), expires_at=NOW + timedelta(seconds=1))
+    assert plan_of(old, fresh).fates == (Fate.DISCARD, Fate.APPLY)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1)), max_size=40))
 def test_each_batch_applies_at_most_once_and_in_order(arrivals: list[tuple[int, int]]) -> None:
-    plan = plan_lanes([received(sequence, job) for sequence, job in arrivals], {})
+    plan = plan_of(*(received(sequence, job) for sequence, job in arrivals))
     for job in (0, 1):
-        applied = [s for (s, j), applies in zip(arrivals, plan.applies, strict=True) if applies and j == job]
+        applied = [s for (s, j), fate in zip(arrivals, plan.fates, strict=True) if fate is Fate.APPLY and j == job]
         assert applied == list(range(len(applied)))
 
 

@@ -1,25 +1,76 @@
+-- name: lock_job
+-- Let one transaction at a time make or end a job: partitions cannot keep ids unique over the days.
+SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0))
+
 -- name: open_job
--- Create the job if it is not there.
-INSERT INTO bulk.jobs (job_id, tenant, idempotency_key, dataset, dataset_version, labels, partition, state, create_time)
-VALUES (%(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s, %(dataset_version)s, %(labels)s, %(partition)s, 1,
-        clock_timestamp())
-ON CONFLICT (job_id) DO NOTHING
+-- Create the job if it is not there. After lock_job, in one transaction.
+INSERT INTO bulk.jobs (create_day, job_id, tenant, idempotency_key, dataset, dataset_version, labels, atomic,
+                       rejections_max, time_to_live_s, partition, state, create_time)
+SELECT (%(create_time)s::timestamptz AT TIME ZONE 'UTC')::date, %(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s,
+       %(dataset_version)s, %(labels)s, %(atomic)s, %(rejections_max)s, %(time_to_live_s)s, %(partition)s, 1,
+       %(create_time)s
+WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
 
 -- name: get_job
 -- One job of a tenant, with the sequence that its lane applies next.
 SELECT j.*, coalesce(l.next_sequence, 0) AS next_sequence
-FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.job_id = j.job_id AND l.lane = 0
+FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = 0
 WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
+
+-- name: get_jobs
+-- Several jobs by id.
+SELECT j.*, coalesce(l.next_sequence, 0) AS next_sequence
+FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = 0
+WHERE j.job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: seal_job
 -- Mark the job sealed once its seal is on Kafka; a worker may have ended it already.
-UPDATE bulk.jobs SET state = 2, seal_time = %(seal_time)s WHERE job_id = %(job_id)s AND state = 1
+UPDATE bulk.jobs SET state = 2, seal_time = %(seal_time)s, update_time = clock_timestamp()
+WHERE job_id = %(job_id)s AND state = 1
 
 -- name: list_jobs
 -- A page of a tenant's jobs, newest first, after the last one of the page before.
 SELECT j.*, coalesce(l.next_sequence, 0) AS next_sequence
-FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.job_id = j.job_id AND l.lane = 0
+FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = 0
 WHERE j.tenant = %(tenant)s
   AND (%(after_time)s::timestamptz IS NULL OR (j.create_time, j.job_id) < (%(after_time)s, %(after_id)s::uuid))
 ORDER BY j.create_time DESC, j.job_id DESC
+LIMIT %(page_size)s
+
+-- name: hold_job
+-- A job whose end is to be decided: waits for the worker that writes for it now, and keeps the next one waiting.
+SELECT state, create_day, dataset, dataset_version, atomic
+FROM bulk.jobs
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s
+FOR UPDATE
+
+-- name: end_job
+-- End a job that has not ended: what it holds is discarded.
+UPDATE bulk.jobs
+SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + held, held = 0
+WHERE job_id = %(job_id)s AND state < 3
+
+-- name: delete_job
+-- Forget an ended job.
+WITH gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),
+     lanes AS (DELETE FROM bulk.lanes l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id),
+     batches AS (DELETE FROM bulk.batches b USING gone g WHERE b.create_day = g.create_day AND b.job_id = g.job_id)
+DELETE FROM bulk.rejections r USING gone g WHERE r.create_day = g.create_day AND r.job_id = g.job_id
+
+-- name: digests
+-- The digests of batches that were applied.
+SELECT b.sequence, b.digest
+FROM bulk.jobs j JOIN bulk.batches b ON b.create_day = j.create_day AND b.job_id = j.job_id
+WHERE j.job_id = %(job_id)s AND b.lane = 0 AND b.sequence >= %(from_sequence)s
+ORDER BY b.sequence
+LIMIT %(page_size)s
+
+-- name: list_rejections
+-- A page of a job's rejections by place, after the last one of the page before.
+SELECT rejection_id, sequence, record_index, code, field, reason, CASE WHEN %(with_records)s THEN record ELSE '' END
+FROM bulk.rejections
+WHERE create_day = (SELECT create_day FROM bulk.jobs WHERE job_id = %(job_id)s)
+  AND job_id = %(job_id)s
+  AND (sequence, record_index, rejection_id) > (%(after_sequence)s, %(after_index)s, %(after_id)s)
+ORDER BY sequence, record_index, rejection_id
 LIMIT %(page_size)s

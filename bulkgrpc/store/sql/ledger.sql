@@ -26,49 +26,75 @@ SET next_offset = v.to_offset
 FROM unnest(%(partitions)s::integer[], %(to_offsets)s::bigint[]) AS v (partition, to_offset)
 WHERE o.topic = %(topic)s AND o.partition = v.partition
 
--- name: lock_lanes
--- The lanes of a chunk's jobs.
+-- name: lock_jobs
+-- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in hold_job); who seals one does not.
+SELECT job_id, create_day, state, atomic, rejections_max, rejected, held
+FROM bulk.jobs
+WHERE job_id = ANY (%(job_ids)s::uuid[])
+ORDER BY job_id
+FOR KEY SHARE
+
+-- name: get_lanes
+-- The lanes of a chunk's jobs. The partition's offset row, which is locked, keeps every other writer away from them.
 SELECT job_id, lane, next_sequence, sealed
 FROM bulk.lanes
-WHERE job_id = ANY (%(job_ids)s::uuid[])
-ORDER BY job_id, lane
-FOR UPDATE
+WHERE create_day = ANY (%(create_days)s::date[]) AND job_id = ANY (%(job_ids)s::uuid[])
 
--- name: open_job
--- Make the job that a first batch belongs to, if its server could not.
-INSERT INTO bulk.jobs (job_id, tenant, idempotency_key, dataset, dataset_version, labels, partition, state, create_time)
-VALUES (%(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s, %(dataset_version)s, %(labels)s, %(partition)s, 1,
-        %(create_time)s)
-ON CONFLICT (job_id) DO NOTHING
+-- name: get_digests
+-- The digests of batches that came again.
+SELECT b.job_id, b.lane, b.sequence, b.digest
+FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(lanes)s::integer[], %(sequences)s::bigint[])
+       AS v (create_day, job_id, lane, sequence)
+JOIN bulk.batches b USING (create_day, job_id, lane, sequence)
 
 -- name: advance_lanes
 -- Move lanes to where the chunk leaves them.
-INSERT INTO bulk.lanes (job_id, lane, next_sequence, sealed)
-SELECT * FROM unnest(%(job_ids)s::uuid[], %(lanes)s::integer[], %(next_sequences)s::bigint[], %(sealed)s::boolean[])
-ON CONFLICT (job_id, lane) DO UPDATE SET next_sequence = excluded.next_sequence, sealed = excluded.sealed
+INSERT INTO bulk.lanes (create_day, job_id, lane, next_sequence, sealed)
+SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(lanes)s::integer[], %(next_sequences)s::bigint[],
+                     %(sealed)s::boolean[])
+ON CONFLICT (create_day, job_id, lane)
+DO UPDATE SET next_sequence = excluded.next_sequence, sealed = excluded.sealed
+
+-- name: add_batches
+-- Keep the digests of the batches that the chunk applies.
+INSERT INTO bulk.batches (create_day, job_id, lane, sequence, digest)
+SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(lanes)s::integer[], %(sequences)s::bigint[],
+                     %(digests)s::bytea[])
 
 -- name: add_counts
--- Count what the chunk did for each job, and end those whose seal it applied.
+-- Count what the chunk did for each job, and end those whose seal it applied or that failed.
+-- state: what the job ends as, null to leave it open. A job that ended before and is counted on is marked as partial.
 UPDATE bulk.jobs j
 SET accepted = j.accepted + v.accepted,
     written = j.written + v.written,
     duplicate = j.duplicate + v.duplicate,
     rejected = j.rejected + v.rejected,
+    expired = j.expired + v.expired,
+    held = j.held + v.accepted - v.written - v.duplicate - v.rejected - v.expired,
     state = CASE
-      WHEN v.seal_time IS NULL THEN j.state
-      WHEN j.rejected + v.rejected = 0 THEN 3
-      WHEN j.written + v.written + j.duplicate + v.duplicate = 0 THEN 5
-      ELSE 4
+      WHEN j.state = 3 AND v.rejected > 0 THEN 4
+      WHEN j.state >= 3 THEN j.state
+      WHEN v.sealed AND v.failure = '' THEN
+        CASE
+          WHEN j.rejected + v.rejected + j.expired + v.expired = 0 THEN 3
+          WHEN j.written + v.written + j.duplicate + v.duplicate = 0 THEN 5
+          ELSE 4
+        END
+      WHEN v.failure <> '' THEN 5
+      ELSE j.state
     END,
+    failure = CASE WHEN j.state < 3 AND v.failure <> '' THEN v.failure ELSE j.failure END,
     seal_time = coalesce(j.seal_time, v.seal_time),
-    end_time = CASE WHEN v.seal_time IS NULL THEN j.end_time ELSE clock_timestamp() END
-FROM unnest(%(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[], %(duplicate)s::bigint[],
-            %(rejected)s::bigint[], %(seal_times)s::timestamptz[])
-  AS v (job_id, accepted, written, duplicate, rejected, seal_time)
-WHERE j.job_id = v.job_id
+    end_time = CASE WHEN j.state < 3 AND (v.sealed OR v.failure <> '') THEN clock_timestamp() ELSE j.end_time END,
+    update_time = clock_timestamp()
+FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
+            %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(sealed)s::boolean[],
+            %(seal_times)s::timestamptz[], %(failures)s::text[])
+  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, sealed, seal_time, failure)
+WHERE j.create_day = v.create_day AND j.job_id = v.job_id
 
 -- name: add_rejections
 -- Report the records that could not be applied.
-INSERT INTO bulk.rejections (job_id, sequence, record_index, code, field, reason, record)
-SELECT * FROM unnest(%(job_ids)s::uuid[], %(sequences)s::bigint[], %(record_indices)s::integer[], %(codes)s::text[],
-                     %(fields)s::text[], %(reasons)s::text[], %(records)s::bytea[])
+INSERT INTO bulk.rejections (create_day, job_id, sequence, record_index, code, field, reason, record)
+SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(sequences)s::bigint[], %(record_indices)s::integer[],
+                     %(codes)s::text[], %(fields)s::text[], %(reasons)s::text[], %(records)s::bytea[])

@@ -10,6 +10,8 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from bulkgrpc import faults
+
 _PIECE_BYTES = 1 << 20
 _LINE = re.compile(r"^COPY .*?, line (\d+)", re.MULTILINE)
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -29,6 +31,7 @@ def copy_rows(connection: Connection, table: sql.Composable, rows: pa.RecordBatc
         view = memoryview(body)
         for start in range(0, len(view), _PIECE_BYTES):
             copy.write(view[start : start + _PIECE_BYTES])
+            faults.reach("mid_copy")
         copy.write(tail)
 
 

@@ -10,38 +10,81 @@ CREATE TABLE bulk.datasets (
 );
 COMMENT ON TABLE bulk.datasets IS 'Message types bound to tables; descriptors is a google.protobuf.FileDescriptorSet.';
 
+-- What is known of jobs is kept for a time and then dropped a day at once: every table of it is partitioned by the day
+-- (UTC) on which its job was opened. `bulk.keep_days` makes and drops the partitions.
 -- Counts and states change in place many times: leave room for HOT updates.
 CREATE TABLE bulk.jobs (
-  job_id          uuid        PRIMARY KEY,
+  create_day      date        NOT NULL,
+  job_id          uuid        NOT NULL,
   tenant          text        NOT NULL,
   idempotency_key text        NOT NULL,
   dataset         text        NOT NULL,
   dataset_version integer     NOT NULL,
   labels          jsonb       NOT NULL,
+  atomic          boolean     NOT NULL,
+  rejections_max  bigint      NOT NULL,
+  time_to_live_s  double precision NOT NULL,
   partition       integer     NOT NULL,
-  state           smallint    NOT NULL CHECK (state BETWEEN 1 AND 5),
+  state           smallint    NOT NULL CHECK (state BETWEEN 1 AND 7),
   accepted        bigint      NOT NULL DEFAULT 0,
   written         bigint      NOT NULL DEFAULT 0,
   duplicate       bigint      NOT NULL DEFAULT 0,
   rejected        bigint      NOT NULL DEFAULT 0,
+  expired         bigint      NOT NULL DEFAULT 0,
+  held            bigint      NOT NULL DEFAULT 0,
+  failure         text        NOT NULL DEFAULT '',
   create_time     timestamptz NOT NULL,
+  update_time     timestamptz NOT NULL DEFAULT clock_timestamp(),
   seal_time       timestamptz,
   end_time        timestamptz,
-  CONSTRAINT every_accepted_record_is_accounted_for CHECK (accepted = written + duplicate + rejected),
-  CONSTRAINT an_ended_job_has_its_times CHECK ((state >= 3) = (end_time IS NOT NULL) AND (state = 1) = (seal_time IS NULL))
-) WITH (fillfactor = 70);
-COMMENT ON COLUMN bulk.jobs.state IS '1 open, 2 sealed, 3 succeeded, 4 partially succeeded, 5 failed';
+  PRIMARY KEY (create_day, job_id),
+  CONSTRAINT every_accepted_record_is_accounted_for
+    CHECK (accepted = written + duplicate + rejected + expired + held),
+  CONSTRAINT an_ended_job_has_its_time_and_holds_nothing
+    CHECK ((state >= 3) = (end_time IS NOT NULL) AND (state < 3 OR held = 0))
+) PARTITION BY RANGE (create_day);
+COMMENT ON COLUMN bulk.jobs.state IS
+  '1 open, 2 sealed, 3 succeeded, 4 partially succeeded, 5 failed, 6 cancelled, 7 expired';
 COMMENT ON COLUMN bulk.jobs.accepted IS 'records of the batches applied so far';
+COMMENT ON COLUMN bulk.jobs.held IS 'records of an atomic job that wait for its seal';
+-- A job is found by its id alone, on whichever day it was opened; bulk.open_job keeps ids unique over the days.
+CREATE INDEX jobs_by_id ON bulk.jobs (job_id);
 CREATE INDEX jobs_by_create_time ON bulk.jobs (tenant, create_time DESC, job_id);
+CREATE INDEX jobs_not_ended ON bulk.jobs (update_time) WHERE state < 3;
 
 CREATE TABLE bulk.lanes (
-  job_id        uuid    NOT NULL REFERENCES bulk.jobs ON DELETE CASCADE,
+  create_day    date    NOT NULL,
+  job_id        uuid    NOT NULL,
   lane          integer NOT NULL,
   next_sequence bigint  NOT NULL,
   sealed        boolean NOT NULL DEFAULT false,
-  PRIMARY KEY (job_id, lane)
-) WITH (fillfactor = 70);
+  PRIMARY KEY (create_day, job_id, lane)
+) PARTITION BY RANGE (create_day);
 COMMENT ON TABLE bulk.lanes IS 'Ledger: the sequence that each lane of a job applies next.';
+
+CREATE TABLE bulk.batches (
+  create_day date    NOT NULL,
+  job_id     uuid    NOT NULL,
+  lane       integer NOT NULL,
+  sequence   bigint  NOT NULL,
+  digest     bytea   NOT NULL,
+  PRIMARY KEY (create_day, job_id, lane, sequence)
+) PARTITION BY RANGE (create_day);
+COMMENT ON TABLE bulk.batches IS 'Ledger: the 128-bit BLAKE2b of each batch applied; the same sequence with another is refused.';
+
+CREATE TABLE bulk.rejections (
+  create_day   date    NOT NULL,
+  rejection_id bigint  GENERATED ALWAYS AS IDENTITY,
+  job_id       uuid    NOT NULL,
+  sequence     bigint  NOT NULL,
+  record_index integer NOT NULL,
+  code         text    NOT NULL,
+  field        text    NOT NULL,
+  reason       text    NOT NULL,
+  record       bytea   NOT NULL
+) PARTITION BY RANGE (create_day);
+COMMENT ON TABLE bulk.rejections IS 'Records that could not be applied, with their place in the job and the reason.';
+CREATE INDEX rejections_by_place ON bulk.rejections (job_id, sequence, record_index, rejection_id);
 
 CREATE TABLE bulk.offsets (
   topic       text    NOT NULL,
@@ -52,14 +95,36 @@ CREATE TABLE bulk.offsets (
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE bulk.offsets IS 'Ledger: the offset that each partition reads next, and the epoch of the worker that may move it.';
 
-CREATE TABLE bulk.rejections (
-  job_id       uuid    NOT NULL REFERENCES bulk.jobs ON DELETE CASCADE,
-  sequence     bigint  NOT NULL,
-  record_index integer NOT NULL,
-  code         text    NOT NULL,
-  field        text    NOT NULL,
-  reason       text    NOT NULL,
-  record       bytea   NOT NULL,
-  PRIMARY KEY (job_id, sequence, record_index)
-);
-COMMENT ON TABLE bulk.rejections IS 'Records that could not be applied, with their place in the job and the reason.';
+-- Make the partitions of the days to come, and drop those of jobs opened before the last `retention_days` days.
+CREATE FUNCTION bulk.keep_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  parent text;
+  day date;
+  child text;
+BEGIN
+  FOREACH parent IN ARRAY ARRAY['jobs', 'lanes', 'batches', 'rejections'] LOOP
+    FOR day IN SELECT today + n FROM generate_series(-1, 2) AS n LOOP
+      child := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
+      IF to_regclass(format('bulk.%I', child)) IS NULL THEN
+        EXECUTE format('CREATE TABLE bulk.%I PARTITION OF bulk.%I FOR VALUES FROM (%L) TO (%L)%s',
+                       child, parent, day, day + 1,
+                       CASE WHEN parent IN ('jobs', 'lanes') THEN ' WITH (fillfactor = 70)' ELSE '' END);
+      END IF;
+    END LOOP;
+    FOR child IN
+      SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+      WHERE i.inhparent = format('bulk.%I', parent)::regclass
+        AND c.relname < format('%s_%s', parent, to_char(today - retention_days, 'YYYYMMDD'))
+        AND c.relname ~ '_[0-9]{8}$'
+    LOOP
+      EXECUTE format('DROP TABLE bulk.%I', child);
+    END LOOP;
+  END LOOP;
+END
+$$;
+-- A day that nobody made a partition for must not stop anybody.
+CREATE TABLE bulk.jobs_other PARTITION OF bulk.jobs DEFAULT;
+CREATE TABLE bulk.lanes_other PARTITION OF bulk.lanes DEFAULT;
+CREATE TABLE bulk.batches_other PARTITION OF bulk.batches DEFAULT;
+CREATE TABLE bulk.rejections_other PARTITION OF bulk.rejections DEFAULT;
+SELECT bulk.keep_days((now() AT TIME ZONE 'UTC')::date, 36500);

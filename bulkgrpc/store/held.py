@@ -1,0 +1,83 @@
+"""Rows of atomic jobs that wait for their seal: a table a dataset version, beside the ledger, in the schema `bulk`.
+
+A row is held as its columns, not as its bytes: applying a job is one statement, whatever its size, and takes no memory
+of the worker's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from psycopg import sql
+
+from bulkgrpc.datasets.ddl import table
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.store.writers.copy import Connection, copy_rows
+
+JOB = "bulkgrpc_job"
+SEQUENCE = "bulkgrpc_sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTable:
+    """Which dataset version's rows."""
+
+    dataset: str
+    version: int
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The qualified, quoted name. A dataset's name may take all of the 63 characters: this is a hash of it."""
+        digest = hashlib.sha256(f"{self.dataset}/{self.version}".encode()).hexdigest()[:24]
+        return sql.Identifier("bulk", f"held_{digest}")
+
+
+def create(dataset: Dataset) -> sql.Composed:
+    """Return the statements that make a dataset version's table of held rows, if it is not there."""
+    held = HeldTable(dataset.name, dataset.version).identifier
+    columns = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in dataset.columns]
+    columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(JOB))]
+    columns += [sql.SQL("{} bigint NOT NULL").format(sql.Identifier(SEQUENCE))]
+    return sql.SQL(
+        "CREATE TABLE IF NOT EXISTS {held} ({columns}); CREATE INDEX IF NOT EXISTS {index} ON {held} ({job})"
+    ).format(
+        held=held,
+        columns=sql.SQL(", ").join(columns),
+        index=sql.Identifier(f"{held._obj[-1]}_by_job"),
+        job=sql.Identifier(JOB),
+    )
+
+
+def copy(connection: Connection, rows: Rows, places: Sequence[tuple[uuid.UUID, int]]) -> None:
+    """Hold rows in the caller's transaction. places: job and sequence of each payload of `rows`."""
+    ids = pa.array([job_id.bytes for job_id, _ in places], pa.binary(16))
+    sequences = pa.array([sequence for _, sequence in places], pa.int64())
+    payload = pa.array(rows.payload)
+    wanted = rows.table.append_column(JOB, ids.take(payload)).append_column(SEQUENCE, sequences.take(payload))
+    copy_rows(connection, HeldTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
+
+
+def apply(dataset: Dataset) -> sql.Composed:
+    """Return the statement that moves a job's rows into the table: of equal keys the first, none that is there."""
+    key = sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key))
+    return sql.SQL(
+        "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {held} "
+        "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} ON CONFLICT DO NOTHING"
+    ).format(
+        table=table(dataset),
+        columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
+        key=key,
+        held=HeldTable(dataset.name, dataset.version).identifier,
+        job=sql.Identifier(JOB),
+        sequence=sql.Identifier(SEQUENCE),
+    )
+
+
+def discard(held: HeldTable) -> sql.Composed:
+    """Return the statement that throws a job's held rows away."""
+    return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(held.identifier, sql.Identifier(JOB))

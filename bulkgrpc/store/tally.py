@@ -1,0 +1,85 @@
+"""What a chunk did for a job, while it is written: counted up, then told to the job's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from bulkgrpc.datasets.rows import RejectedRecord
+from bulkgrpc.errors import Rejected
+from bulkgrpc.store.chunk import Fate
+from bulkgrpc.store.rejections import Rejection
+from bulkgrpc.words import JobCounts, Message
+
+
+@dataclass(slots=True)
+class JobTally:
+    """Counts of records, the rejections, and how the job ends, if it does.
+
+    accepted = written + duplicate + rejected + expired + what an atomic job goes on holding.
+    """
+
+    accepted: int = 0
+    written: int = 0
+    duplicate: int = 0
+    expired: int = 0
+    rejections: list[Rejection] = field(default_factory=list)
+    sealed_at: datetime | None = None
+    failure: str = ""
+
+    @property
+    def rejected(self) -> int:
+        """How many records were rejected."""
+        return len(self.rejections)
+
+    @property
+    def counts(self) -> JobCounts:
+        """The counts alone."""
+        return JobCounts(self.accepted, self.written, self.duplicate, self.rejected, self.expired)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the chunk did nothing for the job."""
+        return not (self.accepted or self.written or self.duplicate or self.expired or self.sealed_at or self.failure)
+
+    def reject(self, message: Message, record: RejectedRecord) -> None:
+        """Report a record of a batch."""
+        self.rejections.append(
+            Rejection(
+                message.spec.key.job_id,
+                message.sequence,
+                record.record_index,
+                record.code,
+                record.field,
+                record.reason,
+                record.record,
+            )
+        )
+
+    def settle(self) -> None:
+        """Of a job that is not atomic: what is none of the others was there already."""
+        self.duplicate = self.accepted - self.written - self.rejected - self.expired
+
+    def release(self, held: int, written: int) -> None:
+        """Of an atomic job that ends: tell what became of what it held, `held` from before this chunk."""
+        waiting = held + self.accepted - self.rejected - self.expired
+        if self.failure:
+            self.expired += waiting
+        else:
+            self.written, self.duplicate = written, waiting - written
+
+
+def failure(atomic: bool, rejections_max: int, rejected: int) -> str:
+    """Return why a job with so many rejections fails before its end; empty if it does not."""
+    if atomic and rejected:
+        return f"the job is atomic and {rejected} of its records could not be applied"
+    if rejections_max and rejected > rejections_max:
+        return f"{rejected} records were rejected, more than the job's rejections_max of {rejections_max}"
+    return ""
+
+
+def why_refused(message: Message, fate: Fate) -> tuple[Rejected, str]:
+    """Return code and reason for the records of a batch that came too late."""
+    if fate is Fate.CONFLICT:
+        return Rejected.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
+    return Rejected.AFTER_SEAL, f"batch {message.sequence} came after the job's seal"
