@@ -44,7 +44,7 @@ class ServerSettings(StackSettings):
     batch_records_max: int = Field(limits.BATCH_RECORDS_MAX, ge=1, description="most records in a batch")
     streams_max: int = Field(limits.STREAMS_MAX, ge=1, le=10_000, description="streams served at once by one process")
     in_flight_bytes_max: int = Field(
-        64 * 1024 * 1024, ge=1024 * 1024, description="bytes on their way to Kafka before reading from clients stops"
+        16 * 1024 * 1024, ge=1024 * 1024, description="bytes on their way to Kafka before reading from clients stops"
     )
     drain_s: float = Field(20.0, ge=0, description="seconds that SIGTERM gives to open streams")
     when_redis_is_down: Literal["accept", "refuse"] = Field("accept", description="what happens to new streams then")

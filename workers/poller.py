@@ -11,9 +11,10 @@ import psycopg
 import structlog
 from confluent_kafka import KafkaException
 
-from bulkgrpc import faults
+from bulkgrpc import faults, metrics
 from bulkgrpc.backbone.consumer import Fetched, RecordsConsumer
-from bulkgrpc.backbone.message import from_headers
+from bulkgrpc.backbone.dead_letters import DeadLetters
+from bulkgrpc.backbone.message import MalformedMessage, from_headers
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.settings import WorkerSettings
@@ -21,12 +22,14 @@ from bulkgrpc.store import ledger
 from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Received, prepare
 from bulkgrpc.store.connection import connect
+from bulkgrpc.words import JobCounts, Ownership
 from workers.ownership import Holdings
 from workers.writer import ChunkWriter, Result
 
 log = structlog.get_logger()
 
-FETCH_MESSAGES_MAX = 200
+FETCH_MESSAGES_MAX = 50
+"""Messages taken from librdkafka at once: of the largest batches, 50 MB."""
 IDLE_POLL_S = 0.1
 """How long a poll waits when nothing is in hand."""
 WRITER_WAIT_S = 0.02
@@ -53,6 +56,7 @@ class Poller:
         self._holdings = Holdings()
         self._builder = ChunkBuilder(ChunkBounds(settings.chunk_rows_max, settings.chunk_bytes_max))
         self._backlog: deque[Fetched] = deque()  # at most FETCH_MESSAGES_MAX, and what librdkafka may hold
+        self._dead_letters: DeadLetters | None = None
         self._codecs: dict[tuple[str, int], BatchCodec] = {}
         self._writer = ChunkWriter(settings, stopping)
         self._consumer = RecordsConsumer(settings, self._on_assigned, self._on_revoked)
@@ -121,9 +125,22 @@ class Poller:
             message = self._backlog.popleft()
             owned = self._holdings.take(message.partition, message.offset)
             if owned is not None:
-                received = Received(message.partition, message.offset, from_headers(message.headers), message.payload)
-                self._builder.add(received, owned)
+                self._take(message, owned)
         return found
+
+    def _take(self, message: Fetched, owned: Ownership) -> None:
+        """Add a message to the chunk in hand; one that nobody can place goes to the dead letters first."""
+        try:
+            received = Received(message.partition, message.offset, from_headers(message.headers), message.payload)
+        except MalformedMessage as error:
+            if self._dead_letters is None:
+                self._dead_letters = DeadLetters(self._settings)
+            self._dead_letters.add(message, str(error))
+            metrics.messages_dead.add(1)
+            log.warning("dead_letter", partition=message.partition, offset=message.offset, reason=str(error))
+            self._builder.skip(message.partition, message.offset, owned)
+        else:
+            self._builder.add(received, owned)
 
     def _settle(self, timeout_s: float) -> None:
         """Take in the results that are there, waiting up to `timeout_s` for the first."""
@@ -141,6 +158,11 @@ class Poller:
     def _commit(self, result: Result) -> None:
         held = self._holdings.held
         self._backoff = Backoff()
+        if result.applied is not None:
+            done = sum(result.applied.counts.values(), JobCounts())
+            metrics.records_written.add(done.written)
+            metrics.records_rejected.add(done.rejected)
+            metrics.records_expired.add(done.expired)
         spans = result.prepared.chunk.spans
         try:
             self._consumer.commit({s.partition: s.to_offset for s in spans if s.partition in held})
@@ -154,6 +176,7 @@ class Poller:
     def _rewind(self, result: Result) -> None:
         """The ledger refused a chunk: drop all that is in hand, and ask the ledger where every partition stands."""
         log.warning("chunk_refused", outcomes=str(result.refusal))
+        metrics.chunks_refused.add(1)
         self._stale = self._writer.outstanding
         self._builder.clear()
         self._consumer.pause(self._holdings.doubt())

@@ -13,20 +13,24 @@ from typing import Annotated
 os.environ["RUST_BACKTRACE"] = "0"
 
 import psycopg
+import pyarrow as pa
 import structlog
 import typer
 from confluent_kafka import KafkaException
 
-from bulkgrpc import logs
+from bulkgrpc import allocator, logs
 from bulkgrpc.backbone.consumer import OffsetLost
-from bulkgrpc.backbone.message import MalformedMessage
 from bulkgrpc.backbone.topics import BackboneUnavailable, ensure_topic
 from bulkgrpc.settings import WorkerSettings, load
 from bulkgrpc.store import schema
 from bulkgrpc.store.connection import connect
+from workers.housekeeper import Housekeeper
 from workers.poller import DatasetGone, Poller
 
 log = structlog.get_logger()
+
+ARENAS = 2
+"""One for each of the threads that handle records."""
 
 
 def run(
@@ -41,7 +45,9 @@ def run(
     reads from BULKGRPC_KAFKA and BULKGRPC_POSTGRES.
     """
     settings = load(WorkerSettings, group=group, chunk_rows_max=chunk_rows_max)
-    logs.configure()
+    allocator.keep_flat(ARENAS)
+    pa.set_memory_pool(pa.system_memory_pool())
+    logs.set_up()
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -54,6 +60,7 @@ def run(
             schema.check(connection)
         ensure_topic(settings)
         poller = Poller(settings, stopping)
+        Housekeeper(settings, stopping).start()
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
         poller.run()
@@ -63,7 +70,7 @@ def run(
         _fail(str(error))
     except OffsetLost as error:
         _fail(f"Kafka has no longer the offset that the ledger (table bulk.offsets) needs next: {error}")
-    except (MalformedMessage, DatasetGone, KafkaException, psycopg.Error) as error:
+    except (DatasetGone, KafkaException, psycopg.Error) as error:
         log.exception("worker_failed")
         _fail(str(error))
 

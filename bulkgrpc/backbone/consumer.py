@@ -30,6 +30,7 @@ class Fetched:
     offset: int
     headers: Sequence[tuple[str, bytes]]
     payload: bytes
+    key: bytes = b""
 
 
 class RecordsConsumer:
@@ -117,7 +118,9 @@ class RecordsConsumer:
 
 def _fetched(message: Any) -> Fetched:
     # The stubs allow None for what a message without an error always has.
-    return Fetched(message.partition(), message.offset(), message.headers() or (), message.value() or b"")
+    return Fetched(
+        message.partition(), message.offset(), message.headers() or (), message.value() or b"", message.key() or b""
+    )
 
 
 def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message
 
 FORMAT = b"1"
+RECORDS_MAX = 1_000_000
+"""Above what any server may be set to take in a batch."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -61,6 +63,9 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
     try:
         if found["format"] != FORMAT:
             raise MalformedMessage(f"unknown format {found['format']!r}")
+        records = int(found["records"])
+        if not 0 <= records <= RECORDS_MAX:
+            raise MalformedMessage(f"{records} records are no batch of ours")
         return Message(
             kind=Kind(found["kind"].decode()),
             spec=JobSpec(
@@ -73,7 +78,7 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
             ),
             lane=int(found["lane"]),
             sequence=int(found["sequence"]),
-            records=int(found["records"]),
+            records=records,
             lane_records=int(found.get("lane-records", b"0")),
             sent_at=_from_us(found["sent-at-us"]),
             digest=bytes.fromhex(found.get("digest", b"").decode()),

@@ -45,6 +45,7 @@ COMMANDS = {
     "load": Command("load:load", _DATA),
     "jobs": Command("jobs:app", _DATA),
     "datasets": Command("datasets:app", _DATA),
+    "dlq": Command("dlq:app", _DATA),
     "server": Command("processes:server", _SERVICE, _PROCESS),
     "worker": Command("processes:worker", _SERVICE, _PROCESS),
     "migrate": Command("processes:migrate", _SERVICE),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from google.protobuf.message import DecodeError
 
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
 from bulkgrpc.datasets.definition import Dataset
@@ -119,8 +120,14 @@ def _decode(
         pass
     pieces: list[tuple[Integers, Integers, pa.StructArray]] = []
     for number, payload in enumerate(payloads):
-        records = list(RecordBatch.FromString(payload.data).records)
-        pieces += _split(codec, number, 0, records, rejected)
+        try:
+            records = list(RecordBatch.FromString(payload.data).records)
+        except DecodeError:
+            records = []
+        if len(records) == payload.records:
+            pieces += _split(codec, number, 0, records, rejected)
+        else:
+            rejected += _unreadable(number, payload)
     if not pieces:
         return *_places(counts[:0]), codec.decode([]).flatten()
     return (
@@ -128,6 +135,15 @@ def _decode(
         np.concatenate([piece[1] for piece in pieces]),
         pa.concat_arrays([piece[2] for piece in pieces]),
     )
+
+
+def _unreadable(number: int, payload: Payload) -> list[RejectedRecord]:
+    """Return rejections for a batch that is not what its server counted; the first has the batch's bytes."""
+    reason = f"the batch cannot be read as {payload.records} records"
+    return [
+        RejectedRecord(number, index, Rejected.MALFORMED_RECORD, "", reason, payload.data if index == 0 else b"")
+        for index in range(payload.records)
+    ]
 
 
 def _split(

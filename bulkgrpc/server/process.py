@@ -12,10 +12,13 @@ import typer
 import uvloop
 from google.protobuf.internal import api_implementation
 
-from bulkgrpc.server import logs
+from bulkgrpc import allocator, logs
 from bulkgrpc.settings import PREFIX, ServerSettings, load
 
 _log = structlog.get_logger()
+
+ARENAS = 1
+"""One thread handles the batches."""
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -37,6 +40,7 @@ def serve(
     refused, open ones get BULKGRPC_DRAIN_S seconds to end.
     """
     settings = load(ServerSettings, listen=listen, processes=processes)
+    allocator.keep_flat(ARENAS)
     logs.set_up()
     if api_implementation.Type() != "upb":
         # The pure-Python parser is a hundred times slower and has had holes of its own.

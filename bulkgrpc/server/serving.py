@@ -27,11 +27,12 @@ from bulkgrpc.server.caller import callers_of
 from bulkgrpc.server.datasets import DatasetService
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.ingest import IngestParts, IngestService
-from bulkgrpc.server.jobs import JobService
+from bulkgrpc.server.jobs import JobParts, JobService
 from bulkgrpc.server.notes import Notes
 from bulkgrpc.server.opening import Opener
 from bulkgrpc.server.storage import Storage, make_pool
 from bulkgrpc.server.supervisor import WRONG_SETTINGS
+from bulkgrpc.server.watching import JobWatch
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.store import schema
 from bulkgrpc.store.catalog import Catalog
@@ -115,9 +116,10 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         stack.push_async_callback(pool.close, timeout=1.0)
         producer = await stack.enter_async_context(BackboneProducer(settings, settings.in_flight_bytes_max))
         storage, notes = Storage(JobStore(pool), Catalog(pool)), Notes(live)
-        writing = asyncio.create_task(notes.keep())
+        watch = JobWatch(storage, live)
         stack.push_async_callback(notes.flush)
-        stack.callback(writing.cancel)
+        for keeping in (notes.keep(), watch.keep()):
+            stack.callback(asyncio.create_task(keeping).cancel)
         try:
             callers = callers_of(settings)
         except ValueError as error:
@@ -126,13 +128,13 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         opener = Opener(storage, live, partitions, settings.when_redis_is_down, _now)
         budget = ByteBudget(settings.in_flight_bytes_max)
         parts = IngestParts(
-            settings, callers, gate, opener, producer, budget, asyncio.Semaphore(1), notes, storage, _now
+            settings, callers, gate, opener, producer, budget, asyncio.Semaphore(1), notes, storage, watch, _now
         )
         server = grpc.aio.server(options=options(settings, shared_port=shared_port))
         server.add_generic_rpc_handlers(
             (
                 handlers.ingest_handler(IngestService(parts)),
-                handlers.job_handler(JobService(callers, storage, live)),
+                handlers.job_handler(JobService(JobParts(callers, storage, live, watch, gate, _now))),
                 handlers.dataset_handler(DatasetService(callers, storage)),
             )
         )
@@ -160,7 +162,7 @@ def options(settings: ServerSettings, *, shared_port: bool) -> list[tuple[str, i
         ("grpc.max_concurrent_streams", settings.streams_max + STREAMS_A_CONNECTION_OVER),
         # Windows that grow with the bandwidth would let 200 streams hold hundreds of megabytes.
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", 256 * 1024),
+        ("grpc.http2.lookahead_bytes", 64 * 1024),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

@@ -68,7 +68,7 @@ class ChunkBuilder:
     @property
     def empty(self) -> bool:
         """Whether nothing was added."""
-        return not self._items
+        return not self._spans
 
     @property
     def full(self) -> bool:
@@ -77,12 +77,16 @@ class ChunkBuilder:
 
     def add(self, received: Received, owned: Ownership) -> None:
         """Add the message at the partition's next offset."""
-        span = self._spans.get(received.partition)
-        start = received.offset if span is None else span.from_offset
-        self._spans[received.partition] = Span(received.partition, start, received.offset + 1, owned.owner_epoch)
+        self.skip(received.partition, received.offset, owned)
         self._items.append(received)
         self.rows += received.message.records
         self.payload_bytes += len(received.payload)
+
+    def skip(self, partition: int, offset: int, owned: Ownership) -> None:
+        """Go over the message at the partition's next offset: it is not of any job."""
+        span = self._spans.get(partition)
+        start = offset if span is None else span.from_offset
+        self._spans[partition] = Span(partition, start, offset + 1, owned.owner_epoch)
 
     def build(self) -> Chunk:
         """Return what was added so far."""

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.store import statements
 from bulkgrpc.store.held import HeldTable, discard
+from bulkgrpc.store.rejections import Place, Rejection, page
 from bulkgrpc.words import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
 
 _SQL = statements.family("jobs")
@@ -109,6 +110,12 @@ class JobStore:
         async with self._cursor() as cursor:
             await cursor.execute(_SQL["digests"], values)
             return {row["sequence"]: row["digest"] for row in await cursor.fetchall()}
+
+    async def rejections(
+        self, job_id: uuid.UUID, page_size: int, after: Place, *, with_records: bool
+    ) -> list[tuple[Place, Rejection]]:
+        """See `rejections.page`."""
+        return await page(self._pool, job_id, page_size, after, with_records=with_records)
 
     async def list_jobs(self, tenant: str, page_size: int, after: PageStart | None) -> Sequence[Job]:
         """Return up to `page_size` jobs of a tenant, newest first."""

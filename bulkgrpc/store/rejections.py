@@ -14,6 +14,9 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.errors import Rejected
 from bulkgrpc.store import statements
 
+PAGE_BYTES_MAX = 4 * 1024 * 1024
+"""Bytes of records after which a page ends: a single record may have a megabyte."""
+
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
 
@@ -65,6 +68,7 @@ async def page(
 ) -> list[tuple[Place, Rejection]]:
     """Return up to `page_size` rejections of a job by place, with the place of each; records empty unless asked for.
 
+    With records there may be fewer, but for the last page: those that reach PAGE_BYTES_MAX end it.
     Raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection comes free in time.
     """
     values = {
@@ -74,6 +78,7 @@ async def page(
         "after_index": after.record_index,
         "after_id": after.rejection_id,
         "with_records": with_records,
+        "bytes_max": PAGE_BYTES_MAX,
     }
     async with pool.connection() as connection:
         cursor = await connection.execute(_JOBS["list_rejections"], values)

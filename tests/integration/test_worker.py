@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -12,11 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from typer.testing import CliRunner
 
 from bulkgrpc.backbone.producer import BackboneProducer
 from bulkgrpc.backbone.topics import ensure_topic
+from bulkgrpc.cli.app import app
 from bulkgrpc.settings import ServerSettings, load
 from bulkgrpc.stack import Addresses
 from bulkgrpc.store import ledger
@@ -56,6 +61,7 @@ def feed(addresses: Addresses, database: str, connection: Connection, tmp_path: 
         "BULKGRPC_POSTGRES": database,
         "BULKGRPC_TOPIC": topic,
         "BULKGRPC_GROUP": topic,
+        "BULKGRPC_DEAD_LETTER_TOPIC": f"{topic}-dead",
         "BULKGRPC_PARTITIONS": str(PARTITIONS),
     }
     settings = load(ServerSettings, kafka=addresses.kafka, postgres=database, topic=topic, partitions=PARTITIONS)
@@ -134,6 +140,59 @@ async def test_a_poisoned_batch_harms_no_neighbour(feed: Feed, worker: Process, 
     assert await ended(connection, good) == (3, 10, 10, 0, 0)
     codes = connection.execute("SELECT record_index, code FROM bulk.rejections ORDER BY record_index").fetchall()
     assert codes == [(0, "MALFORMED_RECORD"), (2, "NUL_IN_TEXT")]
+
+
+async def test_a_message_that_nobody_can_place_goes_to_the_dead_letters_and_the_partition_goes_on(
+    feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = Producer({"bootstrap.servers": feed.settings.kafka})
+    foreign.produce(feed.settings.topic, value=b"who am I?", key=b"x", partition=0, headers={"format": b"9"})
+    foreign.flush(10)
+    job = spec("k")
+    await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])
+    assert await ended(connection, job) == (3, 10, 10, 0, 0)
+    for name, value in feed.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def dlq(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["dlq", *arguments, "--json"])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    letter = json.loads(dlq("list"))
+    assert (letter["source_partition"], letter["source_offset"], letter["payload_bytes"]) == (0, 0, 9)
+    assert letter["sha256"] == hashlib.sha256(b"who am I?").hexdigest()
+    assert "unknown format" in letter["reason"]
+    assert base64.b64decode(json.loads(dlq("show", "0"))["payload_base64"]) == b"who am I?"
+    dlq("redrive", "0")
+    found = await eventually(lambda: dlq("list") or None)
+    again = json.loads(found)
+    assert again["source_offset"] == 3
+    dlq("discard", str(again["offset"]))
+    assert dlq("list") == ""
+
+
+async def test_a_batch_that_is_not_what_its_headers_say_is_rejected_whole(
+    feed: Feed, worker: Process, connection: Connection
+) -> None:
+    job = spec("k")
+    payload = examples.reading_batch(0, 10)
+    await send(feed, [batch(job, 0, 12, payload), batch(job, 1, 2, b"\xff"), batch(job, 2, 10, payload), seal(job, 3)])
+    assert await ended(connection, job) == (4, 24, 10, 0, 14)
+
+
+async def test_an_abandoned_job_ends_as_expired(feed: Feed, connection: Connection) -> None:
+    patient = replace(
+        feed.worker(),
+        environment={**feed.environment, "BULKGRPC_HOUSEKEEPING_S": "0.2", "BULKGRPC_ABANDONED_AFTER_S": "0.5"},
+    )
+    patient.start()
+    try:
+        job = spec("k")
+        await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10))])
+        assert await ended(connection, job) == (7, 10, 10, 0, 0)
+    finally:
+        patient.stop()
 
 
 async def test_the_ledger_wins_over_kafkas_offsets(feed: Feed, connection: Connection) -> None:

@@ -66,11 +66,21 @@ ORDER BY b.sequence
 LIMIT %(page_size)s
 
 -- name: list_rejections
--- A page of a job's rejections by place, after the last one of the page before.
+-- A page of a job's rejections by place, after the last one of the page before; with records, it ends early once they
+-- have bytes_max.
 SELECT rejection_id, sequence, record_index, code, field, reason, CASE WHEN %(with_records)s THEN record ELSE '' END
-FROM bulk.rejections
-WHERE create_day = (SELECT create_day FROM bulk.jobs WHERE job_id = %(job_id)s)
-  AND job_id = %(job_id)s
-  AND (sequence, record_index, rejection_id) > (%(after_sequence)s, %(after_index)s, %(after_id)s)
+FROM (
+  SELECT *, sum(octet_length(record)) OVER (ORDER BY sequence, record_index, rejection_id) - octet_length(record)
+            AS bytes_before
+  FROM (
+    SELECT *
+    FROM bulk.rejections
+    WHERE create_day = (SELECT create_day FROM bulk.jobs WHERE job_id = %(job_id)s)
+      AND job_id = %(job_id)s
+      AND (sequence, record_index, rejection_id) > (%(after_sequence)s, %(after_index)s, %(after_id)s)
+    ORDER BY sequence, record_index, rejection_id
+    LIMIT %(page_size)s
+  ) whole
+) page
+WHERE NOT %(with_records)s OR bytes_before < %(bytes_max)s
 ORDER BY sequence, record_index, rejection_id
-LIMIT %(page_size)s

@@ -1,0 +1,124 @@
+"""The commands `bench` and `bench memory`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bulkgrpc.bench.words import BenchFailed, Load, MemoryLoad, Report
+from bulkgrpc.stack import StackError
+
+# The measurements are imported where they are needed: they load Arrow and gRPC, which `--help` does without.
+# ruff: noqa: PLC0415
+
+app = typer.Typer(help="Measure throughput, latency and memory on a stack of its own.")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Use the stack in this directory and keep it. Default: one below /var/tmp, deleted afterwards."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def bench(  # noqa: PLR0917 — options, given by name
+    context: typer.Context,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each throughput measurement.")] = 1_000_000,
+    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows in a batch.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the bare COPY.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="How often throughput is measured; medians count.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="100,000 rows, one round, 40 latency samples.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure throughput and latency next to a bare COPY BINARY of the same rows, in one run.
+
+    Ratios tell, rates depend on the machine: let nothing else run. Every count is checked; if one is not exact, the
+    exit code is 1. A missed target is shown and is no error.
+
+        bulkgrpc bench --json > figures.json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from bulkgrpc.bench import machine, readings, report, suite
+    from bulkgrpc.bench.ground import ground
+
+    load = Load.of(100_000, batch_rows, workers, 1, 40) if quick else Load.of(rows, batch_rows, workers, rounds, 200)
+    with _errors(), _progress(suite.steps(load) + 1, as_json) as tell:
+        tell("starting Kafka, PostgreSQL and Valkey")
+        with ground(data_dir, (readings.dataset(),)) as place:
+            described = machine.describe(place.postgres)
+            results = suite.run(place, load, tell)
+    if as_json:
+        typer.echo(json.dumps(report.throughput_document(described, results)))
+        return
+    console = Console()
+    console.print(report.throughput_table(results))
+    console.print(report.machine_line(described), highlight=False, soft_wrap=True)
+
+
+@app.command("memory")
+def bench_memory(
+    gigabytes: Annotated[float, typer.Option(min=0.01, help="What all streams send together, in GB.")] = 4.0,
+    streams: Annotated[int, typer.Option(min=1, max=200, help="Streams at once, each a job of its own.")] = 200,
+    batch_kilobytes: Annotated[int, typer.Option(min=2, max=900, help="Size of a batch, in KB.")] = 250,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what server and workers hold in memory while many streams send gigabytes at once.
+
+    Needs about three times the gigabytes on disk: rows, their write-ahead log, and what Kafka holds for the workers.
+
+        bulkgrpc bench memory --gigabytes 0.2
+    """
+    from bulkgrpc.bench import machine, memory, report, trades
+    from bulkgrpc.bench.ground import ground
+
+    load = MemoryLoad(round(gigabytes * 1e9), streams, batch_kilobytes * 1000)
+    with _errors(), _progress(2, as_json) as tell:
+        tell("starting Kafka, PostgreSQL and Valkey")
+        dataset = trades.dataset()
+        with ground(data_dir, (dataset,)) as place:
+            described = machine.describe(place.postgres)
+            tell(f"{streams} streams send {gigabytes:g} GB")
+            results = memory.measure(place, dataset, load)
+    if as_json:
+        typer.echo(json.dumps(report.memory_document(described, results)))
+        return
+    console = Console()
+    console.print(report.memory_table(results))
+    console.print(report.machine_line(described), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(steps: int, quiet: bool) -> Iterator[Report]:
+    columns = (SpinnerColumn(), TextColumn("{task.description:<38}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as display:
+        task = display.add_task("", total=steps)
+        begun = 0
+
+        def tell(what: str) -> None:
+            nonlocal begun
+            display.update(task, description=what, completed=begun)
+            begun += 1
+
+        yield tell
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn a failure into one line on stderr and exit code 1."""
+    import psycopg
+
+    try:
+        yield
+    except (BenchFailed, StackError, OSError, psycopg.Error) as error:
+        typer.echo(f"error: {str(error).strip()}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,130 @@
+"""The commands `dlq list`, `show`, `redrive` and `discard`: messages that no worker could place."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bulkgrpc.backbone.dead_letters import DeadLetter, DeadLetters
+from bulkgrpc.backbone.topics import BackboneUnavailable
+from bulkgrpc.cli import console
+from bulkgrpc.settings import StackSettings
+from bulkgrpc.settings import load as load_settings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="See to messages that no worker could place. BULKGRPC_KAFKA says where they are.",
+)
+
+Offset = Annotated[int, typer.Argument(help="The letter's offset, as `dlq list` shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command("list")
+def list_letters(as_json: AsJson = False) -> None:
+    """List the letters that are neither redriven nor discarded, oldest first. With --json, one object a line.
+
+    bulkgrpc dlq list
+    """
+    with console.failures():
+        _, letters = _read()
+    if as_json:
+        for letter in letters:
+            console.print_json(_document(letter))
+        return
+    table = Table("offset", "from", "bytes", "sha256", "reason")
+    for letter in letters:
+        size = f"{len(letter.payload):,}"
+        table.add_row(str(letter.offset), _source(letter), size, letter.digest[:12], letter.reason)
+    console.print_table(table)
+
+
+@app.command()
+def show(offset: Offset, as_json: AsJson = False) -> None:
+    """Show one letter: its reason, where it came from, its headers and payload.
+
+    bulkgrpc dlq show 0 --json
+    """
+    with console.failures():
+        _, letter = _find(offset)
+    document = {
+        **_document(letter),
+        "key": letter.key.decode(errors="replace"),
+        "headers": {name: value.decode(errors="replace") for name, value in letter.headers},
+        "payload_base64": base64.b64encode(letter.payload).decode(),
+    }
+    if as_json:
+        console.print_json(document)
+        return
+    table = Table(show_header=False)
+    for name, value in document.items():
+        table.add_row(name, str(value))
+    console.print_table(table)
+
+
+@app.command()
+def redrive(offset: Offset, as_json: AsJson = False) -> None:
+    """Send a letter back to where it came from, as it was: once what kept it from being placed is mended.
+
+    bulkgrpc dlq redrive 0
+    """
+    with console.failures():
+        letters, letter = _find(offset)
+        letters.redrive(letter)
+    _tell(letter, "redriven", as_json)
+
+
+@app.command()
+def discard(offset: Offset, as_json: AsJson = False) -> None:
+    """Settle a letter without doing anything about it. It stays on the topic, but is listed no more.
+
+    bulkgrpc dlq discard 0
+    """
+    with console.failures():
+        letters, letter = _find(offset)
+        letters.discard(letter)
+    _tell(letter, "discarded", as_json)
+
+
+def _read() -> tuple[DeadLetters, list[DeadLetter]]:
+    try:
+        letters = DeadLetters(load_settings(StackSettings))
+        return letters, list(letters.unsettled())
+    except BackboneUnavailable as error:
+        raise console.CommandFailed(str(error)) from error
+
+
+def _find(offset: int) -> tuple[DeadLetters, DeadLetter]:
+    letters, unsettled = _read()
+    for letter in unsettled:
+        if letter.offset == offset:
+            return letters, letter
+    raise console.CommandFailed(f"no unsettled dead letter at offset {offset}: `bulkgrpc dlq list` shows them")
+
+
+def _source(letter: DeadLetter) -> str:
+    return f"{letter.source_topic}/{letter.source_partition}@{letter.source_offset}"
+
+
+def _document(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "offset": letter.offset,
+        "reason": letter.reason,
+        "source_topic": letter.source_topic,
+        "source_partition": letter.source_partition,
+        "source_offset": letter.source_offset,
+        "payload_bytes": len(letter.payload),
+        "sha256": letter.digest,
+    }
+
+
+def _tell(letter: DeadLetter, how: str, as_json: bool) -> None:
+    if as_json:
+        console.print_json({"offset": letter.offset, "settled": how})
+    else:
+        typer.echo(f"Dead letter {letter.offset} from {_source(letter)} is {how}.")
