@@ -4,15 +4,18 @@
 # source: bulkgrpc/wire/v1/wire.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "bulkgrpc/wire/v1/wire.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'bulkgrpc/wire/v1/wire.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,15 +25,13 @@ _sym_db = _symbol_database.Default()
 from bulkgrpc.v1 import ingest_pb2 as bulkgrpc_dot_v1_dot_ingest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x1b\x62ulkgrpc/wire/v1/wire.proto\x12\x10\x62ulkgrpc.wire.v1\x1a\x18\x62ulkgrpc/v1/ingest.proto"U\n\rStreamMessage\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12\x0f\n\x05\x62\x61tch\x18\x02 \x01(\x0cH\x00\x42\t\n\x07messageb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ulkgrpc/wire/v1/wire.proto\x12\x10\x62ulkgrpc.wire.v1\x1a\x18\x62ulkgrpc/v1/ingest.proto\"U\n\rStreamMessage\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12\x0f\n\x05\x62\x61tch\x18\x02 \x01(\x0cH\x00\x42\t\n\x07messageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "bulkgrpc.wire.v1.wire_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkgrpc.wire.v1.wire_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_STREAMMESSAGE"]._serialized_start = 75
-    _globals["_STREAMMESSAGE"]._serialized_end = 160
+  DESCRIPTOR._loaded_options = None
+  _globals['_STREAMMESSAGE']._serialized_start=75
+  _globals['_STREAMMESSAGE']._serialized_end=160
 # @@protoc_insertion_point(module_scope)
