@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import ptars
 import pyarrow as pa
+from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 
 from bulkgrpc.datasets.definition import Dataset
 
@@ -34,6 +36,7 @@ class BatchCodec:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         batch = _batch_type(dataset)
+        self._reference = message_factory.GetMessageClass(batch)
         self._handler = ptars.HandlerPool([batch.file], _CONFIG).get_for_message(batch)
         self._batch_schema: pa.Schema = self._handler.schema()
         self._records_type: pa.ListType = self._batch_schema.field(0).type
@@ -43,9 +46,16 @@ class BatchCodec:
         """Decode serialized RecordBatches.
 
         Returns a list array of len(payloads) whose elements are the records as structs of `record_schema`, in order.
-        Raises UndecodablePayload if any record of any payload is not valid; which one is not known. One native call;
-        about 10 M records/s.
+        Raises UndecodablePayload if any record of any payload is not valid; which one is not known. Two native calls;
+        about 5 M records/s.
         """
+        try:
+            # ptars lets some records through that protobuf's own parser refuses, and panics on others: that parser
+            # decides what is valid. It is twice as fast.
+            for payload in payloads:
+                self._reference.FromString(payload)
+        except DecodeError as error:
+            raise UndecodablePayload(str(error)) from error
         try:
             return self._handler.list_to_record_batch(list(payloads)).column(0)
         except (KeyboardInterrupt, SystemExit):
