@@ -213,6 +213,8 @@ class Rejected(enum.StrEnum):
     """A value is outside its column's range."""
     REFUSED_BY_TABLE = "REFUSED_BY_TABLE"
     """PostgreSQL refused the row: a constraint, a trigger, a value."""
+    DUPLICATE_KEY = "DUPLICATE_KEY"
+    """The key is in the table already, or came earlier, and the dataset's conflict policy is `reject`."""
     BATCH_CONFLICT = "BATCH_CONFLICT"
     """Another batch with the same sequence was applied before; the two differ."""
     AFTER_SEAL = "AFTER_SEAL"

@@ -16,7 +16,7 @@ from bulkgrpc.store import ledger
 from bulkgrpc.store.chunk import PreparedChunk
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.transaction import Applied, write_chunk
-from bulkgrpc.store.writers.ignore import IgnoreWriter
+from bulkgrpc.store.writers.table import TableWriter
 from bulkgrpc.words import Outcome
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class ChunkWriter:
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
         self._connection: ledger.Connection | None = None
-        self._writer = IgnoreWriter()
+        self._writer = TableWriter()
         self.outstanding = 0
 
     def start(self) -> None:

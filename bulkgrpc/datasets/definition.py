@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MessageOptions
@@ -15,7 +15,15 @@ from bulkgrpc import limits, words
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
 from bulkgrpc.v1 import options_pb2
 
+Conflict = Literal["ignore", "update", "reject"]
+
 _OPTION: Any = options_pb2.dataset  # protoc types its extensions more loosely than the runtime
+_CONFLICTS: dict[int, Conflict] = {
+    options_pb2.CONFLICT_POLICY_UNSPECIFIED: "ignore",
+    options_pb2.CONFLICT_POLICY_IGNORE: "ignore",
+    options_pb2.CONFLICT_POLICY_UPDATE: "update",
+    options_pb2.CONFLICT_POLICY_REJECT: "reject",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,8 @@ class Dataset:
     """A message type bound to a table.
 
     name: the dataset's and the table's name. key: names of the key columns after `tenant`. columns: the table's, the
-    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers.
+    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict: what happens
+    to a record whose key is in the table.
     """
 
     name: str
@@ -32,6 +41,7 @@ class Dataset:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     descriptors: bytes
+    conflict: Conflict = "ignore"
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -54,7 +64,8 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
     columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
-    return Dataset(name, version, message_type, _key(options, columns), columns, descriptors)
+    key, conflict = _key(options, columns), _conflict(options)
+    return Dataset(name, version, message_type, key, columns, descriptors, conflict)
 
 
 def find_message(descriptors: bytes, message_type: str) -> Descriptor:
@@ -87,6 +98,12 @@ def _options(descriptor: Descriptor) -> options_pb2.DatasetOptions:
         )
     options: options_pb2.DatasetOptions = parsed.Extensions[_OPTION]
     return options
+
+
+def _conflict(options: options_pb2.DatasetOptions) -> Conflict:
+    if options.conflict not in _CONFLICTS:
+        raise InvalidDataset("conflict", f"conflict policy {options.conflict} is not known: ignore, update or reject")
+    return _CONFLICTS[options.conflict]
 
 
 def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:

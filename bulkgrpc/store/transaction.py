@@ -13,13 +13,14 @@ import psycopg
 
 from bulkgrpc import faults
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
-from bulkgrpc.errors import Rejected
 from bulkgrpc.store import held, ledger, rejections
 from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
 from bulkgrpc.store.ledger import JobRow
 from bulkgrpc.store.tally import JobTally, failure, why_refused
-from bulkgrpc.store.writers.ignore import ROW_ERRORS, IgnoreWriter, RefusedRow
+from bulkgrpc.store.writers.around import ROW_ERRORS
+from bulkgrpc.store.writers.table import TableWriter
+from bulkgrpc.store.writers.written import RefusedRow
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from bulkgrpc.words import JobCounts, JobKey, JobSpec, Kind
 
@@ -33,7 +34,7 @@ class Applied:
     counts: Mapping[JobKey, JobCounts]
 
 
-def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: IgnoreWriter) -> Applied:
+def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:
     """Apply a chunk in one transaction and commit it.
 
     Raises ledger.NotNext if the ledger does not take the chunk, psycopg.Error if PostgreSQL fails; nothing was applied
@@ -80,7 +81,7 @@ def _lock_jobs(connection: Connection, items: Sequence[Received]) -> dict[uuid.U
     return ledger.lock_jobs(connection, keys) if begun else jobs
 
 
-def _write_group(connection: Connection, group: Group, work: _Work, writer: IgnoreWriter) -> None:
+def _write_group(connection: Connection, group: Group, work: _Work, writer: TableWriter) -> None:
     """Write the rows of a group's batches that apply: into the table, or, of atomic jobs, where they are held."""
     indices = list(group.items)
     items = [work.items[index] for index in indices]
@@ -102,7 +103,7 @@ def _write_group(connection: Connection, group: Group, work: _Work, writer: Igno
 
 
 def _write_rows(
-    connection: Connection, rows: Rows, items: Sequence[Received], work: _Work, writer: IgnoreWriter
+    connection: Connection, rows: Rows, items: Sequence[Received], work: _Work, writer: TableWriter
 ) -> list[RejectedRecord]:
     """Write rows into their table, count them for their jobs, and return those that it refuses."""
     keys = jobs_of(items)
@@ -117,7 +118,7 @@ def _write_rows(
 def _refused_record(items: Sequence[Received], rows: Rows, refusal: RefusedRow) -> RejectedRecord:
     payload, index = int(rows.payload[refusal.row]), int(rows.record_index[refusal.row])
     data = record_bytes(items[payload].payload, index)
-    return RejectedRecord(payload, index, Rejected.REFUSED_BY_TABLE, "", refusal.reason, data)
+    return RejectedRecord(payload, index, refusal.code, "", refusal.reason, data)
 
 
 def _count(item: Received, fate: Fate, done: JobTally) -> None:

@@ -1,9 +1,12 @@
+import datetime
+
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -12,17 +15,70 @@ class ConflictPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CONFLICT_POLICY_UNSPECIFIED: _ClassVar[ConflictPolicy]
     CONFLICT_POLICY_IGNORE: _ClassVar[ConflictPolicy]
+    CONFLICT_POLICY_UPDATE: _ClassVar[ConflictPolicy]
+    CONFLICT_POLICY_REJECT: _ClassVar[ConflictPolicy]
+
+class ColumnType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COLUMN_TYPE_UNSPECIFIED: _ClassVar[ColumnType]
+    COLUMN_TYPE_NUMERIC: _ClassVar[ColumnType]
+    COLUMN_TYPE_JSONB: _ClassVar[ColumnType]
+    COLUMN_TYPE_UUID: _ClassVar[ColumnType]
+    COLUMN_TYPE_DATE: _ClassVar[ColumnType]
+    COLUMN_TYPE_TIMESTAMPTZ: _ClassVar[ColumnType]
+    COLUMN_TYPE_BIGINT: _ClassVar[ColumnType]
+    COLUMN_TYPE_INTEGER: _ClassVar[ColumnType]
 CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy
 CONFLICT_POLICY_IGNORE: ConflictPolicy
+CONFLICT_POLICY_UPDATE: ConflictPolicy
+CONFLICT_POLICY_REJECT: ConflictPolicy
+COLUMN_TYPE_UNSPECIFIED: ColumnType
+COLUMN_TYPE_NUMERIC: ColumnType
+COLUMN_TYPE_JSONB: ColumnType
+COLUMN_TYPE_UUID: ColumnType
+COLUMN_TYPE_DATE: ColumnType
+COLUMN_TYPE_TIMESTAMPTZ: ColumnType
+COLUMN_TYPE_BIGINT: ColumnType
+COLUMN_TYPE_INTEGER: ColumnType
 DATASET_FIELD_NUMBER: _ClassVar[int]
 dataset: _descriptor.FieldDescriptor
+COLUMN_FIELD_NUMBER: _ClassVar[int]
+column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict")
+    __slots__ = ("table", "key", "conflict", "dedupe_window", "lanes", "time_to_live", "hash_partitions")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_FIELD_NUMBER: _ClassVar[int]
+    DEDUPE_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
+    HASH_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
     conflict: ConflictPolicy
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict: _Optional[_Union[ConflictPolicy, str]] = ...) -> None: ...
+    dedupe_window: _duration_pb2.Duration
+    lanes: int
+    time_to_live: _duration_pb2.Duration
+    hash_partitions: int
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ...) -> None: ...
+
+class ColumnOptions(_message.Message):
+    __slots__ = ("name", "ignore", "type", "not_null", "index", "default_value", "precision", "scale")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    NOT_NULL_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    ignore: bool
+    type: ColumnType
+    not_null: bool
+    index: bool
+    default_value: str
+    precision: int
+    scale: int
+    def __init__(self, name: _Optional[str] = ..., ignore: _Optional[bool] = ..., type: _Optional[_Union[ColumnType, str]] = ..., not_null: _Optional[bool] = ..., index: _Optional[bool] = ..., default_value: _Optional[str] = ..., precision: _Optional[int] = ..., scale: _Optional[int] = ...) -> None: ...

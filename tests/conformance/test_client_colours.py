@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from bulkgrpc.client import (
     BulkClient,
     Dataset,
     Job,
+    JobOptions,
     JobState,
     NotEnded,
     Progress,
@@ -66,6 +68,12 @@ class AsyncColour:
         job: Job = await handle.get()
         return job
 
+    async def of(self, handle: Any, method: str) -> Any:
+        return await getattr(handle, method)()
+
+    async def all(self, handle: Any, method: str, **options: Any) -> list[Any]:
+        return [item async for item in getattr(handle, method)(**options)]
+
     async def close(self) -> None:
         await self._client.close()
 
@@ -97,6 +105,12 @@ class SyncColour:
 
     async def get(self, handle: Any) -> Job:
         return await asyncio.to_thread(handle.get)
+
+    async def of(self, handle: Any, method: str) -> Any:
+        return await asyncio.to_thread(getattr(handle, method))
+
+    async def all(self, handle: Any, method: str, **options: Any) -> list[Any]:
+        return await asyncio.to_thread(lambda: list(getattr(handle, method)(**options)))
 
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
@@ -261,6 +275,66 @@ async def test_jobs_are_listed_newest_first_and_found_by_name(colour: Colour) ->
     rebuilt = colour.job(handles[0].name)
     assert rebuilt.job is None
     assert (await colour.get(rebuilt)).idempotency_key == "job-0"
+
+
+async def test_a_job_is_watched_from_now_to_its_end(colour: Colour) -> None:
+    handle = await colour.submit(READINGS, batches(3))
+    seen = await colour.all(handle, "watch")
+    assert (seen[-1].state, seen[-1].counts.written) == (JobState.SUCCEEDED, 300)
+    assert [job.state for job in seen] == sorted(job.state for job in seen)
+    assert handle.job == seen[-1]
+    assert await colour.all(handle, "watch") == [seen[-1]]
+
+
+async def test_an_open_job_is_cancelled_then_deleted_and_its_key_is_free(colour: Colour) -> None:
+    def torn() -> Iterator[Batch]:
+        yield from batches(2)
+        raise LookupError("torn")
+
+    with pytest.raises(LookupError):
+        await colour.submit(READINGS, torn(), idempotency_key="k")
+    (still_open,) = await colour.jobs()
+    handle = colour.job(still_open.name)
+    with pytest.raises(Refused, match="cancel it first") as caught:
+        await colour.of(handle, "delete")
+    assert caught.value.reason == "JOB_NOT_ENDED"
+    cancelled = await colour.of(handle, "cancel")
+    assert (cancelled.state, cancelled.ended) == (JobState.CANCELLED, True)
+    again = await colour.submit(READINGS, batches(2), idempotency_key="k")
+    assert (again.replayed, again.job.state) == (True, JobState.CANCELLED)
+    await colour.of(handle, "delete")
+    assert await colour.jobs() == []
+    fresh = await colour.submit(READINGS, batches(2), idempotency_key="k", labels={"a": "b"})
+    assert (fresh.replayed, fresh.name) == (False, handle.name)
+
+
+async def test_rejections_are_given_with_and_without_their_bytes(colour: Colour) -> None:
+    handle = await colour.submit(READINGS, [Batch(b"\x12\x02\x0a\x7f" * 1500, 1500)], labels={"c": "d"})
+    job = await colour.wait(handle)
+    assert (job.state, job.counts.rejected) == (JobState.FAILED, 1500)
+    found = await colour.all(handle, "rejections")
+    assert [(one.sequence, one.record_index, one.record) for one in found] == [(0, n, b"") for n in range(1500)]
+    assert {one.code for one in found} == {"MALFORMED_RECORD"}
+    assert {one.record for one in await colour.all(handle, "rejections", with_records=True)} == {b"\x0a\x7f"}
+
+
+async def test_options_are_those_of_the_job_and_of_its_key(colour: Colour) -> None:
+    options = JobOptions(rejections_max=5, time_to_live_s=3600.5)
+    handle = await colour.submit(READINGS, batches(1), idempotency_key="k", options=options)
+    assert (await colour.wait(handle)).options == options
+    with pytest.raises(Refused, match="other options") as caught:
+        await colour.submit(READINGS, batches(1), idempotency_key="k")
+    assert caught.value.reason == "IDEMPOTENCY_CONFLICT"
+
+
+async def test_a_hundred_thousand_records_sent_again_are_the_same_job_at_once(colour: Colour) -> None:
+    first = await colour.submit(READINGS, batches(100, 1000), idempotency_key="large")
+    ended = await colour.wait(first, deadline_s=ENDS_WITHIN_S)
+    assert ended.counts.written == 100_000
+    begun_s = time.monotonic()
+    again = await colour.submit(READINGS, batches(100, 1000), idempotency_key="large")
+    assert time.monotonic() - begun_s < 1
+    assert (again.replayed, again.job) == (True, ended)
 
 
 async def test_a_job_of_another_tenant_is_not_found(colour: Colour, running: Service) -> None:

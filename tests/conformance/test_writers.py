@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import psycopg
@@ -11,28 +11,28 @@ import pytest
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import create_table
-from bulkgrpc.datasets.rows import Integers, Payload, Rows, to_rows
-from bulkgrpc.store.writers import direct, staged
+from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.rows import Payload, Rows, to_rows
+from bulkgrpc.store.writers import direct, ignore, reject, update
+from bulkgrpc.store.writers.around import Way
 from bulkgrpc.store.writers.copy import Connection
-from bulkgrpc.store.writers.ignore import STAGED_CHUNKS, IgnoreWriter
+from bulkgrpc.store.writers.table import STAGED_CHUNKS, TableWriter
 from tests.support import examples
 from tests.support.database import count
-
-Way = Callable[[Connection, Rows, Integers], Integers]
 
 CODEC = BatchCodec(examples.readings())
 TRADES = BatchCodec(examples.trades())
 TABLE = "sensor_readings"
 
 
-def _ignore(connection: Connection, rows: Rows, owner: Integers) -> Integers:
-    outcome = IgnoreWriter().write(connection, rows, owner)
-    assert outcome.refused == ()
-    return outcome.written
-
-
-WAYS = {"direct": direct.write, "staged": staged.write, "ignore": _ignore}
-MERGING = {name: way for name, way in WAYS.items() if name != "direct"}
+WAYS: dict[str, Way] = {
+    "direct": direct.write,
+    "ignore": ignore.write,
+    "update": update.write,
+    "reject": reject.write,
+    "table": lambda connection, rows, owner: TableWriter().write(connection, rows, owner),
+}
+MERGING = {name: WAYS[name] for name in ("ignore", "table")}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def _rows(*spans: tuple[int, int]) -> Rows:
 
 def _write(connection: Connection, way: Way, rows: Rows) -> list[int]:
     with connection.transaction():
-        return [int(count) for count in way(connection, rows, rows.payload)]
+        return [int(count) for count in way(connection, rows, rows.payload).written]
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -134,7 +134,7 @@ def test_every_shape_of_column_is_stored_as_it_was_sent(connection: Connection, 
 
 
 def test_after_a_conflict_the_next_chunks_go_by_staging_and_then_straight_again(table: Connection) -> None:
-    writer = IgnoreWriter()
+    writer = TableWriter()
 
     def staging_tables() -> int:
         found = table.execute("SELECT FROM pg_class WHERE relname LIKE 'bulkgrpc_%' AND relpersistence = 't'")
@@ -160,7 +160,7 @@ def test_rows_that_the_table_refuses_are_reported_and_the_others_written(table: 
     table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT no_sevens CHECK (value::numeric % 7 <> 0.5)")
     rows = _rows((0, 200))
     with table.transaction():
-        outcome = IgnoreWriter().write(table, rows, rows.payload)
+        outcome = TableWriter().write(table, rows, rows.payload)
     assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == refused
     assert all("no_sevens" in refusal.reason for refusal in outcome.refused)
     assert count(table, TABLE) == 200 - len(refused)
@@ -173,7 +173,7 @@ def test_a_key_too_long_for_its_index_is_refused_not_retried(table: Connection) 
     record = b"\x0a" + bytes([len(long) & 127 | 128, len(long) >> 7]) + long + b"\x1a\x00"
     rows = to_rows(CODEC, [Payload("acme", 2, examples.batch_of([b"\x0a\x02S1\x1a\x00", record]))])
     with table.transaction():
-        outcome = IgnoreWriter().write(table, rows, rows.payload)
+        outcome = TableWriter().write(table, rows, rows.payload)
     assert outcome.written.tolist() == [1]
     assert len(outcome.refused) == 1
 
@@ -184,6 +184,48 @@ def test_a_deferred_refusal_without_a_line_is_found_by_halving(table: Connection
     table.execute("ALTER TABLE sensor_readings ADD FOREIGN KEY (sensor_id) REFERENCES sensors")
     rows = _rows((0, 40))
     with table.transaction():
-        outcome = IgnoreWriter().write(table, rows, rows.payload)
+        outcome = TableWriter().write(table, rows, rows.payload)
     assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == [9, 19, 29, 39]
     assert outcome.written.tolist() == [36]
+
+
+def _same_key(values: list[float]) -> bytes:
+    at = b"\x0a\x02S1\x1a\x02\x08\x05"
+    return examples.batch_of([at + b"\x11" + np.float64(value).tobytes() for value in values])
+
+
+def test_the_last_record_of_a_key_wins_in_the_chunk_and_over_what_is_there(table: Connection) -> None:
+    payloads = [Payload("acme", 2, _same_key([1, 2])), Payload("acme", 1, _same_key([3]))]
+    assert _write(table, update.write, to_rows(CODEC, payloads)) == [2, 1]
+    assert table.execute("SELECT value FROM sensor_readings").fetchall() == [(3.0,)]
+    assert _write(table, update.write, to_rows(CODEC, [Payload("acme", 2, _same_key([5, 4]))])) == [2]
+    assert table.execute("SELECT value FROM sensor_readings").fetchall() == [(4.0,)]
+
+
+def test_a_key_that_is_there_or_came_before_is_rejected_by_name(table: Connection) -> None:
+    _write(table, direct.write, _rows((0, 5)))
+    twice = to_rows(CODEC, [Payload("acme", 2, _same_key([1, 2])), Payload("acme", 10, examples.reading_batch(0, 10))])
+    with table.transaction():
+        done = reject.write(table, twice, twice.payload)
+    assert done.written.tolist() == [1, 5]
+    places = [(int(twice.payload[found.row]), int(twice.record_index[found.row])) for found in done.refused]
+    assert sorted(places) == [(0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
+    assert {found.code for found in done.refused} == {"DUPLICATE_KEY"}
+    assert any("sensor_id=S1" in found.reason for found in done.refused)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
+def test_a_dataset_is_written_by_its_policy(table: Connection, policy: Conflict) -> None:
+    codec = BatchCodec(replace(examples.readings(), conflict=policy))
+    writer = TableWriter()
+    for values in ([1.0], [2.0]):
+        rows = to_rows(codec, [Payload("acme", 1, _same_key(values))])
+        with table.transaction():
+            done = writer.write(table, rows, rows.payload)
+    found = table.execute("SELECT value FROM sensor_readings").fetchall()
+    assert found == [(2.0 if policy == "update" else 1.0,)]
+    assert (done.written.tolist(), len(done.refused)) == {
+        "ignore": ([0], 0),
+        "update": ([1], 0),
+        "reject": ([0], 1),
+    }[policy]

@@ -22,7 +22,7 @@ from bulkgrpc.store.jobs import JobStore
 from bulkgrpc.store.statements import family
 from bulkgrpc.store.tally import JobTally
 from bulkgrpc.store.transaction import write_chunk
-from bulkgrpc.store.writers.ignore import IgnoreWriter
+from bulkgrpc.store.writers.table import TableWriter
 from bulkgrpc.words import (
     JobCounts,
     JobKey,
@@ -84,9 +84,9 @@ def job_row(connection: Connection, job: str = "k") -> tuple[object, ...]:
 
 
 def test_a_job_is_written_counted_and_ended(connection: Connection, epoch: int) -> None:
-    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 100), batch(1, 50, 100)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 100), batch(1, 50, 100)), TableWriter())
     assert job_row(connection) == (JobState.OPEN, 200, 150, 50, 0, 0)
-    write_chunk(connection, TOPIC, chunk(epoch, 2, seal(2)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 2, seal(2)), TableWriter())
     assert job_row(connection) == (JobState.SUCCEEDED, 200, 150, 50, 0, 0)
     assert count(connection, "sensor_readings") == 150
     row = connection.execute("SELECT idempotency_key, labels, seal_time, end_time FROM bulk.jobs").fetchone()
@@ -97,9 +97,9 @@ def test_a_job_is_written_counted_and_ended(connection: Connection, epoch: int) 
 
 def test_a_replayed_chunk_writes_nothing(connection: Connection, epoch: int) -> None:
     prepared = chunk(epoch, 0, batch(0, 0, 100), seal(1))
-    write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    write_chunk(connection, TOPIC, prepared, TableWriter())
     with pytest.raises(ledger.NotNext) as refused:
-        write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+        write_chunk(connection, TOPIC, prepared, TableWriter())
     assert refused.value.outcomes == {0: Outcome.REPLAY}
     assert refused.value.ledger[0].next_offset == 2
     assert count(connection, "sensor_readings") == 100
@@ -107,14 +107,14 @@ def test_a_replayed_chunk_writes_nothing(connection: Connection, epoch: int) -> 
 
 def test_a_batch_sent_twice_counts_once(connection: Connection, epoch: int) -> None:
     first = chunk(epoch, 0, batch(0, 0, 10), batch(0, 0, 10), batch(1, 10, 10))
-    write_chunk(connection, TOPIC, first, IgnoreWriter())
-    write_chunk(connection, TOPIC, chunk(epoch, 3, batch(1, 10, 10), seal(2), seal(2)), IgnoreWriter())
+    write_chunk(connection, TOPIC, first, TableWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 3, batch(1, 10, 10), seal(2), seal(2)), TableWriter())
     assert job_row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0)
 
 
 def test_a_chunk_after_a_gap_is_refused(connection: Connection, epoch: int) -> None:
     with pytest.raises(ledger.NotNext) as refused:
-        write_chunk(connection, TOPIC, chunk(epoch, 5, batch(0, 0, 10)), IgnoreWriter())
+        write_chunk(connection, TOPIC, chunk(epoch, 5, batch(0, 0, 10)), TableWriter())
     assert refused.value.outcomes == {0: Outcome.GAP}
     assert count(connection, "sensor_readings") == 0
 
@@ -122,7 +122,7 @@ def test_a_chunk_after_a_gap_is_refused(connection: Connection, epoch: int) -> N
 def test_a_stale_owner_is_fenced(connection: Connection, epoch: int) -> None:
     ledger.acquire(connection, TOPIC, [0])
     with pytest.raises(ledger.NotNext) as refused:
-        write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), IgnoreWriter())
+        write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), TableWriter())
     assert refused.value.outcomes == {0: Outcome.FENCED}
     assert count(connection, "sensor_readings") == 0
 
@@ -152,7 +152,7 @@ def test_bad_records_are_reported_and_counted(connection: Connection, epoch: int
     good, bad = b"\x0a\x02S1\x1a\x02\x08\x01", b"\xff"
     records = examples.batch_of([good, bad, b"\x0a\x02S2"])
     prepared = chunk(epoch, 0, (message(0, 3), records), seal(1))
-    write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    write_chunk(connection, TOPIC, prepared, TableWriter())
     assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 3, 1, 0, 2, 0)
     found = connection.execute(
         "SELECT job_id, sequence, record_index, code, field, record FROM bulk.rejections ORDER BY record_index"
@@ -166,7 +166,7 @@ def test_bad_records_are_reported_and_counted(connection: Connection, epoch: int
 
 def test_a_refused_row_is_reported_with_its_own_bytes(connection: Connection, epoch: int) -> None:
     connection.execute("ALTER TABLE sensor_readings ADD CHECK (value <> 2.5)")
-    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), TableWriter())
     assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 10, 9, 0, 1, 0)
     (record,) = connection.execute("SELECT record_index, code, record FROM bulk.rejections").fetchall()
     lists = CODEC.decode([examples.batch_of([record[2]])])
@@ -176,13 +176,13 @@ def test_a_refused_row_is_reported_with_its_own_bytes(connection: Connection, ep
 
 def test_jobs_of_one_chunk_are_counted_apart(connection: Connection, epoch: int) -> None:
     prepared = chunk(epoch, 0, batch(0, 0, 10, "a"), batch(0, 5, 10, "b"), batch(1, 100, 3, "a"), seal(2, "a"))
-    write_chunk(connection, TOPIC, prepared, IgnoreWriter())
+    write_chunk(connection, TOPIC, prepared, TableWriter())
     assert job_row(connection, "a") == (JobState.SUCCEEDED, 13, 13, 0, 0, 0)
     assert job_row(connection, "b") == (JobState.OPEN, 10, 5, 5, 0, 0)
 
 
 def test_an_empty_job_ends(connection: Connection, epoch: int) -> None:
-    write_chunk(connection, TOPIC, chunk(epoch, 0, seal(0)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, seal(0)), TableWriter())
     assert job_row(connection) == (JobState.SUCCEEDED, 0, 0, 0, 0, 0)
 
 
@@ -218,12 +218,12 @@ def held_rows(connection: Connection) -> int:
 
 
 def test_nothing_of_an_atomic_job_is_visible_before_its_seal_and_then_all(connection: Connection, epoch: int) -> None:
-    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), IgnoreWriter())
-    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 5, 10, options=ATOMIC)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), TableWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 5, 10, options=ATOMIC)), TableWriter())
     assert count(connection, "sensor_readings") == 0
     assert held_rows(connection) == 20
     write_chunk(
-        connection, TOPIC, chunk(epoch, 2, batch(2, 50, 5, options=ATOMIC), seal(3, options=ATOMIC)), IgnoreWriter()
+        connection, TOPIC, chunk(epoch, 2, batch(2, 50, 5, options=ATOMIC), seal(3, options=ATOMIC)), TableWriter()
     )
     assert job_row(connection) == (JobState.SUCCEEDED, 25, 20, 5, 0, 0)
     assert count(connection, "sensor_readings") == 20
@@ -231,12 +231,12 @@ def test_nothing_of_an_atomic_job_is_visible_before_its_seal_and_then_all(connec
 
 
 def test_one_bad_record_fails_an_atomic_job_and_leaves_nothing(connection: Connection, epoch: int) -> None:
-    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), TableWriter())
     bad = (message(1, 2, options=ATOMIC), examples.batch_of([b"\xff", b"\x0a\x02S1\x1a\x02\x08\x01"]))
-    write_chunk(connection, TOPIC, chunk(epoch, 1, bad), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 1, bad), TableWriter())
     assert job_row(connection) == (JobState.FAILED, 12, 0, 0, 1, 11)
     write_chunk(
-        connection, TOPIC, chunk(epoch, 2, batch(2, 90, 5, options=ATOMIC), seal(3, options=ATOMIC)), IgnoreWriter()
+        connection, TOPIC, chunk(epoch, 2, batch(2, 90, 5, options=ATOMIC), seal(3, options=ATOMIC)), TableWriter()
     )
     assert job_row(connection) == (JobState.FAILED, 17, 0, 0, 1, 16)
     assert count(connection, "sensor_readings") + held_rows(connection) == 0
@@ -248,7 +248,7 @@ def test_one_bad_record_fails_an_atomic_job_and_leaves_nothing(connection: Conne
 def test_a_row_that_the_table_refuses_fails_the_whole_atomic_job(connection: Connection, epoch: int) -> None:
     connection.execute("ALTER TABLE sensor_readings ADD CONSTRAINT no_five CHECK (value <> 2.5)")
     messages = [batch(0, 0, 10, options=ATOMIC), seal(1, options=ATOMIC)]
-    write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
     assert job_row(connection) == (JobState.FAILED, 10, 0, 0, 0, 10)
     assert count(connection, "sensor_readings") + held_rows(connection) == 0
 
@@ -256,31 +256,31 @@ def test_a_row_that_the_table_refuses_fails_the_whole_atomic_job(connection: Con
 def test_a_job_with_too_many_rejections_fails_early_and_takes_no_more(connection: Connection, epoch: int) -> None:
     options = JobOptions(rejections_max=1)
     bad = (message(0, 3, options=options), examples.batch_of([b"\xff", b"\x0a\x02S1\x1a\x02\x08\x01", b"\xff"]))
-    write_chunk(connection, TOPIC, chunk(epoch, 0, bad), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, bad), TableWriter())
     assert job_row(connection) == (JobState.FAILED, 3, 1, 0, 2, 0)
-    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 0, 10, options=options), seal(2)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 0, 10, options=options), seal(2)), TableWriter())
     assert job_row(connection) == (JobState.FAILED, 13, 1, 0, 2, 10)
 
 
 def test_batches_past_their_time_to_live_are_discarded_and_counted(connection: Connection, epoch: int) -> None:
     old, payload = batch(0, 0, 10)
     old = replace(old, expires_at=datetime.now(UTC))
-    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(1, 20, 5), seal(2)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(1, 20, 5), seal(2)), TableWriter())
     assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 15, 5, 0, 0, 10)
     assert count(connection, "sensor_readings") == 5
 
 
 def test_the_same_sequence_with_other_bytes_is_reported_record_by_record(connection: Connection, epoch: int) -> None:
-    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), IgnoreWriter())
-    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(0, 100, 3), batch(0, 0, 10), seal(1)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), TableWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(0, 100, 3), batch(0, 0, 10), seal(1)), TableWriter())
     assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 13, 10, 0, 3, 0)
     codes = connection.execute("SELECT sequence, record_index, code FROM bulk.rejections ORDER BY 2").fetchall()
     assert codes == [(0, index, "BATCH_CONFLICT") for index in range(3)]
 
 
 def test_what_comes_after_the_seal_is_reported(connection: Connection, epoch: int) -> None:
-    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), IgnoreWriter())
-    write_chunk(connection, TOPIC, chunk(epoch, 2, batch(1, 100, 3)), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), TableWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 2, batch(1, 100, 3)), TableWriter())
     assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 13, 10, 0, 3, 0)
     assert connection.execute("SELECT DISTINCT code FROM bulk.rejections").fetchall() == [("AFTER_SEAL",)]
 
@@ -292,13 +292,13 @@ async def test_a_cancelled_job_takes_nothing_more_and_an_atomic_one_leaves_nothi
         store = JobStore(pool)
         for place, (job, options) in enumerate((("plain", JobOptions()), ("atomic", ATOMIC))):
             write_chunk(
-                connection, TOPIC, chunk(epoch, place * 2, batch(0, place * 100, 10, job, options)), IgnoreWriter()
+                connection, TOPIC, chunk(epoch, place * 2, batch(0, place * 100, 10, job, options)), TableWriter()
             )
             cancelled = await store.cancel_job(JobKey.derive("acme", job))
             assert cancelled is not None
             assert cancelled.state is JobState.CANCELLED
             later = [batch(1, place * 100 + 50, 5, job, options)]
-            write_chunk(connection, TOPIC, chunk(epoch, place * 2 + 1, *later), IgnoreWriter())
+            write_chunk(connection, TOPIC, chunk(epoch, place * 2 + 1, *later), TableWriter())
         deleted = await store.delete_job(JobKey.derive("acme", "plain"))
         assert deleted is not None
         assert await store.get_job(JobKey.derive("acme", "plain")) is None
@@ -310,7 +310,7 @@ async def test_a_cancelled_job_takes_nothing_more_and_an_atomic_one_leaves_nothi
 def test_jobs_are_dropped_with_their_day(connection: Connection, epoch: int) -> None:
     old, payload = batch(0, 0, 10, "old")
     old = replace(old, sent_at=old.sent_at - timedelta(days=1))
-    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(0, 20, 10, "new")), IgnoreWriter())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(0, 20, 10, "new")), TableWriter())
     connection.execute("SELECT bulk.keep_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=1)])
     rows = connection.execute("SELECT idempotency_key FROM bulk.jobs").fetchall()
     assert rows == [("new",)]
@@ -353,7 +353,7 @@ def test_workers_with_the_same_keys_in_opposite_orders_do_not_deadlock(
             for turn in range(10):
                 prepared = opposed_chunk(owned, turn)
                 barrier.wait(30)
-                write_chunk(own, TOPIC, prepared, IgnoreWriter())
+                write_chunk(own, TOPIC, prepared, TableWriter())
 
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(work, partition) for partition in (0, 1)]:
@@ -405,6 +405,7 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "after_sequence": 0,
         "after_index": 0,
         "with_records": True,
+        "bytes_max": 1,
         "state": 6,
         "atomic": False,
         "rejections_max": 0,

@@ -1,5 +1,14 @@
 """Ways of writing rows into a dataset's table, and the choice among them.
 
-Each way has `write(connection, rows, owner)`: owner is the number of the job of each row; it returns how many rows each
-job has written.
+Each way has `write(connection, rows, owner) -> Written`: owner is the number of the job of each row. All run in the
+caller's transaction; what they raise rolls back to before them.
+
+    copy.py      COPY BINARY itself
+    direct.py    straight COPY: all rows, none of whose keys may be there
+    staging.py   the session's staging table
+    ignore.py    by staging; a key that is there is left alone
+    update.py    by staging; the last record of a key wins
+    reject.py    by staging; a key that is there is a rejection
+    around.py    around the rows that the table refuses
+    table.py     the choice: straight COPY while it goes well, the dataset's policy otherwise
 """

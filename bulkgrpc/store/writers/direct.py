@@ -7,13 +7,14 @@ import numpy as np
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.store.writers.copy import Connection, copy_rows
+from bulkgrpc.store.writers.written import Written
 
 
-def write(connection: Connection, rows: Rows, owner: Integers) -> Integers:
+def write(connection: Connection, rows: Rows, owner: Integers) -> Written:
     """COPY rows into their table, all or none; every row counts as written.
 
     Raises psycopg.errors.UniqueViolation if a key is already there or comes twice, other errors if the table refuses a
-    row; the caller rolls back then.
+    row.
     """
     copy_rows(connection, table(rows.dataset), rows.table)
-    return np.bincount(owner).astype(np.int32)
+    return Written(np.bincount(owner).astype(np.int32))

@@ -1,0 +1,46 @@
+"""The choice among the ways: straight COPY while keys are new; after a conflict the dataset's policy, for a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import psycopg
+
+from bulkgrpc.datasets.rows import Integers, Rows
+from bulkgrpc.store.writers import direct, ignore, reject, update
+from bulkgrpc.store.writers.around import ROW_ERRORS, Way, attempt, write_around
+from bulkgrpc.store.writers.copy import Connection
+from bulkgrpc.store.writers.written import Written
+
+STAGED_CHUNKS = 16
+"""Chunks of a dataset that go by staging after a conflict, before straight COPY is tried again."""
+
+BY_POLICY: dict[str, Way] = {"ignore": ignore.write, "update": update.write, "reject": reject.write}
+
+
+@dataclass(slots=True)
+class TableWriter:
+    """Writes rows as their dataset's policy says. Remembers which datasets had conflicts lately."""
+
+    _staged_left: dict[str, int] = field(default_factory=dict)
+
+    def write(self, connection: Connection, rows: Rows, owner: Integers) -> Written:
+        """Write rows in the caller's transaction; a row that the table refuses is reported, the others are written.
+
+        Raises what PostgreSQL says if it is not about a row; the caller rolls back then.
+        """
+        if rows.table.num_rows == 0:
+            return Written(np.zeros(int(owner.max(initial=0)) + 1, np.int32))
+        name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict]
+        left = self._staged_left.get(name, 0)
+        try:
+            if left == 0:
+                try:
+                    return attempt(connection, direct.write, rows, owner)
+                except psycopg.errors.UniqueViolation:
+                    left = STAGED_CHUNKS
+            self._staged_left[name] = left - 1
+            return attempt(connection, by_policy, rows, owner)
+        except ROW_ERRORS as error:
+            return write_around(connection, (direct.write, by_policy), rows, owner, error)
