@@ -211,6 +211,8 @@ class Rejected(enum.StrEnum):
     """A text has the character U+0000, which PostgreSQL cannot store."""
     OUT_OF_RANGE = "OUT_OF_RANGE"
     """A value is outside its column's range."""
+    RULE_VIOLATION = "RULE_VIOLATION"
+    """A protovalidate rule of the message is broken."""
     REFUSED_BY_TABLE = "REFUSED_BY_TABLE"
     """PostgreSQL refused the row: a constraint, a trigger, a value."""
     DUPLICATE_KEY = "DUPLICATE_KEY"

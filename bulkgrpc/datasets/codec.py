@@ -16,10 +16,15 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.datasets.rules import Violation, rules_of
 
 _PACKAGE = "bulkgrpc.synthesized"
 _CONFIG = ptars.PtarsConfig(timestamp_unit="us", timestamp_tz="UTC", enum_repr="string")
+
+
+BrokenRule = tuple[int, Violation]
+"""The number of a payload, and what one of its records breaks."""
 
 
 class UndecodablePayload(ValueError):
@@ -37,6 +42,7 @@ class BatchCodec:
         self.dataset = dataset
         batch = _batch_type(dataset)
         self._reference = message_factory.GetMessageClass(batch)
+        self._rules = rules_of(find_message(dataset.descriptors, dataset.message_type), self._reference)
         self._handler = ptars.HandlerPool([batch.file], _CONFIG).get_for_message(batch)
         self._batch_schema: pa.Schema = self._handler.schema()
         self._records_type: pa.ListType = self._batch_schema.field(0).type
@@ -49,15 +55,22 @@ class BatchCodec:
         Raises UndecodablePayload if any record of any payload is not valid; which one is not known. Two native calls;
         about 5 M records/s.
         """
+        return self.decode_checked(payloads)[0]
+
+    def decode_checked(self, payloads: Sequence[bytes]) -> tuple[pa.ListArray, list[BrokenRule]]:
+        """Decode as `decode` does, and check the message's rules, if it has any: about 1 M records/s then."""
+        broken: list[BrokenRule] = []
         try:
             # ptars lets some records through that protobuf's own parser refuses, and panics on others: that parser
             # decides what is valid. It is twice as fast.
-            for payload in payloads:
-                self._reference.FromString(payload)
+            for number, payload in enumerate(payloads):
+                batch = self._reference.FromString(payload)
+                if self._rules is not None:
+                    broken += [(number, violation) for violation in self._rules.violations(batch)]
         except DecodeError as error:
             raise UndecodablePayload(str(error)) from error
         try:
-            return self._handler.list_to_record_batch(list(payloads)).column(0)
+            return self._handler.list_to_record_batch(list(payloads)).column(0), broken
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:

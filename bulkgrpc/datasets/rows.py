@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 
-from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.codec import BatchCodec, BrokenRule, UndecodablePayload
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Rejected
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
@@ -83,11 +83,11 @@ def to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     at fault are found.
     """
     rejected: list[RejectedRecord] = []
-    payload, record_index, records = _decode(codec, payloads, rejected)
+    payload, record_index, records, broken = _decode(codec, payloads, rejected)
     columns = _flatten(codec.dataset, records)
     columns[0] = _tenants(payloads, payload)
     table = pa.record_batch(columns, names=[column.name for column in codec.dataset.columns])
-    bad = _check(codec.dataset, table)
+    bad = {**_broken_rules(payload, record_index, broken), **_check(codec.dataset, table)}
     if bad:
         keep = np.ones(table.num_rows, dtype=np.bool_)
         for row, (code, field, reason) in bad.items():
@@ -107,18 +107,20 @@ def record_bytes(payload: bytes, record_index: int) -> bytes:
     return RecordBatch.FromString(payload).records[record_index]
 
 
-def _decode(
-    codec: BatchCodec, payloads: Sequence[Payload], rejected: list[RejectedRecord]
-) -> tuple[Integers, Integers, pa.StructArray]:
-    """Return each record's payload, its index in it, and itself; append those that are no messages to `rejected`."""
+Records = tuple[Integers, Integers, pa.StructArray, list[BrokenRule]]
+"""Of each record its payload, its index in it, and itself; and the rules that some of them break."""
+
+
+def _decode(codec: BatchCodec, payloads: Sequence[Payload], rejected: list[RejectedRecord]) -> Records:
+    """Decode records; append those that are no messages to `rejected`."""
     counts = np.fromiter((payload.records for payload in payloads), np.int64, len(payloads))
     try:
-        lists = codec.decode([payload.data for payload in payloads])
+        lists, broken = codec.decode_checked([payload.data for payload in payloads])
         if np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
-            return *_places(counts), lists.flatten()
+            return *_places(counts), lists.flatten(), broken
     except UndecodablePayload:
         pass
-    pieces: list[tuple[Integers, Integers, pa.StructArray]] = []
+    pieces: list[Records] = []
     for number, payload in enumerate(payloads):
         try:
             records = list(RecordBatch.FromString(payload.data).records)
@@ -129,11 +131,12 @@ def _decode(
         else:
             rejected += _unreadable(number, payload)
     if not pieces:
-        return *_places(counts[:0]), codec.decode([]).flatten()
+        return *_places(counts[:0]), codec.decode([]).flatten(), []
     return (
         np.concatenate([piece[0] for piece in pieces]),
         np.concatenate([piece[1] for piece in pieces]),
         pa.concat_arrays([piece[2] for piece in pieces]),
+        [broken for piece in pieces for broken in piece[3]],
     )
 
 
@@ -148,15 +151,16 @@ def _unreadable(number: int, payload: Payload) -> list[RejectedRecord]:
 
 def _split(
     codec: BatchCodec, number: int, start: int, records: list[bytes], rejected: list[RejectedRecord]
-) -> list[tuple[Integers, Integers, pa.StructArray]]:
+) -> list[Records]:
     """Decode `records`, which stand at `start` of payload `number`; where that fails, its halves."""
     if not records:
         return []
     try:
-        lists = codec.decode([RecordBatch(records=records).SerializeToString()])
+        lists, broken = codec.decode_checked([RecordBatch(records=records).SerializeToString()])
         if lists.offsets[1].as_py() == len(records):
             index = np.arange(start, start + len(records), dtype=np.int32)
-            return [(np.full(len(records), number, np.int32), index, lists.flatten())]
+            moved = [(number, replace(found, record_index=start + found.record_index)) for _, found in broken]
+            return [(np.full(len(records), number, np.int32), index, lists.flatten(), moved)]
         cause = "the record is not one message"
     except UndecodablePayload as error:
         cause = str(error)
@@ -196,6 +200,18 @@ def _flatten(dataset: Dataset, records: pa.StructArray) -> list[pa.Array]:
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
     names = pa.array([item.tenant for item in payloads], pa.string())
     return names.take(pa.array(payload))
+
+
+def _broken_rules(
+    payload: Integers, record_index: Integers, broken: Sequence[BrokenRule]
+) -> dict[int, tuple[Rejected, str, str]]:
+    """Return the rows that break rules, with code, field and reason; the first rule that each breaks."""
+    bad: dict[int, tuple[Rejected, str, str]] = {}
+    places = payload.astype(np.int64) << 32 | record_index
+    for number, violation in broken:
+        row = int(np.searchsorted(places, number << 32 | violation.record_index))
+        bad.setdefault(row, (Rejected.RULE_VIOLATION, violation.field, violation.reason))
+    return bad
 
 
 def _check(dataset: Dataset, table: pa.RecordBatch) -> dict[int, tuple[Rejected, str, str]]:

@@ -1,4 +1,4 @@
-"""From a `.proto` file to a FileDescriptorSet, with our options and Google's well-known types at hand."""
+"""From a `.proto` file to a FileDescriptorSet, with our options, Google's well-known and common types at hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from importlib import resources
 from pathlib import Path
 
 import grpc_tools
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.type import date_pb2
 from grpc_tools import protoc
 
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.rules import validate_file
 
 
 def proto_root() -> Path:
@@ -28,11 +30,14 @@ def compile_proto(file: Path, include: Path | None = None) -> bytes:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     roots = [include or file.resolve().parent, proto_root(), Path(grpc_tools.__file__).parent / "_proto"]
+    roots.append(Path(date_pb2.__file__).parents[2])
     if file.resolve().is_relative_to(proto_root()):
         roots = roots[1:]
     with tempfile.TemporaryDirectory() as directory:
-        target = Path(directory) / "set.binpb"
-        arguments = [f"-I{root}" for root in roots]
+        target, rules = Path(directory) / "set.binpb", Path(directory) / "rules.binpb"
+        # protovalidate's wheel brings buf/validate/validate.proto as a descriptor only.
+        rules.write_bytes(FileDescriptorSet(file=[FileDescriptorProto.FromString(validate_file())]).SerializeToString())
+        arguments = [*(f"-I{root}" for root in roots), f"--descriptor_set_in={rules}"]
         code = protoc.main(
             ["protoc", *arguments, "--include_imports", f"--descriptor_set_out={target}", str(file.resolve())]
         )

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import message_factory
+
+from bulkgrpc.datasets import sources
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.definition import define, find_message
+from bulkgrpc.datasets.rows import Payload, to_rows
+from tests.support import examples
+
+PROTO = """syntax = "proto3";
+import "buf/validate/validate.proto";
+import "bulkgrpc/v1/options.proto";
+message Part { int32 size = 1 [(buf.validate.field).int32.gte = 0]; }
+message M {
+  option (bulkgrpc.v1.dataset) = {table: "m" key: "id"};
+  string id = 1 [(buf.validate.field).string.min_len = 1];
+  double value = 2 %s;
+  Part part = 3;
+}
+"""
+
+
+def _codec(folder: Path, rule: str = "[(buf.validate.field).double.lte = 100]") -> BatchCodec:
+    file = folder / "m.proto"
+    file.write_text(PROTO % rule)
+    return BatchCodec(define(sources.compile_proto(file), "M"))
+
+
+def _records(codec: BatchCodec, *values: dict[str, object]) -> list[bytes]:
+    kind = message_factory.GetMessageClass(find_message(codec.dataset.descriptors, "M"))
+    return [kind(**value).SerializeToString() for value in values]
+
+
+def test_a_record_that_breaks_a_rule_is_rejected_with_the_field_and_its_neighbours_become_rows(tmp_path: Path) -> None:
+    codec = _codec(tmp_path)
+    records = _records(
+        codec, {"id": "a"}, {"id": "b", "value": 101}, {"value": 1}, {"id": "c", "part": {"size": -1}}, {"id": "d"}
+    )
+    payloads = [Payload("acme", 1, examples.batch_of(records[:1])), Payload("acme", 5, examples.batch_of(records))]
+    rows = to_rows(codec, payloads)
+    assert rows.table.column("id").to_pylist() == ["a", "a", "d"]
+    found = [(rejected.payload, rejected.record_index, rejected.code, rejected.field) for rejected in rows.rejected]
+    assert found == [
+        (1, 1, "RULE_VIOLATION", "value"),
+        (1, 2, "RULE_VIOLATION", "id"),
+        (1, 3, "RULE_VIOLATION", "part.size"),
+    ]
+    assert [rejected.record for rejected in rows.rejected] == records[1:4]
+    assert "100" in rows.rejected[0].reason
+
+
+def test_rules_hold_beside_a_malformed_record(tmp_path: Path) -> None:
+    codec = _codec(tmp_path)
+    good, bad = _records(codec, {"id": "a"}, {"id": "b", "value": 101})
+    rows = to_rows(codec, [Payload("acme", 4, examples.batch_of([good, b"\xff", bad, good]))])
+    assert sorted((r.record_index, r.code) for r in rows.rejected) == [(1, "MALFORMED_RECORD"), (2, "RULE_VIOLATION")]
+    assert rows.record_index.tolist() == [0, 3]
+
+
+def test_a_rule_that_cannot_be_compiled_refuses_the_dataset(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDataset, match="cannot be compiled"):
+        _codec(tmp_path, '[(buf.validate.field).cel = {id: "x" expression: "this ++"}]')
+
+
+def test_a_message_without_rules_is_not_validated() -> None:
+    assert BatchCodec(examples.readings())._rules is None
