@@ -115,7 +115,7 @@ def from_fields(fields: Mapping[str, str]) -> LiveJob | None:
 def from_ring(next_sequence: int, ring: str) -> dict[int, bytes]:
     """Read the digests of a job's last batches by sequence.
 
-    ring: DIGESTS_MAX places of DIGEST_CHARS each, that of a batch at `sequence % DIGESTS_MAX`; U+0000 where there is none.
+    ring: DIGESTS_MAX places of DIGEST_CHARS, that of a batch at `sequence % DIGESTS_MAX`; U+0000 where there is none.
     """
     found: dict[int, bytes] = {}
     for sequence in range(max(0, next_sequence - DIGESTS_MAX), next_sequence):

@@ -1,13 +1,14 @@
 """Live jobs in Redis: how far they came, and which stream holds them.
 
-A hash `bulk:job:{job_id}` a job, a string `bulk:lease:{job_id}` a held job. Both run out by themselves.
+A hash `bulk:job:{job_id}` a job, with a string `bulk:digests:{job_id}` of its last batches' digests; a string
+`bulk:lease:{job_id}` a held job. All run out by themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, cast
@@ -17,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from bulkgrpc.cache.job import LiveJob, from_fields, to_fields, to_us
+from bulkgrpc.cache.job import DIGEST_CHARS, DIGESTS_MAX, LiveJob, from_fields, from_ring, to_fields, to_us
 from bulkgrpc.words import JobKey, JobState
 
 JOB_TTL_S: Final = 24 * 3600
@@ -28,17 +29,27 @@ AVOID_S: Final = 1.0
 """How long nobody asks again after a failure, so that a dead Redis costs one deadline and not one a call."""
 CONNECTIONS_MAX: Final = 16
 
+# The digests given are those right before next_sequence. Where they do not join on to what is known, what the ring
+# holds is of other batches: it starts anew.
 _REMEMBER = """
 local fields = redis.call('HMGET', KEYS[1], 'next_sequence', 'accepted', 'state')
 local next_sequence, accepted, state = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local known = tonumber(fields[1] or -1)
 if next_sequence > known then
   redis.call('HSET', KEYS[1], 'next_sequence', ARGV[2], 'accepted', ARGV[3])
+  local digests, size, places = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+  local first = next_sequence - #digests / size
+  if first > known then redis.call('DEL', KEYS[2]) end
+  for sequence = math.max(first, known), next_sequence - 1 do
+    local from = (sequence - first) * size
+    redis.call('SETRANGE', KEYS[2], sequence % places * size, string.sub(digests, from + 1, from + size))
+  end
+  redis.call('EXPIRE', KEYS[2], ARGV[1])
 elseif next_sequence == known and accepted > tonumber(fields[2] or 0) then
   redis.call('HSET', KEYS[1], 'accepted', ARGV[3])
 end
 if state > tonumber(fields[3] or 0) then redis.call('HSET', KEYS[1], 'state', ARGV[4]) end
-for i = 5, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 8, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -117,7 +128,8 @@ class LiveJobs:
             return
         pipeline = self._redis.pipeline(transaction=False)
         for live in lives:
-            pipeline.eval(_REMEMBER, 1, _job(live.spec.key), *_arguments(live))
+            key = live.spec.key
+            pipeline.eval(_REMEMBER, 2, _job(key), _digests(key), *_arguments(live))
         await self._ask(pipeline.execute())
 
     async def get(self, key: JobKey) -> LiveJob | None:
@@ -125,9 +137,28 @@ class LiveJobs:
         live = from_fields(cast(dict[str, str], await self._ask(self._redis.hgetall(_job(key)))))
         return live if live is not None and live.spec.key == key else None
 
+    async def get_many(self, keys: Sequence[JobKey]) -> Mapping[JobKey, LiveJob]:
+        """Return what is known of jobs, all in one round trip; those of which nothing is known are left out."""
+        if not keys:
+            return {}
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hgetall(_job(key))
+        answers = cast(list[dict[str, str]], await self._ask(pipeline.execute()))
+        lives = zip(keys, map(from_fields, answers), strict=True)
+        return {key: live for key, live in lives if live is not None and live.spec.key == key}
+
+    async def digests(self, key: JobKey) -> Mapping[int, bytes]:
+        """Return the digests of a job's last batches by sequence, as far as they are known; at most DIGESTS_MAX."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hget(_job(key), "next_sequence")
+        pipeline.get(_digests(key))
+        next_sequence, ring = cast(tuple[str | None, str | None], await self._ask(pipeline.execute()))
+        return from_ring(int(next_sequence or 0), ring or "")
+
     async def forget(self, key: JobKey) -> None:
-        """Remove all that is known of a job."""
-        await self._ask(self._redis.delete(_job(key)))
+        """Remove all that is known of a job, but for who holds it."""
+        await self._ask(self._redis.delete(_job(key), _digests(key)))
 
     async def take_lease(self, key: JobKey, holder: Holder) -> bool:
         """Hold a job for LEASE_TTL_S; False if another session holds it. A stream of the same session is pushed out."""
@@ -178,11 +209,17 @@ def _arguments(live: LiveJob) -> list[str | int]:
     if live.state is not JobState.OPEN and live.seal_time is not None:
         once["seal_time_us"] = str(to_us(live.seal_time))
     pairs = [text for pair in once.items() for text in pair]
-    return [JOB_TTL_S, live.next_sequence, live.accepted, int(live.state), *pairs]
+    digests = "".join(digest.hex() for digest in live.recent)
+    how_far = [JOB_TTL_S, live.next_sequence, live.accepted, int(live.state)]
+    return [*how_far, digests, DIGEST_CHARS, DIGESTS_MAX, *pairs]
 
 
 def _job(key: JobKey) -> str:
     return f"bulk:job:{key.job_id}"
+
+
+def _digests(key: JobKey) -> str:
+    return f"bulk:digests:{key.job_id}"
 
 
 def _lease(key: JobKey) -> str:

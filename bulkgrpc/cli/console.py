@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 
 import psycopg
@@ -20,10 +21,22 @@ from bulkgrpc.stack import StackError
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-EXIT_OF_STATE = {JobState.PARTIALLY_SUCCEEDED: 3, JobState.FAILED: 4}
+EXIT_OF_STATE = {
+    JobState.PARTIALLY_SUCCEEDED: 3,
+    JobState.FAILED: 4,
+    JobState.CANCELLED: 5,
+    JobState.EXPIRED: 5,
+}
 """Exit codes of commands that wait for a job; every other state: 0."""
 
-_STATE_STYLE = {JobState.SUCCEEDED: "green", JobState.PARTIALLY_SUCCEEDED: "yellow", JobState.FAILED: "red"}
+_STATE_STYLE = {
+    JobState.SUCCEEDED: "green",
+    JobState.PARTIALLY_SUCCEEDED: "yellow",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "red",
+    JobState.EXPIRED: "red",
+}
+_COUNTS = ("accepted", "written", "duplicate", "rejected", "expired")
 
 
 class CommandFailed(Exception):
@@ -77,18 +90,16 @@ def job_document(job: Job) -> dict[str, object]:
         "dataset": job.dataset,
         "dataset_version": job.dataset_version,
         "state": job.state.name,
-        "counts": {
-            "accepted": job.counts.accepted,
-            "written": job.counts.written,
-            "duplicate": job.counts.duplicate,
-            "rejected": job.counts.rejected,
-        },
+        "counts": {name: getattr(job.counts, name) for name in _COUNTS},
         "next_sequence": job.next_sequence,
         "idempotency_key": job.idempotency_key,
         "labels": job.labels,
         "create_time": job.create_time,
         "seal_time": job.seal_time,
         "end_time": job.end_time,
+        "failure": job.failure,
+        "options": asdict(job.options),
+        "overdue_s": job.overdue_s,
     }
 
 
@@ -113,11 +124,16 @@ def jobs_table(jobs: list[Job], *, with_ids: bool = True) -> Table:
         table.add_column("job", overflow="fold")
     table.add_column("dataset")
     table.add_column("state", overflow="fold")
-    for name in ("accepted", "written", "duplicate", "rejected", "seconds"):
+    for name in (*_COUNTS, "seconds"):
         table.add_column(name, justify="right")
+    # Most jobs do not fail, and a terminal has 80 columns.
+    with_failure = any(job.failure for job in jobs)
+    if with_failure:
+        table.add_column("failure", overflow="fold")
     for job in jobs:
         job_id = [job.name.rpartition("/")[2]] if with_ids else []
-        table.add_row(*job_id, job.dataset, styled_state(job.state), *_counts(job), _seconds(job))
+        failure = [job.failure] if with_failure else []
+        table.add_row(*job_id, job.dataset, styled_state(job.state), *_counts(job), _seconds(job), *failure)
     return table
 
 
@@ -127,13 +143,20 @@ def job_table(job: Job) -> Table:
     table.add_row("job", job.name)
     table.add_row("dataset", f"{job.dataset} (version {job.dataset_version})")
     table.add_row("state", styled_state(job.state))
-    for name, count in zip(("accepted", "written", "duplicate", "rejected"), _counts(job), strict=True):
+    if job.failure:
+        table.add_row("failure", job.failure)
+    for name, count in zip(_COUNTS, _counts(job), strict=True):
         table.add_row(name, count)
+    for name, option in asdict(job.options).items():
+        if option:
+            table.add_row(name, f"{option}")
     table.add_row("key", job.idempotency_key)
     for name, value in job.labels.items():
         table.add_row(f"label {name}", value)
     for name, moment in (("opened", job.create_time), ("sealed", job.seal_time), ("ended", job.end_time)):
         table.add_row(name, "" if moment is None else moment.astimezone().isoformat(" ", "milliseconds"))
+    if job.overdue_s:
+        table.add_row("overdue", f"{job.overdue_s:,.0f} s past the time in which it should have ended")
     table.columns[1].overflow = "fold"
     return table
 
@@ -151,9 +174,8 @@ def exit_by_state(state: JobState) -> None:
         raise typer.Exit(code)
 
 
-def _counts(job: Job) -> tuple[str, str, str, str]:
-    counts = job.counts
-    return f"{counts.accepted:,}", f"{counts.written:,}", f"{counts.duplicate:,}", f"{counts.rejected:,}"
+def _counts(job: Job) -> list[str]:
+    return [f"{getattr(job.counts, name):,}" for name in _COUNTS]
 
 
 def _seconds(job: Job) -> str:

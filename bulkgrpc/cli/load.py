@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from bulkgrpc.cli import console
 from bulkgrpc.cli.connecting import SERVER, Caller, JsonOption, ServerOption, TenantOption, TlsCaOption, TokenOption
 from bulkgrpc.cli.files import FileOptions, Format, format_of
-from bulkgrpc.cli.loading import Load, Loaded, run_load
+from bulkgrpc.cli.load_options import (
+    AtomicOption,
+    BatchRowsOption,
+    DatasetOption,
+    DeadlineOption,
+    FileArgument,
+    FormatOption,
+    IgnoreUnknownOption,
+    KeyOption,
+    LabelOption,
+    NullOption,
+    RejectionsMaxOption,
+    RetryOption,
+    TimeToLiveOption,
+    WaitOption,
+)
+from bulkgrpc.cli.loading import Load, Loaded, retry_key, run_load
+from bulkgrpc.client import JobOptions
 
 DEFAULT_NULLS = ["", "NA"]
+RETRY_NULLS = [""]
+"""`jobs rejections` writes nothing for no value, and a text NA as it is."""
 
 
 def load(
-    file: Annotated[Path, typer.Argument(help="The file to submit.", show_default=False)],
+    file: FileArgument,
     *,
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset that its records belong to.")],
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="What the file is. Default: by its suffix.", show_default=False)
-    ] = None,
-    batch_rows: Annotated[int, typer.Option(min=1, max=50_000, help="Records in a batch.")] = 1000,
-    key: Annotated[
-        str, typer.Option(help="Idempotency key: the same key is the same job. Default: a random one.")
-    ] = "",
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")] = None,
-    null: Annotated[
-        list[str] | None,
-        typer.Option(help="Text of a CSV file that means “no value”; repeatable. Default: nothing at all, and NA."),
-    ] = None,
-    ignore_unknown_columns: Annotated[
-        bool, typer.Option("--ignore-unknown-columns", help="Leave out columns that are no field of the dataset.")
-    ] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")] = True,
-    deadline: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's end.")] = 300.0,
+    dataset: DatasetOption = "",
+    file_format: FormatOption = None,
+    batch_rows: BatchRowsOption = 1000,
+    key: KeyOption = "",
+    retry_of: RetryOption = "",
+    atomic: AtomicOption = False,
+    rejections_max: RejectionsMaxOption = 0,
+    ttl: TimeToLiveOption = 0.0,
+    label: LabelOption = None,
+    null: NullOption = None,
+    ignore_unknown_columns: IgnoreUnknownOption = False,
+    wait: WaitOption = True,
+    deadline: DeadlineOption = 300.0,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
     token: TokenOption = "",
@@ -55,16 +68,39 @@ def load(
 
         bulkgrpc load weather.csv --dataset weather --key 3f0c…
 
-    Exit codes: 0 all written, 3 some records rejected, 4 all rejected, 1 it broke off.
+    Exit codes: 0 all written, 3 some records rejected or expired, 4 the job failed, 5 it was cancelled or expired, 1 it
+    broke off.
     """
+    if not dataset and not retry_of:
+        raise typer.BadParameter("name the dataset, or the job with --retry-of", param_hint="--dataset")
     with console.failures():
-        nulls = tuple(DEFAULT_NULLS if null is None else null)
-        options = FileOptions(file_format or format_of(file), batch_rows, nulls, ignore_unknown_columns)
-        request = Load(file, dataset, options, key or uuid.uuid4().hex, _labels(label or []), deadline if wait else 0.0)
+        caller = Caller(server, tenant, token, tls_ca)
+        retried = caller.job_name(retry_of) if retry_of else ""
+        request = Load(
+            file,
+            dataset,
+            _file_options(file, file_format, batch_rows, null, ignore_unknown_columns, bool(retried)),
+            key or (retry_key(retried, file) if retried else uuid.uuid4().hex),
+            _labels(label or []) | ({"retry_of": retried} if retried else {}),
+            deadline if wait else 0.0,
+            JobOptions(atomic, rejections_max, ttl),
+            retried,
+        )
         try:
-            loaded = run_load(Caller(server, tenant, token, tls_ca), request, shown=not as_json)
+            loaded = run_load(caller, request, shown=not as_json)
         except KeyboardInterrupt:
             console.fail(f"interrupted: go on with --key {request.key}", console.EXIT_INTERRUPTED)
+    _report(loaded, as_json=as_json, wait=wait)
+
+
+def _file_options(
+    file: Path, form: Format | None, batch_rows: int, null: list[str] | None, ignore_unknown: bool, mended: bool
+) -> FileOptions:
+    nulls = null if null is not None else RETRY_NULLS if mended else DEFAULT_NULLS
+    return FileOptions(form or format_of(file), batch_rows, tuple(nulls), ignore_unknown, mended)
+
+
+def _report(loaded: Loaded, *, as_json: bool, wait: bool) -> None:
     if as_json:
         console.print_json(_document(loaded))
     else:

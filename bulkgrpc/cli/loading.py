@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,12 +16,16 @@ from rich.progress import Progress as Display
 from bulkgrpc.cli.connecting import Caller
 from bulkgrpc.cli.console import human
 from bulkgrpc.cli.files import FileOptions, FileProblem, open_batches
-from bulkgrpc.client import AsyncBulkClient, Job, Progress
+from bulkgrpc.client import AsyncBulkClient, Job, JobOptions, Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to submit. key: the job's idempotency key. wait_s: how long to wait for its end, 0 not at all."""
+    """What to submit.
+
+    dataset: "" for that of the job `retry_of`. key: the job's idempotency key. wait_s: how long to wait for its end, 0
+    not at all. retry_of: name of the job whose mended rejections these are, "" for none.
+    """
 
     path: Path
     dataset: str
@@ -28,6 +33,8 @@ class Load:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     labels: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 300.0
+    job_options: JobOptions = field(default_factory=JobOptions)
+    retry_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,20 @@ class Loaded:
     rows: int
     size_bytes: int
     seconds: float
+
+
+def retry_key(job: str, file: Path) -> str:
+    """Return the idempotency key of a job's mended rejections: the same file for the same job is one submission.
+
+    Raises FileProblem if the file cannot be read.
+    """
+    try:
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256")
+    except OSError as error:
+        raise FileProblem(f"{file} cannot be read: {error.strerror}") from error
+    digest.update(b"\0" + job.encode())
+    return f"retry-{digest.hexdigest()[:40]}"
 
 
 class LoadBrokeOff(FileProblem):
@@ -89,7 +110,7 @@ class LoadView:
 
     def writing(self, line: TaskID, job: Job, seconds: float) -> None:
         """Show what the workers have done."""
-        applied = job.counts.written + job.counts.duplicate + job.counts.rejected
+        applied = job.counts.written + job.counts.duplicate + job.counts.rejected + job.counts.expired
         self._display.update(line, rows=applied, rate=applied / max(seconds, 1e-3), state=job.state.name.lower())
         if job.ended:
             self._display.stop_task(line)
@@ -100,7 +121,8 @@ async def load_file(client: AsyncBulkClient, load: Load, view: LoadView) -> Load
 
     Raises FileProblem for what is wrong with the file, BulkError for everything else; the job then stays open.
     """
-    dataset = await client.get_dataset(load.dataset)
+    name = load.dataset or (await client.get_job(load.retry_of)).dataset
+    dataset = await client.get_dataset(name)
     file = await asyncio.to_thread(open_batches, load.path, dataset, load.options)
     begun_s = time.monotonic()
     line = view.begin(load.path.name, file.size_bytes)
@@ -113,7 +135,12 @@ async def load_file(client: AsyncBulkClient, load: Load, view: LoadView) -> Load
 
     try:
         handle = await client.submit(
-            load.dataset, file, idempotency_key=load.key, labels=load.labels, on_progress=on_progress
+            name,
+            file,
+            idempotency_key=load.key,
+            labels=load.labels,
+            options=load.job_options,
+            on_progress=on_progress,
         )
     except FileProblem as problem:
         raise LoadBrokeOff(problem, accepted_rows, load.key) from problem

@@ -4,10 +4,10 @@ from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import ClientConfig, Tls
 from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
 from bulkgrpc.client.sync import BulkClient, JobHandle
-from bulkgrpc.client.words import Batch, Job, Progress
+from bulkgrpc.client.words import Batch, Job, Progress, Rejection
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
-from bulkgrpc.words import JobCounts, JobState
+from bulkgrpc.words import JobCounts, JobOptions, JobState
 
 __all__ = [
     "AsyncBulkClient",
@@ -22,11 +22,13 @@ __all__ = [
     "Job",
     "JobCounts",
     "JobHandle",
+    "JobOptions",
     "JobState",
     "NotEnded",
     "Progress",
     "Reason",
     "Refused",
+    "Rejection",
     "Tls",
     "Unreachable",
     "WrongInput",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -19,22 +20,25 @@ from bulkgrpc.client import words
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.connection import Connection
 from bulkgrpc.client.drawing import draw
-from bulkgrpc.client.errors import NotEnded, WrongInput
+from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
 from bulkgrpc.client.outbox import OnProgress, Outbox
 from bulkgrpc.client.packing import Packer
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
 from bulkgrpc.client.window import Window
-from bulkgrpc.client.words import Job, Source
+from bulkgrpc.client.words import Job, Rejection, Source
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
-from bulkgrpc.words import is_dataset, is_idempotency_key
+from bulkgrpc.words import JobOptions, is_dataset, is_idempotency_key
 
 WAIT_DEADLINE_S = 300.0
 """In which a job should have ended, by the service's promise."""
 _FIRST_POLL_S = 0.05
 _POLL_GROWTH = 1.5
 _POLL_S_MAX = 2.0
+_WATCH_FROM_S = 0.25
+"""From this pause on the server is left to tell; its own pause is this long."""
 _PAGE_SIZE = 200
+_REJECTIONS_PAGE_SIZE = 1000
 
 
 class AsyncJobHandle:
@@ -69,12 +73,13 @@ class AsyncJobHandle:
     async def wait(
         self, *, deadline_s: float = WAIT_DEADLINE_S, on_progress: Callable[[Job], None] | None = None
     ) -> Job:
-        """Return the job when it has ended, asking at growing intervals of 0.05 to 2 s.
+        """Return the job when it has ended.
 
+        Asks at growing intervals at first, then watches; where that does not go, asks on, at last every 2 s.
         on_progress: told each answer. Raises NotEnded after `deadline_s`; the job itself goes on. Raises BulkError.
         """
         now_s = asyncio.get_running_loop().time
-        ends_at_s, pause_s = now_s() + deadline_s, _FIRST_POLL_S
+        ends_at_s, pause_s, watched = now_s() + deadline_s, _FIRST_POLL_S, False
         while True:
             job = await self.get()
             if on_progress is not None:
@@ -83,8 +88,72 @@ class AsyncJobHandle:
                 return job
             if now_s() >= ends_at_s:
                 raise NotEnded(self._name, job.state.name, deadline_s)
+            if pause_s > _WATCH_FROM_S and not watched:
+                watched = True
+                await self._watch_until(ends_at_s, on_progress)
+                continue
             await asyncio.sleep(min(pause_s, max(0.0, ends_at_s - now_s())))
             pause_s = min(pause_s * _POLL_GROWTH, _POLL_S_MAX)
+
+    async def watch(self) -> AsyncGenerator[Job, None]:
+        """Give the job as it is now, then after each change, until it has ended. Raises BulkError."""
+        last: Job | None = None
+        connection = self._client._connection
+        answers = connection.follow(connection.jobs.WatchJob, jobs_pb2.WatchJobRequest(name=self._name))
+        async with aclosing(answers):
+            answer: jobs_pb2.WatchJobResponse
+            async for answer in answers:
+                self._job = words.job_of(answer.job)
+                if self._job != last:
+                    last = self._job
+                    yield last
+
+    async def cancel(self) -> Job:
+        """End the job and return it: nothing more of it is written then.
+
+        Raises Refused with JOB_ENDED if it has ended otherwise, or another BulkError.
+        """
+        connection = self._client._connection
+        answer: jobs_pb2.CancelJobResponse = await connection.call(
+            connection.jobs.CancelJob, jobs_pb2.CancelJobRequest(name=self._name)
+        )
+        self._job = words.job_of(answer.job)
+        return self._job
+
+    async def delete(self) -> None:
+        """Delete the job, with its rejections and its idempotency key; rows in the table stay.
+
+        Raises Refused with JOB_NOT_ENDED if it has not ended, or another BulkError.
+        """
+        connection = self._client._connection
+        await connection.call(connection.jobs.DeleteJob, jobs_pb2.DeleteJobRequest(name=self._name))
+
+    async def rejections(self, *, with_records: bool = False) -> AsyncGenerator[Rejection, None]:
+        """Give the records that could not be applied, by their place in the job, asking for a page at a time.
+
+        with_records: whether to fetch their bytes too. Raises BulkError.
+        """
+        token, connection = "", self._client._connection
+        while True:
+            request = jobs_pb2.ListRejectionsRequest(
+                parent=self._name, page_size=_REJECTIONS_PAGE_SIZE, page_token=token, with_records=with_records
+            )
+            answer: jobs_pb2.ListRejectionsResponse = await connection.call(connection.jobs.ListRejections, request)
+            for rejection in answer.rejections:
+                yield words.rejection_of(rejection)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def _watch_until(self, ends_at_s: float, on_progress: Callable[[Job], None] | None) -> None:
+        """Watch until the job has ended, the time is over, or watching does not go: the next question tells why."""
+        try:
+            async with asyncio.timeout_at(ends_at_s), aclosing(self.watch()) as jobs:
+                async for job in jobs:
+                    if on_progress is not None:
+                        on_progress(job)
+        except (TimeoutError, BulkError):
+            return
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r})"
@@ -128,6 +197,7 @@ class AsyncBulkClient:
         *,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        options: JobOptions = JobOptions(),
         on_progress: OnProgress | None = None,
     ) -> AsyncJobHandle:
         """Submit records as one job and return it once it is sealed: every record is then stored durably.
@@ -137,13 +207,15 @@ class AsyncBulkClient:
         one is drawn from on a thread of its own. It is never drawn further than `buffer_bytes_max` ahead of what is
         acknowledged. idempotency_key: 1 to 128 printable ASCII characters; a submission with the same key is the same
         job, and goes on where it broke off if it gives the same batches. Default: a random one. labels: at most 16.
-        on_progress: told of each batch sent and acknowledged, on the event loop: it must not block.
+        options: how the job is to be treated; the same for the same key. on_progress: told of each batch sent and
+        acknowledged, on the event loop: it must not block.
 
         A stream that breaks is opened again by itself. Raises Refused, Unreachable, or GaveUp after `retry_deadline_s`
         without progress; WrongInput for what is no record; whatever `batches` raises. In all these cases the job, if it
         was opened, stays open for another submission with its key.
         """
-        header = Header(words.resource(dataset), idempotency_key or uuid.uuid4().hex, dict(labels or {}))
+        key = idempotency_key or uuid.uuid4().hex
+        header = Header(words.resource(dataset), key, dict(labels or {}), options)
         _check(header)
         outbox = Outbox(Window(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
         submission = Submission(self._connection, header, outbox)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -17,7 +17,21 @@ from bulkgrpc.v1 import datasets_pb2_grpc, ingest_pb2, jobs_pb2_grpc
 STREAM_RECORDS = "/bulkgrpc.v1.IngestService/StreamRecords"
 TENANT_METADATA = "bulkgrpc-tenant"
 Answer = TypeVar("Answer")
+Answer_co = TypeVar("Answer_co", covariant=True)
 RecordStream = grpc.aio.StreamStreamCall[bytes, ingest_pb2.StreamRecordsResponse]
+
+
+class AnswerStream(Protocol[Answer_co]):
+    """What is needed of a call that streams its answers."""
+
+    def __aiter__(self) -> AsyncIterator[Answer_co]:
+        """Give the answers."""
+
+    def cancel(self) -> bool:
+        """End the call."""
+
+    def done(self) -> bool:
+        """Tell whether the call has ended."""
 
 
 class Connection:
@@ -56,6 +70,40 @@ class Connection:
         if isinstance(understood, errors.Refused):
             self.reached = True
         return understood
+
+    async def follow(
+        self, method: Callable[..., AnswerStream[Answer]], request: object
+    ) -> AsyncGenerator[Answer, None]:
+        """Make a call that streams its answers, and give them; a stream that breaks is opened again.
+
+        So the answer that a stream begins with may come more than once. Raises BulkError if there is no answer for
+        `call_deadline_s`, or trying again does not help.
+        """
+        now_s = asyncio.get_running_loop().time
+        patience = Patience(self.config, reached=self.reached)
+        while True:
+            stream = method(request, metadata=self._metadata)
+            try:
+                async for answer in stream:
+                    self.reached = True
+                    patience = patience.progressed()
+                    yield answer
+                return
+            except grpc.RpcError as error:
+                failure = self.understand(error)
+            except asyncio.CancelledError:
+                # grpc.aio raises this also for a call that the server cancelled.
+                task = asyncio.current_task()
+                if task is None or task.cancelling() or not stream.done():
+                    raise
+                failure = errors.CallFailed("CANCELLED", f"{self.target} cancelled the call", retriable=True)
+            finally:
+                stream.cancel()
+            patience = patience.failed(now_s(), reached=self.reached)
+            pause = pause_s(self.config, patience.failures, failure.retry_after_s, random.random())  # noqa: S311 - no secret
+            if not failure.retriable or patience.exhausted(now_s() + pause, self.config.call_deadline_s):
+                raise failure
+            await asyncio.sleep(pause)
 
     async def call(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         """Make a unary call, trying again while that may help, within `call_deadline_s` in all.

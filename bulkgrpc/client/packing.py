@@ -26,6 +26,11 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+def frame(record: bytes) -> bytes:
+    """Return a serialized message as a record of a batch; frames behind one another are a batch's payload."""
+    return _RECORDS_TAG + varint(len(record)) + record
+
+
 class Packer:
     """Gathers items into batches. One submission's; not for two threads at once.
 
@@ -61,11 +66,10 @@ class Packer:
         if name != (self.message_type or name):
             raise WrongInput(f"a {name} among messages of {self.message_type}: a job takes records of one type")
         self.message_type = name
-        record = message.SerializeToString()
-        frame = _RECORDS_TAG + varint(len(record)) + record
-        full = self.rest() if self._frame_bytes + len(frame) > self._config.batch_bytes else []
-        self._frames.append(frame)
-        self._frame_bytes += len(frame)
+        framed = frame(message.SerializeToString())
+        full = self.rest() if self._frame_bytes + len(framed) > self._config.batch_bytes else []
+        self._frames.append(framed)
+        self._frame_bytes += len(framed)
         self._records += 1
         return full + (self.rest() if self._records >= self._config.batch_records else [])
 

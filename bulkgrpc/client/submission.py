@@ -16,12 +16,15 @@ import grpc
 
 from bulkgrpc.client.backoff import Patience, pause_s
 from bulkgrpc.client.connection import Connection, RecordStream
-from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp
+from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused
 from bulkgrpc.client.outbox import Outbox, SourceFailed
 from bulkgrpc.client.packing import varint
 from bulkgrpc.client.window import Numbered
+from bulkgrpc.client.words import options_message
+from bulkgrpc.errors import NotNow, Reason
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from bulkgrpc.wire.v1 import wire_pb2
+from bulkgrpc.words import JobOptions, JobState
 
 _SEQUENCE_TAG = b"\x08"
 """Field 1, varint: `RecordBatch.sequence`."""
@@ -34,6 +37,7 @@ class Header:
     dataset: str
     idempotency_key: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    options: JobOptions = JobOptions()
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def message(self, first_sequence: int) -> bytes:
@@ -44,6 +48,7 @@ class Header:
             labels=self.labels,
             session_id=self.session_id,
             first_sequence=first_sequence,
+            options=options_message(self.options),
         )
         return wire_pb2.StreamMessage(header=header).SerializeToString()
 
@@ -108,6 +113,8 @@ class Submission:
                 opened = (await _read(call)).opened
                 self._take_opened(opened)
                 if opened.replayed:
+                    if not self.replayed and _ended_before_seal(opened.job):
+                        raise Refused(_ended(opened.job))
                     await call.done_writing()
                     return opened.job
                 return await self._exchange(call, watch)
@@ -185,6 +192,21 @@ class Submission:
     async def _why_ended(self, call: RecordStream) -> BulkError:
         code, details = await call.code(), await call.details()
         return CallFailed(code.name, f"{self._connection.target} ended the stream: {details}", retriable=True)
+
+
+def _ended_before_seal(job: jobs_pb2.Job) -> bool:
+    early = (JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED)
+    return JobState(job.state or JobState.OPEN) in early and not job.HasField("seal_time")
+
+
+def _ended(job: jobs_pb2.Job) -> NotNow:
+    """Return what the server says to a stream whose job ends; for one that was broken at that time."""
+    why = f": {job.failure}" if job.failure else ""
+    return NotNow(
+        Reason.JOB_ENDED,
+        f"{job.name} ended as {JobState(job.state).name} before everything was sent{why}; submit what is left as "
+        "another job",
+    )
 
 
 async def _read(call: RecordStream) -> ingest_pb2.StreamRecordsResponse:

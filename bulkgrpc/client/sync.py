@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,8 +20,9 @@ from typing import Any, Self, TypeVar
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.outbox import OnProgress
-from bulkgrpc.client.words import Job, Source
+from bulkgrpc.client.words import Job, Rejection, Source
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.words import JobOptions
 
 Answer = TypeVar("Answer")
 _END = object()
@@ -46,6 +47,24 @@ class _Loop:
             return future.result()
         finally:
             future.cancel()
+
+    def each(self, items: AsyncIterator[Answer]) -> Iterator[Answer]:
+        """Give what an asynchronous iterator gives, and close it at the end, or when nobody wants more."""
+
+        async def following() -> Answer | object:
+            return await anext(items, _END)
+
+        async def close() -> None:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+        try:
+            while (item := self.run(following())) is not _END:
+                yield item  # type: ignore[misc]
+        finally:
+            # After the client is closed there is nothing left to close.
+            with contextlib.suppress(RuntimeError):
+                self.run(close())
 
     def stop(self) -> None:
         """End the loop and its thread. Safe to call twice."""
@@ -84,6 +103,22 @@ class JobHandle:
     def wait(self, *, deadline_s: float = WAIT_DEADLINE_S, on_progress: Callable[[Job], None] | None = None) -> Job:
         """Return the job when it has ended. See `AsyncJobHandle.wait`; `on_progress` is called on another thread."""
         return self._loop.run(self._handle.wait(deadline_s=deadline_s, on_progress=on_progress))
+
+    def watch(self) -> Iterator[Job]:
+        """Give the job as it is now, then after each change, until it has ended. See `AsyncJobHandle.watch`."""
+        return self._loop.each(self._handle.watch())
+
+    def cancel(self) -> Job:
+        """End the job and return it. See `AsyncJobHandle.cancel`."""
+        return self._loop.run(self._handle.cancel())
+
+    def delete(self) -> None:
+        """Delete the job. See `AsyncJobHandle.delete`."""
+        self._loop.run(self._handle.delete())
+
+    def rejections(self, *, with_records: bool = False) -> Iterator[Rejection]:
+        """Give the records that could not be applied. See `AsyncJobHandle.rejections`."""
+        return self._loop.each(self._handle.rejections(with_records=with_records))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -136,6 +171,7 @@ class BulkClient:
         *,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        options: JobOptions = JobOptions(),
         on_progress: OnProgress | None = None,
     ) -> JobHandle:
         """Submit records as one job and return it once it is sealed: every record is then stored durably.
@@ -145,7 +181,12 @@ class BulkClient:
         """
         handle = self._loop.run(
             self._client.submit(
-                dataset, batches, idempotency_key=idempotency_key, labels=labels, on_progress=on_progress
+                dataset,
+                batches,
+                idempotency_key=idempotency_key,
+                labels=labels,
+                options=options,
+                on_progress=on_progress,
             )
         )
         return JobHandle(self._loop, handle)
@@ -160,7 +201,7 @@ class BulkClient:
 
     def list_jobs(self) -> Iterator[Job]:
         """Give the tenant's jobs, newest first. See `AsyncBulkClient.list_jobs`."""
-        return self._each(self._client.list_jobs())
+        return self._loop.each(self._client.list_jobs())
 
     def register_dataset(self, descriptors: bytes, message_type: str) -> Dataset:
         """Register a message type as a dataset. See `AsyncBulkClient.register_dataset`."""
@@ -172,11 +213,4 @@ class BulkClient:
 
     def list_datasets(self) -> Iterator[Dataset]:
         """Give the datasets by name. See `AsyncBulkClient.list_datasets`."""
-        return self._each(self._client.list_datasets())
-
-    def _each(self, items: AsyncIterator[Answer]) -> Iterator[Answer]:
-        async def following() -> Answer | object:
-            return await anext(items, _END)
-
-        while (item := self._loop.run(following())) is not _END:
-            yield item  # type: ignore[misc]
+        return self._loop.each(self._client.list_datasets())

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2
-from bulkgrpc.words import JobCounts, JobState
+from bulkgrpc.words import JobCounts, JobOptions, JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Job:
     """A job as the server last told it.
 
     name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: the batch it takes next.
-    seal_time, end_time: None before it is sealed, before it ended.
+    seal_time, end_time: None before it is sealed, before it ended. failure: why it failed, "" if it did not. options:
+    what it was opened with. overdue_s: how far it is past the time after its seal in which it should have ended.
     """
 
     name: str
@@ -70,6 +72,9 @@ class Job:
     create_time: datetime | None
     seal_time: datetime | None
     end_time: datetime | None
+    failure: str = ""
+    options: JobOptions = JobOptions()
+    overdue_s: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -92,7 +97,46 @@ def job_of(proto: jobs_pb2.Job) -> Job:
         create_time=_time(proto.create_time) if proto.HasField("create_time") else None,
         seal_time=_time(proto.seal_time) if proto.HasField("seal_time") else None,
         end_time=_time(proto.end_time) if proto.HasField("end_time") else None,
+        failure=proto.failure,
+        options=options_of(proto.options),
+        overdue_s=_seconds(proto.overdue),
     )
+
+
+def options_of(proto: jobs_pb2.JobOptions) -> JobOptions:
+    """Read a job's options from their message."""
+    return JobOptions(proto.atomic, proto.rejections_max, _seconds(proto.time_to_live))
+
+
+def options_message(options: JobOptions) -> jobs_pb2.JobOptions | None:
+    """Return the message of a job's options; None for the default ones."""
+    if options == JobOptions():
+        return None
+    message = jobs_pb2.JobOptions(atomic=options.atomic, rejections_max=options.rejections_max)
+    if options.time_to_live_s:
+        message.time_to_live.FromMicroseconds(round(options.time_to_live_s * 1e6))
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that could not be applied.
+
+    sequence, record_index: its batch, and its place there. code: stable, for branching on. field: path of the field at
+    fault, "" if it is the whole record. record: its bytes; empty unless asked for.
+    """
+
+    sequence: int
+    record_index: int
+    code: str
+    field: str
+    reason: str
+    record: bytes
+
+
+def rejection_of(proto: jobs_pb2.Rejection) -> Rejection:
+    """Read a rejection from its message."""
+    return Rejection(proto.sequence, proto.record_index, proto.code, proto.field, proto.reason, proto.record)
 
 
 def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
@@ -110,6 +154,10 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
 def resource(dataset: str) -> str:
     """Return a dataset's resource name, given that or its bare name."""
     return dataset if dataset.startswith("datasets/") else f"datasets/{dataset}"
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
 
 
 def _time(stamp: Timestamp) -> datetime:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError
 
 from bulkgrpc import limits
+from bulkgrpc.cache.job import DIGESTS_MAX
 from bulkgrpc.errors import Reason, Unavailable
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.messages import Batch
@@ -28,6 +29,7 @@ class _Sent:
     sequence: int | None
     records: int
     sent_at_s: float
+    digest: bytes = b""
     delivered: bool = False
 
 
@@ -50,13 +52,16 @@ class Deliveries:
         self._failure = ""
         self._changed = asyncio.Event()
         self._closed = False
+        self._repeated = False
+        self._digests: collections.deque[bytes] = collections.deque(maxlen=DIGESTS_MAX)
 
     def expect(self, batch: Batch | None, held_bytes: int) -> Callable[[KafkaError | None], None]:
         """Note that a batch (None: the seal) is sent next; return what its delivery calls.
 
         held_bytes: what it holds of the budget, given back whatever becomes of it, and of this stream.
         """
-        sent = _Sent(None, 0, self._clock()) if batch is None else _Sent(batch.sequence, batch.records, self._clock())
+        now_s = self._clock()
+        sent = _Sent(None, 0, now_s) if batch is None else _Sent(batch.sequence, batch.records, now_s, batch.digest)
         self._sent.append(sent)
 
         def delivered(error: KafkaError | None) -> None:
@@ -68,6 +73,17 @@ class Deliveries:
                 self._advance()
 
         return delivered
+
+    def repeat(self) -> None:
+        """Note that a batch came again which is stored: whoever sent it is told once more how far the job is."""
+        self._repeated = True
+        self._changed.set()
+
+    def take_digests(self) -> tuple[bytes, ...]:
+        """Return the digests of the batches right before `next_sequence` not taken yet, at most DIGESTS_MAX."""
+        taken = tuple(self._digests)
+        self._digests.clear()
+        return taken
 
     def fail(self, cause: str) -> None:
         """Stop the front: something was not stored, so nothing after it is acknowledged."""
@@ -88,14 +104,15 @@ class Deliveries:
             await self._wait()
 
     async def progress(self, after: int) -> bool:
-        """Wait until `next_sequence` is above `after`; False if it never will be because all is done.
+        """Wait until `next_sequence` is above `after`, or a batch was repeated; False if neither will ever be.
 
         Raises as `settled`. For one waiter besides `settled`, never at the same time.
         """
-        while self._check() and self.next_sequence <= after:
+        while self._check() and self.next_sequence <= after and not self._repeated:
             if self._closed and not self._sent:
                 return False
             await self._wait()
+        self._repeated = False
         return True
 
     def _advance(self) -> None:
@@ -103,8 +120,8 @@ class Deliveries:
             return
         while self._sent and self._sent[0].delivered:
             first = self._sent.popleft()
-            # Below: sent again by a client that had not heard of it; it was counted then.
-            if first.sequence is not None and first.sequence >= self.next_sequence:
+            if first.sequence is not None:
+                self._digests.append(first.digest)
                 self.next_sequence = first.sequence + 1
                 self.accepted += first.records
         self._changed.set()

@@ -46,6 +46,16 @@ def job_handler(service: JobService) -> Any:
         {
             "GetJob": _unary(service.get_job, jobs_pb2.GetJobRequest, jobs_pb2.GetJobResponse),
             "ListJobs": _unary(service.list_jobs, jobs_pb2.ListJobsRequest, jobs_pb2.ListJobsResponse),
+            "WatchJob": grpc.unary_stream_rpc_method_handler(
+                guarded("WatchJob", service.watch_job),
+                request_deserializer=jobs_pb2.WatchJobRequest.FromString,
+                response_serializer=jobs_pb2.WatchJobResponse.SerializeToString,
+            ),
+            "CancelJob": _unary(service.cancel_job, jobs_pb2.CancelJobRequest, jobs_pb2.CancelJobResponse),
+            "DeleteJob": _unary(service.delete_job, jobs_pb2.DeleteJobRequest, jobs_pb2.DeleteJobResponse),
+            "ListRejections": _unary(
+                service.list_rejections, jobs_pb2.ListRejectionsRequest, jobs_pb2.ListRejectionsResponse
+            ),
         },
     )
 

@@ -11,18 +11,18 @@ from typing import Final
 
 from bulkgrpc import limits
 from bulkgrpc.cache.job import LiveJob, overlay
-from bulkgrpc.errors import Invalid, Reason
+from bulkgrpc.errors import Invalid, Reason, TooLate
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.caller import WRITE, Callers
-from bulkgrpc.server.deliveries import backbone_unavailable
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import Context, metadata_of
-from bulkgrpc.server.messages import read_header, sealed_already
+from bulkgrpc.server.messages import closed, read_header
 from bulkgrpc.server.notes import Notes
 from bulkgrpc.server.opening import OpenedJob, Opener
 from bulkgrpc.server.storage import Storage, StoreAway
 from bulkgrpc.server.stream import Backbone, JobStream, Submission
 from bulkgrpc.server.translate import to_job
+from bulkgrpc.server.watching import JobWatch
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import ingest_pb2
 from bulkgrpc.words import Job, JobKey
@@ -61,6 +61,7 @@ class IngestParts:
     turns: asyncio.Semaphore
     notes: Notes
     storage: Storage
+    watch: JobWatch
     now: Callable[[], datetime]
 
 
@@ -91,14 +92,14 @@ class IngestService:
             await asyncio.sleep(SETTLE_S)
 
         sealed = await self._serve(context, Answers(opened, acknowledged, ended))
-        return ingest_pb2.SubmitRecordsResponse(job=to_job(sealed.job), replayed=sealed.replayed)
+        return ingest_pb2.SubmitRecordsResponse(job=to_job(sealed.job, self._parts.now()), replayed=sealed.replayed)
 
     async def stream_records(self, _: object, context: Context) -> None:
         """Take a job and acknowledge its batches as they are stored."""
 
         async def opened(job: OpenedJob) -> None:
             message = ingest_pb2.JobOpened(
-                job=to_job(job.job), next_sequence=job.job.next_sequence, replayed=job.replayed
+                job=to_job(job.job, self._parts.now()), next_sequence=job.job.next_sequence, replayed=job.replayed
             )
             await context.write(ingest_pb2.StreamRecordsResponse(opened=message))
 
@@ -108,7 +109,7 @@ class IngestService:
 
         # A write to a client that broke off raises CancelledError, at once: it tells an end from a break.
         sealed = await self._serve(context, Answers(opened, acknowledged, acknowledged))
-        message = ingest_pb2.JobSealed(job=to_job(sealed.job), replayed=sealed.replayed)
+        message = ingest_pb2.JobSealed(job=to_job(sealed.job, self._parts.now()), replayed=sealed.replayed)
         await context.write(ingest_pb2.StreamRecordsResponse(sealed=message))
 
     async def _serve(self, context: Context, answers: Answers) -> Sealed:
@@ -122,17 +123,16 @@ class IngestService:
                 await answers.opened(opened)
                 if opened.replayed:
                     if await _next(context) is not None:
-                        raise sealed_already(opened.job.spec.key.name)
+                        raise closed(opened.job)
                     return Sealed(opened.job, replayed=True)
-                stream = JobStream(
-                    self._submission(opened, metadata), parts.backbone, parts.budget, parts.turns, parts.now
-                )
+                submission = self._submission(opened, metadata)
+                stream = JobStream(submission, parts.backbone, parts.budget, parts.turns, opened.known, parts.now)
                 try:
                     async with asyncio.timeout(None) as closing:
                         await self._receive(context, stream, opened, answers, closing)
                         return await self._seal(stream, opened)
                 except TimeoutError as error:
-                    raise backbone_unavailable("the seal was not acknowledged in time") from error
+                    raise _seal_timeout(opened.job.spec.key) from error
 
     def _submission(self, opened: OpenedJob, metadata: Iterable[tuple[str, str | bytes]]) -> Submission:
         settings, job = self._parts.settings, opened.job
@@ -155,6 +155,7 @@ class IngestService:
                 guards = [
                     tasks.create_task(opened.lease.keep()),
                     tasks.create_task(self._parts.gate.until_expelled()),
+                    tasks.create_task(self._parts.watch.until_ended(opened.job.spec.key)),
                 ]
                 acknowledging = tasks.create_task(self._acknowledge(stream, opened, answers))
                 while (raw := await _next(context)) is not None:
@@ -187,7 +188,7 @@ class IngestService:
         parts = self._parts
         seal_time = parts.now()
         await stream.seal()
-        live = opened.live(stream.deliveries.next_sequence, stream.deliveries.accepted, seal_time)
+        live = opened.live(stream.deliveries, seal_time)
         row, _ = await asyncio.gather(self._seal_row(live.spec.key, seal_time), self._remember(live))
         return Sealed(live.as_job() if row is None else overlay(row, live), replayed=False)
 
@@ -204,7 +205,7 @@ class IngestService:
         await self._parts.notes.flush()
 
     def _note(self, stream: JobStream, opened: OpenedJob) -> None:
-        self._parts.notes.note(opened.live(stream.deliveries.next_sequence, stream.deliveries.accepted))
+        self._parts.notes.note(opened.live(stream.deliveries))
 
 
 async def _next(context: Context) -> bytes | None:
@@ -222,6 +223,15 @@ async def _first(context: Context) -> bytes | None:
         raise Invalid(
             Reason.MISSING_HEADER, f"no header came within {HEADER_TIMEOUT_S:g} s: send a JobHeader first"
         ) from error
+
+
+def _seal_timeout(key: JobKey) -> TooLate:
+    return TooLate(
+        Reason.SEAL_TIMEOUT,
+        f"{key.name} was not stored as sealed within {limits.SEAL_TIMEOUT_S:g} s of the end of the stream; what was "
+        "acknowledged stays: submit it again with the same idempotency key",
+        job=key.name,
+    )
 
 
 def _trace_context(metadata: Iterable[tuple[str, str | bytes]]) -> str:

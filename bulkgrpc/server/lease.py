@@ -51,7 +51,7 @@ async def held(live: LiveJobs, key: JobKey, holder: Holder, *, required: bool) -
         if required:
             raise Unavailable(
                 Reason.STORE_UNAVAILABLE,
-                "Redis does not answer and this server takes no streams without it: try again in a moment",
+                "Redis does not answer, and nothing is begun here without it: try again in a moment",
             ) from error
     try:
         yield Lease(live, key, holder)

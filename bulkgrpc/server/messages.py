@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits
-from bulkgrpc.errors import Invalid, NotNow, OutOfOrder, Reason, TooMuch
-from bulkgrpc.v1 import ingest_pb2
+from bulkgrpc.errors import Conflict, Invalid, NotNow, OutOfOrder, Reason, TooMuch
+from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from bulkgrpc.wire.v1 import wire_pb2
-from bulkgrpc.words import is_dataset, is_idempotency_key
+from bulkgrpc.words import Job, JobOptions, JobState, digest_of, is_dataset, is_idempotency_key
 
 DATASET_PREFIX = "datasets/"
 
@@ -28,15 +28,17 @@ class Header:
     labels: dict[str, str]
     session_id: str
     first_sequence: int
+    options: JobOptions = JobOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch whose structure was checked: its place, how many records, its bytes as they came."""
+    """A batch whose structure was checked: its place, how many records, its bytes as they came, their digest."""
 
     sequence: int
     records: int
     payload: bytes
+    digest: bytes = b""
 
 
 def read_header(raw: bytes | None) -> Header:
@@ -58,6 +60,7 @@ def read_header(raw: bytes | None) -> Header:
         labels=labels,
         session_id=header.session_id,
         first_sequence=header.first_sequence,
+        options=_read_options(header.options),
     )
 
 
@@ -95,14 +98,14 @@ def read_batch(raw: bytes, bytes_max: int, records_max: int) -> Batch:
         raise Invalid(
             Reason.INVALID_FIELD, f"sequence {batch.sequence} is below 0: number batches from 0", field="batch.sequence"
         )
-    return Batch(batch.sequence, records, payload)
+    return Batch(batch.sequence, records, payload, digest_of(payload))
 
 
 def check_sequence(sequence: int, next_sequence: int, *, first: bool) -> None:
     """Check that a batch may come now.
 
     The first batch of a stream may be any up to `next_sequence`: what is below was lost on the way back to the client
-    and is sent again; workers drop it. Every later batch must be `next_sequence` exactly.
+    and is sent again. Every later batch must be `next_sequence` exactly.
     Raises OutOfOrder: SEQUENCE_BACKWARD or SEQUENCE_GAP, naming the sequence needed.
     """
     if sequence > next_sequence:
@@ -129,6 +132,35 @@ def sealed_already(name: str) -> NotNow:
     )
 
 
+def ended_already(job: Job) -> NotNow:
+    """Return the refusal of a batch for a job that was ended before its seal, saying what happened."""
+    what = {JobState.CANCELLED: "was cancelled", JobState.EXPIRED: "expired, its client did not come back in time"}
+    why = what.get(job.state, f"failed: {job.failure}" if job.failure else f"ended as {job.state.name}")
+    return NotNow(
+        Reason.JOB_ENDED,
+        f"{job.spec.key.name} {why}; it takes no more batches: submit them with another idempotency key",
+        state=job.state.name,
+    )
+
+
+def closed(job: Job) -> NotNow:
+    """Return the refusal of a batch for a job that is sealed or ended."""
+    early = job.state in (JobState.CANCELLED, JobState.EXPIRED) or job.failure
+    return ended_already(job) if early else sealed_already(job.spec.key.name)
+
+
+def check_repeated(batch: Batch, known_digest: bytes) -> None:
+    """Check that a batch which was accepted before came again as it was. Raises Conflict (BATCH_CONFLICT)."""
+    if batch.digest != known_digest:
+        raise Conflict(
+            Reason.BATCH_CONFLICT,
+            f"batch {batch.sequence} was accepted before with other bytes: send the same batches again, or submit "
+            "these with another idempotency key",
+            field="batch",
+            sequence=str(batch.sequence),
+        )
+
+
 def _parse(raw: bytes) -> wire_pb2.StreamMessage:
     try:
         return wire_pb2.StreamMessage.FromString(raw)
@@ -136,6 +168,22 @@ def _parse(raw: bytes) -> wire_pb2.StreamMessage:
         raise Invalid(
             Reason.MALFORMED_BATCH, "the bytes of a message are no valid stream message: check how it is serialized"
         ) from error
+
+
+def _read_options(options: jobs_pb2.JobOptions) -> JobOptions:
+    if options.rejections_max < 0:
+        raise _invalid(
+            "options.rejections_max",
+            f"rejections_max {options.rejections_max} is below 0: 0 is no bound, 1 or more is one",
+        )
+    time_to_live_s = options.time_to_live.seconds + options.time_to_live.nanos / 1e9
+    if time_to_live_s and not limits.TIME_TO_LIVE_S_MIN <= time_to_live_s <= limits.TIME_TO_LIVE_S_MAX:
+        raise _invalid(
+            "options.time_to_live",
+            f"time_to_live {time_to_live_s:g} s is not within {limits.TIME_TO_LIVE_S_MIN:g} s to "
+            f"{limits.TIME_TO_LIVE_S_MAX / 86_400:g} days: leave it out for batches that never expire",
+        )
+    return JobOptions(options.atomic, options.rejections_max, time_to_live_s)
 
 
 def _check_header(header: ingest_pb2.JobHeader, labels: dict[str, str]) -> None:

@@ -16,8 +16,8 @@ EVERY_S: Final = 0.1
 class Notes:
     """Collects the newest state of each job and writes them down every EVERY_S, in one round trip.
 
-    Holds one entry a job, so it is bounded by the streams. What Redis does not take is dropped: it is only ever newer
-    next time, and nothing stands on it.
+    Holds one entry a job, with at most DIGESTS_MAX digests, so it is bounded by the streams. What Redis does not take
+    is dropped: it is only ever newer next time, and nothing stands on it.
     """
 
     def __init__(self, live: LiveJobs) -> None:
@@ -28,7 +28,8 @@ class Notes:
 
     def note(self, live: LiveJob) -> None:
         """Have a job's state written down soon."""
-        self._newest[live.spec.key.job_id] = live
+        earlier = self._newest.get(live.spec.key.job_id)
+        self._newest[live.spec.key.job_id] = live if earlier is None else live.after(earlier)
         self._noted.set()
 
     async def flush(self) -> None:

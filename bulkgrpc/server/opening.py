@@ -114,7 +114,8 @@ class Opener:
         try:
             row = await self._storage.open_job(spec, partition, create_time)
         except StoreAway:
-            row = Job(spec, partition, JobState.OPEN, JobCounts(), 0, create_time)
+            # What Redis says then stands, an end included.
+            row = Job(spec, partition, JobState.OPEN, JobCounts(), 0, create_time) if live is None else live.as_job()
         check_same(spec, row.spec)
         job = overlay(row, live)
         if live is None:
@@ -151,8 +152,8 @@ def check_same(asked: JobSpec, known: JobSpec) -> None:
     what = ", ".join(name for name, differ in differs.items() if differ)
     raise Conflict(
         Reason.IDEMPOTENCY_CONFLICT,
-        f"the idempotency key belongs to {known.key.name}, which was opened with other {what}: use another key, or open "
-        "it with the same dataset, labels and options",
+        f"the idempotency key belongs to {known.key.name}, which was opened with other {what}: use another key, or "
+        "open it with the same dataset, labels and options",
         field="header.idempotency_key",
         job=known.key.name,
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import uuid
 
 from bulkgrpc import limits
 from bulkgrpc.cache.job import from_us, to_us
 from bulkgrpc.errors import Invalid, Reason
 from bulkgrpc.store.jobs import PageStart
+from bulkgrpc.store.rejections import Place
 from bulkgrpc.words import Job, is_dataset
+
+_PLACE = re.compile(r"([0-9]{1,18})/([0-9]{1,9})/([0-9]{1,18})")
 
 
 def page_size(asked: int) -> int:
@@ -36,6 +40,21 @@ def job_page_start(token: str) -> PageStart | None:
         return PageStart(from_us(int(time_us)), uuid.UUID(job_id))
     except (ValueError, OverflowError) as error:
         raise _invalid() from error
+
+
+def token_after_rejection(place: Place) -> str:
+    """Return the token of the page after a rejection."""
+    return _encode(f"{place.sequence}/{place.record_index}/{place.rejection_id}")
+
+
+def rejection_page_start(token: str) -> Place:
+    """Read a token of `token_after_rejection`; the place before all for the first page. Raises Invalid."""
+    if not token:
+        return Place()
+    numbers = _PLACE.fullmatch(_decode(token))
+    if numbers is None:
+        raise _invalid()
+    return Place(*map(int, numbers.groups()))
 
 
 def token_after_dataset(name: str) -> str:

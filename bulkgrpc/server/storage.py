@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason, Unavailable
 from bulkgrpc.store.catalog import Catalog, Registered
 from bulkgrpc.store.jobs import JobStore, PageStart
+from bulkgrpc.store.rejections import Place, Rejection
 from bulkgrpc.words import Job, JobKey, JobSpec
 
 ON_A_STREAM_S: Final = 1.0
@@ -88,6 +90,24 @@ class Storage:
     async def get_job(self, key: JobKey) -> Job | None:
         """See JobStore.get_job."""
         return await self._within(ON_A_STREAM_S, self._jobs.get_job(key))
+
+    async def get_jobs(self, job_ids: Sequence[uuid.UUID]) -> Sequence[Job]:
+        """See JobStore.get_jobs."""
+        return await self._within(ON_A_STREAM_S, self._jobs.get_jobs(job_ids))
+
+    async def cancel_job(self, key: JobKey) -> Job | None:
+        """See JobStore.cancel_job. Without an answer it may have been done all the same; it can be asked again."""
+        return await self._within(UNARY_S, self._jobs.cancel_job(key))
+
+    async def delete_job(self, key: JobKey) -> Job | None:
+        """See JobStore.delete_job. Without an answer it may have been done all the same."""
+        return await self._within(UNARY_S, self._jobs.delete_job(key))
+
+    async def rejections(
+        self, job_id: uuid.UUID, page_size: int, after: Place, *, with_records: bool
+    ) -> Sequence[tuple[Place, Rejection]]:
+        """See JobStore.rejections."""
+        return await self._within(UNARY_S, self._jobs.rejections(job_id, page_size, after, with_records=with_records))
 
     async def list_jobs(self, tenant: str, page_size: int, after: PageStart | None) -> Sequence[Job]:
         """See JobStore.list_jobs."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException
@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from bulkgrpc import limits
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.deliveries import Deliveries, backbone_unavailable
-from bulkgrpc.server.messages import Batch, check_sequence, read_batch
+from bulkgrpc.server.messages import Batch, check_repeated, check_sequence, read_batch
 from bulkgrpc.words import JobSpec, Kind, Message
 
 QUEUE_RETRY_S = 0.01
@@ -29,6 +29,13 @@ class Backbone(Protocol):
         self, partition: int, message: Message, payload: bytes, delivered: Callable[[KafkaError | None], None]
     ) -> None:
         """Send a message; see BackboneProducer.send."""
+
+
+class Known(Protocol):
+    """What a stream needs of `bulkgrpc.server.known.KnownBatches`."""
+
+    async def digest(self, sequence: int) -> bytes:
+        """Return the digest of a batch that was accepted; see KnownBatches.digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +65,14 @@ class JobStream:
         backbone: Backbone,
         budget: ByteBudget,
         turns: asyncio.Semaphore,
+        known: Known,
         now: Callable[[], datetime],
     ) -> None:
         self._submission = submission
         self._backbone = backbone
         self._budget = budget
         self._turns = turns
+        self._known = known
         self._now = now
         self._first = True
         self._next_sequence = submission.next_sequence
@@ -83,10 +92,16 @@ class JobStream:
     async def pass_on(self, batch: Batch) -> None:
         """Send on a batch that was checked; returns once it is handed to Kafka's client, which may be slow.
 
-        Raises Unavailable (BACKBONE_UNAVAILABLE) if Kafka takes nothing in time.
+        A batch that was accepted before this stream is on Kafka: it is only compared with what was accepted then.
+        Raises Unavailable (BACKBONE_UNAVAILABLE) if Kafka takes nothing in time; Conflict (BATCH_CONFLICT) or
+        Unavailable (RESUME_NOT_READY) for a batch that came again and is another, or cannot be compared.
         """
-        held_bytes = await self._acquire(len(batch.payload))
-        await self._send(batch, held_bytes, self._message(Kind.BATCH, batch.sequence, batch.records))
+        if batch.sequence < self._submission.next_sequence:
+            check_repeated(batch, await self._known.digest(batch.sequence))
+            self.deliveries.repeat()
+        else:
+            held_bytes = await self._acquire(len(batch.payload))
+            await self._send(batch, held_bytes, self._batch_message(batch))
         self._first = False
         self._next_sequence = batch.sequence + 1
 
@@ -98,11 +113,16 @@ class JobStream:
         """
         await self.deliveries.settled()
         sequence, accepted = self.deliveries.next_sequence, self.deliveries.accepted
-        message = self._message(Kind.SEAL, sequence, 0, accepted)
-        await self._send(None, 0, message)
+        await self._send(None, 0, self._message(Kind.SEAL, sequence, lane_records=accepted))
         await self.deliveries.settled()
 
-    def _message(self, kind: Kind, sequence: int, records: int, lane_records: int = 0) -> Message:
+    def _batch_message(self, batch: Batch) -> Message:
+        message = self._message(Kind.BATCH, batch.sequence, records=batch.records)
+        time_to_live_s = self._submission.spec.options.time_to_live_s
+        expires_at = message.sent_at + timedelta(seconds=time_to_live_s) if time_to_live_s else None
+        return replace(message, digest=batch.digest, expires_at=expires_at)
+
+    def _message(self, kind: Kind, sequence: int, *, records: int = 0, lane_records: int = 0) -> Message:
         return Message(
             kind=kind,
             spec=self._submission.spec,

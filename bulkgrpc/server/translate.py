@@ -5,18 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.cache.job import to_us
 from bulkgrpc.server.messages import DATASET_PREFIX
 from bulkgrpc.store.catalog import Registered
+from bulkgrpc.store.rejections import Rejection
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2, options_pb2
-from bulkgrpc.words import Job, JobCounts
+from bulkgrpc.words import Job, JobCounts, JobOptions
 
 
-def to_job(job: Job) -> jobs_pb2.Job:
-    """Return a job's public form."""
-    spec = job.spec
+def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
+    """Return a job's public form, as it is at `now`."""
+    spec, overdue_s = job.spec, job.overdue_s(now)
     return jobs_pb2.Job(
         name=spec.key.name,
         dataset=DATASET_PREFIX + spec.dataset,
@@ -29,6 +31,21 @@ def to_job(job: Job) -> jobs_pb2.Job:
         create_time=_time(job.create_time),
         seal_time=_time(job.seal_time),
         end_time=_time(job.end_time),
+        failure=job.failure,
+        options=_options(spec.options),
+        overdue=_duration(overdue_s) if overdue_s else None,
+    )
+
+
+def to_rejection(rejection: Rejection) -> jobs_pb2.Rejection:
+    """Return a rejection's public form."""
+    return jobs_pb2.Rejection(
+        sequence=rejection.sequence,
+        record_index=rejection.record_index,
+        code=rejection.code,
+        field=rejection.field,
+        reason=rejection.reason,
+        record=rejection.record,
     )
 
 
@@ -53,8 +70,26 @@ def to_dataset(registered: Registered, *, descriptors: bool) -> datasets_pb2.Dat
 
 def _counts(counts: JobCounts) -> jobs_pb2.JobCounts:
     return jobs_pb2.JobCounts(
-        accepted=counts.accepted, written=counts.written, duplicate=counts.duplicate, rejected=counts.rejected
+        accepted=counts.accepted,
+        written=counts.written,
+        duplicate=counts.duplicate,
+        rejected=counts.rejected,
+        expired=counts.expired,
     )
+
+
+def _options(options: JobOptions) -> jobs_pb2.JobOptions:
+    return jobs_pb2.JobOptions(
+        atomic=options.atomic,
+        rejections_max=options.rejections_max,
+        time_to_live=_duration(options.time_to_live_s) if options.time_to_live_s else None,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
 
 
 def _time(time: datetime | None) -> Timestamp | None:

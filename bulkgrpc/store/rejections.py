@@ -14,8 +14,8 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.errors import Rejected
 from bulkgrpc.store import statements
 
-PAGE_BYTES_MAX = 4 * 1024 * 1024
-"""Bytes of records after which a page ends: a single record may have a megabyte."""
+PAGE_BYTES_MAX = 2 * 1024 * 1024
+"""Bytes of records after which a page ends: with a last record of a megabyte it fits into gRPC's usual 4 MiB."""
 
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from redis.asyncio import Redis
 
 from bulkgrpc.client import (
     AsyncBulkClient,
@@ -327,10 +328,17 @@ async def test_options_are_those_of_the_job_and_of_its_key(colour: Colour) -> No
     assert caught.value.reason == "IDEMPOTENCY_CONFLICT"
 
 
-async def test_a_hundred_thousand_records_sent_again_are_the_same_job_at_once(colour: Colour) -> None:
+@pytest.mark.parametrize("redis_forgets", [False, True])
+async def test_a_hundred_thousand_records_sent_again_are_the_same_job_at_once(
+    colour: Colour, parts: Parts, redis_forgets: bool
+) -> None:
     first = await colour.submit(READINGS, batches(100, 1000), idempotency_key="large")
     ended = await colour.wait(first, deadline_s=ENDS_WITHIN_S)
     assert ended.counts.written == 100_000
+    if redis_forgets:
+        job_id = first.name.rpartition("/")[2]
+        async with Redis.from_url(parts.environment["BULKGRPC_REDIS"]) as redis:
+            assert await redis.delete(f"bulk:job:{job_id}", f"bulk:digests:{job_id}", f"bulk:lease:{job_id}") >= 2
     begun_s = time.monotonic()
     again = await colour.submit(READINGS, batches(100, 1000), idempotency_key="large")
     assert time.monotonic() - begun_s < 1

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 import pytest
 from redis.asyncio import Redis
 
-from bulkgrpc.cache.job import LiveJob
+from bulkgrpc.cache.job import DIGEST_CHARS, DIGESTS_MAX, LiveJob
 from bulkgrpc.cache.live import AVOID_S, DEADLINE_S, LEASE_TTL_S, CacheUnavailable, Holder, LiveJobs
 from bulkgrpc.stack import Addresses
-from bulkgrpc.words import JobKey, JobSpec, JobState
+from bulkgrpc.words import JobKey, JobSpec, JobState, digest_of
 
 
 @pytest.fixture
@@ -49,6 +49,54 @@ async def test_what_a_job_is_never_changes(live: LiveJobs) -> None:
     await live.remember(job)
     await live.remember(replace(job, partition=1, spec=replace(job.spec, dataset="other")))
     assert await live.get(job.spec.key) == job
+
+
+async def test_many_jobs_are_read_in_one_go_and_unknown_ones_are_left_out(live: LiveJobs) -> None:
+    jobs = [a_job(number) for number in range(3)]
+    await live.remember(*jobs[:2])
+    found = await live.get_many([job.spec.key for job in jobs])
+    assert found == {job.spec.key: job for job in jobs[:2]}
+    assert await live.get_many([]) == {}
+
+
+def with_digests(job: LiveJob, from_sequence: int, next_sequence: int, salt: bytes = b"") -> LiveJob:
+    digests = tuple(digest_of(salt + b"%d" % sequence) for sequence in range(from_sequence, next_sequence))
+    return replace(job, next_sequence=next_sequence, recent=digests)
+
+
+def expected(from_sequence: int, next_sequence: int) -> dict[int, bytes]:
+    return {sequence: digest_of(b"%d" % sequence) for sequence in range(from_sequence, next_sequence)}
+
+
+async def test_the_digests_of_the_last_batches_are_kept_and_no_more(live: LiveJobs, addresses: Addresses) -> None:
+    job = a_job()
+    key = job.spec.key
+    last = 3 * DIGESTS_MAX + 7
+    for start in range(0, last, 500):
+        await live.remember(with_digests(job, start, min(last, start + 500)))
+    assert await live.digests(key) == expected(last - DIGESTS_MAX, last)
+    async with Redis.from_url(addresses.redis) as redis:
+        assert await redis.strlen(f"bulk:digests:{key.job_id}") == DIGESTS_MAX * DIGEST_CHARS
+        assert 0 < await redis.ttl(f"bulk:digests:{key.job_id}") <= 24 * 3600
+    await live.forget(key)
+    assert await live.digests(key) == {}
+
+
+async def test_digests_after_a_hole_are_never_mixed_up_with_those_before_it(live: LiveJobs) -> None:
+    job = a_job()
+    await live.remember(with_digests(job, 0, DIGESTS_MAX))
+    # Redis did not take some of them, or another stream went on without telling.
+    await live.remember(with_digests(job, DIGESTS_MAX + 5, DIGESTS_MAX + 8))
+    assert await live.digests(job.spec.key) == expected(DIGESTS_MAX + 5, DIGESTS_MAX + 8)
+    await live.remember(replace(job, next_sequence=DIGESTS_MAX + 20))
+    assert await live.digests(job.spec.key) == {}
+
+
+async def test_the_first_digest_of_a_batch_stands(live: LiveJobs) -> None:
+    job = a_job()
+    await live.remember(with_digests(job, 0, 4))
+    await live.remember(with_digests(job, 2, 4, b"other"), with_digests(job, 2, 6))
+    assert await live.digests(job.spec.key) == expected(0, 6)
 
 
 async def test_another_tenants_job_is_not_there(live: LiveJobs) -> None:

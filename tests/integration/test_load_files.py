@@ -193,7 +193,7 @@ def test_a_load_that_broke_off_goes_on_with_its_key_when_the_file_is_mended(
     assert job["state"] == "OPEN"
     path = sensors_file(tmp_path, rows)
     report = command.json("load", path, "--dataset", "sensor_readings", "--key", "mended")
-    assert report["job"]["counts"] == {"accepted": rows, "written": rows, "duplicate": 0, "rejected": 0}
+    assert report["job"]["counts"] == {"accepted": rows, "written": rows, "duplicate": 0, "rejected": 0, "expired": 0}
     assert parts.rows("SELECT count(*) FROM sensor_readings WHERE tenant = %s", tenant) == [(rows,)]
 
 

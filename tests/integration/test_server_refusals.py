@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from bulkgrpc import limits
 from bulkgrpc.errors import Reason
@@ -35,6 +36,7 @@ pytest_plugins = ["tests.integration.server_parts"]
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TOO_MUCH = grpc.StatusCode.RESOURCE_EXHAUSTED
 OUT_OF_ORDER = grpc.StatusCode.OUT_OF_RANGE
+options = jobs_pb2.JobOptions
 MANY_LABELS = {f"k{number}": "v" for number in range(limits.LABELS_MAX + 1)}
 
 
@@ -59,6 +61,13 @@ MANY_LABELS = {f"k{number}": "v" for number in range(limits.LABELS_MAX + 1)}
         ([header(first_sequence=-1)], (INVALID, Reason.INVALID_FIELD, "header.first_sequence", "below 0")),
         ([header(labels=MANY_LABELS)], (INVALID, Reason.INVALID_FIELD, "header.labels", "16")),
         ([header(labels={"k": "v" * 256})], (INVALID, Reason.INVALID_FIELD, "header.labels[k]", "255")),
+        ([header(options=options(rejections_max=-1))], (INVALID, Reason.INVALID_FIELD, "header.options.rejections_max",
+         "below 0")),
+        *(
+            ([header(options=options(time_to_live=Duration(seconds=seconds, nanos=nanos)))],
+             (INVALID, Reason.INVALID_FIELD, "header.options.time_to_live", "1 s to 366 days"))
+            for seconds, nanos in ((0, 999_999_999), (-1, 0), (10**11, 0), (0, -1))
+        ),
         ([header(labels={"k" * 64: "v"})], (INVALID, Reason.INVALID_FIELD, "header.labels", "63")),
     ],
 )  # fmt: skip
@@ -148,6 +157,15 @@ async def test_the_same_key_with_another_request_is_a_conflict(client: Peer) -> 
         assert name in refused.message
 
 
+async def test_the_same_key_with_other_options_is_a_conflict_that_names_them(client: Peer) -> None:
+    key = a_key()
+    await client.submit(header(idempotency_key=key, options=options(atomic=True)), batch(0))
+    for other in (header(idempotency_key=key), header(idempotency_key=key, options=options(rejections_max=1))):
+        code, refused = await refusal(client.whole(other))
+        assert (code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, Reason.IDEMPOTENCY_CONFLICT)
+        assert "other options" in refused.message
+
+
 async def test_a_conflict_is_told_even_while_another_stream_holds_the_job(client: Peer) -> None:
     key = a_key()
     call = client.stream()
@@ -189,7 +207,7 @@ async def test_a_foreign_job_and_an_unknown_one_are_told_apart_by_nobody(serve_w
         code, refused = await refusal(two.job(name.replace("tenants/one", "tenants/two")))
         assert (code, refused.reason) == (grpc.StatusCode.NOT_FOUND, Reason.JOB_NOT_FOUND)
         listed = await two.jobs.ListJobs(jobs_pb2.ListJobsRequest(), metadata=two.metadata)
-        assert list(listed.jobs) == []
+        assert name not in [job.name for job in listed.jobs]
         call = two.jobs.ListJobs(jobs_pb2.ListJobsRequest(parent="tenants/one"), metadata=two.metadata)
         code, refused = await refusal(call)
         assert (code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, Reason.FOREIGN_TENANT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,11 @@ from bulkgrpc.v1.ingest_pb2 import RecordBatch
 def dataset(file: str, message: str) -> Dataset:
     """A dataset of `proto/examples/v1/{file}.proto`."""
     return define(sources.compile_proto(sources.proto_root() / f"examples/v1/{file}.proto"), f"examples.v1.{message}")
+
+
+def compiled(file: Path, message: str) -> Dataset:
+    """A dataset of a `.proto` file of a test's own."""
+    return define(sources.compile_proto(file), message)
 
 
 def readings() -> Dataset:

@@ -34,6 +34,11 @@ class Process:
         assert self._running is not None
         return self._running.pid
 
+    @property
+    def ended(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return None if self._running is None else self._running.poll()
+
     def start(self) -> None:
         """Start it and wait until it is ready."""
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()

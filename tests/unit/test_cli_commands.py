@@ -20,6 +20,9 @@ COMMANDS = [
     ("jobs", "get"),
     ("jobs", "list"),
     ("jobs", "watch"),
+    ("jobs", "cancel"),
+    ("jobs", "delete"),
+    ("jobs", "rejections"),
     ("datasets", "register"),
     ("datasets", "list"),
     ("datasets", "show"),
@@ -54,7 +57,17 @@ def test_the_processes_are_commands_too_and_read_their_options_themselves(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("jobs", "list"), ("jobs", "get", "x"), ("jobs", "watch", "x"), ("datasets", "list"), ("datasets", "show", "x")],
+    [
+        ("jobs", "list"),
+        ("jobs", "get", "x"),
+        ("jobs", "watch", "x"),
+        ("jobs", "cancel", "x"),
+        ("jobs", "delete", "x"),
+        ("jobs", "rejections", "x"),
+        ("jobs", "rejections", "x", "--out", "x.csv"),
+        ("datasets", "list"),
+        ("datasets", "show", "x"),
+    ],
     ids=" ".join,
 )
 def test_without_a_server_every_command_is_one_line_and_exit_code_1(arguments: tuple[str, ...]) -> None:
@@ -74,7 +87,15 @@ def test_migrate_without_a_database_is_one_line_and_exit_code_1() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nope",), ("load",), ("load", "x.csv"), ("load", "x.csv", "-d", "d", "--batch-rows", "0"), ("jobs", "get")],
+    [
+        ("nope",),
+        ("load",),
+        ("load", "x.csv"),
+        ("load", "x.csv", "-d", "d", "--batch-rows", "0"),
+        ("load", "x.csv", "-d", "d", "--ttl", "-1"),
+        ("jobs", "get"),
+        ("jobs", "list", "--state", "nope"),
+    ],
     ids=" ".join,
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
@@ -91,7 +112,9 @@ def test_a_label_without_a_value_is_wrong_usage(tmp_path: Path) -> None:
     assert "KEY=VALUE" in result.stderr
 
 
-@pytest.mark.parametrize(("state", "code"), [("PARTIALLY_SUCCEEDED", 3), ("FAILED", 4)])
+@pytest.mark.parametrize(
+    ("state", "code"), [("PARTIALLY_SUCCEEDED", 3), ("FAILED", 4), ("CANCELLED", 5), ("EXPIRED", 5)]
+)
 def test_the_exit_code_tells_what_became_of_a_job(state: str, code: int) -> None:
     with pytest.raises(typer.Exit) as caught:
         console.exit_by_state(JobState[state])

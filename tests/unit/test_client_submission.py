@@ -20,8 +20,9 @@ from bulkgrpc.client import (
     Unreachable,
     WrongInput,
 )
-from bulkgrpc.errors import Busy, Invalid, TooMuch, Unavailable
-from tests.unit.fake_server import Stream, fake_server, seal_everything
+from bulkgrpc.errors import Busy, Conflict, Invalid, NotNow, Refusal, TooLate, TooMuch, Unavailable
+from bulkgrpc.v1 import ingest_pb2, jobs_pb2
+from tests.unit.fake_server import JOB, Stream, fake_server, seal_everything
 
 pytestmark = pytest.mark.timeout(20)
 QUICK = ClientConfig(retry_base_s=0.01, retry_cap_s=0.02, retry_deadline_s=0.3, connect_deadline_s=0.2)
@@ -134,10 +135,11 @@ async def test_a_refusal_while_batches_are_being_written_is_raised_with_its_reas
         Unavailable(Reason.DRAINING, "the server drains", retry_after_s=0.05),
         Unavailable(Reason.RESUME_NOT_READY, "not applied yet", retry_after_s=0.05),
         Unavailable(Reason.BACKBONE_UNAVAILABLE, "Kafka is away", retry_after_s=0.05),
+        TooLate(Reason.SEAL_TIMEOUT, "the seal was not stored in time", retry_after_s=0.05),
     ],
     ids=lambda refusal: str(refusal.reason),
 )
-async def test_a_refusal_for_now_is_tried_again_no_sooner_than_the_server_asked(refusal: Busy | Unavailable) -> None:
+async def test_a_refusal_for_now_is_tried_again_no_sooner_than_the_server_asked(refusal: Refusal) -> None:
     moments: list[float] = []
 
     async def refuse(stream: Stream) -> None:
@@ -166,6 +168,45 @@ async def test_a_refusal_for_good_is_raised_at_once_with_reason_and_field() -> N
         False,
     )
     assert len(fake.streams) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Conflict(Reason.BATCH_CONFLICT, "batch 0 was accepted before with other bytes", field="batch"),
+        NotNow(Reason.JOB_ENDED, "the job was cancelled"),
+    ],
+    ids=lambda refusal: str(refusal.reason),
+)
+async def test_what_trying_again_cannot_mend_is_raised_at_once(refusal: Refusal) -> None:
+    async def refuse(stream: Stream) -> None:
+        await stream.open()
+        await stream.receive(1)
+        await stream.refuse(refusal)
+
+    async with fake_server(refuse) as fake, AsyncBulkClient(fake.address, config=QUICK) as client:
+        with pytest.raises(Refused) as caught:
+            await client.submit("d", batches(1))
+    assert (caught.value.reason, caught.value.retriable) == (refusal.reason, False)
+    assert len(fake.streams) == 1
+
+
+async def test_a_job_that_ends_while_its_stream_is_broken_is_no_success() -> None:
+    async def drop(stream: Stream) -> None:
+        await stream.open()
+        await stream.receive(1)
+        await stream.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    async def ended(stream: Stream) -> None:
+        job = jobs_pb2.Job(name=JOB, state=jobs_pb2.JOB_STATE_FAILED, failure="too many were rejected")
+        opened = ingest_pb2.JobOpened(job=job, replayed=True)
+        await stream.context.write(ingest_pb2.StreamRecordsResponse(opened=opened))
+        await stream.receive()
+
+    async with fake_server(drop, ended) as fake, AsyncBulkClient(fake.address, config=QUICK) as client:
+        with pytest.raises(Refused, match=r"FAILED .* too many were rejected") as caught:
+            await client.submit("d", batches(3))
+    assert caught.value.reason == "JOB_ENDED"
 
 
 async def test_a_submission_without_progress_gives_up_and_names_the_key() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from unittest.mock import Mock
 
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkgrpc import limits
-from bulkgrpc.errors import OutOfOrder, Reason, Unavailable
+from bulkgrpc.cache.job import DIGESTS_MAX
+from bulkgrpc.errors import Conflict, OutOfOrder, Reason, Unavailable
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.deliveries import Deliveries
 from bulkgrpc.server.messages import Batch, check_sequence
 from bulkgrpc.server.stream import JobStream, Submission
 from bulkgrpc.v1 import ingest_pb2
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 
 SPEC = JobSpec(JobKey.derive("acme", "key"), "key", "weather", 1)
 FAILED: KafkaError = Mock(spec=KafkaError)
@@ -51,16 +53,36 @@ class Played:
         return [message.kind for _, message, _ in self.sent]
 
 
-def stream_to(kafka: Played, budget: ByteBudget | None = None, next_sequence: int = 0, accepted: int = 0) -> JobStream:
-    submission = Submission(SPEC, 3, next_sequence, accepted, 1024 * 1024, 1000)
-    return JobStream(
-        submission, kafka, budget or ByteBudget(1024 * 1024), asyncio.Semaphore(1), lambda: datetime.now(UTC)
-    )
+class Remembered:
+    """What was accepted before: each batch as `raw` makes it, but for those that `others` says were different."""
+
+    def __init__(self, *others: int) -> None:
+        self._others = others
+
+    async def digest(self, sequence: int) -> bytes:
+        return b"other" if sequence in self._others else digest_of(batch_of(sequence).SerializeToString())
+
+
+def stream_to(
+    kafka: Played,
+    budget: ByteBudget | None = None,
+    next_sequence: int = 0,
+    accepted: int = 0,
+    *,
+    spec: JobSpec = SPEC,
+    others: tuple[int, ...] = (),
+) -> JobStream:
+    submission = Submission(spec, 3, next_sequence, accepted, 1024 * 1024, 1000)
+    turns, known = asyncio.Semaphore(1), Remembered(*others)
+    return JobStream(submission, kafka, budget or ByteBudget(1024 * 1024), turns, known, lambda: datetime.now(UTC))
+
+
+def batch_of(sequence: int, size_bytes: int = 10) -> ingest_pb2.RecordBatch:
+    return ingest_pb2.RecordBatch(sequence=sequence, records=[b"x" * size_bytes])
 
 
 def raw(sequence: int, size_bytes: int = 10) -> bytes:
-    batch = ingest_pb2.RecordBatch(sequence=sequence, records=[b"x" * size_bytes])
-    return ingest_pb2.StreamRecordsRequest(batch=batch).SerializeToString()
+    return ingest_pb2.StreamRecordsRequest(batch=batch_of(sequence, size_bytes)).SerializeToString()
 
 
 async def take(stream: JobStream, sequence: int, size_bytes: int = 10) -> None:
@@ -122,8 +144,7 @@ async def test_a_seal_waits_for_every_batch_and_counts_the_whole_job() -> None:
     await take(stream, 5)
     sealing = asyncio.create_task(stream.seal())
     await settle()
-    assert kafka.kinds == [Kind.BATCH, Kind.BATCH]
-    kafka.answer()
+    assert kafka.kinds == [Kind.BATCH]
     kafka.answer()
     await settle()
     partition, seal, payload = kafka.sent[-1]
@@ -137,12 +158,54 @@ async def test_a_seal_after_too_few_batches_sent_again_stands_after_all_that_are
     kafka = Played()
     stream = stream_to(kafka, next_sequence=5, accepted=50)
     await take(stream, 0)
-    kafka.answer()
     sealing = asyncio.create_task(stream.seal())
     await settle()
     kafka.answer()
     await sealing
     assert kafka.sent[-1][1].sequence == 5
+
+
+async def test_a_batch_that_came_before_is_not_sent_on_again_and_its_sender_is_told_how_far_the_job_is() -> None:
+    kafka = Played()
+    stream = stream_to(kafka, next_sequence=5, accepted=50)
+    for sequence in range(3):
+        await take(stream, sequence)
+    assert await stream.deliveries.progress(5)
+    assert (kafka.sent, stream.deliveries.next_sequence, stream.deliveries.accepted) == ([], 5, 50)
+
+
+async def test_a_batch_that_came_before_with_other_bytes_is_a_conflict_that_names_it_and_the_way_out() -> None:
+    kafka = Played()
+    stream = stream_to(kafka, next_sequence=5, accepted=50, others=(3,))
+    await take(stream, 2)
+    with pytest.raises(Conflict, match=r"batch 3 .* another idempotency key") as caught:
+        await take(stream, 3)
+    assert (caught.value.reason, caught.value.retry_after_s) == (Reason.BATCH_CONFLICT, 0)
+    assert kafka.sent == []
+
+
+async def test_every_batch_says_its_digest_and_with_a_time_to_live_when_it_expires() -> None:
+    kafka = Played()
+    await take(stream_to(kafka), 0)
+    await take(stream_to(kafka, spec=replace(SPEC, options=JobOptions(time_to_live_s=90))), 0)
+    (_, lasting, payload), (_, mortal, _) = kafka.sent
+    assert (lasting.digest, lasting.expires_at) == (digest_of(payload), None)
+    assert mortal.expires_at == mortal.sent_at + timedelta(seconds=90)
+    assert mortal.spec.options == JobOptions(time_to_live_s=90)
+
+
+async def test_the_digests_of_what_is_stored_are_taken_once_and_the_last_are_kept() -> None:
+    deliveries = Deliveries(0, 0, ByteBudget(100))
+    count = DIGESTS_MAX + 10
+    calls = [deliveries.expect(Batch(number, 1, b"", b"%d" % number), 0) for number in range(count)]
+    for call in calls[:2]:
+        call(None)
+    calls[3](None)
+    assert deliveries.take_digests() == (b"0", b"1")
+    for call in (calls[2], *calls[4:]):
+        call(None)
+    assert deliveries.take_digests() == tuple(b"%d" % number for number in range(10, count))
+    assert deliveries.take_digests() == ()
 
 
 async def test_a_seal_that_kafka_does_not_store_is_no_seal() -> None:

@@ -22,14 +22,23 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.cache.job import LiveJob, from_fields, from_us, overlay, to_fields, to_us
+from bulkgrpc.cache.job import DIGESTS_MAX, LiveJob, from_fields, from_us, overlay, to_fields, to_us
 from bulkgrpc.errors import Invalid, Reason, TooMuch, Unavailable
 from bulkgrpc.server import keys, serving, storage
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import guarded
 from bulkgrpc.server.messages import read_batch
-from bulkgrpc.server.paging import dataset_page_start, job_page_start, page_size, token_after_dataset, token_after_job
+from bulkgrpc.server.paging import (
+    dataset_page_start,
+    job_page_start,
+    page_size,
+    rejection_page_start,
+    token_after_dataset,
+    token_after_job,
+    token_after_rejection,
+)
 from bulkgrpc.settings import ServerSettings, load
+from bulkgrpc.store.rejections import Place
 from bulkgrpc.v1 import ingest_pb2
 from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
 
@@ -60,13 +69,37 @@ def test_a_page_token_leads_to_the_job_it_was_made_of(time: datetime) -> None:
     assert (start.create_time, start.job_id) == (time, job.spec.key.job_id)
 
 
+@given(st.integers(0, 2**53), st.integers(0, 50_000), st.integers(0, 2**53))
+def test_a_page_token_leads_to_the_rejection_it_was_made_of(sequence: int, record_index: int, number: int) -> None:
+    place = Place(sequence, record_index, number)
+    assert rejection_page_start(token_after_rejection(place)) == place
+
+
+def test_only_the_row_says_that_a_job_has_ended() -> None:
+    job = a_job()
+    assert overlay(job, live_of(job, 9, 90, JobState.CANCELLED)) == job
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12))
+def test_notes_of_a_job_that_join_on_keep_the_digests_of_all_up_to_the_bound(steps: list[int]) -> None:
+    job, sequence = a_job(), 0
+    noted = live_of(job, 0, 0)
+    for step in steps:
+        recent = tuple(b"%d" % number for number in range(sequence, sequence + step))
+        sequence += step
+        noted = replace(live_of(job, sequence, sequence), recent=recent).after(noted)
+    assert noted.recent == tuple(b"%d" % number for number in range(sequence))[-DIGESTS_MAX:]
+    hole = replace(live_of(job, sequence + 5, 0), recent=(b"x",))
+    assert hole.after(noted) == hole
+
+
 def test_a_dataset_page_token_leads_to_its_dataset() -> None:
     assert dataset_page_start(token_after_dataset("weather")) == "weather"
 
 
 @given(st.text(min_size=1))
 def test_a_page_token_that_is_none_is_refused_and_nothing_else_happens(text: str) -> None:
-    for read in (job_page_start, dataset_page_start):
+    for read in (job_page_start, dataset_page_start, rejection_page_start):
         try:
             read(text)
         except Invalid as refused:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from bulkgrpc.cli.files.fields import Leaf, leaves_of
 from bulkgrpc.cli.files.problems import BadValue, FileProblem
+from bulkgrpc.cli.files.remarks import is_remark
 from bulkgrpc.cli.files.values import convert
 from bulkgrpc.datasets.definition import Dataset
 
@@ -19,12 +20,14 @@ class Rules:
     """How a kind of file says that there is no value.
 
     nulls: texts that mean it. null_is_default: whether a field that takes no null gets its default then (as Protobuf's
-    JSON does, which leaves defaults out) instead of being an error. ignore_unknown: drop columns of no field.
+    JSON does, which leaves defaults out) instead of being an error. ignore_unknown: drop columns of no field. mended:
+    drop those in which a file of rejected records says why.
     """
 
     nulls: tuple[str, ...] = ()
     null_is_default: bool = False
     ignore_unknown: bool = False
+    mended: bool = False
 
 
 class Conversion:
@@ -66,7 +69,8 @@ class Conversion:
         for name in table.column_names:
             leaf = by_spelling.get(name)
             if leaf is None:
-                unknown.append(name)
+                if not (self._rules.mended and is_remark(name)):
+                    unknown.append(name)
             elif leaf.path not in columns:
                 columns[leaf.path] = name
             else:

@@ -46,12 +46,17 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """How to read a file. batch_rows: records in a batch. nulls: texts of a CSV file that mean "no value"."""
+    """How to read a file.
+
+    batch_rows: records in a batch. nulls: texts of a CSV file that mean "no value". mended: it is one of rejected
+    records, whose columns that say why are left out.
+    """
 
     format: Format
     batch_rows: int = 1000
     nulls: tuple[str, ...] = ("", "NA")
     ignore_unknown: bool = False
+    mended: bool = False
 
 
 def format_of(path: Path) -> Format:
@@ -72,10 +77,12 @@ class FileBatches:
         self._path = path
         self._options = options
         self._codec = BatchCodec(dataset)
-        rules = {
-            Format.CSV: Rules(options.nulls, ignore_unknown=options.ignore_unknown),
-            Format.JSONL: Rules(null_is_default=True, ignore_unknown=options.ignore_unknown),
-        }.get(options.format, Rules(ignore_unknown=options.ignore_unknown))
+        rules = Rules(
+            nulls=options.nulls if options.format is Format.CSV else (),
+            null_is_default=options.format is Format.JSONL,
+            ignore_unknown=options.ignore_unknown,
+            mended=options.mended,
+        )
         self._conversion = Conversion(dataset, self._codec.record_schema, rules)
         self.size_bytes = path.stat().st_size
         self.read_bytes = 0

@@ -1,0 +1,165 @@
+"""Rejected records written to a file, mended, and submitted again; jobs cancelled and deleted from the command line."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkgrpc.cli.files import FileOptions, Format, open_batches
+from bulkgrpc.cli.files.mending import MendingFile
+from bulkgrpc.client import AsyncBulkClient, Batch, Rejection
+from bulkgrpc.client.packing import frame
+from tests.integration.service_words import Command, Parts
+from tests.integration.test_load_files import sensors_file, trade
+from tests.support import examples
+
+pytest_plugins = ["tests.integration.service_parts"]
+
+MALFORMED = b"\x0a\x7f"
+NOON = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
+FULL = trade(
+    trade_id=1, symbol='nul\0 "quoted", NA', side=1, price="101.25", quantity=3, executed_at=NOON,
+    venue={"code": "XNYS", "country": "US"}, remark="two\nlines", fee_minor=-4, cancelled=False,
+    tags=["a", "NA"], fills=[1, 2], fill_prices=[0.5], signature=b"\x00\xff", order_id=2**64 - 1, risk=0.25,
+)  # fmt: skip
+BARE = trade(trade_id=2, symbol="nul\0")
+
+
+@pytest.fixture
+async def rejected(client: AsyncBulkClient) -> str:
+    """The name of a job with a good record and three that were rejected."""
+    records = [trade(trade_id=9).SerializeToString(), FULL.SerializeToString(), MALFORMED, BARE.SerializeToString()]
+    handle = await client.submit("trades", [Batch(b"".join(map(frame, records)), len(records))])
+    assert (await handle.wait()).counts.rejected == 3
+    return handle.name
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(line.replace("\0", "␀") for line in file))
+
+
+def mended(path: Path) -> None:
+    """Mend the file as a person would: the text without U+0000, and no line for what is no message."""
+    text = path.read_bytes().replace(b"nul\0", b"good").replace(b"nul\\u0000", b"good")
+    lines = text.decode().split("\n")
+    path.write_text("\n".join(line for line in lines if base64.b64encode(MALFORMED).decode() not in line))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_rejections_are_written_to_a_file_mended_and_submitted_as_one_job(
+    command: Command, parts: Parts, tenant: str, rejected: str, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"bad{suffix}"
+    assert command.json("jobs", "rejections", rejected, "--out", path) == {
+        "job": rejected,
+        "file": str(path),
+        "rows": 3,
+    }
+    rows = rows_of(path)
+    assert [(str(row["_sequence"]), str(row["_record_index"])) for row in rows] == [("0", "1"), ("0", "2"), ("0", "3")]
+    assert [row["_code"] for row in rows] == ["NUL_IN_TEXT", "MALFORMED_RECORD", "NUL_IN_TEXT"]
+    assert all(row["_reason"] for row in rows)
+    assert base64.b64decode(rows[1]["record_base64"]) == MALFORMED
+    assert not rows[0].get("record_base64")
+    mended(path)
+    report = command.json("load", path, "--retry-of", rejected)
+    assert (report["job"]["state"], report["rows"]) == ("SUCCEEDED", 2)
+    assert report["job"]["labels"] == {"retry_of": rejected}
+    again = command.json("load", path, "--retry-of", rejected)
+    assert (again["replayed"], again["job"]["name"]) == (True, report["job"]["name"])
+    columns = "symbol, executed_at, venue_code, venue_desk, remark, cancelled, tags, fills, signature, order_id"
+    found = parts.rows(f"SELECT {columns} FROM trades WHERE tenant = %s AND trade_id < 9 ORDER BY trade_id", tenant)
+    full = ('good "quoted", NA', NOON, "XNYS", None, "two\nlines", False, ["a", "NA"], [1, 2], b"\0\xff", 2**64 - 1)
+    assert found == [full, ("good", None, None, None, None, None, [], [], b"", 0)]
+
+
+def test_what_was_not_mended_is_named_and_submits_nothing(command: Command, rejected: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    assert command("jobs", "rejections", rejected, "--out", path).exit_code == 0
+    result = command("load", path, "--retry-of", rejected)
+    assert result.exit_code == 1
+    assert "row 2" in result.stderr
+    assert "column trade_id" in result.stderr
+
+
+def test_rejections_are_listed_up_to_the_limit(command: Command, rejected: str, tmp_path: Path) -> None:
+    found = command.json_lines("jobs", "rejections", rejected, "--limit", "2")
+    assert [(one["record_index"], one["code"]) for one in found] == [(1, "NUL_IN_TEXT"), (2, "MALFORMED_RECORD")]
+    shown = command("jobs", "rejections", rejected)
+    assert shown.stdout.count("NUL_IN_TEXT") == 2
+    path = tmp_path / "one.jsonl"
+    assert command.json("jobs", "rejections", rejected, "--out", path, "--limit", "1")["rows"] == 1
+    assert len(rows_of(path)) == 1
+    result = command("jobs", "rejections", rejected, "--out", tmp_path / "bad.parquet")
+    assert (result.exit_code, "as .csv or .jsonl" in result.stderr) == (1, True)
+
+
+def test_a_file_that_breaks_off_is_not_there(tmp_path: Path) -> None:
+    def break_off() -> None:
+        with MendingFile(tmp_path / "bad.csv", examples.readings()) as file:
+            file.add([Rejection(0, 0, "MALFORMED_RECORD", "", "why", MALFORMED)])
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        break_off()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_every_record_that_is_a_message_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
+    dataset, path = examples.trades(), tmp_path / f"bad{suffix}"
+    records = [FULL.SerializeToString(deterministic=True), BARE.SerializeToString(deterministic=True)] * 700
+    with MendingFile(path, dataset) as file:
+        for start in range(0, len(records), 1000):
+            file.add([Rejection(0, n, "C", "", "r", record) for n, record in enumerate(records[start:][:1000])])
+    options = FileOptions(Format(suffix[1:]), 5000, ("",), mended=True)
+    (batch,) = open_batches(path, dataset, options)
+    sent = type(FULL).FromString
+    position, found = 0, []
+    for record in records:
+        framed = frame(record)
+        found.append(sent(batch.payload[position + len(framed) - len(record) : position + len(framed)]))
+        position += len(framed)
+    assert found == [sent(record) for record in records]
+
+
+def test_a_job_is_cancelled_listed_by_its_state_and_deleted(command: Command, tmp_path: Path) -> None:
+    path = sensors_file(tmp_path, 150_000, bad_row=140_017)
+    assert command("load", path, "--dataset", "sensor_readings").exit_code == 1
+    (job,) = command.json_lines("jobs", "list", "--state", "open")
+    assert command.json_lines("jobs", "list", "--state", "SUCCEEDED") == []
+    assert command("jobs", "delete", job["name"]).stderr.startswith("error: ")
+    cancelled = command.json("jobs", "cancel", job["name"])
+    assert cancelled["state"] == "CANCELLED"
+    assert command.json_lines("jobs", "list", "--state", "cancelled")[0]["name"] == job["name"]
+    assert command("jobs", "watch", job["name"]).exit_code == 5
+    assert command.json("jobs", "delete", job["name"]) == {"deleted": job["name"]}
+    assert command.json_lines("jobs", "list") == []
+
+
+def test_a_load_with_options_shows_them_and_why_it_failed(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "trades.jsonl"
+    path.write_text("".join(json.dumps({"trade_id": n, "symbol": "nul\0"}) + "\n" for n in range(5)))
+    result = command("load", path, "--dataset", "trades", "--rejections-max", "2", "--ttl", "3600", "--json")
+    job = json.loads(result.stdout)["job"]
+    assert job["options"] == {"atomic": False, "rejections_max": 2, "time_to_live_s": 3600.0}
+    assert (result.exit_code, job["state"]) == (4, "FAILED")
+    assert job["failure"]
+    assert job["failure"] in command("jobs", "list").stdout
+    assert job["failure"] in command("jobs", "get", job["name"]).stdout
+
+
+def test_an_atomic_load_writes_all_or_nothing(command: Command, parts: Parts, tenant: str, tmp_path: Path) -> None:
+    path = tmp_path / "trades.jsonl"
+    path.write_text(json.dumps({"trade_id": 1}) + "\n" + json.dumps({"trade_id": 2, "symbol": "nul\0"}) + "\n")
+    assert command("load", path, "--dataset", "trades", "--atomic").exit_code == 4
+    assert parts.rows("SELECT count(*) FROM trades WHERE tenant = %s", tenant) == [(0,)]
