@@ -41,4 +41,5 @@ def reach(site: Site) -> None:
     if fault.left == 0:
         if fault.action == "exit":
             os._exit(70)
-        os.kill(os.getpid(), signal.SIGSTOP if fault.action == "stop" else signal.SIGKILL)
+        # To this thread, not to the process: another thread might take it, and this one go on for a moment.
+        signal.raise_signal(signal.SIGSTOP if fault.action == "stop" else signal.SIGKILL)

@@ -8,10 +8,11 @@ import psycopg
 import structlog
 
 from bulkgrpc import metrics
+from bulkgrpc.backbone.topics import BackboneUnavailable, end_offsets
 from bulkgrpc.settings import WorkerSettings
 from bulkgrpc.store import ledger
 from bulkgrpc.store.connection import connect
-from bulkgrpc.store.housekeeping import keep_house, may_keep_house
+from bulkgrpc.store.housekeeping import count_overdue, expire_abandoned, keep_days, may_keep_house, sweep_held
 
 log = structlog.get_logger()
 
@@ -30,25 +31,35 @@ class Housekeeper:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._settings.housekeeping_s):
+        wait_s = 0.0
+        while not self._stopping.wait(wait_s):
+            wait_s = self._settings.housekeeping_s
             try:
-                self._round()
+                if self._connection is None:
+                    self._connection = connect(self._settings.postgres, "bulkgrpc-housekeeper")
+                if may_keep_house(self._connection):
+                    self._round(self._connection)
+                else:
+                    self._disconnect()
             except psycopg.Error as error:
                 log.warning("housekeeping_failed", error=str(error).strip())
                 self._disconnect()
         self._disconnect()
 
-    def _round(self) -> None:
-        if self._connection is None:
-            self._connection = connect(self._settings.postgres, "bulkgrpc-housekeeper")
-        if not may_keep_house(self._connection):
-            self._disconnect()
-            return
-        done = keep_house(self._connection, self._settings.retention_days, self._settings.abandoned_after_s)
-        metrics.jobs_overdue.set(done.overdue)
-        metrics.jobs_abandoned.add(done.expired)
-        if done.expired or done.overdue:
-            log.warning("jobs_late", expired=done.expired, overdue=done.overdue)
+    def _round(self, connection: ledger.Connection) -> None:
+        expired = 0
+        try:
+            ends = end_offsets(self._settings)
+            expired = expire_abandoned(connection, self._settings.topic, ends, self._settings.abandoned_after_s)
+        except BackboneUnavailable as error:
+            log.warning("housekeeping_failed", error=str(error))
+        sweep_held(connection)
+        overdue = count_overdue(connection)
+        metrics.jobs_overdue.set(overdue)
+        metrics.jobs_abandoned.add(expired)
+        if expired or overdue:
+            log.warning("jobs_late", expired=expired, overdue=overdue)
+        keep_days(connection, self._settings.retention_days)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -12,17 +12,18 @@ import structlog
 from confluent_kafka import KafkaException
 
 from bulkgrpc import faults, metrics
-from bulkgrpc.backbone.consumer import Fetched, RecordsConsumer
+from bulkgrpc.backbone.consumer import Fetched, OffsetLost, RecordsConsumer
 from bulkgrpc.backbone.dead_letters import DeadLetters
 from bulkgrpc.backbone.message import MalformedMessage, from_headers
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.settings import WorkerSettings
 from bulkgrpc.store import ledger
 from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Received, prepare
 from bulkgrpc.store.connection import connect
-from bulkgrpc.words import JobCounts, Ownership
+from bulkgrpc.words import JobCounts, Kind, Ownership
 from workers.ownership import Holdings
 from workers.writer import ChunkWriter, Result
 
@@ -56,6 +57,7 @@ class Poller:
         self._holdings = Holdings()
         self._builder = ChunkBuilder(ChunkBounds(settings.chunk_rows_max, settings.chunk_bytes_max))
         self._backlog: deque[Fetched] = deque()  # at most FETCH_MESSAGES_MAX, and what librdkafka may hold
+        self._gaps: dict[int, int] = {}  # of partitions where a gap was seen: the offset that was next then
         self._dead_letters: DeadLetters | None = None
         self._codecs: dict[tuple[str, int], BatchCodec] = {}
         self._writer = ChunkWriter(settings, stopping)
@@ -80,6 +82,7 @@ class Poller:
 
     def _step(self) -> None:
         self._settle(0)
+        self._unpause_if_idle()
         self._take_up()
         if not self._builder.full and self._fill() and not self._builder.full and self._writer.outstanding:
             return
@@ -99,21 +102,15 @@ class Poller:
         return self._writer.outstanding == 0 and waited_ms >= self._settings.chunk_linger_ms
 
     def _submit(self) -> None:
-        """Decode the chunk in hand and hand it to the writer; if its dataset cannot be looked up now, later."""
-        try:
-            prepared = prepare(self._builder.build(), self._codec)
-        except psycopg.OperationalError as error:
-            log.warning("postgres_unavailable", error=str(error).strip(), retry_in_s=round(self._backoff.next_s, 2))
-            self._stopping.wait(self._backoff.take())
-            self._keep_polling()
-            return
+        """Decode the chunk in hand and hand it to the writer."""
+        prepared = prepare(self._builder.build(), self._codec)
         self._builder.clear()
         if not self._writer.outstanding:
             self._written_at = time.monotonic()
         self._writer.submit(prepared)
 
     def _fill(self) -> bool:
-        """Add what Kafka has to the chunk in hand, up to its bounds; tell whether there was anything."""
+        """Add what Kafka has to the chunk in hand, up to its bounds; tell whether there is anything to be added."""
         if not self._backlog:
             self._backlog.extend(self._consumer.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self._builder.empty else 0))
         found = bool(self._backlog)
@@ -122,17 +119,31 @@ class Poller:
         if self._builder.empty:
             self._first_at = time.monotonic()
         while self._backlog and not self._builder.full:
-            message = self._backlog.popleft()
-            owned = self._holdings.take(message.partition, message.offset)
-            if owned is not None:
-                self._take(message, owned)
+            message = self._backlog[0]
+            owned = self._holdings.held.get(message.partition)
+            if owned is not None and message.offset >= owned.next_offset:
+                if message.offset > owned.next_offset:
+                    self._after_gap(message, owned)
+                    return True
+                try:
+                    self._take(message, owned)
+                except psycopg.OperationalError as error:
+                    # Its dataset cannot be looked up now: the message stays where it is.
+                    self._later(error)
+                    self._stopping.wait(IDLE_POLL_S)
+                    self._keep_polling()
+                    return False
+                self._holdings.take(message.partition, message.offset)
+            self._backlog.popleft()
         return found
 
     def _take(self, message: Fetched, owned: Ownership) -> None:
         """Add a message to the chunk in hand; one that nobody can place goes to the dead letters first."""
         try:
-            received = Received(message.partition, message.offset, from_headers(message.headers), message.payload)
-        except MalformedMessage as error:
+            parsed = from_headers(message.headers)
+            if parsed.kind is Kind.BATCH:
+                self._codec(parsed.spec.dataset, parsed.spec.dataset_version)
+        except (MalformedMessage, DatasetGone) as error:
             if self._dead_letters is None:
                 self._dead_letters = DeadLetters(self._settings)
             self._dead_letters.add(message, str(error))
@@ -140,7 +151,18 @@ class Poller:
             log.warning("dead_letter", partition=message.partition, offset=message.offset, reason=str(error))
             self._builder.skip(message.partition, message.offset, owned)
         else:
-            self._builder.add(received, owned)
+            self._builder.add(Received(message.partition, message.offset, parsed, message.payload), owned)
+
+    def _after_gap(self, message: Fetched, owned: Ownership) -> None:
+        """Kafka gave a message after the one that is next: read from the ledger's place once more, then stop."""
+        if self._gaps.get(message.partition) == owned.next_offset:
+            raise OffsetLost(
+                f"partition {message.partition}: the ledger needs offset {owned.next_offset}, "
+                f"Kafka has none before {message.offset}"
+            )
+        log.error("offset_gap", partition=message.partition, next_offset=owned.next_offset, offset=message.offset)
+        self._gaps[message.partition] = owned.next_offset
+        self._start_over()
 
     def _settle(self, timeout_s: float) -> None:
         """Take in the results that are there, waiting up to `timeout_s` for the first."""
@@ -177,9 +199,21 @@ class Poller:
         """The ledger refused a chunk: drop all that is in hand, and ask the ledger where every partition stands."""
         log.warning("chunk_refused", outcomes=str(result.refusal))
         metrics.chunks_refused.add(1)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Drop all that is in hand, and doubt where every partition stands."""
         self._stale = self._writer.outstanding
         self._builder.clear()
+        self._backlog.clear()
+        self._paused = False
         self._consumer.pause(self._holdings.doubt())
+
+    def _unpause_if_idle(self) -> None:
+        """Fetch again once nothing is in hand any more: nothing will be committed that would say so."""
+        if self._paused and self._builder.empty and not self._backlog and not self._writer.outstanding:
+            self._paused = False
+            self._consumer.resume(self._holdings.held)
 
     def _keep_polling(self) -> None:
         """While PostgreSQL is stuck, stay in the group without fetching more."""
@@ -208,6 +242,7 @@ class Poller:
         if self._stale or self._paused or now_s < self._take_up_at or not (waiting or unsure):
             return
         starts = {**self._acquire(waiting), **self._reread(unsure)}
+        self._backlog = deque(message for message in self._backlog if message.partition not in starts)
         try:
             self._consumer.seek(starts)
         except KafkaException as error:
@@ -221,6 +256,8 @@ class Poller:
             return {}
         try:
             with connect(self._settings.postgres, "bulkgrpc-worker-acquire") as connection:
+                # Whoever held them may be at a long transaction: do not wait for it, other partitions are to be read.
+                connection.execute("SET lock_timeout = '1s'")
                 acquired = ledger.acquire(connection, self._settings.topic, partitions)
         except psycopg.OperationalError as error:
             return self._later(error)
@@ -254,7 +291,10 @@ class Poller:
         codec = self._codecs.get((name, version))
         if codec is None:
             with connect(self._settings.postgres, "bulkgrpc-worker-catalog") as connection:
-                dataset = get_dataset(connection, name, version)
+                try:
+                    dataset = get_dataset(connection, name, version)
+                except InvalidDataset as error:
+                    raise DatasetGone(f"dataset {name} version {version} cannot be used any more: {error}") from error
             if dataset is None:
                 raise DatasetGone(f"dataset {name} version {version} is not in the registry")
             codec = self._codecs[name, version] = BatchCodec(dataset)

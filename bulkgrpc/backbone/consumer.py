@@ -102,15 +102,16 @@ class RecordsConsumer:
             [TopicPartition(self._topic, number, starts.get(number, OFFSET_END)) for number in numbers]
         )
         waiting = [number for number in numbers if number not in starts]
-        if waiting:
-            self.pause(waiting)
+        self.pause(waiting)
+        # A pause outlives a revocation.
+        self.resume(starts)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._revoked([partition.partition for partition in partitions])
         consumer.incremental_unassign(partitions)
 
     def _raise_if_lasting(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._BAD_MSG):
             raise OffsetLost(error.str())
         if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
             raise KafkaException(error)

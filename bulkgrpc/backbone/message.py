@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message
+from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, is_dataset, is_tenant
 
 FORMAT = b"1"
+INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
 RECORDS_MAX = 1_000_000
 """Above what any server may be set to take in a batch."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -63,23 +64,27 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
     try:
         if found["format"] != FORMAT:
             raise MalformedMessage(f"unknown format {found['format']!r}")
-        records = int(found["records"])
-        if not 0 <= records <= RECORDS_MAX:
-            raise MalformedMessage(f"{records} records are no batch of ours")
+        records = _whole(found["records"], RECORDS_MAX)
+        tenant, dataset = found["tenant"].decode(), found["dataset"].decode()
+        if not is_tenant(tenant) or not is_dataset(dataset):
+            raise MalformedMessage(f"tenant {tenant!r} or dataset {dataset!r} is no valid name")
+        key, labels = found.get("idempotency-key", b"").decode(), json.loads(found.get("labels", b"{}"))
+        if any("\0" in text for text in (key, *labels, *labels.values())):
+            raise MalformedMessage("U+0000 in the idempotency key or a label")
         return Message(
             kind=Kind(found["kind"].decode()),
             spec=JobSpec(
-                JobKey(found["tenant"].decode(), uuid.UUID(found["job"].decode())),
-                found.get("idempotency-key", b"").decode(),
-                found["dataset"].decode(),
-                int(found["version"]),
-                json.loads(found.get("labels", b"{}")),
+                JobKey(tenant, uuid.UUID(found["job"].decode())),
+                key,
+                dataset,
+                _whole(found["version"], INT4_MAX),
+                labels,
                 JobOptions(**json.loads(found.get("options", b"{}"))),
             ),
-            lane=int(found["lane"]),
-            sequence=int(found["sequence"]),
+            lane=_whole(found["lane"], INT4_MAX),
+            sequence=_whole(found["sequence"], INT8_MAX),
             records=records,
-            lane_records=int(found.get("lane-records", b"0")),
+            lane_records=_whole(found.get("lane-records", b"0"), INT8_MAX),
             sent_at=_from_us(found["sent-at-us"]),
             digest=bytes.fromhex(found.get("digest", b"").decode()),
             expires_at=_from_us(found["expires-at-us"]) if "expires-at-us" in found else None,
@@ -87,8 +92,15 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
         )
     except KeyError as error:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedMessage(f"headers cannot be read: {error}") from error
+
+
+def _whole(text: bytes, most: int) -> int:
+    number = int(text)
+    if not 0 <= number <= most:
+        raise MalformedMessage(f"{number} is not between 0 and {most}")
+    return number
 
 
 def _from_us(text: bytes) -> datetime:

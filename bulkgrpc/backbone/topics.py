@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import admin as kafka_admin
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -14,6 +16,7 @@ from bulkgrpc.settings import StackSettings
 
 REQUEST_TIMEOUT_S = 10.0
 LEADER_PAUSE_S = 0.05
+_LATEST: Any = vars(kafka_admin)["OffsetSpec"].latest()  # the stubs do not export it
 
 
 class BackboneUnavailable(Exception):
@@ -61,3 +64,20 @@ def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
             raise BackboneUnavailable(f"topic {settings.topic} has no leader for each of its partitions: {found.error}")
         # A new topic reaches the brokers' metadata a little after its creation was answered; nothing tells when.
         pause.wait(LEADER_PAUSE_S)
+
+
+def end_offsets(settings: StackSettings) -> dict[int, int]:
+    """Return of each partition of the records topic the offset that its next message will have.
+
+    Raises BackboneUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+    partitions = count_partitions(admin, settings)
+    asked = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
+    try:
+        found = admin.list_offsets(asked, request_timeout=REQUEST_TIMEOUT_S)
+        return {place.partition: answer.result(REQUEST_TIMEOUT_S).offset for place, answer in found.items()}
+    except (KafkaException, TimeoutError) as error:
+        raise BackboneUnavailable(
+            f"Kafka at {settings.kafka} does not tell where {settings.topic} ends: {error}"
+        ) from error

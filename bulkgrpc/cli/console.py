@@ -110,6 +110,7 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
         "version": dataset.version,
         "message_type": dataset.message_type,
         "key": list(dataset.key),
+        "conflict": dataset.conflict,
         "columns": [
             {"name": column.name, "field": column.field, "type": column.type, "nullable": column.nullable}
             for column in dataset.columns

@@ -4,7 +4,7 @@ from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import ClientConfig, Tls
 from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
 from bulkgrpc.client.sync import BulkClient, JobHandle
-from bulkgrpc.client.words import Batch, Job, Progress, Rejection
+from bulkgrpc.client.words import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
 from bulkgrpc.words import JobCounts, JobOptions, JobState
@@ -18,6 +18,7 @@ __all__ = [
     "CallFailed",
     "ClientConfig",
     "Dataset",
+    "DatasetPlan",
     "GaveUp",
     "Job",
     "JobCounts",

@@ -25,7 +25,7 @@ from bulkgrpc.client.outbox import OnProgress, Outbox
 from bulkgrpc.client.packing import Packer
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
 from bulkgrpc.client.window import Window
-from bulkgrpc.client.words import Job, Rejection, Source
+from bulkgrpc.client.words import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 from bulkgrpc.words import JobOptions, is_dataset, is_idempotency_key
@@ -262,8 +262,9 @@ class AsyncBulkClient:
     async def register_dataset(self, descriptors: bytes, message_type: str) -> Dataset:
         """Register a message type as a dataset, or find it registered; its table is there afterwards.
 
-        descriptors: a serialized FileDescriptorSet with the message's file and all it imports. Raises Refused naming
-        the field that cannot be a column, or telling that the dataset has another definition.
+        descriptors: a serialized FileDescriptorSet with the message's file and all it imports. If the dataset is there
+        with another definition, this is its next version. Raises Refused naming the field that cannot be a column, or
+        (DATASET_INCOMPATIBLE) cannot follow the version that is there, with the way out.
         """
         request = datasets_pb2.RegisterDatasetRequest(
             descriptors=FileDescriptorSet.FromString(descriptors), message_type=message_type
@@ -272,6 +273,32 @@ class AsyncBulkClient:
             self._connection.datasets.RegisterDataset, request
         )
         return words.dataset_of(answer.dataset)
+
+    async def plan_dataset(self, descriptors: bytes, message_type: str) -> DatasetPlan:
+        """Tell what `register_dataset` would do, doing nothing. Raises what that would raise."""
+        request = datasets_pb2.RegisterDatasetRequest(
+            descriptors=FileDescriptorSet.FromString(descriptors), message_type=message_type, validate_only=True
+        )
+        answer: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
+            self._connection.datasets.RegisterDataset, request
+        )
+        return DatasetPlan(words.dataset_of(answer.dataset), tuple(answer.statements), answer.new_version)
+
+    async def list_dataset_versions(self, name: str) -> AsyncIterator[Dataset]:
+        """Give the versions of a dataset, the newest first, without their descriptors, asking for a page at a time."""
+        token = ""
+        while True:
+            answer: datasets_pb2.ListDatasetVersionsResponse = await self._connection.call(
+                self._connection.datasets.ListDatasetVersions,
+                datasets_pb2.ListDatasetVersionsRequest(
+                    name=words.resource(name), page_size=_PAGE_SIZE, page_token=token
+                ),
+            )
+            for dataset in answer.datasets:
+                yield words.dataset_of(dataset)
+            token = answer.next_page_token
+            if not token:
+                return
 
     async def get_dataset(self, name: str) -> Dataset:
         """Return a dataset with its descriptors. Raises Refused with DATASET_NOT_FOUND, or another BulkError."""

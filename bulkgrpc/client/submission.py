@@ -135,9 +135,10 @@ class Submission:
     def _take_opened(self, opened: ingest_pb2.JobOpened) -> None:
         self._connection.reached = True
         # A new server's answer is no progress: one that takes the stream and drops it must not keep us here for ever.
-        news = self.opened is None or opened.replayed
+        first = self.opened is None
+        news = first or opened.replayed
         # Sealed on an earlier stream of this very submission, whose answer was lost, is no replay.
-        self.replayed = opened.replayed and self.opened is None
+        self.replayed = opened.replayed and first
         self.opened = opened.job
         if not opened.replayed and opened.next_sequence < self._outbox.window.first_sequence:
             raise CallFailed(
@@ -146,7 +147,10 @@ class Submission:
                 f"{self._outbox.window.first_sequence} were acknowledged: submit it again under a new key",
                 retriable=False,
             )
-        if self._outbox.acknowledge(opened.next_sequence) or news:
+        # What an earlier submission brought is skipped, but for its last batch: sent again it shows the server whether
+        # these are the same batches.
+        known = opened.next_sequence - (first and not opened.replayed and opened.next_sequence > 0)
+        if self._outbox.acknowledge(known) or news:
             self._patience = self._patience.progressed()
 
     async def _exchange(self, call: RecordStream, watch: asyncio.Timeout) -> jobs_pb2.Job:

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.outbox import OnProgress
-from bulkgrpc.client.words import Job, Rejection, Source
+from bulkgrpc.client.words import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.words import JobOptions
 
@@ -206,6 +206,14 @@ class BulkClient:
     def register_dataset(self, descriptors: bytes, message_type: str) -> Dataset:
         """Register a message type as a dataset. See `AsyncBulkClient.register_dataset`."""
         return self._loop.run(self._client.register_dataset(descriptors, message_type))
+
+    def plan_dataset(self, descriptors: bytes, message_type: str) -> DatasetPlan:
+        """Tell what `register_dataset` would do. See `AsyncBulkClient.plan_dataset`."""
+        return self._loop.run(self._client.plan_dataset(descriptors, message_type))
+
+    def list_dataset_versions(self, name: str) -> Iterator[Dataset]:
+        """Give the versions of a dataset. See `AsyncBulkClient.list_dataset_versions`."""
+        return self._loop.each(self._client.list_dataset_versions(name))
 
     def get_dataset(self, name: str) -> Dataset:
         """Return a dataset with its descriptors. See `AsyncBulkClient.get_dataset`."""

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.columns import Column
-from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2
+from bulkgrpc.datasets.definition import Conflict, Dataset
+from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 from bulkgrpc.words import JobCounts, JobOptions, JobState
 
 
@@ -139,6 +139,24 @@ def rejection_of(proto: jobs_pb2.Rejection) -> Rejection:
     return Rejection(proto.sequence, proto.record_index, proto.code, proto.field, proto.reason, proto.record)
 
 
+_CONFLICTS: dict[int, Conflict] = {
+    options_pb2.CONFLICT_POLICY_UPDATE: "update",
+    options_pb2.CONFLICT_POLICY_REJECT: "reject",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPlan:
+    """What registering a dataset would do.
+
+    dataset: as it would be. statements: SQL that would be run on its table. new_version: whether it is not there yet.
+    """
+
+    dataset: Dataset
+    statements: tuple[str, ...]
+    new_version: bool
+
+
 def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
     """Read a dataset from its message; its `descriptors` are empty where the server left them out."""
     return Dataset(
@@ -148,6 +166,7 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         key=tuple(proto.key),
         columns=tuple(Column(column.name, column.field, column.type, column.nullable) for column in proto.columns),
         descriptors=proto.descriptors.SerializeToString() if proto.HasField("descriptors") else b"",
+        conflict=_CONFLICTS.get(proto.conflict, "ignore"),
     )
 
 

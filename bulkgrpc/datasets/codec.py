@@ -15,13 +15,17 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
+from protovalidate import EvaluationError
 
 from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.datasets.documents import Documents, message_of
+from bulkgrpc.datasets.reading import for_decoding
 from bulkgrpc.datasets.rules import Violation, rules_of
 
 _PACKAGE = "bulkgrpc.synthesized"
-_CONFIG = ptars.PtarsConfig(timestamp_unit="us", timestamp_tz="UTC", enum_repr="string")
-
+_CONFIG = ptars.PtarsConfig(
+    timestamp_unit="us", timestamp_tz="UTC", enum_repr="string", duration_unit="us", time_unit="us"
+)
 
 BrokenRule = tuple[int, Violation]
 """The number of a payload, and what one of its records breaks."""
@@ -34,24 +38,31 @@ class UndecodablePayload(ValueError):
 class BatchCodec:
     """Decodes and encodes the batches of one dataset version.
 
-    record_schema: Arrow schema of the message: a field each, nested messages as structs, timestamps in µs UTC, enums as
-    their values' names. Not thread-safe.
+    record_schema: Arrow schema of the message as `encode` takes it: a field each, nested messages as structs, times in
+    µs UTC, enums as their values' names. leaves: paths of the fields that a column is made of. documents: makes JSON of
+    what `decode` returns. Not thread-safe.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        batch = _batch_type(dataset)
+        files = FileDescriptorSet.FromString(dataset.descriptors)
+        batch = _batch_type(files, dataset.message_type)
         self._reference = message_factory.GetMessageClass(batch)
         self._rules = rules_of(find_message(dataset.descriptors, dataset.message_type), self._reference)
         self._handler = ptars.HandlerPool([batch.file], _CONFIG).get_for_message(batch)
         self._batch_schema: pa.Schema = self._handler.schema()
         self._records_type: pa.ListType = self._batch_schema.field(0).type
         self.record_schema: pa.Schema = pa.schema(list(self._records_type.value_type))
+        decoded = _batch_type(for_decoding(files), dataset.message_type)
+        self._decoder = ptars.HandlerPool([decoded.file], _CONFIG).get_for_message(decoded)
+        self.leaves = frozenset(column.field for column in dataset.columns)
+        self.documents = Documents(message_of(decoded.fields[0]), _CONFIG)
 
     def decode(self, payloads: Sequence[bytes]) -> pa.ListArray:
         """Decode serialized RecordBatches.
 
-        Returns a list array of len(payloads) whose elements are the records as structs of `record_schema`, in order.
+        Returns a list array of len(payloads) whose elements are the records, in order, as structs of `record_schema`,
+        but with what `for_decoding` says.
         Raises UndecodablePayload if any record of any payload is not valid; which one is not known. Two native calls;
         about 5 M records/s.
         """
@@ -67,10 +78,10 @@ class BatchCodec:
                 batch = self._reference.FromString(payload)
                 if self._rules is not None:
                     broken += [(number, violation) for violation in self._rules.violations(batch)]
-        except DecodeError as error:
+        except (DecodeError, EvaluationError) as error:
             raise UndecodablePayload(str(error)) from error
         try:
-            return self._handler.list_to_record_batch(list(payloads)).column(0), broken
+            return self._decoder.list_to_record_batch(list(payloads)).column(0), broken
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -93,11 +104,11 @@ class BatchCodec:
         return list(encoded.to_pylist())
 
 
-def _batch_type(dataset: Dataset) -> Descriptor:
+def _batch_type(files: FileDescriptorSet, message_type: str) -> Descriptor:
     pool = DescriptorPool()
-    for file in FileDescriptorSet.FromString(dataset.descriptors).file:
+    for file in files.file:
         pool.AddSerializedFile(file.SerializeToString())
-    message = pool.FindMessageTypeByName(dataset.message_type)
+    message = pool.FindMessageTypeByName(message_type)
     synthesized = FileDescriptorProto(
         name="bulkgrpc/synthesized.proto", package=_PACKAGE, syntax="proto3", dependency=[message.file.name]
     )
@@ -106,7 +117,7 @@ def _batch_type(dataset: Dataset) -> Descriptor:
         number=2,
         type=FieldDescriptorProto.TYPE_MESSAGE,
         label=FieldDescriptorProto.LABEL_REPEATED,
-        type_name=f".{dataset.message_type}",
+        type_name=f".{message_type}",
     )
     pool.AddSerializedFile(synthesized.SerializeToString())
     return pool.FindMessageTypeByName(f"{_PACKAGE}.Batch")

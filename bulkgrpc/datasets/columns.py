@@ -3,46 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from bulkgrpc import words
+from bulkgrpc.datasets.documents import message_of
+from bulkgrpc.datasets.overrides import SCALARS, InvalidDataset, Kind, Stored, column_options, overridden
+from bulkgrpc.v1 import options_pb2
+
+__all__ = ["KEY_TYPES", "TENANT", "TIMESTAMP", "Column", "InvalidDataset", "Kind", "columns_of", "is_leaf"]
 
 TENANT = "tenant"
 TIMESTAMP = "google.protobuf.Timestamp"
 NESTING_MAX = 8
 
-_SCALARS = {
-    FieldDescriptor.TYPE_DOUBLE: "double precision",
-    FieldDescriptor.TYPE_FLOAT: "real",
-    FieldDescriptor.TYPE_INT32: "integer",
-    FieldDescriptor.TYPE_SINT32: "integer",
-    FieldDescriptor.TYPE_SFIXED32: "integer",
-    FieldDescriptor.TYPE_INT64: "bigint",
-    FieldDescriptor.TYPE_SINT64: "bigint",
-    FieldDescriptor.TYPE_SFIXED64: "bigint",
-    FieldDescriptor.TYPE_UINT32: "bigint",
-    FieldDescriptor.TYPE_FIXED32: "bigint",
-    FieldDescriptor.TYPE_UINT64: "numeric",
-    FieldDescriptor.TYPE_FIXED64: "numeric",
-    FieldDescriptor.TYPE_BOOL: "boolean",
-    FieldDescriptor.TYPE_STRING: "text",
-    FieldDescriptor.TYPE_BYTES: "bytea",
-    FieldDescriptor.TYPE_ENUM: "text",
+_WRAPPED = {
+    "Double": "double precision",
+    "Float": "real",
+    "Int32": "integer",
+    "Int64": "bigint",
+    "UInt32": "bigint",
+    "UInt64": "numeric",
+    "Bool": "boolean",
+    "String": "text",
+    "Bytes": "bytea",
 }
+_MESSAGES = {
+    TIMESTAMP: Stored("timestamp with time zone"),
+    "google.protobuf.Duration": Stored("interval"),
+    "google.protobuf.Struct": Stored("jsonb", Kind.JSON),
+    "google.protobuf.Value": Stored("jsonb", Kind.JSON),
+    "google.protobuf.ListValue": Stored("jsonb", Kind.JSON),
+    "google.type.Date": Stored("date", Kind.DATE),
+    "google.type.TimeOfDay": Stored("time", Kind.TIME),
+    "google.type.Decimal": Stored("text", Kind.DECIMAL),
+    **{f"google.protobuf.{name}Value": Stored(kind) for name, kind in _WRAPPED.items()},
+}
+"""Messages that are one value."""
+_DEFAULTED = {
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "boolean": pa.bool_(),
+    "text": pa.string(),
+    "double precision": pa.float64(),
+    "real": pa.float32(),
+}
+"""Arrow types of the columns that may have a default."""
+# No floating-point type: a NaN is equal to itself for PostgreSQL, and to nothing for everybody else.
 KEY_TYPES = frozenset(
-    {"integer", "bigint", "numeric", "boolean", "text", "timestamp with time zone", "double precision", "real"}
-)
-
-
-class InvalidDataset(ValueError):
-    """A message cannot be a dataset.
-
-    field: path of the message's field, or the name of the option or request field, at fault.
-    """
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+    {
+        "integer", "bigint", "numeric", "boolean", "text", "timestamp with time zone", "date", "uuid",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +64,23 @@ class Column:
     """A column of a dataset's table.
 
     field: path of the message's field, for instance `venue.code`; "" for `tenant`. type: PostgreSQL's name of the type.
+    kind: how its values come from the field's. digits: precision and scale of a Kind.NUMERIC. default: what PostgreSQL
+    reads as its value where the field is not set, "" if none. index: whether it has one of its own.
     """
 
     name: str
     field: str
     type: str
     nullable: bool
+    kind: Kind = Kind.PLAIN
+    digits: tuple[int, int] = (0, 0)
+    default: str = ""
+    index: bool = False
+
+
+def is_leaf(descriptor: Descriptor) -> bool:
+    """Tell whether a message is one value, of one column, rather than a group of fields."""
+    return descriptor.full_name in _MESSAGES
 
 
 def columns_of(descriptor: Descriptor) -> tuple[Column, ...]:
@@ -63,7 +88,7 @@ def columns_of(descriptor: Descriptor) -> tuple[Column, ...]:
 
     Raises InvalidDataset for a field that has no column type, or two with the same name.
     """
-    columns = tuple(_columns(descriptor, (), nullable=False))
+    columns = tuple(_columns(descriptor, (), "", nullable=False))
     seen = {TENANT: ""}
     for column in columns:
         if column.name in seen:
@@ -73,23 +98,105 @@ def columns_of(descriptor: Descriptor) -> tuple[Column, ...]:
     return columns
 
 
-def _columns(descriptor: Descriptor, path: tuple[str, ...], *, nullable: bool) -> Iterator[Column]:
+def _columns(descriptor: Descriptor, path: tuple[str, ...], prefix: str, *, nullable: bool) -> Iterator[Column]:
     if len(path) >= NESTING_MAX:
-        raise InvalidDataset(".".join(path), f"field {'.'.join(path)}: nested deeper than {NESTING_MAX} messages")
+        raise InvalidDataset(
+            ".".join(path),
+            f"field {'.'.join(path)}: nested deeper than {NESTING_MAX} messages: give it the type COLUMN_TYPE_JSONB",
+        )
     for field in descriptor.fields:
-        steps = (*path, field.name)
-        name, where = "_".join(steps).lower(), ".".join(steps)
-        if field.type == FieldDescriptor.TYPE_GROUP or (field.message_type and field.is_repeated):
-            raise InvalidDataset(where, f"field {where}: maps, groups and repeated messages have no column type")
-        if field.message_type is None:
-            scalar = _SCALARS[field.type]
-            if field.is_repeated:
-                yield Column(name, where, f"{scalar}[]", nullable=nullable)
-            else:
-                yield Column(name, where, scalar, nullable=nullable or field.has_presence)
-        elif field.message_type.full_name == TIMESTAMP:
-            yield Column(name, where, "timestamp with time zone", nullable=True)
-        elif field.message_type.full_name.startswith("google.protobuf."):
-            raise InvalidDataset(where, f"field {where}: {field.message_type.full_name} has no column type")
-        else:
-            yield from _columns(field.message_type, steps, nullable=True)
+        options, steps = column_options(field), (*path, field.name)
+        where = ".".join(steps)
+        name = options.name or f"{prefix}{field.name}".lower()
+        if options.ignore:
+            continue
+        if field.type == FieldDescriptor.TYPE_GROUP:
+            raise InvalidDataset(where, f"field {where}: groups have no column type: make it a message")
+        stored = _stored(field, options, where)
+        if stored is None:
+            _refuse_column_options(options, where)
+            yield from _columns(message_of(field), steps, f"{name}_", nullable=True)
+            continue
+        unset = field.has_presence or (stored.kind is not Kind.PLAIN and not field.is_repeated)
+        column = Column(name, where, stored.type, nullable or unset, stored.kind, stored.digits)
+        yield _with_options(column, options)
+
+
+def _stored(field: FieldDescriptor, options: options_pb2.ColumnOptions, where: str) -> Stored | None:
+    """Return what one column stores of a field, or None for a message that is flattened."""
+    message = field.message_type
+    if message is None:
+        plain = Stored(SCALARS[field.type] + ("[]" if field.is_repeated else ""))
+        return overridden(field, options, where) or plain
+    leaf = _MESSAGES.get(message.full_name)
+    as_json = Stored("jsonb", Kind.JSON)
+    if field.is_repeated or (leaf is None and options.type == options_pb2.COLUMN_TYPE_JSONB):
+        if options.type not in (options_pb2.COLUMN_TYPE_UNSPECIFIED, options_pb2.COLUMN_TYPE_JSONB):
+            overridden(field, options, where)
+        return as_json
+    if leaf is not None:
+        if leaf.kind is Kind.JSON and options.type == options_pb2.COLUMN_TYPE_JSONB:
+            return leaf
+        return overridden(field, options, where) or leaf
+    if message.full_name.startswith("google.protobuf."):
+        raise InvalidDataset(
+            where,
+            f"field {where}: {message.full_name} has no column type: give it the type COLUMN_TYPE_JSONB or `ignore`",
+        )
+    overridden(field, options, where)
+    return None
+
+
+def _refuse_column_options(options: options_pb2.ColumnOptions, where: str) -> None:
+    if options.not_null or options.index or options.default_value:
+        raise InvalidDataset(
+            where,
+            f"field {where}: not_null, index and default_value are of a column, and this message becomes several: "
+            "say them of its fields, or give it the type COLUMN_TYPE_JSONB",
+        )
+
+
+def _check_default(column: Column, default: str) -> None:
+    try:
+        default_scalar(column.type, default)
+    except pa.ArrowInvalid as error:
+        raise InvalidDataset(
+            column.field, f"field {column.field}: default_value {default!r} is no value of type {column.type}"
+        ) from error
+    if "\0" in default:
+        raise InvalidDataset(column.field, f"field {column.field}: default_value has the character U+0000")
+
+
+def default_scalar(type_: str, default: str) -> pa.Scalar:
+    """Return a column's default as an Arrow value. Raises pyarrow.ArrowInvalid if it is no value of the type."""
+    return pa.scalar(default).cast(_DEFAULTED[type_])
+
+
+def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
+    where = column.field
+    if not words.is_dataset(column.name):
+        raise InvalidDataset(
+            where,
+            f"field {where}: {column.name!r} is no valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
+            "say another with (bulkgrpc.v1.column).name",
+        )
+    if options.default_value:
+        if not column.nullable or options.not_null:
+            raise InvalidDataset(
+                where, f"field {where}: it takes no null, so no default_value either: make the field `optional`"
+            )
+        if column.type not in _DEFAULTED or column.kind is not Kind.PLAIN:
+            raise InvalidDataset(
+                where, f"field {where}: a column of type {column.type} takes no default_value: leave it out"
+            )
+        _check_default(column, options.default_value)
+    if options.index and column.type in ("jsonb",):
+        raise InvalidDataset(
+            where, f"field {where}: an index of a jsonb column depends on how you ask: create it yourself"
+        )
+    return replace(
+        column,
+        nullable=column.nullable and not options.not_null,
+        default=options.default_value,
+        index=options.index,
+    )

@@ -31,8 +31,10 @@ class Dataset:
     """A message type bound to a table.
 
     name: the dataset's and the table's name. key: names of the key columns after `tenant`. columns: the table's, the
-    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict: what happens
-    to a record whose key is in the table.
+    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict: what
+    happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if they
+    are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job does not say, 0 for
+    ever. hash_partitions: of the table, 0 if it is not partitioned.
     """
 
     name: str
@@ -42,6 +44,10 @@ class Dataset:
     columns: tuple[Column, ...]
     descriptors: bytes
     conflict: Conflict = "ignore"
+    dedupe_window_s: float = 0.0
+    lanes: int = 1
+    time_to_live_s: float = 0.0
+    hash_partitions: int = 0
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -65,7 +71,18 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
     key, conflict = _key(options, columns), _conflict(options)
-    return Dataset(name, version, message_type, key, columns, descriptors, conflict)
+    _refuse_unbuilt(options)
+    return Dataset(
+        name,
+        version,
+        message_type,
+        key,
+        columns,
+        descriptors,
+        conflict,
+        time_to_live_s=_time_to_live_s(options),
+        hash_partitions=_hash_partitions(options),
+    )
 
 
 def find_message(descriptors: bytes, message_type: str) -> Descriptor:
@@ -104,6 +121,36 @@ def _conflict(options: options_pb2.DatasetOptions) -> Conflict:
     if options.conflict not in _CONFLICTS:
         raise InvalidDataset("conflict", f"conflict policy {options.conflict} is not known: ignore, update or reject")
     return _CONFLICTS[options.conflict]
+
+
+def _refuse_unbuilt(options: options_pb2.DatasetOptions) -> None:
+    if options.HasField("dedupe_window"):
+        raise InvalidDataset(
+            "dedupe_window",
+            "dedupe_window is not possible yet: leave it out; records with equal keys are told apart by `conflict`",
+        )
+    if options.lanes not in (0, 1):
+        raise InvalidDataset(
+            "lanes", f"{options.lanes} lanes are not possible yet: leave it out, and open a job for each path"
+        )
+
+
+def _time_to_live_s(options: options_pb2.DatasetOptions) -> float:
+    if not options.HasField("time_to_live"):
+        return 0.0
+    seconds = options.time_to_live.seconds + options.time_to_live.nanos / 1e9
+    if not limits.TIME_TO_LIVE_S_MIN <= seconds <= limits.TIME_TO_LIVE_S_MAX:
+        raise InvalidDataset("time_to_live", f"time_to_live of {seconds} s is not within 1 s to 366 days")
+    return seconds
+
+
+def _hash_partitions(options: options_pb2.DatasetOptions) -> int:
+    if options.hash_partitions != 0 and not 2 <= options.hash_partitions <= limits.HASH_PARTITIONS_MAX:
+        raise InvalidDataset(
+            "hash_partitions",
+            f"{options.hash_partitions} hash_partitions; 2 to {limits.HASH_PARTITIONS_MAX}, or 0 for none",
+        )
+    return int(options.hash_partitions)
 
 
 def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:

@@ -11,16 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 
+from bulkgrpc.datasets.checks import Faults, check, refuse
 from bulkgrpc.datasets.codec import BatchCodec, BrokenRule, UndecodablePayload
+from bulkgrpc.datasets.columns import TENANT, Kind
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.values import convert, filled
 from bulkgrpc.errors import Rejected
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 Integers = npt.NDArray[np.int32]
-
-# What both `google.protobuf.Timestamp` and PostgreSQL's timestamptz can hold: 0001-01-01 to 9999-12-31.
-TIMESTAMP_US_MIN = -62_135_596_800_000_000
-TIMESTAMP_US_MAX = 253_402_300_799_999_999
+JSONB = {b"bulkgrpc": b"jsonb"}
+"""Metadata of an Arrow field whose texts are of a jsonb column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,8 @@ def to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     """
     rejected: list[RejectedRecord] = []
     payload, record_index, records, broken = _decode(codec, payloads, rejected)
-    columns = _flatten(codec.dataset, records)
-    columns[0] = _tenants(payloads, payload)
-    table = pa.record_batch(columns, names=[column.name for column in codec.dataset.columns])
-    bad = {**_broken_rules(payload, record_index, broken), **_check(codec.dataset, table)}
+    bad = _broken_rules(payload, record_index, broken)
+    table = _table(codec, records, _tenants(payloads, payload), bad)
     if bad:
         keep = np.ones(table.num_rows, dtype=np.bool_)
         for row, (code, field, reason) in bad.items():
@@ -181,20 +180,46 @@ def _places(counts: npt.NDArray[np.int64]) -> tuple[Integers, Integers]:
     return payload, record_index.astype(np.int32)
 
 
-def _flatten(dataset: Dataset, records: pa.StructArray) -> list[pa.Array]:
-    """Return a column each of the dataset's, the tenant's left null; unset nested messages make their columns null."""
+def _table(codec: BatchCodec, records: pa.StructArray, tenants: pa.Array, faults: Faults) -> pa.RecordBatch:
+    """Return the columns of the dataset's table; note in `faults` the rows that it could not hold."""
+    found = _flatten(records, codec.leaves)
+    arrays = [tenants]
+    fields = [pa.field(TENANT, pa.string())]
+    for column in codec.dataset.columns[1:]:
+        values = found[column.field]
+        metadata = None
+        if column.kind is Kind.JSON:
+            values = codec.documents.texts(column.field, values)
+        elif column.kind is not Kind.PLAIN:
+            converted = convert(column, values)
+            values = converted.values
+            if converted.unfit.any():
+                reason = f"field {column.field} is not {converted.needed}"
+                refuse(faults, converted.unfit, Rejected.INVALID_VALUE, column, reason)
+        if column.type == "jsonb":
+            metadata = JSONB
+        if column.default:
+            values = filled(column, values)
+        check(column, values, faults, key=column.name in codec.dataset.key)
+        arrays.append(values)
+        fields.append(pa.field(column.name, values.type, metadata=metadata))
+    return pa.record_batch(arrays, schema=pa.schema(fields))
+
+
+def _flatten(records: pa.StructArray, leaves: frozenset[str]) -> dict[str, pa.Array]:
+    """Return the values of each leaf; unset nested messages make theirs null."""
     found: dict[str, pa.Array] = {}
 
     def walk(prefix: str, struct: pa.StructArray) -> None:
         for field, child in zip(struct.type, struct.flatten(), strict=True):
-            if pa.types.is_struct(field.type):
-                walk(f"{prefix}{field.name}.", child)
+            path = f"{prefix}{field.name}"
+            if path in leaves or not pa.types.is_struct(field.type):
+                found[path] = child
             else:
-                found[f"{prefix}{field.name}"] = child
+                walk(f"{path}.", child)
 
     walk("", records)
-    empty = pa.nulls(len(records), pa.string())
-    return [empty, *(found[column.field] for column in dataset.columns[1:])]
+    return found
 
 
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
@@ -202,53 +227,11 @@ def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
     return names.take(pa.array(payload))
 
 
-def _broken_rules(
-    payload: Integers, record_index: Integers, broken: Sequence[BrokenRule]
-) -> dict[int, tuple[Rejected, str, str]]:
+def _broken_rules(payload: Integers, record_index: Integers, broken: Sequence[BrokenRule]) -> Faults:
     """Return the rows that break rules, with code, field and reason; the first rule that each breaks."""
-    bad: dict[int, tuple[Rejected, str, str]] = {}
+    bad: Faults = {}
     places = payload.astype(np.int64) << 32 | record_index
     for number, violation in broken:
         row = int(np.searchsorted(places, number << 32 | violation.record_index))
         bad.setdefault(row, (Rejected.RULE_VIOLATION, violation.field, violation.reason))
     return bad
-
-
-def _check(dataset: Dataset, table: pa.RecordBatch) -> dict[int, tuple[Rejected, str, str]]:
-    """Return the rows that the table could not hold, with code, field and reason; the first fault of each row."""
-    bad: dict[int, tuple[Rejected, str, str]] = {}
-
-    def add(mask: pa.Array, code: Rejected, field: str, reason: str) -> None:
-        if pc.any(mask).as_py():
-            for row in np.flatnonzero(mask.to_numpy(zero_copy_only=False)):
-                bad.setdefault(int(row), (code, field, reason))
-
-    for column, values in zip(dataset.columns[1:], table.columns[1:], strict=True):
-        if column.name in dataset.key and values.null_count:
-            reason = f"key field {column.field} is not set"
-            add(values.is_null(), Rejected.NULL_IN_KEY, column.field, reason)
-        if pa.types.is_string(values.type):
-            add(_has_nul(values), Rejected.NUL_IN_TEXT, column.field, f"field {column.field} has the character U+0000")
-        elif pa.types.is_list(values.type) and pa.types.is_string(values.type.value_type):
-            add(_list_has_nul(values), Rejected.NUL_IN_TEXT, column.field, f"field {column.field} has U+0000")
-        elif pa.types.is_timestamp(values.type):
-            reason = f"field {column.field} is outside 0001-01-01 to 9999-12-31"
-            add(_outside_calendar(values), Rejected.OUT_OF_RANGE, column.field, reason)
-    return bad
-
-
-def _has_nul(values: pa.Array) -> pa.Array:
-    return pc.fill_null(pc.match_substring(values, "\0"), False)
-
-
-def _list_has_nul(values: pa.ListArray) -> pa.Array:
-    mask = np.zeros(len(values), dtype=np.bool_)
-    hits = np.flatnonzero(_has_nul(values.flatten()).to_numpy(zero_copy_only=False))
-    mask[pc.list_parent_indices(values).to_numpy()[hits]] = True
-    return pa.array(mask)
-
-
-def _outside_calendar(values: pa.Array) -> pa.Array:
-    us = values.cast(pa.int64())
-    outside = pc.or_(pc.less(us, TIMESTAMP_US_MIN), pc.greater(us, TIMESTAMP_US_MAX))
-    return pc.fill_null(outside, False)

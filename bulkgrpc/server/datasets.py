@@ -1,23 +1,30 @@
-"""DatasetService: message types registered, read, listed."""
+"""DatasetService: message types registered, read, listed, and their versions."""
 
 from __future__ import annotations
 
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import define
-from bulkgrpc.errors import Conflict, Invalid, NotFound, Reason
+from bulkgrpc.datasets.evolution import Incompatible
+from bulkgrpc.errors import Conflict, Invalid, NotFound, NotNow, Reason
 from bulkgrpc.server.caller import ADMIN, READ, Callers
 from bulkgrpc.server.guard import Context, metadata_of
 from bulkgrpc.server.messages import DATASET_PREFIX
-from bulkgrpc.server.paging import dataset_page_start, page_size, token_after_dataset
+from bulkgrpc.server.paging import (
+    dataset_page_start,
+    page_size,
+    token_after_dataset,
+    token_after_version,
+    version_page_start,
+)
 from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
 from bulkgrpc.server.translate import to_dataset
-from bulkgrpc.store.catalog import DatasetExists
+from bulkgrpc.store.catalog import DatasetExists, Plan, Registered
 from bulkgrpc.v1 import datasets_pb2
 from bulkgrpc.words import is_dataset
 
 
 class DatasetService:
-    """The three RPCs; see `datasets.proto`."""
+    """The RPCs of `datasets.proto`."""
 
     def __init__(self, callers: Callers, storage: Storage) -> None:
         self._callers = callers
@@ -26,7 +33,7 @@ class DatasetService:
     async def register_dataset(
         self, request: datasets_pb2.RegisterDatasetRequest, context: Context
     ) -> datasets_pb2.RegisterDatasetResponse:
-        """Register a message type and make its table."""
+        """Register a message type and make or change its table, or tell what would be done."""
         caller = await self._callers.identify(metadata_of(context))
         caller.require(ADMIN)
         if not request.message_type:
@@ -35,14 +42,18 @@ class DatasetService:
             )
         try:
             dataset = define(request.descriptors.SerializeToString(), request.message_type)
+            if request.validate_only:
+                return _planned(await self._storage.plan(dataset))
             registered = await self._storage.register(dataset)
+        except Incompatible as error:
+            raise NotNow(Reason.DATASET_INCOMPATIBLE, str(error), field=error.field) from error
         except InvalidDataset as error:
             raise Invalid(Reason.INVALID_DATASET, str(error), field=error.field) from error
         except DatasetExists as error:
             raise Conflict(Reason.DATASET_EXISTS, str(error), field="message_type") from error
         except StoreAway as error:
             raise store_unavailable() from error
-        return datasets_pb2.RegisterDatasetResponse(dataset=to_dataset(registered, descriptors=True))
+        return datasets_pb2.RegisterDatasetResponse(dataset=_public(registered, descriptors=True))
 
     async def get_dataset(
         self, request: datasets_pb2.GetDatasetRequest, context: Context
@@ -50,23 +61,14 @@ class DatasetService:
         """Return one dataset with its descriptors."""
         caller = await self._callers.identify(metadata_of(context))
         caller.require(READ)
-        name = request.name.removeprefix(DATASET_PREFIX)
-        if not request.name.startswith(DATASET_PREFIX) or not is_dataset(name):
-            raise Invalid(
-                Reason.INVALID_FIELD, f"name {request.name[:200]!r} is not of the form datasets/DATASET", field="name"
-            )
+        name = _name(request.name)
         try:
             registered = await self._storage.get_dataset(name)
         except StoreAway as error:
             raise store_unavailable() from error
         if registered is None:
-            raise NotFound(
-                Reason.DATASET_NOT_FOUND,
-                f"dataset {name} is not registered: register its message with `bulkgrpc datasets register`",
-                field="name",
-                dataset=name,
-            )
-        return datasets_pb2.GetDatasetResponse(dataset=to_dataset(registered, descriptors=True))
+            raise _not_found(name)
+        return datasets_pb2.GetDatasetResponse(dataset=_public(registered, descriptors=True))
 
     async def list_datasets(
         self, request: datasets_pb2.ListDatasetsRequest, context: Context
@@ -80,5 +82,53 @@ class DatasetService:
         except StoreAway as error:
             raise store_unavailable() from error
         token = token_after_dataset(found[size - 1].dataset.name) if len(found) > size else ""
-        datasets = [to_dataset(registered, descriptors=False) for registered in found[:size]]
+        datasets = [_public(registered, descriptors=False) for registered in found[:size]]
         return datasets_pb2.ListDatasetsResponse(datasets=datasets, next_page_token=token)
+
+    async def list_dataset_versions(
+        self, request: datasets_pb2.ListDatasetVersionsRequest, context: Context
+    ) -> datasets_pb2.ListDatasetVersionsResponse:
+        """Return a page of a dataset's versions, the newest first."""
+        caller = await self._callers.identify(metadata_of(context))
+        caller.require(READ)
+        name = _name(request.name)
+        size, before = page_size(request.page_size), version_page_start(request.page_token)
+        try:
+            found = await self._storage.versions(name, size + 1, before)
+        except StoreAway as error:
+            raise store_unavailable() from error
+        if not found and not before:
+            raise _not_found(name)
+        token = token_after_version(found[size - 1].dataset.version) if len(found) > size else ""
+        datasets = [_public(registered, descriptors=False) for registered in found[:size]]
+        return datasets_pb2.ListDatasetVersionsResponse(datasets=datasets, next_page_token=token)
+
+
+def _public(registered: Registered, *, descriptors: bool) -> datasets_pb2.Dataset:
+    return to_dataset(registered.dataset, registered.create_time, descriptors=descriptors)
+
+
+def _planned(plan: Plan) -> datasets_pb2.RegisterDatasetResponse:
+    return datasets_pb2.RegisterDatasetResponse(
+        dataset=to_dataset(plan.dataset, descriptors=True),
+        statements=[statement.as_string(None) for statement in plan.statements],
+        new_version=plan.new_version,
+    )
+
+
+def _name(resource: str) -> str:
+    name = resource.removeprefix(DATASET_PREFIX)
+    if not resource.startswith(DATASET_PREFIX) or not is_dataset(name):
+        raise Invalid(
+            Reason.INVALID_FIELD, f"name {resource[:200]!r} is not of the form datasets/DATASET", field="name"
+        )
+    return name
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(
+        Reason.DATASET_NOT_FOUND,
+        f"dataset {name} is not registered: register its message with `bulkgrpc datasets register`",
+        field="name",
+        dataset=name,
+    )

@@ -71,6 +71,9 @@ def dataset_handler(service: DatasetService) -> Any:
             ),
             "GetDataset": _unary(service.get_dataset, pb2.GetDatasetRequest, pb2.GetDatasetResponse),
             "ListDatasets": _unary(service.list_datasets, pb2.ListDatasetsRequest, pb2.ListDatasetsResponse),
+            "ListDatasetVersions": _unary(
+                service.list_dataset_versions, pb2.ListDatasetVersionsRequest, pb2.ListDatasetVersionsResponse
+            ),
         },
     )
 

@@ -119,7 +119,12 @@ class JobService:
                         f"{key.name} is {job.state.name}: cancel it first, or wait until it has ended",
                     )
                 await self._parts.live.forget(key)
-                await self._parts.storage.delete_job(key)
+                if not await self._parts.storage.delete_job(key):
+                    raise NotNow(
+                        Reason.JOB_NOT_ENDED,
+                        f"the seal of {key.name} was not applied: messages of it may still come; seal it, or leave it "
+                        "to be dropped with its day",
+                    )
             except (CacheUnavailable, StoreAway) as error:
                 raise store_unavailable() from error
         return jobs_pb2.DeleteJobResponse()

@@ -57,6 +57,21 @@ def rejection_page_start(token: str) -> Place:
     return Place(*map(int, numbers.groups()))
 
 
+def token_after_version(version: int) -> str:
+    """Return the token of the page after a version of a dataset."""
+    return _encode(str(version))
+
+
+def version_page_start(token: str) -> int:
+    """Read a token of `token_after_version`; 0 for the first page. Raises Invalid."""
+    if not token:
+        return 0
+    text = _decode(token)
+    if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
+        raise _invalid()
+    return int(text)
+
+
 def token_after_dataset(name: str) -> str:
     """Return the token of the page after a dataset."""
     return _encode(name)

@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason, Unavailable
-from bulkgrpc.store.catalog import Catalog, Registered
+from bulkgrpc.store.catalog import Catalog, Plan, Registered
 from bulkgrpc.store.jobs import JobStore, PageStart
 from bulkgrpc.store.rejections import Place, Rejection
 from bulkgrpc.words import Job, JobKey, JobSpec
@@ -99,7 +99,7 @@ class Storage:
         """See JobStore.cancel_job. Without an answer it may have been done all the same; it can be asked again."""
         return await self._within(UNARY_S, self._jobs.cancel_job(key))
 
-    async def delete_job(self, key: JobKey) -> Job | None:
+    async def delete_job(self, key: JobKey) -> bool:
         """See JobStore.delete_job. Without an answer it may have been done all the same."""
         return await self._within(UNARY_S, self._jobs.delete_job(key))
 
@@ -114,8 +114,18 @@ class Storage:
         return await self._within(UNARY_S, self._jobs.list_jobs(tenant, page_size, after))
 
     async def register(self, dataset: Dataset) -> Registered:
-        """See Catalog.register."""
-        return await self._within(UNARY_S, self._catalog.register(dataset))
+        """See Catalog.register. Streams that open on this process after it use what is registered."""
+        registered = await self._within(UNARY_S, self._catalog.register(dataset))
+        self._datasets.pop(dataset.name, None)
+        return registered
+
+    async def plan(self, dataset: Dataset) -> Plan:
+        """See Catalog.plan."""
+        return await self._within(UNARY_S, self._catalog.plan(dataset))
+
+    async def versions(self, name: str, page_size: int, before: int) -> Sequence[Registered]:
+        """See Catalog.versions."""
+        return await self._within(UNARY_S, self._catalog.versions(name, page_size, before))
 
     async def list_datasets(self, page_size: int, after: str) -> Sequence[Registered]:
         """See Catalog.list."""

@@ -9,10 +9,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.cache.job import to_us
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.server.messages import DATASET_PREFIX
-from bulkgrpc.store.catalog import Registered
 from bulkgrpc.store.rejections import Rejection
-from bulkgrpc.v1 import datasets_pb2, jobs_pb2, options_pb2
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 from bulkgrpc.words import Job, JobCounts, JobOptions
 
 
@@ -49,22 +49,21 @@ def to_rejection(rejection: Rejection) -> jobs_pb2.Rejection:
     )
 
 
-def to_dataset(registered: Registered, *, descriptors: bool) -> datasets_pb2.Dataset:
+def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descriptors: bool) -> datasets_pb2.Dataset:
     """Return a dataset's public form, with or without its descriptors."""
-    dataset = registered.dataset
     return datasets_pb2.Dataset(
         name=DATASET_PREFIX + dataset.name,
         version=dataset.version,
         message_type=dataset.message_type,
         table=dataset.name,
         key=dataset.key,
-        conflict=options_pb2.CONFLICT_POLICY_IGNORE,
+        conflict=f"CONFLICT_POLICY_{dataset.conflict.upper()}",
         columns=[
             datasets_pb2.Column(name=column.name, field=column.field, type=column.type, nullable=column.nullable)
             for column in dataset.columns
         ],
         descriptors=FileDescriptorSet.FromString(dataset.descriptors) if descriptors else None,
-        create_time=_time(registered.create_time),
+        create_time=_time(create_time),
     )
 
 

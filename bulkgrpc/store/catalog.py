@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Dataset, define
+from bulkgrpc.datasets.evolution import evolve, same
 from bulkgrpc.store import held, statements
 
 _SQL = statements.family("catalog")
+# Changing a table waits for its writers, and they for it: give up while they can bear it.
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 Row = tuple[Any, ...]
 
 
 class DatasetExists(Exception):
-    """A dataset, or a table, of this name is there with another definition."""
+    """A table of this name is there, and is no dataset's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,15 @@ class Registered:
 
     dataset: Dataset
     create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What registering a dataset does. dataset: with its version. statements: on its table."""
+
+    dataset: Dataset
+    statements: tuple[sql.Composed, ...]
+    new_version: bool
 
 
 class Catalog:
@@ -53,45 +66,64 @@ class Catalog:
             cursor = await connection.execute(_SQL["list_datasets"], {"page_size": page_size, "after": after})
             return [_registered(row) for row in await cursor.fetchall()]
 
-    async def register(self, dataset: Dataset) -> Registered:
-        """Register a new dataset and create its table; the same definition again changes nothing.
+    async def versions(self, name: str, page_size: int, before: int = 0) -> Sequence[Registered]:
+        """Return up to `page_size` versions of a dataset, the newest first, those below `before` (0: all)."""
+        async with self._pool.connection() as connection:
+            values = {"dataset": name, "page_size": page_size, "before": before}
+            cursor = await connection.execute(_SQL["list_versions"], values)
+            return [_registered(row) for row in await cursor.fetchall()]
 
-        Raises DatasetExists if a dataset or a table of this name is there with another definition.
-        """
+    async def plan(self, dataset: Dataset) -> Plan:
+        """Return what registering a dataset would do. Raises Incompatible if it is no next version of what is there."""
         known = await self.get(dataset.name)
-        if known is not None:
-            return _same(known, dataset)
+        return plan(None if known is None else known.dataset, dataset)
+
+    async def register(self, dataset: Dataset) -> Registered:
+        """Register a dataset and create its table, or its next version and change it; the same changes nothing.
+
+        dataset: its version is chosen here. Raises DatasetExists if a table of this name is there and no dataset's,
+        Incompatible if it is no next version of what is there, psycopg.errors.LockNotAvailable if the table is in use
+        for longer than it takes to wait for.
+        """
         try:
             async with self._pool.connection() as connection, connection.transaction():
-                await connection.execute(create_table(dataset))
-                await connection.execute(held.create(dataset))
-                cursor = await connection.execute(_SQL["add_dataset"], _values(dataset))
+                await connection.execute(_LOCK_TIMEOUT)
+                await connection.execute(_SQL["lock_dataset"], {"dataset": dataset.name})
+                cursor = await connection.execute(_SQL["get_dataset"], {"dataset": dataset.name, "version": 0})
                 row = await cursor.fetchone()
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable) as error:
-            known = await self.get(dataset.name)
-            if known is None:
-                raise DatasetExists(
-                    f"table {dataset.name} is there and no dataset's: name another table in the message's option"
-                ) from error
-            return _same(known, dataset)
+                known = None if row is None else _registered(row)
+                planned = plan(None if known is None else known.dataset, dataset)
+                if known is not None and not planned.new_version:
+                    return known
+                for statement in planned.statements:
+                    await connection.execute(statement)
+                await connection.execute(held.create(planned.dataset))
+                cursor = await connection.execute(_SQL["add_dataset"], _values(planned.dataset))
+                row = await cursor.fetchone()
+        except psycopg.errors.DuplicateTable as error:
+            raise DatasetExists(
+                f"table {dataset.name} is there and no dataset's: name another table in the message's option"
+            ) from error
         assert row is not None  # noqa: S101 — INSERT … RETURNING gives a row
-        return Registered(dataset, row[0])
+        return Registered(planned.dataset, row[0])
+
+
+def plan(known: Dataset | None, dataset: Dataset) -> Plan:
+    """Return what registering `dataset` does where `known` is the newest version of its name.
+
+    Raises Incompatible if it is no next version of it.
+    """
+    if known is None:
+        return Plan(replace(dataset, version=1), (create_table(dataset),), new_version=True)
+    if same(known, dataset):
+        return Plan(known, (), new_version=False)
+    return Plan(replace(dataset, version=known.version + 1), evolve(known, dataset), new_version=True)
 
 
 def get_dataset(connection: psycopg.Connection[Row], name: str, version: int) -> Dataset | None:
     """Return a version of a dataset, or None: the worker's way, on its own connection."""
     row = connection.execute(_SQL["get_dataset"], {"dataset": name, "version": version}).fetchone()
     return None if row is None else _registered(row).dataset
-
-
-def _same(known: Registered, dataset: Dataset) -> Registered:
-    """Return what is known if it is the same definition; descriptors may differ in comments and order only."""
-    other = known.dataset
-    if (other.message_type, other.key, other.columns) != (dataset.message_type, dataset.key, dataset.columns):
-        raise DatasetExists(
-            f"dataset {dataset.name} is registered with another definition: give the message another table"
-        )
-    return known
 
 
 def _values(dataset: Dataset) -> dict[str, object]:

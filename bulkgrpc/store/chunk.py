@@ -202,8 +202,10 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     | batch, sequence below, other digest      | CONFLICT                        | CONFLICT             |
     | batch, sequence above (after a hole)     | KNOWN                           | KNOWN                |
     | batch, from the next one on, lane sealed | LATE                            | LATE                 |
-    | seal, next of its lane                   | APPLY                           | KNOWN                |
-    | any other seal                           | KNOWN                           | KNOWN                |
+    | seal, at or below the next of its lane   | APPLY                           | APPLY: the lane only |
+    | seal, after a hole, or a second one      | KNOWN                           | KNOWN                |
+
+    A seal below the next sequence is of a stream whose server did not know of batches that an earlier one brought.
     """
     lanes = dict(ledger.lanes)
     digests = dict(ledger.digests)
@@ -227,7 +229,7 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
 def _fate(message: Message, lane: Lane, known: bytes | None, ended: bool, now: datetime) -> Fate:
     outcome = may_apply_batch(lane.next_sequence, message.sequence)
     if message.kind is Kind.SEAL:
-        return Fate.APPLY if outcome is Outcome.NEXT and not lane.sealed and not ended else Fate.KNOWN
+        return Fate.KNOWN if outcome is Outcome.GAP or lane.sealed else Fate.APPLY
     if outcome is Outcome.REPLAY:
         return Fate.KNOWN if known is None or known == message.digest else Fate.CONFLICT
     if lane.sealed:

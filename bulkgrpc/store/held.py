@@ -18,9 +18,11 @@ from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.store.writers.copy import Connection, copy_rows
+from bulkgrpc.store.writers.update import on_conflict
 
 JOB = "bulkgrpc_job"
 SEQUENCE = "bulkgrpc_sequence"
+INDEX = "bulkgrpc_index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ def create(dataset: Dataset) -> sql.Composed:
     columns = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in dataset.columns]
     columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(JOB))]
     columns += [sql.SQL("{} bigint NOT NULL").format(sql.Identifier(SEQUENCE))]
+    columns += [sql.SQL("{} integer NOT NULL").format(sql.Identifier(INDEX))]
     return sql.SQL(
         "CREATE TABLE IF NOT EXISTS {held} ({columns}); CREATE INDEX IF NOT EXISTS {index} ON {held} ({job})"
     ).format(
@@ -59,25 +62,40 @@ def copy(connection: Connection, rows: Rows, places: Sequence[tuple[uuid.UUID, i
     sequences = pa.array([sequence for _, sequence in places], pa.int64())
     payload = pa.array(rows.payload)
     wanted = rows.table.append_column(JOB, ids.take(payload)).append_column(SEQUENCE, sequences.take(payload))
+    wanted = wanted.append_column(INDEX, pa.array(rows.record_index))
     copy_rows(connection, HeldTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
 
 
 def apply(dataset: Dataset) -> sql.Composed:
-    """Return the statement that moves a job's rows into the table: of equal keys the first, none that is there."""
-    key = sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key))
+    """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
+
+    ignore, reject: of equal keys the first, none that is there; update: of equal keys the last, over what is there.
+    """
+    latest = dataset.conflict == "update"
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {held} "
-        "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} ON CONFLICT DO NOTHING"
+        "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} {direction}, {index} {direction} ON CONFLICT {action}"
     ).format(
         table=table(dataset),
         columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
-        key=key,
+        key=sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
         held=HeldTable(dataset.name, dataset.version).identifier,
         job=sql.Identifier(JOB),
         sequence=sql.Identifier(SEQUENCE),
+        index=sql.Identifier(INDEX),
+        direction=sql.SQL("DESC" if latest else "ASC"),
+        action=on_conflict(dataset) if latest else sql.SQL("DO NOTHING"),
     )
 
 
 def discard(held: HeldTable) -> sql.Composed:
     """Return the statement that throws a job's held rows away."""
     return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(held.identifier, sql.Identifier(JOB))
+
+
+def sweep(held: HeldTable) -> sql.Composed:
+    """Return the statement that deletes up to `rows_max` rows whose jobs have ended, or are gone."""
+    return sql.SQL(
+        "DELETE FROM {held} WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM {held} h WHERE NOT EXISTS "
+        "(SELECT FROM bulk.jobs j WHERE j.job_id = h.{job} AND j.state < 3) LIMIT %(rows_max)s))"
+    ).format(held=held.identifier, job=sql.Identifier(JOB))

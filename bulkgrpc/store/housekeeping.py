@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from bulkgrpc.store import held, statements
 from bulkgrpc.store.ledger import Connection
@@ -11,14 +11,7 @@ from bulkgrpc.words import ENDS_WITHIN_S, JobState
 _SQL = statements.family("housekeeping")
 _JOBS = statements.family("jobs")
 JOBS_A_ROUND_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What a round did: jobs ended as EXPIRED; and found: jobs that should have ended."""
-
-    expired: int
-    overdue: int
+ROWS_A_SWEEP_MAX = 50_000
 
 
 def may_keep_house(connection: Connection) -> bool:
@@ -27,19 +20,48 @@ def may_keep_house(connection: Connection) -> bool:
     return row is not None and bool(row[0])
 
 
-def keep_house(connection: Connection, retention_days: int, abandoned_after_s: float) -> Round:
-    """Do a round.
+def expire_abandoned(
+    connection: Connection, topic: str, end_offsets: Mapping[int, int], abandoned_after_s: float
+) -> int:
+    """End open jobs of which nothing came for `abandoned_after_s`; return how many.
 
-    retention_days: days for which what is known of jobs is kept. abandoned_after_s: how long nothing may come for an
-    open job. Raises psycopg.Error if PostgreSQL refuses or is away.
+    end_offsets: of each partition, where Kafka's log ended before this was called: a job whose partition is not applied
+    up to there may have batches that are still to come, and is left.
     """
-    connection.execute(_SQL["keep_days"], {"retention_days": retention_days})
-    limits = {"abandoned_after_s": abandoned_after_s, "jobs_max": JOBS_A_ROUND_MAX}
+    values = {
+        "topic": topic,
+        "partitions": list(end_offsets),
+        "end_offsets": list(end_offsets.values()),
+        "abandoned_after_s": abandoned_after_s,
+        "jobs_max": JOBS_A_ROUND_MAX,
+    }
     with connection.transaction():
-        abandoned = connection.execute(_SQL["abandoned_jobs"], limits).fetchall()
-        for job_id, dataset, version, atomic in abandoned:
-            if atomic:
-                connection.execute(held.discard(held.HeldTable(dataset, version)), {"job_id": job_id})
+        abandoned = connection.execute(_SQL["abandoned_jobs"], values).fetchall()
+        for (job_id,) in abandoned:
             connection.execute(_JOBS["end_job"], {"job_id": job_id, "state": JobState.EXPIRED.value})
+    return len(abandoned)
+
+
+def sweep_held(connection: Connection) -> int:
+    """Delete what ended atomic jobs held, in pieces, a transaction each; return how many rows."""
+    swept = 0
+    for dataset, version in connection.execute(_SQL["held_datasets"]).fetchall():
+        statement = held.sweep(held.HeldTable(dataset, version))
+        while (count := connection.execute(statement, {"rows_max": ROWS_A_SWEEP_MAX}).rowcount) > 0:
+            swept += count
+    return swept
+
+
+def count_overdue(connection: Connection) -> int:
+    """Return how many jobs should have ended by now."""
     row = connection.execute(_SQL["count_overdue"], {"ends_within_s": ENDS_WITHIN_S}).fetchone()
-    return Round(len(abandoned), 0 if row is None else int(row[0]))
+    return 0 if row is None else int(row[0])
+
+
+def keep_days(connection: Connection, retention_days: int) -> None:
+    """Make the days to come and drop those whose time is over.
+
+    Raises psycopg.errors.LockNotAvailable if somebody is at one of them: nothing is done then, try again.
+    """
+    with connection.transaction():
+        connection.execute(_SQL["keep_days"], {"retention_days": retention_days})

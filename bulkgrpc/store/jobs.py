@@ -79,24 +79,28 @@ class JobStore:
             await cursor.execute(_SQL["hold_job"], values)
             held = await cursor.fetchone()
             if held is not None and held["state"] < JobState.SUCCEEDED:
-                if held["atomic"]:
-                    await cursor.execute(discard(HeldTable(held["dataset"], held["dataset_version"])), values)
                 await cursor.execute(_SQL["end_job"], values)
             await cursor.execute(_SQL["get_job"], values)
             row = await cursor.fetchone()
         return None if row is None else _job(row)
 
-    async def delete_job(self, key: JobKey) -> Job | None:
-        """Delete an ended job and return it as it was; one that has not ended stays. None: there is no such job."""
+    async def delete_job(self, key: JobKey) -> bool:
+        """Delete a job that has ended and whose seal was applied; tell whether it is gone.
+
+        One whose seal was not applied stays: messages of it may still come from Kafka, and would begin it anew.
+        """
         values = {"job_id": key.job_id, "tenant": key.tenant}
         async with self._cursor() as cursor, cursor.connection.transaction():
             await cursor.execute(_SQL["hold_job"], values)
-            await cursor.execute(_SQL["get_job"], values)
-            row = await cursor.fetchone()
-            job = None if row is None else _job(row)
-            if job is not None and job.state.ended:
-                await cursor.execute(_SQL["delete_job"], values)
-        return job
+            held = await cursor.fetchone()
+            if held is None:
+                return True
+            if held["state"] < JobState.SUCCEEDED or not held["sealed"]:
+                return False
+            if held["atomic"]:
+                await cursor.execute(discard(HeldTable(held["dataset"], held["dataset_version"])), values)
+            await cursor.execute(_SQL["delete_job"], values)
+        return True
 
     async def get_jobs(self, job_ids: Sequence[uuid.UUID]) -> Sequence[Job]:
         """Return those of these jobs that have a row, in no order: one query for all watchers of a process."""

@@ -89,6 +89,7 @@ class JobRow:
     atomic: bool
     rejections_max: int
     rejected: int
+    expired: int
     held: int
 
 

@@ -60,19 +60,23 @@ class JobTally:
         """Of a job that is not atomic: what is none of the others was there already."""
         self.duplicate = self.accepted - self.written - self.rejected - self.expired
 
+    def waiting(self, held: int) -> int:
+        """Of an atomic job: how many records it holds, `held` of them from before this chunk."""
+        return held + self.accepted - self.rejected - self.expired
+
     def release(self, held: int, written: int) -> None:
         """Of an atomic job that ends: tell what became of what it held, `held` from before this chunk."""
-        waiting = held + self.accepted - self.rejected - self.expired
+        waiting = self.waiting(held)
         if self.failure:
             self.expired += waiting
         else:
             self.written, self.duplicate = written, waiting - written
 
 
-def failure(atomic: bool, rejections_max: int, rejected: int) -> str:
-    """Return why a job with so many rejections fails before its end; empty if it does not."""
-    if atomic and rejected:
-        return f"the job is atomic and {rejected} of its records could not be applied"
+def failure(atomic: bool, rejections_max: int, rejected: int, expired: int) -> str:
+    """Return why a job with so many records rejected and expired fails before its end; empty if it does not."""
+    if atomic and rejected + expired:
+        return f"the job is atomic and {rejected + expired} of its records could not be applied"
     if rejections_max and rejected > rejections_max:
         return f"{rejected} records were rejected, more than the job's rejections_max of {rejections_max}"
     return ""

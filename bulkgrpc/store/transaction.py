@@ -142,20 +142,16 @@ def _decide(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) 
     """Decide whether a job fails here; apply or discard what an atomic one holds, if its end has come."""
     if row.state.ended:
         return
-    done.failure = failure(row.atomic, row.rejections_max, row.rejected + done.rejected)
+    done.failure = failure(row.atomic, row.rejections_max, row.rejected + done.rejected, row.expired + done.expired)
     if not row.atomic:
         done.settle()
     elif done.failure or done.sealed_at:
-        written = 0
-        if not done.failure:
-            written = _apply_held(connection, spec, done)
-        connection.execute(
-            held.discard(held.HeldTable(spec.dataset, spec.dataset_version)), {"job_id": spec.key.job_id}
-        )
+        # What it holds is of no meaning once it has ended; housekeeping sweeps it, in pieces: there may be very much.
+        written = 0 if done.failure else _apply_held(connection, spec, row, done)
         done.release(row.held, written)
 
 
-def _apply_held(connection: Connection, spec: JobSpec, done: JobTally) -> int:
+def _apply_held(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) -> int:
     """Move what an atomic job holds into its table and return how many rows that were; or say why it fails."""
     dataset = get_dataset(connection, spec.dataset, spec.dataset_version)
     if dataset is None:
@@ -166,10 +162,16 @@ def _apply_held(connection: Connection, spec: JobSpec, done: JobTally) -> int:
             # As long as it takes: the transaction's own time-out is meant for chunks, and rolls back all the same.
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute("SET LOCAL transaction_timeout = 0")
-            return connection.execute(held.apply(dataset), {"job_id": spec.key.job_id}).rowcount
+            written = connection.execute(held.apply(dataset), {"job_id": spec.key.job_id}).rowcount
+            there = done.waiting(row.held) - written
+            if dataset.conflict == "reject" and there:
+                done.failure = f"the job is atomic and {there} of its keys are in the table already, or come twice"
+                raise psycopg.Rollback
+            # Under `update` a record that a later one replaces counts as written, as everywhere.
+            return done.waiting(row.held) if dataset.conflict == "update" else written
     except ROW_ERRORS as error:
         done.failure = f"the table refuses the job: {error.diag.message_primary or error}"
-        return 0
+    return 0
 
 
 def _conclude(connection: Connection, work: _Work) -> None:

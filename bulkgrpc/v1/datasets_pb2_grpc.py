@@ -51,6 +51,11 @@ class DatasetServiceStub:
                 request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.ListDatasetVersions = channel.unary_unary(
+                '/bulkgrpc.v1.DatasetService/ListDatasetVersions',
+                request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -59,10 +64,13 @@ class DatasetServiceServicer:
     """
 
     def RegisterDataset(self, request, context):
-        """Registers a message type and creates its table. Registering the same definition again changes nothing.
+        """Registers a message type and creates its table, or registers the next version of a dataset and changes its table.
+        Registering the same definition again changes nothing. Jobs that are open go on with the version they began with.
 
         INVALID_ARGUMENT: the message has no dataset option, or a field has no column type; BadRequest names it.
-        ALREADY_EXISTS: the dataset is registered with another definition (DATASET_EXISTS).
+        ALREADY_EXISTS: a table of that name is there, and is no dataset's (DATASET_EXISTS).
+        FAILED_PRECONDITION: the message is no next version of the one that is registered: it would lose data, misread old
+        records or rewrite the table (DATASET_INCOMPATIBLE); BadRequest names the field.
         PERMISSION_DENIED: the caller has not the scope `bulk.admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -79,7 +87,16 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """Lists the datasets by name, without their descriptors.
+        """Lists the datasets by name, each in its newest version, without their descriptors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetVersions(self, request, context):
+        """Lists the versions of a dataset, the newest first, without their descriptors.
+
+        NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +119,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetsRequest.FromString,
                     response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'ListDatasetVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetVersions,
+                    request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +209,33 @@ class DatasetService:
             '/bulkgrpc.v1.DatasetService/ListDatasets',
             bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetsRequest.SerializeToString,
             bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.DatasetService/ListDatasetVersions',
+            bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

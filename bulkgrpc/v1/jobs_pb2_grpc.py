@@ -116,8 +116,9 @@ class JobServiceServicer:
     def DeleteJob(self, request, context):
         """Deletes an ended job: its row, its rejections, and with them its idempotency key. Rows in the table stay.
 
-        NOT_FOUND: as for GetJob. FAILED_PRECONDITION: the job has not ended (JOB_NOT_ENDED): cancel it first.
-        UNAVAILABLE: PostgreSQL is away.
+        NOT_FOUND: as for GetJob. FAILED_PRECONDITION: the job has not ended, or its seal was not applied, so that messages
+        of it may still come (JOB_NOT_ENDED). ABORTED: a stream holds the job (JOB_BUSY).
+        UNAVAILABLE: PostgreSQL or Redis is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

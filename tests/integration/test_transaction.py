@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,13 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import RejectedRecord
 from bulkgrpc.errors import Rejected
 from bulkgrpc.store import ledger
 from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.store.connection import connect
+from bulkgrpc.store.housekeeping import count_overdue, expire_abandoned, keep_days, sweep_held
 from bulkgrpc.store.jobs import JobStore
 from bulkgrpc.store.statements import family
 from bulkgrpc.store.tally import JobTally
@@ -213,6 +217,8 @@ ATOMIC = JobOptions(atomic=True)
 
 
 def held_rows(connection: Connection) -> int:
+    """How many rows are still held once housekeeping has swept."""
+    sweep_held(connection)
     names = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^held_' AND relkind = 'r'").fetchall()
     return sum(count(connection, f"bulk.{name}") for (name,) in names)
 
@@ -299,24 +305,95 @@ async def test_a_cancelled_job_takes_nothing_more_and_an_atomic_one_leaves_nothi
             assert cancelled.state is JobState.CANCELLED
             later = [batch(1, place * 100 + 50, 5, job, options)]
             write_chunk(connection, TOPIC, chunk(epoch, place * 2 + 1, *later), TableWriter())
-        deleted = await store.delete_job(JobKey.derive("acme", "plain"))
-        assert deleted is not None
-        assert await store.get_job(JobKey.derive("acme", "plain")) is None
+        plain = JobKey.derive("acme", "plain")
+        assert not await store.delete_job(plain)
+        write_chunk(connection, TOPIC, chunk(epoch, 4, seal(2, "plain")), TableWriter())
+        assert job_row(connection, "plain")[0] == JobState.CANCELLED
+        assert await store.delete_job(plain)
+        assert await store.get_job(plain) is None
     assert job_row(connection, "atomic") == (JobState.CANCELLED, 15, 0, 0, 0, 15)
     assert count(connection, "sensor_readings") == 10
     assert held_rows(connection) == 0
 
 
-def test_jobs_are_dropped_with_their_day(connection: Connection, epoch: int) -> None:
-    old, payload = batch(0, 0, 10, "old")
-    old = replace(old, sent_at=old.sent_at - timedelta(days=1))
-    write_chunk(connection, TOPIC, chunk(epoch, 0, (old, payload), batch(0, 20, 10, "new")), TableWriter())
-    connection.execute("SELECT bulk.keep_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=1)])
-    rows = connection.execute("SELECT idempotency_key FROM bulk.jobs").fetchall()
-    assert rows == [("new",)]
-    assert count(connection, "bulk.lanes") == 1
-    assert count(connection, "bulk.batches") == 1
-    assert count(connection, "sensor_readings") == 20
+def test_jobs_are_dropped_with_their_day_unless_they_have_not_ended(connection: Connection, epoch: int) -> None:
+    messages = []
+    for number, job in enumerate(("ended", "open", "new")):
+        sent_at = datetime.now(UTC) - timedelta(days=0 if job == "new" else 1 + number)
+        first, payload = batch(0, number * 10, 10, job)
+        messages += [(replace(first, sent_at=sent_at), payload)]
+    messages.append(seal(1, "ended"))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
+    connection.execute("SELECT bulk.keep_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=2)])
+    rows = connection.execute("SELECT idempotency_key FROM bulk.jobs ORDER BY 1").fetchall()
+    assert rows == [("new",), ("open",)]
+    assert count(connection, "bulk.lanes") == 2
+    assert count(connection, "bulk.batches") == 2
+    assert count(connection, "sensor_readings") == 30
+
+
+def test_a_day_of_which_rows_came_before_its_partitions_stops_nothing(connection: Connection, epoch: int) -> None:
+    first, payload = batch(0, 0, 10)
+    first = replace(first, sent_at=first.sent_at + timedelta(days=10))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, (first, payload), seal(1)), TableWriter())
+    assert count(connection, "bulk.jobs_other") == 1
+    for days in (10, 11):
+        connection.execute("SELECT bulk.keep_days(%s, 2)", [datetime.now(UTC).date() + timedelta(days=days)])
+    assert count(connection, "bulk.jobs_other") == 1
+    connection.execute("SELECT bulk.keep_days(%s, 2)", [datetime.now(UTC).date() + timedelta(days=13)])
+    assert count(connection, "bulk.jobs_other") + count(connection, "bulk.lanes_other") == 0
+
+
+def test_a_job_is_abandoned_only_once_all_of_its_partition_is_applied(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), TableWriter())
+    assert expire_abandoned(connection, TOPIC, {0: 2}, 0.0) == 0
+    assert expire_abandoned(connection, TOPIC, {0: 1}, 3600.0) == 0
+    assert expire_abandoned(connection, TOPIC, {0: 1}, 0.0) == 1
+    assert job_row(connection) == (JobState.EXPIRED, 10, 10, 0, 0, 0)
+    assert count_overdue(connection) == 0
+    keep_days(connection, 2)
+
+
+def test_an_atomic_job_of_which_a_batch_expired_writes_nothing(connection: Connection, epoch: int) -> None:
+    old, payload = batch(1, 10, 5, options=ATOMIC)
+    old = replace(old, expires_at=datetime.now(UTC))
+    messages = [batch(0, 0, 10, options=ATOMIC), (old, payload), seal(2, options=ATOMIC)]
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
+    assert job_row(connection) == (JobState.FAILED, 15, 0, 0, 0, 15)
+    assert count(connection, "sensor_readings") == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "values"),
+    [
+        ("ignore", JobState.SUCCEEDED, [0.0, 7.0]),
+        ("update", JobState.SUCCEEDED, [0.5, 7.0]),
+        ("reject", JobState.FAILED, [0.0]),
+    ],
+)
+def test_an_atomic_job_is_applied_by_the_datasets_policy(
+    connection: Connection,
+    epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: Conflict,
+    state: JobState,
+    values: list[float],
+) -> None:
+    dataset = replace(examples.readings(), conflict=policy)
+    monkeypatch.setattr("bulkgrpc.store.transaction.get_dataset", lambda *_: dataset)
+    at, later = b"\x0a\x02S1\x1a\x02\x08\x05", b"\x0a\x02S1\x1a\x02\x08\x06"
+
+    def record(key: bytes, value: float) -> bytes:
+        return key + b"\x11" + struct.pack("<d", value)
+
+    first = (message(0, 1, job="first"), examples.batch_of([record(at, 0.0)]))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, first, seal(1, "first")), TableWriter())
+    second = examples.batch_of([record(at, 9.0), record(at, 0.5), record(later, 7.0)])
+    messages = [(message(0, 3, options=ATOMIC), second), seal(1, options=ATOMIC)]
+    write_chunk(connection, TOPIC, chunk(epoch, 2, *messages), TableWriter())
+    assert job_row(connection)[0] == state
+    found = connection.execute("SELECT value FROM sensor_readings ORDER BY sampled_at").fetchall()
+    assert [value for (value,) in found] == values
 
 
 def test_counts_that_do_not_add_up_are_refused_by_the_database(connection: Connection, epoch: int) -> None:
@@ -406,11 +483,15 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "after_index": 0,
         "with_records": True,
         "bytes_max": 1,
+        "end_offsets": [0],
         "state": 6,
         "atomic": False,
         "rejections_max": 0,
         "time_to_live_s": 0.0,
     }
-    for name in ("jobs", "ledger", "catalog"):
+    for name in ("jobs", "ledger", "catalog", "housekeeping"):
         for statement in family(name).values():
-            connection.execute(b"EXPLAIN " + statement.split(b"\n", 1)[1], samples)
+            names = re.findall(r"%\((\w+)\)s", statement.decode())
+            connection.execute(
+                b"EXPLAIN " + statement.split(b"\n", 1)[1], {name: samples.get(name, 0) for name in names}
+            )

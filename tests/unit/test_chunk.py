@@ -75,8 +75,13 @@ def test_the_same_sequence_with_other_bytes_is_a_conflict_in_the_chunk_and_acros
 
 def test_what_comes_for_an_ended_job_is_discarded_and_still_counted_once() -> None:
     plan = plan_of(received(1), received(1), received(2), received(3, seal=True), ledger=at(1, ended=True))
-    assert plan.fates == (Fate.DISCARD, Fate.KNOWN, Fate.DISCARD, Fate.KNOWN)
-    assert plan.lanes == {(JOBS[0], 0): Lane(3, sealed=False)}
+    assert plan.fates == (Fate.DISCARD, Fate.KNOWN, Fate.DISCARD, Fate.APPLY)
+    assert plan.lanes == {(JOBS[0], 0): Lane(3, sealed=True)}
+
+
+def test_a_seal_whose_server_knew_of_fewer_batches_still_ends_the_job() -> None:
+    plan = plan_of(received(7, seal=True), received(10), ledger=at(10))
+    assert plan.fates == (Fate.APPLY, Fate.LATE)
 
 
 def test_a_batch_past_its_time_to_live_is_discarded_and_the_next_one_applies() -> None:

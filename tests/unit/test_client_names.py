@@ -18,6 +18,7 @@ NAMES = [
     "CallFailed",
     "ClientConfig",
     "Dataset",
+    "DatasetPlan",
     "GaveUp",
     "Job",
     "JobCounts",

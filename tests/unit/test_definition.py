@@ -13,7 +13,7 @@ from tests.support import examples
 HEAD = """syntax = "proto3";
 import "bulkgrpc/v1/options.proto";
 import "google/protobuf/timestamp.proto";
-import "google/protobuf/struct.proto";
+import "google/protobuf/any.proto";
 """
 
 
@@ -46,8 +46,47 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         ('message M { option (bulkgrpc.v1.dataset) = {table: "M" key: "id"}; int32 id = 1; }', "table", "lower case"),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
         (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
-        (f"message M {{ {OPTION} int32 id = 1; map<string, int32> m = 2; }}", "m", "no column type"),
-        (f"message M {{ {OPTION} int32 id = 1; google.protobuf.Struct s = 2; }}", "s", "no column type"),
+        (f"message M {{ {OPTION} int32 id = 1; google.protobuf.Any a = 2; }}", "a", "no column type"),
+        (
+            f"message M {{ {OPTION} int32 id = 1; int32 a = 2 [(bulkgrpc.v1.column).type = COLUMN_TYPE_UUID]; }}",
+            "a",
+            "a string or bytes",
+        ),
+        (f"message M {{ {OPTION} int32 id = 1; string a = 2 [(bulkgrpc.v1.column).precision = 3]; }}", "a", "NUMERIC"),
+        (
+            f"message M {{ {OPTION} int32 id = 1; string a = 2 "
+            "[(bulkgrpc.v1.column) = {type: COLUMN_TYPE_NUMERIC precision: 39}]; }",
+            "a",
+            "1 to 38",
+        ),
+        (f"message M {{ {OPTION} int32 id = 1; int32 a = 2 [(bulkgrpc.v1.column).name = 'A b']; }}", "a", "another"),
+        (
+            f"message M {{ {OPTION} int32 id = 1; int32 a = 2 [(bulkgrpc.v1.column).default_value = '1']; }}",
+            "a",
+            "optional",
+        ),
+        (f"message M {{ {OPTION} int32 id = 1 [(bulkgrpc.v1.column).ignore = true]; }}", "key", "'id' is no field"),
+        (
+            f"message M {{ {OPTION} int32 id = 1; optional int32 a = 2 [(bulkgrpc.v1.column).default_value = 'x']; }}",
+            "a",
+            "no value of type integer",
+        ),
+        ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 2}; int32 id = 1; }', "lanes", "not possible"),
+        (
+            'message M { option (bulkgrpc.v1.dataset) = {key: "id" hash_partitions: 1}; int32 id = 1; }',
+            "hash_partitions",
+            "2 to 256",
+        ),
+        (
+            'message M { option (bulkgrpc.v1.dataset) = {key: "id" time_to_live: {nanos: 5}}; int32 id = 1; }',
+            "time_to_live",
+            "1 s to 366 days",
+        ),
+        (
+            'message M { option (bulkgrpc.v1.dataset) = {key: "id" dedupe_window: {seconds: 5}}; int32 id = 1; }',
+            "dedupe_window",
+            "not possible",
+        ),
         (f"message M {{ {OPTION} int32 id = 1; M again = 2; }}", "again.again", "nested deeper"),
         (f"message M {{ {OPTION} int32 id = 1; string tenant = 2; }}", "tenant", "every table has"),
         (

@@ -7,13 +7,25 @@ SELECT pg_try_advisory_lock(hashtext('bulkgrpc.housekeeping'))
 SELECT bulk.keep_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
 
 -- name: abandoned_jobs
--- Open jobs of which nothing came for a time; those that a worker writes for now are left for the next round.
-SELECT job_id, dataset, dataset_version, atomic
-FROM bulk.jobs
-WHERE state = 1 AND update_time < clock_timestamp() - make_interval(secs => %(abandoned_after_s)s)
-ORDER BY update_time
+-- Open jobs of which nothing came for a time, though all that Kafka had of their partitions is applied. Those that a
+-- worker writes for now are left for the next round.
+SELECT j.job_id
+FROM bulk.jobs j
+WHERE j.state = 1
+  AND j.update_time < clock_timestamp() - make_interval(secs => %(abandoned_after_s)s)
+  AND EXISTS (
+    SELECT
+    FROM bulk.offsets o
+    JOIN unnest(%(partitions)s::integer[], %(end_offsets)s::bigint[]) AS k (partition, end_offset) USING (partition)
+    WHERE o.topic = %(topic)s AND o.partition = j.partition AND o.next_offset >= k.end_offset
+  )
+ORDER BY j.update_time
 LIMIT %(jobs_max)s
 FOR UPDATE SKIP LOCKED
+
+-- name: held_datasets
+-- The dataset versions that may have held rows.
+SELECT dataset, version FROM bulk.datasets
 
 -- name: count_overdue
 -- Jobs that should have ended.

@@ -39,13 +39,14 @@ LIMIT %(page_size)s
 
 -- name: hold_job
 -- A job whose end is to be decided: waits for the worker that writes for it now, and keeps the next one waiting.
-SELECT state, create_day, dataset, dataset_version, atomic
-FROM bulk.jobs
+SELECT state, dataset, dataset_version, atomic,
+       EXISTS (SELECT FROM bulk.lanes l WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed) AS sealed
+FROM bulk.jobs j
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s
-FOR UPDATE
+FOR UPDATE OF j
 
 -- name: end_job
--- End a job that has not ended: what it holds is discarded.
+-- End a job that has not ended: what it holds counts as expired, and is swept later.
 UPDATE bulk.jobs
 SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + held, held = 0
 WHERE job_id = %(job_id)s AND state < 3

@@ -28,7 +28,7 @@ WHERE o.topic = %(topic)s AND o.partition = v.partition
 
 -- name: lock_jobs
 -- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in hold_job); who seals one does not.
-SELECT job_id, create_day, state, atomic, rejections_max, rejected, held
+SELECT job_id, create_day, state, atomic, rejections_max, rejected, expired, held
 FROM bulk.jobs
 WHERE job_id = ANY (%(job_ids)s::uuid[])
 ORDER BY job_id

@@ -8,12 +8,15 @@ from typing import Any
 import pgpq
 import psycopg
 import pyarrow as pa
+from pgpq import encoders
+from pgpq.schema import Jsonb
 from psycopg import sql
 
 from bulkgrpc import faults
+from bulkgrpc.datasets.rows import JSONB
 
 _PIECE_BYTES = 1 << 20
-_LINE = re.compile(r"^COPY .*?, line (\d+)", re.MULTILINE)
+_LINE = re.compile(r"^COPY (\S+), line (\d+)", re.MULTILINE)
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -22,7 +25,7 @@ def copy_rows(connection: Connection, table: sql.Composable, rows: pa.RecordBatc
 
     Raises what PostgreSQL says; `line_of` tells which row it means. One native encoding call; about 28 M rows/s.
     """
-    encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
+    encoder = encoder_of(rows.schema)
     head, body, tail = encoder.write_header(), encoder.write_batch(rows), encoder.finish()
     names = sql.SQL(", ").join(map(sql.Identifier, rows.schema.names))
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)
@@ -35,7 +38,20 @@ def copy_rows(connection: Connection, table: sql.Composable, rows: pa.RecordBatc
         copy.write(tail)
 
 
-def line_of(error: psycopg.Error) -> int | None:
-    """Return the index of the row that a COPY failed at, or None if the error does not tell."""
+def encoder_of(schema: pa.Schema) -> pgpq.ArrowToPostgresBinaryEncoder:
+    """Return the encoder of rows; fields with the metadata JSONB are JSON texts."""
+    documents = {
+        field.name: encoders.StringEncoderBuilder.new_with_output(field, Jsonb())
+        for field in schema
+        if field.metadata == JSONB
+    }
+    if not documents:
+        return pgpq.ArrowToPostgresBinaryEncoder(schema)
+    inferred = {field.name: pgpq.ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in schema}
+    return pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(schema, {**inferred, **documents})
+
+
+def line_of(error: psycopg.Error, table: str) -> int | None:
+    """Return the index of the row that a COPY into `table` failed at, or None if the error does not tell."""
     found = _LINE.search(error.diag.context or "")
-    return None if found is None else int(found[1]) - 1
+    return None if found is None or found[1] != table else int(found[2]) - 1

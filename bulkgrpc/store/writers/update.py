@@ -16,23 +16,23 @@ from bulkgrpc.store.writers.copy import Connection
 from bulkgrpc.store.writers.written import Written
 
 # Rows go in in key order, so that two workers never wait for each other's keys in opposite orders.
-_UPSERT = sql.SQL(
-    "INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} ON CONFLICT ({key}) DO {action}"
-)
+_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} ON CONFLICT {action}")
 
 
 def write(connection: Connection, rows: Rows, owner: Integers) -> Written:
     """Write rows over those with the same keys."""
     name = staging.stage(connection, rows, owner, staging.last_of_equal_keys(rows))
-    clauses = {**staging.clauses(rows.dataset, name), "action": _action(rows.dataset)}
+    clauses = {**staging.clauses(rows.dataset, name), "action": on_conflict(rows.dataset)}
     connection.execute(_UPSERT.format(**clauses))
     staging.clear(connection, name)
     return Written(np.bincount(owner).astype(np.int32))
 
 
-def _action(dataset: Dataset) -> sql.Composable:
+def on_conflict(dataset: Dataset) -> sql.Composable:
+    """Return what follows ON CONFLICT: every column that is not of the key is replaced."""
     others = [column.name for column in dataset.columns if column.name not in dataset.primary_key]
     if not others:
-        return sql.SQL("NOTHING")
+        return sql.SQL("DO NOTHING")
     sets = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in others]
-    return sql.SQL("UPDATE SET {}").format(sql.SQL(", ").join(sets))
+    key = sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key))
+    return sql.SQL("({}) DO UPDATE SET {}").format(key, sql.SQL(", ").join(sets))

@@ -95,30 +95,45 @@ CREATE TABLE bulk.offsets (
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE bulk.offsets IS 'Ledger: the offset that each partition reads next, and the epoch of the worker that may move it.';
 
--- Make the partitions of the days to come, and drop those of jobs opened before the last `retention_days` days.
+-- Make the partitions of the days to come, and drop those of jobs opened before the last `retention_days` days. A day
+-- stays while one of its jobs has not ended. A day of which rows have come already, before anybody made its partitions,
+-- is left where they are: in the default partition.
 CREATE FUNCTION bulk.keep_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+  parents CONSTANT text[] := ARRAY['jobs', 'lanes', 'batches', 'rejections'];
   parent text;
   day date;
   child text;
+  old_days date[];
+  strayed boolean;
 BEGIN
-  FOREACH parent IN ARRAY ARRAY['jobs', 'lanes', 'batches', 'rejections'] LOOP
+  -- Nobody must wait behind us for those whom we wait for.
+  SET LOCAL lock_timeout = '500ms';
+  FOREACH parent IN ARRAY parents LOOP
     FOR day IN SELECT today + n FROM generate_series(-1, 2) AS n LOOP
       child := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
-      IF to_regclass(format('bulk.%I', child)) IS NULL THEN
-        EXECUTE format('CREATE TABLE bulk.%I PARTITION OF bulk.%I FOR VALUES FROM (%L) TO (%L)%s',
-                       child, parent, day, day + 1,
-                       CASE WHEN parent IN ('jobs', 'lanes') THEN ' WITH (fillfactor = 70)' ELSE '' END);
-      END IF;
+      CONTINUE WHEN to_regclass(format('bulk.%I', child)) IS NOT NULL;
+      EXECUTE format('SELECT EXISTS (SELECT FROM bulk.%I WHERE create_day = %L)', parent || '_other', day) INTO strayed;
+      CONTINUE WHEN strayed;
+      EXECUTE format('CREATE TABLE bulk.%I PARTITION OF bulk.%I FOR VALUES FROM (%L) TO (%L)%s',
+                     child, parent, day, day + 1,
+                     CASE WHEN parent IN ('jobs', 'lanes') THEN ' WITH (fillfactor = 70)' ELSE '' END);
     END LOOP;
-    FOR child IN
-      SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-      WHERE i.inhparent = format('bulk.%I', parent)::regclass
-        AND c.relname < format('%s_%s', parent, to_char(today - retention_days, 'YYYYMMDD'))
-        AND c.relname ~ '_[0-9]{8}$'
-    LOOP
-      EXECUTE format('DROP TABLE bulk.%I', child);
+  END LOOP;
+  SELECT array_agg(d) INTO old_days
+  FROM (SELECT DISTINCT to_date(right(c.relname, 8), 'YYYYMMDD') AS d
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'bulk.jobs'::regclass AND c.relname ~ '_[0-9]{8}$') AS days
+  WHERE d < today - retention_days AND NOT EXISTS (SELECT FROM bulk.jobs j WHERE j.create_day = d AND j.state < 3);
+  FOREACH day IN ARRAY coalesce(old_days, '{}') LOOP
+    FOREACH parent IN ARRAY parents LOOP
+      EXECUTE format('DROP TABLE IF EXISTS bulk.%I', format('%s_%s', parent, to_char(day, 'YYYYMMDD')));
     END LOOP;
+  END LOOP;
+  FOREACH parent IN ARRAY parents LOOP
+    EXECUTE format('DELETE FROM bulk.%I o WHERE create_day < %L AND NOT EXISTS '
+                   '(SELECT FROM bulk.jobs j WHERE j.create_day = o.create_day AND j.job_id = o.job_id AND j.state < 3)',
+                   parent || '_other', today - retention_days);
   END LOOP;
 END
 $$;

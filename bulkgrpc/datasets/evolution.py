@@ -1,0 +1,161 @@
+"""From one version of a dataset to the next: what of its table changes, or why it cannot. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from psycopg import sql
+
+from bulkgrpc.datasets.columns import Column
+from bulkgrpc.datasets.ddl import column_of, table
+from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.datasets.overrides import InvalidDataset
+
+_NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
+_OURS = ("google/", "bulkgrpc/", "buf/")
+_WIDER = {
+    FieldDescriptor.TYPE_INT32: FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_UINT32: FieldDescriptor.TYPE_UINT64,
+    FieldDescriptor.TYPE_SINT32: FieldDescriptor.TYPE_SINT64,
+}
+"""Types of the same bytes on the wire."""
+
+
+class Incompatible(InvalidDataset):
+    """A new version of a dataset would lose data, or misread the records of the old one's clients."""
+
+
+def same(old: Dataset, new: Dataset) -> bool:
+    """Tell whether two definitions are one: their files differ at most in what is Google's or ours."""
+    return _meaning(old) == _meaning(new)
+
+
+def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
+    """Return the statements that change the table of `old` so that it takes the records of both versions.
+
+    None of them rewrites the table or reads it through: columns are added, and take null; NOT NULL is dropped; a
+    numeric gets more digits; a default changes. Raises Incompatible for any other change, with the field, the reason
+    and the way out.
+    """
+    for name, before, after in (
+        ("message_type", old.message_type, new.message_type),
+        ("key", ", ".join(old.key), ", ".join(new.key)),
+        ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
+    ):
+        if before != after:
+            raise Incompatible(
+                name,
+                f"{name} of dataset {old.name} is {before} and cannot become {after}: give the message another table",
+            )
+    _check_wire(
+        find_message(old.descriptors, old.message_type), find_message(new.descriptors, new.message_type), (), set()
+    )
+    known = {column.name: column for column in old.columns}
+    after_by_name = {column.name: column for column in new.columns}
+    for column in old.columns:
+        if column.name not in after_by_name:
+            raise Incompatible(
+                column.field,
+                f"field {column.field}, column {column.name}, is gone: keep it and mark it `deprecated`, clients need "
+                "not set it; or give the message another table",
+            )
+    statements: list[sql.Composed] = []
+    for column in new.columns:
+        statements += _changed(new, known[column.name], column) if column.name in known else [_added(new, column)]
+    return tuple(statements)
+
+
+def _meaning(dataset: Dataset) -> tuple[object, ...]:
+    files = FileDescriptorSet.FromString(dataset.descriptors)
+    for file in files.file:
+        file.ClearField("source_code_info")
+    written = [file.SerializeToString(deterministic=True) for file in files.file if not file.name.startswith(_OURS)]
+    return (dataset.message_type, dataset.key, dataset.columns, dataset.conflict, sorted(written))
+
+
+def _added(dataset: Dataset, column: Column) -> sql.Composed:
+    if column.index:
+        raise Incompatible(
+            column.field,
+            f"field {column.field}: an index of a table that is there would stop its writers while it is made: "
+            f"leave `index` out and run CREATE INDEX CONCURRENTLY ON {dataset.name} ({column.name})",
+        )
+    nullable = Column(column.name, column.field, column.type, nullable=True, default=column.default)
+    return sql.SQL("ALTER TABLE {} ADD COLUMN {}").format(table(dataset), column_of(nullable))
+
+
+def _changed(dataset: Dataset, old: Column, new: Column) -> Iterator[sql.Composed]:
+    alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} ").format(table(dataset), sql.Identifier(new.name))
+    if old.index != new.index:
+        raise Incompatible(
+            new.field,
+            f"field {new.field}: `index` is only of a new dataset: leave it as it was, and create or drop the index "
+            "yourself, CONCURRENTLY",
+        )
+    if (old.type, old.kind) != (new.type, new.kind):
+        if not _is_wider(old, new):
+            raise Incompatible(
+                new.field,
+                f"field {new.field}: its column is {old.type} and cannot become {new.type} without rewriting the "
+                "table: add a new field with the new type and keep this one; or give the message another table",
+            )
+        yield alter + sql.SQL("TYPE {}").format(sql.SQL(new.type))
+    if not old.nullable and new.nullable and new.name not in dataset.primary_key:
+        yield alter + sql.SQL("DROP NOT NULL")
+    if old.default != new.default:
+        yield (
+            alter + sql.SQL("SET DEFAULT {}").format(sql.Literal(new.default))
+            if new.default
+            else alter + sql.SQL("DROP DEFAULT")
+        )
+
+
+def _is_wider(old: Column, new: Column) -> bool:
+    before, after = _NUMERIC.fullmatch(old.type), _NUMERIC.fullmatch(new.type)
+    if before is None or after is None or old.kind is not new.kind:
+        return False
+    return before[2] == after[2] and int(before[1]) <= int(after[1])
+
+
+def _check_wire(old: Descriptor, new: Descriptor, path: tuple[str, ...], seen: set[tuple[str, str]]) -> None:
+    """Check that the bytes of old records mean the same in the new message, and of new ones in the old."""
+    if (old.full_name, new.full_name) in seen:
+        return
+    seen.add((old.full_name, new.full_name))
+    for field in old.fields:
+        where = ".".join((*path, field.name))
+        after = new.fields_by_number.get(field.number)
+        if after is None:
+            raise Incompatible(
+                where,
+                f"field {where}, number {field.number}, is gone: keep it and mark it `deprecated`, clients need not "
+                "set it; or give the message another table",
+            )
+        if field.is_repeated != after.is_repeated or not _same_bytes(field, after):
+            raise Incompatible(
+                where,
+                f"field {where}, number {field.number}, has another type now, and records of old clients would be "
+                "misread: add a field with a number of its own and keep this one",
+            )
+        if field.enum_type is not None and after.enum_type is not None:
+            _check_enum(field.enum_type, after.enum_type, where)
+        if field.message_type is not None and after.message_type is not None:
+            _check_wire(field.message_type, after.message_type, (*path, field.name), seen)
+
+
+def _same_bytes(old: FieldDescriptor, new: FieldDescriptor) -> bool:
+    return old.type == new.type or _WIDER.get(old.type) == new.type
+
+
+def _check_enum(old: EnumDescriptor, new: EnumDescriptor, where: str) -> None:
+    for value in old.values:
+        after = new.values_by_number.get(value.number)
+        if after is None or after.name != value.name:
+            raise Incompatible(
+                where,
+                f"field {where}: value {value.name} = {value.number} of {old.full_name} is gone or renamed, and rows "
+                "have its name: keep it",
+            )
