@@ -28,14 +28,14 @@ P1: Final = Promise(
 )
 P2: Final = Promise(
     "P2",
-    "Sending a batch again changes nothing, however often, to whichever server, after any crash, with Redis empty: a batch "
+    "Sending a batch again changes nothing, however often, to whichever server, after any crash, with Redis empty: one "
     "whose outcome its client does not know is there once or not at all.",
     "store/chunk.py (plan_lanes), words.may_apply_batch, store/ledger.py (lanes and digests)",
     "a batch that is there twice, or in part, or that nobody sent",
 )
 P3: Final = Promise(
     "P3",
-    "What a job reports as written is in the table in the same moment, durably: an end, once told, is never taken back.",
+    "What a job reports as written is in the table in the same moment, durably; an end, once told, is never taken back.",
     "store/transaction.py (one transaction), store/connection.py (synchronous_commit)",
     "a count that differs from the rows in one snapshot; an ended job that is open later; a count that sinks",
 )
