@@ -35,7 +35,7 @@ P2: Final = Promise(
 )
 P3: Final = Promise(
     "P3",
-    "What a job reports as written is in the table in the same moment, durably; an end, once told, is never taken back.",
+    "What a job reports as written is in the table at that moment, durably; an end, once told, is never taken back.",
     "store/transaction.py (one transaction), store/connection.py (synchronous_commit)",
     "a count that differs from the rows in one snapshot; an ended job that is open later; a count that sinks",
 )
