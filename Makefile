@@ -32,6 +32,7 @@ check: setup ## Lint, types, layering, protos, and that generated code is fresh
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against '.git#branch=main'
 	$(BIN)/python -m tools.generate --check
 
 format: setup ## Format and mend what can be mended by itself

@@ -287,7 +287,7 @@ async def test_a_job_is_watched_from_now_to_its_end(colour: Colour) -> None:
     assert await colour.all(handle, "watch") == [seen[-1]]
 
 
-async def test_an_open_job_is_cancelled_then_deleted_and_its_key_is_free(colour: Colour) -> None:
+async def test_an_open_job_is_cancelled_and_stays_for_what_may_still_come(colour: Colour) -> None:
     def torn() -> Iterator[Batch]:
         yield from batches(2)
         raise LookupError("torn")
@@ -303,6 +303,13 @@ async def test_an_open_job_is_cancelled_then_deleted_and_its_key_is_free(colour:
     assert (cancelled.state, cancelled.ended) == (JobState.CANCELLED, True)
     again = await colour.submit(READINGS, batches(2), idempotency_key="k")
     assert (again.replayed, again.job.state) == (True, JobState.CANCELLED)
+    with pytest.raises(Refused, match="may still come"):
+        await colour.of(handle, "delete")
+
+
+async def test_an_ended_job_is_deleted_and_its_key_is_free(colour: Colour) -> None:
+    handle = await colour.submit(READINGS, batches(2), idempotency_key="k")
+    await colour.wait(handle)
     await colour.of(handle, "delete")
     assert await colour.jobs() == []
     fresh = await colour.submit(READINGS, batches(2), idempotency_key="k", labels={"a": "b"})

@@ -28,7 +28,7 @@ from bulkgrpc.store.writers import direct
 from tests.support import examples
 from tests.support.database import Connection
 
-THINGS = examples.dataset("types", "Thing")
+THINGS = examples.things()
 CODEC = BatchCodec(THINGS)
 Thing: Any = message_factory.GetMessageClass(find_message(THINGS.descriptors, THINGS.message_type))
 
@@ -79,7 +79,7 @@ ANY_JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
     max_leaves=6,
 )
-PARTS = st.recursive(
+PARTS: st.SearchStrategy[Any] = st.recursive(
     st.just({}),
     lambda inner: st.fixed_dictionaries(
         {},
@@ -228,7 +228,7 @@ def test_random_values_of_every_type_are_read_back_as_they_were_sent(
     empty = Thing(id=2, needed=0)
     full, unset = _write(things, thing.SerializeToString(), empty.SerializeToString())
     for name, value in values.items():
-        found = [datetime.fromisoformat(at) for at in full[name]] if name == "r_timestamp" else full[name]
+        found: Any = [datetime.fromisoformat(at) for at in full[name]] if name == "r_timestamp" else full[name]
         found = float(np.float32(found)) if name == "f_float" else found
         assert _equal(found, value), (name, found, value)
     assert _equal({name: full[name] for name in documents}, documents)

@@ -36,6 +36,12 @@ def trades() -> Dataset:
     return dataset("trades", "Trade")
 
 
+@functools.cache
+def things() -> Dataset:
+    """A dataset with a field of every type that a column can be made of."""
+    return compiled(Path(__file__).parent / "types.proto", "tests.v1.Thing")
+
+
 def reading_batch(start: int, rows: int) -> bytes:
     """A RecordBatch of sensor readings numbered [start, start + rows): all keys differ."""
     codec = BatchCodec(readings())

@@ -15,9 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from google.protobuf import json_format, message_factory
 
 from bulkgrpc.client.words import Batch
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.definition import find_message
+from bulkgrpc.datasets.rows import Payload, to_rows
 from bulkgrpc.server.messages import read_batch
 from bulkgrpc.store.chunk import Chunk, Received, Span, prepare
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message
@@ -27,6 +30,7 @@ BATCHES = 4
 FEW, MANY = 1_000, 100_000
 BLOCKS_SLACK = 500
 CODEC = BatchCodec(examples.readings())
+THINGS = BatchCodec(examples.things())
 
 Work = Callable[[], object]
 
@@ -85,7 +89,25 @@ def counting(rows: int) -> Work:
     return lambda: [Batch.of(payload) for _ in range(BATCHES)]
 
 
-@pytest.mark.parametrize("path", [preparing, receiving, encoding, counting])
+def converting(rows: int) -> Work:
+    """Columns whose values are not the field's own: documents, numerics, UUIDs, dates, times."""
+    made: Any = message_factory.GetMessageClass(find_message(THINGS.dataset.descriptors, "tests.v1.Thing"))
+    thing = made(
+        needed=1,
+        j_part={"label": 'a"b', "seal": b"x", "parts": [{"label": "c"}]},
+        j_counts={"x": 1},
+        t_numeric="1.50",
+        t_uuid="6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+        t_date="2013-01-31",
+        t_timestamptz="2013-01-31T06:00:00Z",
+    )
+    json_format.ParseDict({"j_struct": {"a": [1.5, {"b": None}]}}, thing)
+    data = thing.SerializeToString()
+    payload = Payload("acme", rows, examples.batch_of([data] * rows))
+    return lambda: to_rows(THINGS, [payload])
+
+
+@pytest.mark.parametrize("path", [preparing, receiving, encoding, counting, converting])
 def test_python_does_not_work_per_record(path: Callable[[int], Work]) -> None:
     few, many = cost(path(FEW)), cost(path(MANY))
     assert many[0] <= few[0] * 1.2

@@ -130,6 +130,8 @@ def _default(values: pa.Array, leaf: Leaf) -> pa.Array:
         return values.cast(leaf.type)
     if leaf.enum and not pa.types.is_list(leaf.type):
         return pc.fill_null(values.cast(leaf.type), dict(leaf.enum)[0])
+    if pa.types.is_map(leaf.type):
+        return pa.array([[]], leaf.type).take(pa.array([0] * len(values), pa.int32()))
     if pa.types.is_list(leaf.type):
         offsets = pa.array([0] * (len(values) + 1), pa.int32())
         return pa.ListArray.from_arrays(offsets, pa.array([], leaf.type.value_type), type=leaf.type)

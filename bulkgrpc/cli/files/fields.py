@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from bulkgrpc.datasets.columns import TIMESTAMP
+from bulkgrpc.datasets.columns import is_leaf
 from bulkgrpc.datasets.definition import Dataset, find_message
 
 
@@ -38,7 +38,7 @@ class Leaf:
         return tuple(dict.fromkeys((self.name, "_".join(self.path), camel)))
 
     @property
-    def needed(self) -> str:
+    def needed(self) -> str:  # noqa: PLR0911 — one for each sort of type
         """What it takes, for people."""
         if pa.types.is_list(self.type):
             inner = Leaf(self.path, self.type.value_type, nullable=False, key=False, enum=self.enum)
@@ -47,8 +47,12 @@ class Leaf:
             return "one of " + ", ".join(name for _, name in self.enum)
         if pa.types.is_timestamp(self.type):
             return "a time like 2013-01-01T06:00:00Z"
+        if pa.types.is_date(self.type):
+            return "a date like 2013-01-31"
         if pa.types.is_binary(self.type):
             return "base64"
+        if pa.types.is_nested(self.type) or pa.types.is_duration(self.type) or pa.types.is_time(self.type):
+            return "a value that no file but a Protobuf one has"
         return {"double": "a number (double)", "float": "a number (float)", "bool": "true or false"}.get(
             str(self.type), "text" if pa.types.is_string(self.type) else f"a whole number ({self.type})"
         )
@@ -65,8 +69,9 @@ def _leaves(message: Descriptor, fields: list[pa.Field], path: tuple[str, ...], 
     for field in fields:
         described: FieldDescriptor = message.fields_by_name[field.name]
         steps = (*path, field.name)
-        if described.message_type is not None and described.message_type.full_name != TIMESTAMP:
-            yield from _leaves(described.message_type, list(field.type), steps, keys)
+        nested = described.message_type
+        if nested is not None and not is_leaf(nested) and pa.types.is_struct(field.type):
+            yield from _leaves(nested, list(field.type), steps, keys)
             continue
         enum = () if described.enum_type is None else tuple((v.number, v.name) for v in described.enum_type.values)
         yield Leaf(steps, field.type, field.nullable, ".".join(steps) in keys, enum)

@@ -13,6 +13,8 @@ from bulkgrpc.cli.files.keys import find_key
 from bulkgrpc.cli.files.problems import FileProblem
 from bulkgrpc.datasets.columns import TENANT
 
+DATE = "date"
+"""Type of a field that is a `string` with a column of type date: ptars writes no google.type.Date of 1970-01-01."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SCALARS = {
     pa.int8(): "int32",
@@ -32,16 +34,15 @@ _SCALARS = {
 }
 _IMPORTS = {
     "google.protobuf.Timestamp": "google/protobuf/timestamp.proto",
-    "google.type.Date": "google/type/date.proto",
 }
-_KEY_TYPES = frozenset({"int32", "int64", "uint32", "uint64", "bool", "string", *_IMPORTS})
+_KEY_TYPES = frozenset({"int32", "int64", "uint32", "uint64", "bool", "string", DATE, *_IMPORTS})
 
 # Types of a text column, narrowest first: what every value must look like.
 _TEXTS = (
     ("bool", r"^(?:true|false)$"),
     ("int64", r"^(?:0|-?[1-9]\d{0,17})$"),
     ("double", r"^[+-]?(?:0|[1-9]\d*)?(?:\.\d+|\d\.)?(?:[eE][+-]?\d{1,3})?$"),
-    ("google.type.Date", r"^[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])$"),
+    (DATE, r"^[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])$"),
     (
         "google.protobuf.Timestamp",
         r"^\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?"
@@ -52,7 +53,7 @@ _ARROW = {
     "bool": pa.bool_(),
     "int64": pa.int64(),
     "double": pa.float64(),
-    "google.type.Date": pa.date32(),
+    DATE: pa.date32(),
 }
 _INT32_MAX = 2**31 - 1
 
@@ -129,13 +130,15 @@ def proto_text(message: str, table: str, fields: list[Field], key: tuple[str, ..
 
 def _lines(field: Field, number: int) -> Iterator[str]:
     label = "repeated " if field.repeated else "optional " if field.optional and field.type not in _IMPORTS else ""
-    option = f' [(bulkgrpc.v1.column).name = "{TENANT}_"]' if field.name.lower() == TENANT else ""
-    yield f"{label}{field.type} {field.name} = {number}{option};"
+    options = ["type: COLUMN_TYPE_DATE"] if field.type == DATE else []
+    options += [f'name: "{TENANT}_"'] if field.name.lower() == TENANT else []
+    option = f" [(bulkgrpc.v1.column) = {{{' '.join(options)}}}]" if options else ""
+    yield f"{label}{'string' if field.type == DATE else field.type} {field.name} = {number}{option};"
 
 
 def _rank(kind: str) -> int:
     # Of as many columns, times and names identify better than numbers, which may be measurements.
-    return 0 if kind in _IMPORTS else 1 if kind == "string" else 2
+    return 0 if kind == DATE or kind in _IMPORTS else 1 if kind == "string" else 2
 
 
 def _field(name: str, values: pa.Array, nulls: tuple[str, ...]) -> Field:
@@ -154,7 +157,7 @@ def _field(name: str, values: pa.Array, nulls: tuple[str, ...]) -> Field:
     if pa.types.is_timestamp(kind):
         return Field(name, "google.protobuf.Timestamp", optional)
     if pa.types.is_date32(kind):
-        return Field(name, "google.type.Date", optional)
+        return Field(name, DATE, optional)
     if kind not in _SCALARS:
         raise FileProblem(f"column {name} is of type {kind}, for which no field is inferred: leave it out of the file")
     return Field(name, _SCALARS[kind], optional)
@@ -164,13 +167,18 @@ def _text_type(values: pa.Array) -> str:
     if len(values) == 0:
         return "string"
     for kind, pattern in _TEXTS:
-        if pc.all(pc.match_substring_regex(values, pattern)).as_py() and _converts(values, kind):
+        # Most types are out after a few values.
+        if all(_look_like(some, pattern) for some in (values.slice(0, 1000), values)) and _converts(values, kind):
             if kind != "int64":
                 return kind
             limits = pc.min_max(values.cast(pa.int64()))
             small = limits["min"].as_py() >= -_INT32_MAX - 1 and limits["max"].as_py() <= _INT32_MAX
             return "int32" if small else "int64"
     return "string"
+
+
+def _look_like(values: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
 
 
 def _converts(values: pa.Array, kind: str) -> bool:

@@ -73,7 +73,7 @@ def _converter(source: pa.DataType, leaf: Leaf) -> Convert:
         return _times
     if text and pa.types.is_binary(leaf.type):
         return _from_base64
-    if pa.types.is_string(leaf.type):
+    if pa.types.is_string(leaf.type) and not pa.types.is_date32(source):
         # A number for a text field may have lost its leading zeros long before it came here.
         return _refuse
     return lambda column: column.cast(leaf.type)

@@ -31,11 +31,11 @@ def copy_rows(connection: Connection, table: sql.Composable, rows: pa.RecordBatc
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(head)
-        view = memoryview(body)
-        for start in range(0, len(view), _PIECE_BYTES):
-            copy.write(view[start : start + _PIECE_BYTES])
-            faults.reach("mid_copy")
-        copy.write(tail)
+        # The encoder holds back up to 1 MiB: rows may be in the body, in the tail, or in both.
+        for view in (memoryview(body), memoryview(tail)):
+            for start in range(0, len(view), _PIECE_BYTES):
+                copy.write(view[start : start + _PIECE_BYTES])
+                faults.reach("mid_copy")
 
 
 def encoder_of(schema: pa.Schema) -> pgpq.ArrowToPostgresBinaryEncoder:
