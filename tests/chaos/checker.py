@@ -1,0 +1,260 @@
+"""The checker: evidence in, violations out. Pure; knows the promises and nothing of how they are kept.
+
+What is no violation: a batch whose outcome its client does not know (refused, broken off, given up, or sent and never
+answered) may be there whole or not at all. A job that its client did not seal may be open or expired. Records of
+different jobs may come in any order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bulkgrpc.promises import P1, P2, P3, P4, P5, P6, P8, P9, Promise
+from bulkgrpc.words import JobState
+from tests.chaos.evidence import Evidence, JobReport, job_id
+from tests.chaos.history import Event
+
+LOUD = "Kafka has no longer the offset"
+"""What a worker names that stops because Kafka lost what the ledger needs."""
+_TERMINAL = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken, and what shows it."""
+
+    promise: Promise
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.promise.name}: {self.what}"
+
+
+@dataclass(slots=True)
+class Submitted:
+    """One job as its client saw it, over all its submissions. rows: records a batch; bad: of them no valid ones."""
+
+    who: str
+    key: str
+    base: int
+    batches: int
+    rows: int
+    bad: int
+    sent: int = 0
+    acknowledged: int = 0
+    sealed: bool = False
+    outcome: str = "unknown"
+    told: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def good(self) -> int:
+        """How many rows each batch gives."""
+        return self.rows - self.bad
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run in numbers: records sent, acknowledged, found (different ones), found twice, acknowledged and lost."""
+
+    sent: int
+    acknowledged: int
+    found: int
+    duplicates: int
+    lost: int
+    faults: int
+    processes_ended: int
+
+
+def check(evidence: Evidence) -> list[Violation]:
+    """Return every violation that the evidence shows."""
+    jobs = submitted(evidence.events)
+    loud = any(e.kind == "process" and LOUD in e.data["tail"] for e in evidence.events)
+    found = [
+        *_strays(evidence, jobs),
+        *(v for job in jobs for v in _batches(evidence, job)),
+        *(v for job in jobs for v in _report(evidence, job)),
+        *_reads(evidence.events),
+        *_moves(evidence),
+        *_liveness(evidence.events),
+    ]
+    if loud:
+        return [v for v in found if v.promise not in (P1, P8)]
+    lost = any(v.promise is P1 for v in found) and any(e.data.get("name") == "retention" for e in evidence.events)
+    return [*found, Violation(P9, "records are lost and no worker stopped for it")] if lost else found
+
+
+def submitted(events: Sequence[Event]) -> list[Submitted]:
+    """Put together what the clients saw of each job."""
+    jobs: dict[tuple[str, str], Submitted] = {}
+    for event in events:
+        if event.kind == "submit":
+            fresh = Submitted(event.who, **event.data)
+            jobs.setdefault((event.who, event.data["key"]), fresh)
+            continue
+        job = jobs.get((event.who, event.data.get("key", "")))
+        if job is None:
+            continue
+        if event.kind == "sent":
+            job.sent = max(job.sent, event.data["batches"])
+        elif event.kind == "acknowledged":
+            job.acknowledged = max(job.acknowledged, event.data["batches"])
+        elif event.kind == "sealed":
+            job.sealed, job.acknowledged, job.outcome = True, job.batches, "acknowledged"
+        elif event.kind in ("refused", "unknown"):
+            job.outcome = event.kind
+        elif event.kind == "job":
+            job.told.append(tuple(event.data[name] for name in ("state", "accepted", "written", "rejected", "expired")))
+    return list(jobs.values())
+
+
+def summarize(evidence: Evidence) -> Summary:
+    """Return the run in numbers."""
+    jobs = submitted(evidence.events)
+    twice = sum(rows - distinct for rows, distinct in evidence.batches.values())
+    lost = sum(
+        job.good
+        for job in jobs
+        for number in range(job.acknowledged)
+        if (job.who, job.base // job.rows + number) not in evidence.batches and not _excused(evidence, job)
+    )
+    return Summary(
+        sent=sum(job.sent * job.rows for job in jobs),
+        acknowledged=sum(job.acknowledged * job.rows for job in jobs),
+        found=sum(distinct for _, distinct in evidence.batches.values()),
+        duplicates=twice,
+        lost=lost,
+        faults=sum(e.kind == "fault" and e.data["phase"] == "begun" for e in evidence.events),
+        processes_ended=sum(e.kind == "process" for e in evidence.events),
+    )
+
+
+def _excused(evidence: Evidence, job: Submitted) -> bool:
+    """Tell whether the job's report says that records of it expired: then a missing batch is reported."""
+    report = evidence.jobs.get(job_id(job.who, job.key))
+    return report is not None and report.expired > 0
+
+
+def _strays(evidence: Evidence, jobs: list[Submitted]) -> Iterator[Violation]:
+    known = {(job.who, job.base // job.rows + number) for job in jobs for number in range(job.sent)}
+    for who, number in evidence.batches:
+        if (who, number) not in known:
+            yield Violation(P2, f"batch {number} of {who} is there and was not sent in this run")
+
+
+def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
+    """Every batch of a job: once if acknowledged, else at most once; whole; in order."""
+    before_is_there = True
+    for number in range(job.sent):
+        rows, distinct = evidence.batches.get((job.who, job.base // job.rows + number), (0, 0))
+        name = f"batch {number} of {job.who}/{job.key}"
+        if rows > distinct:
+            yield Violation(P2, f"{name}: {rows - distinct} records are there twice")
+        if distinct not in (0, job.good):
+            yield Violation(P2 if job.bad == 0 else P6, f"{name}: {distinct} of {job.good} good records are there")
+        if number < job.acknowledged and distinct == 0 and not _excused(evidence, job):
+            yield Violation(P1, f"{name} was acknowledged and is not there")
+        if distinct and not before_is_there:
+            yield Violation(P4, f"{name} is there, the batch before it is not")
+        before_is_there = distinct > 0
+
+
+def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
+    """What a job's row says must be what is in the table, and what its client was told."""
+    name = f"{job.who}/{job.key}"
+    report = evidence.jobs.get(job_id(job.who, job.key))
+    if report is None:
+        if job.acknowledged:
+            yield Violation(P1, f"{name} was acknowledged and has no row")
+        return
+    first = job.base // job.rows
+    found = sum(evidence.batches.get((job.who, first + number), (0, 0))[0] for number in range(job.batches))
+    if report.written != found:
+        yield Violation(P3, f"{name} reports {report.written} records as written, {found} are there")
+    if report.rejected != report.reported:
+        yield Violation(P6, f"{name} counts {report.rejected} rejected records, {report.reported} are in its report")
+    if job.sealed:
+        yield from _ended(name, job, report)
+    yield from _told(name, job, report)
+
+
+def _ended(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
+    if report.state not in _TERMINAL:
+        yield Violation(P8, f"{name} was sealed and is {JobState(report.state).name}")
+    if report.accepted != job.batches * job.rows:
+        yield Violation(P1, f"{name} was sealed with {job.batches * job.rows} records and reports {report.accepted}")
+    if report.rejected != job.batches * job.bad:
+        yield Violation(P6, f"{name} holds {job.batches * job.bad} bad records and reports {report.rejected}")
+
+
+def _told(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
+    """What GetJob told must never be taken back."""
+    known = 0
+    for state, _, written, _, _ in job.told:
+        # While PostgreSQL is away GetJob tells what Redis knows: that nothing is known to be written. See the docs.
+        if 0 < written < known:
+            yield Violation(P3, f"{name} was told {known} records were written, then {written}")
+        known = max(known, written)
+        if state in _TERMINAL and (report.state != state or report.written != written):
+            yield Violation(P3, f"{name} was told as {JobState(state).name} with {written}, and is {report}")
+
+
+def _reads(events: Sequence[Event]) -> Iterator[Violation]:
+    """The reader during the faults: one snapshot agrees with itself, and later ones never go back."""
+    jobs: dict[str, tuple[int, int]] = {}
+    offsets: dict[str, tuple[int, int]] = {}
+    for event in events:
+        if event.kind == "fault" and event.data["name"] in ("replay", "restored"):
+            offsets.clear()
+        if event.kind != "read":
+            continue
+        for key, (state, written, found) in event.data["jobs"].items():
+            if written != found:
+                yield Violation(P3, f"a reader saw {written} records counted and {found} in the table, of {key}")
+            known_state, known_written = jobs.get(key, (0, 0))
+            if written < known_written or (known_state in _TERMINAL and state != known_state):
+                yield Violation(P3, f"a reader saw {key} go from {(known_state, known_written)} to {(state, written)}")
+            jobs[key] = (state, written)
+        for partition, (next_offset, epoch) in event.data["offsets"].items():
+            known_offset, known_epoch = offsets.get(partition, (0, 0))
+            if next_offset < known_offset or epoch < known_epoch:
+                yield Violation(P5, f"a reader saw partition {partition} go back to {(next_offset, epoch)}")
+            offsets[partition] = (next_offset, epoch)
+
+
+def _moves(evidence: Evidence) -> Iterator[Violation]:
+    """Every commit that moved a partition starts where the one before it ended, goes on, under no older epoch."""
+    stands: dict[int, tuple[int, int]] = {}
+    for move in evidence.moves:
+        if move.owner_epoch < 0:
+            stands.pop(move.partition, None)
+            continue
+        offset, epoch = stands.get(move.partition, (move.from_offset, move.owner_epoch))
+        if move.to_offset <= move.from_offset or move.from_offset != offset or move.owner_epoch < epoch:
+            yield Violation(P5, f"the ledger stood at {(offset, epoch)} and was moved by {move}")
+        stands[move.partition] = (move.to_offset, move.owner_epoch)
+
+
+def _liveness(events: Sequence[Event]) -> Iterator[Violation]:
+    ends = [event for event in events if event.kind in ("caught_up", "behind")]
+    for event in ends:
+        if event.kind == "behind":
+            yield Violation(P8, f"{event.data['after_s']} s after the last fault: {event.data['what']}")
+    if not ends:
+        yield Violation(P8, "nobody looked whether the lag went back to zero")
+
+
+def count(violations: list[Violation]) -> str:
+    """Say how many violations of which promise there are."""
+    return (
+        ", ".join(f"{name} x{n}" for name, n in sorted(Counter(v.promise.name for v in violations).items())) or "none"
+    )
+
+
+def by_promise(violations: list[Violation]) -> dict[str, list[str]]:
+    """Sort violations by promise."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for violation in violations:
+        found[violation.promise.name].append(violation.what)
+    return dict(found)

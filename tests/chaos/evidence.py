@@ -1,0 +1,130 @@
+"""The evidence of a run: the clients' history, what is in the tables, what the jobs report. Kept as one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from bulkgrpc.store.connection import connect
+from bulkgrpc.words import JobKey
+from tests.chaos.history import Event, History
+
+ROWS = 1000
+"""Records of a batch."""
+
+_BATCHES = """
+SELECT tenant, floor(value / %(rows)s)::bigint, count(*), count(DISTINCT value)
+FROM sensor_readings GROUP BY 1, 2
+"""
+_JOBS = """
+SELECT j.job_id::text, j.state, j.accepted, j.written, j.duplicate, j.rejected, j.expired,
+       (SELECT count(*) FROM bulk.rejections r WHERE r.job_id = j.job_id)
+FROM bulk.jobs j
+"""
+_MOVES = "SELECT partition, from_offset, to_offset, owner_epoch FROM chaos.moves ORDER BY move_id"
+SET_UP = """
+CREATE SCHEMA chaos;
+CREATE TABLE chaos.moves (
+  move_id bigint GENERATED ALWAYS AS IDENTITY,
+  partition integer, from_offset bigint, to_offset bigint, owner_epoch bigint
+);
+CREATE FUNCTION chaos.note_move() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO chaos.moves (partition, from_offset, to_offset, owner_epoch)
+  VALUES (new.partition, old.next_offset, new.next_offset, new.owner_epoch);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER note_move AFTER UPDATE ON bulk.offsets FOR EACH ROW
+  WHEN (old.next_offset <> new.next_offset) EXECUTE FUNCTION chaos.note_move();
+ALTER TABLE sensor_readings DROP CONSTRAINT sensor_readings_pkey;
+CREATE INDEX ON sensor_readings (tenant, value);
+"""
+"""Every move of the ledger is kept in its own transaction; and nothing but the service prevents duplicates."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What a job's row says of itself, and how many rejections stand in its report. state: a number of JobState."""
+
+    state: int
+    accepted: int
+    written: int
+    duplicate: int
+    rejected: int
+    expired: int
+    reported: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A commit that moved a partition's place in the ledger."""
+
+    partition: int
+    from_offset: int
+    to_offset: int
+    owner_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that the checker looks at.
+
+    batches: by tenant and number (value // ROWS), rows found and how many of them are different. jobs: by job id.
+    """
+
+    events: Sequence[Event]
+    batches: Mapping[tuple[str, int], tuple[int, int]]
+    jobs: Mapping[str, JobReport]
+    moves: Sequence[Move] = field(default_factory=tuple)
+
+    def write(self, path: Path) -> None:
+        """Write everything into a file from which `load` makes it again."""
+        document = {
+            "events": [asdict(event) for event in self.events],
+            "batches": [[*key, *value] for key, value in self.batches.items()],
+            "jobs": {job: asdict(report) for job, report in self.jobs.items()},
+            "moves": [asdict(move) for move in self.moves],
+        }
+        path.write_text(json.dumps(document))
+
+    @classmethod
+    def load(cls, path: Path) -> Evidence:
+        """Read what `write` wrote."""
+        document = json.loads(path.read_text())
+        return cls(
+            [Event(**event) for event in document["events"]],
+            {(tenant, number): (rows, distinct) for tenant, number, rows, distinct in document["batches"]},
+            {job: JobReport(**report) for job, report in document["jobs"].items()},
+            [Move(**move) for move in document["moves"]],
+        )
+
+
+def job_id(tenant: str, key: str) -> str:
+    """Return the id of a tenant's job."""
+    return str(JobKey.derive(tenant, key).job_id)
+
+
+def collect(postgres: str, history: History) -> Evidence:
+    """Read history, tables and reports, all in one snapshot of the database."""
+    with connect(postgres, "chaos-checker") as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        batches = connection.execute(_BATCHES, {"rows": ROWS}).fetchall()
+        jobs = connection.execute(_JOBS).fetchall()
+        moves = connection.execute(_MOVES).fetchall()
+    return Evidence(
+        history.events(),
+        {(tenant, number): (rows, distinct) for tenant, number, rows, distinct in batches},
+        {row[0]: JobReport(*row[1:]) for row in jobs},
+        [Move(*move) for move in moves],
+    )
+
+
+def clear(postgres: str) -> None:
+    """Forget the rows and moves of a run whose evidence was collected; the jobs and the ledger stay."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("SET lock_timeout = '10s'")
+        connection.execute("TRUNCATE sensor_readings, chaos.moves")

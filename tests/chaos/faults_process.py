@@ -1,0 +1,161 @@
+"""Faults of our own processes: killed, ended, stopped, at named sites, coming and going."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from bulkgrpc import faults
+from tests.chaos.fault import Fault, Hurt, repeating, wait_for
+from tests.chaos.rig import Rig
+from tests.support.processes import Process
+
+STRIKES_WITHIN_S = 30.0
+CHURN_S = 2.0
+FROZEN_S = 8.0
+"""Over the group's session time-out of 6 s."""
+
+
+def _signal(which: str, number: signal.Signals) -> Hurt:
+    @contextmanager
+    def hurt(rig: Rig, _: random.Random) -> Iterator[None]:
+        victims = [rig.server] if which == "server" else list(rig.workers)
+        pids = {victim.pid for victim in victims}
+        for victim in victims:
+            rig.signal(victim, number)
+        yield
+        back = wait_for(lambda: not pids & {v.pid for v in victims if v.ended is None}, STRIKES_WITHIN_S)
+        assert back, f"{which} did not end by {number.name}"
+
+    return hurt
+
+
+def _at_site(site: faults.Site) -> Hurt:
+    @contextmanager
+    def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
+        # To start them anew kills each once.
+        expected = _killed(rig) + len(rig.workers)
+        with _armed(rig, f"{site}:kill:{chance.randint(1, 2)}", rig.workers):
+            yield
+            died = wait_for(lambda: _killed(rig) > expected, STRIKES_WITHIN_S)
+        assert died, f"no worker came to {site}"
+
+    return hurt
+
+
+def _killed(rig: Rig) -> int:
+    return sum(code == -signal.SIGKILL for _, code in rig.ended)
+
+
+@contextmanager
+def _armed(rig: Rig, fault: str, workers: Sequence[Process]) -> Iterator[None]:
+    """Start workers anew with a fault armed; what is started after them is as usual again."""
+    rig.worker_environment[faults.VARIABLE] = fault
+    try:
+        restart(rig, workers)
+    finally:
+        del rig.worker_environment[faults.VARIABLE]
+    yield
+
+
+def restart(rig: Rig, workers: Sequence[Process]) -> None:
+    """Start workers anew, and wait until they run."""
+    with rig.untended(*workers):
+        for worker in workers:
+            worker.kill()
+    for worker in workers:
+        rig.revive(worker)
+
+
+def _freeze_at(site: faults.Site, refused: str, frozen_s: float) -> Hurt:
+    """A worker that stops itself at a site, past its session, and wakes up as a zombie: what it holds is refused."""
+
+    @contextmanager
+    def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
+        first = rig.workers[0]
+        with _armed(rig, f"{site}:stop:{chance.randint(1, 2)}", [first]):
+            seen = _count(first, refused)
+            yield
+            stopped = wait_for(lambda: _is_stopped(first), STRIKES_WITHIN_S)
+            assert stopped, f"no worker came to {site}"
+            wait_for(lambda: False, frozen_s)
+            rig.signal(first, signal.SIGCONT)
+        told = wait_for(lambda: _count(first, refused) > seen, STRIKES_WITHIN_S)
+        assert told, "the zombie was not refused"
+
+    return hurt
+
+
+def _count(process: Process, text: str) -> int:
+    return len(re.findall(text, process.log.read_text()))
+
+
+def _is_stopped(process: Process) -> bool:
+    with open(f"/proc/{process.pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0] == "T"
+
+
+@contextmanager
+def _stopped(rig: Rig, chance: random.Random) -> Iterator[None]:
+    victim = chance.choice(rig.workers)
+    rig.signal(victim, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        rig.signal(victim, signal.SIGCONT)
+
+
+@contextmanager
+def _past_max_poll(rig: Rig, _: random.Random) -> Iterator[None]:
+    """All workers wait for less between polls than one of them sleeps."""
+    rig.mutant, usual = "short_poll", rig.mutant
+    try:
+        restart(rig, rig.workers)
+        victim = rig.workers[0]
+        seen = len(rig.ended)
+        rig.signal(victim, signal.SIGSTOP)
+        yield
+        rig.signal(victim, signal.SIGCONT)
+        wait_for(lambda: len(rig.ended) > seen, 5)
+    finally:
+        rig.mutant = usual
+
+
+@contextmanager
+def _churn(rig: Rig, _: random.Random) -> Iterator[None]:
+    joined: list[Process] = []
+
+    def step() -> None:
+        if joined:
+            rig.remove_worker(joined.pop())
+        else:
+            joined.append(rig.add_worker())
+
+    try:
+        with repeating(step, CHURN_S):
+            yield
+    finally:
+        while joined:
+            rig.remove_worker(joined.pop())
+
+
+SITES: tuple[faults.Site, ...] = ("after_poll", "mid_copy", "after_rows", "before_commit", "after_commit_before_kafka")
+PROCESS_FAULTS = (
+    Fault("server: SIGKILL", "server", _signal("server", signal.SIGKILL)),
+    Fault("server: SIGTERM", "server", _signal("server", signal.SIGTERM)),
+    Fault("workers: SIGKILL", "worker", _signal("workers", signal.SIGKILL)),
+    Fault("workers: SIGTERM", "worker", _signal("workers", signal.SIGTERM)),
+    *(Fault(f"worker: killed {site}", "worker", _at_site(site)) for site in SITES),
+    Fault("worker: SIGSTOP past its session", "worker", _stopped, FROZEN_S),
+    Fault("worker: a zombie with a chunk in hand", "worker", _freeze_at("after_poll", "chunk_refused", FROZEN_S)),
+    Fault(
+        "worker: a zombie before its COMMIT",
+        "worker",
+        _freeze_at("before_commit", "chunk_refused|postgres_unavailable", 12.0),
+    ),
+    Fault("worker: SIGSTOP past max.poll.interval", "worker", _past_max_poll, 9.0),
+    Fault("workers: one more or less every 2 s", "worker", _churn, 8.0),
+)

@@ -1,0 +1,200 @@
+"""Clients under fire: what they submit is drawn from a seed, what they see is written down as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, ClientConfig, Job, Progress
+from bulkgrpc.datasets.codec import BatchCodec
+from tests.chaos.evidence import ROWS
+from tests.chaos.history import History, Kind
+from tests.support import examples
+
+CONFIG = ClientConfig(
+    open_deadline_s=10, acknowledge_deadline_s=10, retry_deadline_s=60, retry_cap_s=1, buffer_batches_max=24
+)
+PARTITIONS = 4
+BAD_RECORD = b"\x0a\xff\x01"
+"""A record that says it is longer than it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job to submit. quits_at: break off after so many acknowledged batches; 0: never. returns: submit it again."""
+
+    who: str
+    key: str
+    base: int
+    batches: int
+    bad: int = 0
+    quits_at: int = 0
+    returns: bool = False
+
+
+def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) -> list[Plan]:
+    """Draw a job for each of some clients: one quits, one quits and comes back, one sends bad records."""
+    plans = []
+    for number in range(clients):
+        # Fewer bad ones: each costs the worker a search.
+        size = max(4, batches // 5) if number == 3 else batches
+        plan = Plan(
+            who=_on_partition(f"{run}-c{number}", number % PARTITIONS),
+            key=f"{run}-{chance.randrange(10**9)}",
+            base=chance.randrange(10**6) * 10**6,
+            batches=size,
+            bad=int(number == 3),
+            quits_at=chance.randint(1, max(1, size // 2)) if number in (1, 2) else 0,
+            returns=number == 2,
+        )
+        plans.append(plan)
+    return plans
+
+
+def _on_partition(name: str, partition: int) -> str:
+    """Return a tenant whose batches go to this partition, so that every worker has something to do."""
+    return next(who for n in range(10_000) if partition_of(who := f"{name}-{n}", PARTITIONS) == partition)
+
+
+@dataclass(slots=True)
+class Gate:
+    """How a fault and the load wait for each other. hold_at: the part of each job that is held back until `healed`."""
+
+    hurt_at: float = 0.15
+    hold_at: float = 0.6
+    pause_s: float = 0.0
+    hurt: asyncio.Event = field(default_factory=asyncio.Event)
+    healed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Load:
+    """Runs plans against a server and notes what their clients see."""
+
+    def __init__(self, address: str, history: History, gate: Gate) -> None:
+        self._address = address
+        self._history = history
+        self._gate = gate
+        self._codec = BatchCodec(examples.readings())
+        self._total = 0
+        self._acknowledged: dict[str, int] = {}
+
+    async def run(self, plans: Sequence[Plan], ends_within_s: float) -> None:
+        """Run all plans at once; return when every client has seen its job end, or does not care."""
+        self._total += sum(plan.batches for plan in plans)
+        async with asyncio.TaskGroup() as tasks:
+            for plan in plans:
+                tasks.create_task(self.one(plan, ends_within_s))
+
+    async def one(self, plan: Plan, ends_within_s: float) -> None:
+        """Run one plan."""
+        what = {"key": plan.key, "base": plan.base, "batches": plan.batches, "rows": ROWS, "bad": plan.bad}
+        self._history.note(plan.who, "submit", **what)
+        async with AsyncBulkClient(self._address, tenant=plan.who, config=CONFIG) as client:
+            if plan.quits_at and not await self._quit(client, plan):
+                return
+            handle = await self._until_sealed(client, plan, ends_within_s)
+            if handle is not None:
+                await self._until_ended(handle, plan, ends_within_s)
+
+    async def _quit(self, client: AsyncBulkClient, plan: Plan) -> bool:
+        """Break off in the middle; tell whether to come back."""
+        enough = asyncio.Event()
+        submitting = asyncio.create_task(self._submit(client, plan, enough))
+        reached = asyncio.create_task(enough.wait())
+        await asyncio.wait((submitting, reached), return_when=asyncio.FIRST_COMPLETED)
+        for task in (submitting, reached):
+            task.cancel()
+        await asyncio.gather(submitting, reached, return_exceptions=True)
+        self._history.note(plan.who, "unknown", key=plan.key, reason="broke off")
+        return plan.returns
+
+    async def _until_sealed(self, client: AsyncBulkClient, plan: Plan, within_s: float) -> AsyncJobHandle | None:
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    try:
+                        return await self._submit(client, plan, None)
+                    except BulkError as error:
+                        kind: Kind = "unknown" if error.retriable else "refused"
+                        self._history.note(plan.who, kind, key=plan.key, reason=f"{error.reason}: {error.message}")
+                        if not error.retriable:
+                            return None
+        except TimeoutError:
+            self._history.note(plan.who, "unknown", key=plan.key, reason=f"not sealed within {within_s} s")
+            return None
+
+    async def _submit(self, client: AsyncBulkClient, plan: Plan, enough: asyncio.Event | None) -> AsyncJobHandle:
+        known = Progress()
+
+        def watch(progress: Progress) -> None:
+            nonlocal known
+            if progress.sent_batches > known.sent_batches:
+                self._history.note(plan.who, "sent", key=plan.key, batches=progress.sent_batches)
+            if progress.acknowledged_batches > known.acknowledged_batches:
+                self._acknowledge(plan, progress.acknowledged_batches)
+                if enough is not None and progress.acknowledged_batches >= plan.quits_at:
+                    enough.set()
+            known = progress
+
+        handle = await client.submit(
+            "sensor_readings", self._batches(plan, holds=enough is None), idempotency_key=plan.key, on_progress=watch
+        )
+        self._history.note(plan.who, "sent", key=plan.key, batches=plan.batches)
+        self._history.note(plan.who, "sealed", key=plan.key)
+        return handle
+
+    def _acknowledge(self, plan: Plan, batches: int) -> None:
+        self._history.note(plan.who, "acknowledged", key=plan.key, batches=batches)
+        self._acknowledged[plan.key] = batches
+        if sum(self._acknowledged.values()) >= self._gate.hurt_at * self._total:
+            self._gate.hurt.set()
+
+    async def _until_ended(self, handle: AsyncJobHandle, plan: Plan, within_s: float) -> None:
+        def told(job: Job) -> None:
+            counts = job.counts
+            self._history.note(
+                plan.who,
+                "job",
+                key=plan.key,
+                state=int(job.state),
+                accepted=counts.accepted,
+                written=counts.written,
+                duplicate=counts.duplicate,
+                rejected=counts.rejected,
+                expired=counts.expired,
+            )
+
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + within_s
+        while (left_s := ends_at_s - loop.time()) > 0:
+            try:
+                await handle.wait(deadline_s=left_s, on_progress=told)
+            except BulkError as error:
+                self._history.note(plan.who, "unknown", key=plan.key, reason=f"GetJob: {error.message}")
+            else:
+                return
+
+    async def _batches(self, plan: Plan, *, holds: bool) -> AsyncIterator[Batch]:
+        hold_at = int(plan.batches * self._gate.hold_at)
+        for number in range(plan.batches):
+            if holds and number == hold_at:
+                await self._gate.healed.wait()
+            await asyncio.sleep(self._gate.pause_s)
+            yield Batch(self.payload(plan.base + number * ROWS, plan.bad), ROWS)
+
+    def payload(self, first: int, bad: int) -> bytes:
+        """Return a batch of the records from `first` on, of which the first `bad` are no valid ones."""
+        numbers = np.arange(first + bad, first + ROWS)
+        columns = [
+            pa.array(["S1"], pa.string()).take(pa.array(np.zeros(len(numbers), np.int64))),
+            pa.array(numbers.astype(np.float64)),
+            pa.array(1_700_000_000_000_000 + numbers, pa.timestamp("us", "UTC")),
+        ]
+        payload = self._codec.encode(pa.record_batch(columns, schema=self._codec.record_schema), ROWS)[0]
+        return payload + bad * (b"\x12" + bytes([len(BAD_RECORD)]) + BAD_RECORD)

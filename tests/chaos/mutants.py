@@ -1,0 +1,170 @@
+"""Programs with one protection switched off: `python -m tests.chaos.mutants NAME MODULE ARGUMENTS…`.
+
+Only tests start these. For each promise there is one on which the checker must turn red; `none` changes nothing.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bulkgrpc.words import Outcome, Ownership
+
+
+def none() -> None:
+    """Change nothing."""
+
+
+def no_fence() -> None:
+    """The ledger takes any span, whoever sends it, wherever it starts."""
+    from bulkgrpc.store import ledger
+
+    _replace(ledger, "may_apply_span", lambda *_: Outcome.NEXT)
+
+
+def ledger_apart() -> None:
+    """The rows are committed before the ledger moves."""
+    from bulkgrpc.store import transaction
+
+    def commit_first(connection: Any, group: Any, work: Any, writer: Any) -> None:
+        write_group(connection, group, work, writer)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN")
+
+    write_group = transaction._write_group
+    _replace(transaction, "_write_group", commit_first)
+
+
+def early_acknowledgement() -> None:
+    """The server acknowledges what it only handed to Kafka's client."""
+    from bulkgrpc.server.deliveries import Deliveries
+
+    expect = Deliveries.expect
+
+    def expected(self: Deliveries, batch: Any, held_bytes: int) -> Callable[[Any], None]:
+        expect(self, batch, held_bytes)(None)
+        return lambda _: None
+
+    _replace(Deliveries, "expect", expected)
+
+
+def no_sequence() -> None:
+    """A lane takes a batch again that it took before."""
+    from bulkgrpc.store import chunk
+    from bulkgrpc.words import may_apply_batch
+
+    def careless(lane_next_sequence: int, sequence: int) -> Outcome:
+        outcome = may_apply_batch(lane_next_sequence, sequence)
+        return Outcome.NEXT if outcome is Outcome.REPLAY else outcome
+
+    from bulkgrpc.store import ledger
+
+    _replace(chunk, "may_apply_batch", careless)
+    # It would stumble over its own record of what it applied.
+    _replace(ledger, "add_batches", lambda *_: None)
+
+
+def holes() -> None:
+    """A lane takes a batch although one before it is missing."""
+    from bulkgrpc.store import chunk
+    from bulkgrpc.words import may_apply_batch
+
+    def careless(lane_next_sequence: int, sequence: int) -> Outcome:
+        outcome = may_apply_batch(lane_next_sequence, sequence)
+        return Outcome.NEXT if outcome is Outcome.GAP else outcome
+
+    _replace(chunk, "may_apply_batch", careless)
+
+
+def careless_commit() -> None:
+    """Commits do not wait for the disk."""
+    from bulkgrpc.store import connection
+
+    conninfo = connection.conninfo
+    _replace(
+        connection,
+        "conninfo",
+        lambda *arguments: conninfo(*arguments).replace("synchronous_commit=on", "synchronous_commit=off"),
+    )
+
+
+def silent_rejections() -> None:
+    """Rejected records are counted, not reported."""
+    from bulkgrpc.store import rejections
+
+    _replace(rejections, "add", lambda *_: None)
+
+
+def no_retry() -> None:
+    """After the first failure of PostgreSQL a worker waits for an hour."""
+    from bulkgrpc.backoff import Backoff
+
+    _replace(Backoff, "take", lambda _: 3600.0)
+
+
+def silent_reset() -> None:
+    """Where Kafka lost an offset, the worker goes on with what there is."""
+    from bulkgrpc.backbone import consumer
+
+    configuration = consumer._configuration
+    _replace(consumer, "_configuration", lambda settings: {**configuration(settings), "auto.offset.reset": "earliest"})
+    from workers.poller import Poller
+
+    def careless(self: Any, message: Any, owned: Ownership) -> None:
+        self._take(message, owned)
+        self._holdings.held[message.partition] = replace(owned, next_offset=message.offset + 1)
+        self._backlog.popleft()
+
+    _replace(Poller, "_after_gap", careless)
+    no_fence()
+    holes()
+
+
+def short_poll() -> None:
+    """No mutant: a worker with a max.poll.interval of 7 s, so that a test can wait for more."""
+    from bulkgrpc.backbone import consumer
+
+    configuration = consumer._configuration
+    _replace(
+        consumer,
+        "_configuration",
+        lambda settings: (
+            {**configuration(settings), "max.poll.interval.ms": 7000, "session.timeout.ms": 6000}
+            if settings.group_protocol == "classic"
+            else {**configuration(settings), "max.poll.interval.ms": 7000}
+        ),
+    )
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        none,
+        no_fence,
+        ledger_apart,
+        early_acknowledgement,
+        no_sequence,
+        holes,
+        careless_commit,
+        silent_rejections,
+        no_retry,
+        silent_reset,
+        short_poll,
+    )
+}
+
+
+def _replace(owner: Any, name: str, value: object) -> None:
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner} has no {name}: the mutant would change nothing")
+    setattr(owner, name, value)
+
+
+if __name__ == "__main__":
+    mutant, module, *sys.argv[1:] = sys.argv[1:]
+    sys.argv[0] = module
+    MUTANTS[mutant]()
+    runpy.run_module(module, run_name="__main__", alter_sys=False)

@@ -1,0 +1,69 @@
+"""All faults by name, and the plan of a storm: drawn from a seed, the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tests.chaos.fault import Fault
+from tests.chaos.faults_around import NETWORK_FAULTS, REDIS_FAULTS
+from tests.chaos.faults_kafka import KAFKA_FAULTS
+from tests.chaos.faults_postgres import POSTGRES_FAULTS
+from tests.chaos.faults_process import PROCESS_FAULTS
+
+FAULTS = {
+    fault.name: fault for fault in (*PROCESS_FAULTS, *POSTGRES_FAULTS, *KAFKA_FAULTS, *REDIS_FAULTS, *NETWORK_FAULTS)
+}
+QUIET = 0.25
+"""The part of a storm's periods in which nothing happens."""
+PERIOD_S = (20.0, 30.0)
+AT_ONCE_MAX = 3
+# These look for their own effect, or undo what others do; beside another fault neither is sure.
+ALONE = frozenset(
+    {
+        "postgres: disk full",
+        "postgres: deadlocks",
+        "postgres: serialization failures",
+        "postgres: no connection left",
+        "kafka: group offsets deleted",
+        "worker: a zombie with a chunk in hand",
+        "worker: a zombie before its COMMIT",
+        "worker: SIGSTOP past max.poll.interval",
+    }
+)
+# A ledger that goes back is an operator's doing, and would hide that it went back by itself.
+NOT_IN_STORMS = frozenset({"kafka: partitions replayed from 0"})
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """So many seconds with these faults, all at once."""
+
+    length_s: float
+    faults: tuple[Fault, ...]
+
+    def __str__(self) -> str:
+        return f"{self.length_s:.0f} s: {'; '.join(fault.name for fault in self.faults) or 'quiet'}"
+
+
+def draw(seed: int, seconds: float) -> list[Period]:
+    """Draw the plan of a storm of so many seconds."""
+    chance = random.Random(seed)
+    periods: list[Period] = []
+    while (left_s := seconds - sum(period.length_s for period in periods)) > 0:
+        length_s = min(round(chance.uniform(*PERIOD_S), 1), left_s)
+        periods.append(Period(length_s, () if chance.random() < QUIET else _some(chance)))
+    return periods
+
+
+def _some(chance: random.Random) -> tuple[Fault, ...]:
+    """Draw faults of different parts, by part first: there are many of the network."""
+    of_part: dict[str, list[Fault]] = {}
+    for fault in FAULTS.values():
+        if fault.name in NOT_IN_STORMS:
+            continue
+        of_part.setdefault(fault.part, []).append(fault)
+    parts = chance.sample(sorted(of_part), chance.randint(1, AT_ONCE_MAX))
+    drawn = [chance.choice(of_part[part]) for part in parts]
+    alone = [fault for fault in drawn if fault.name in ALONE]
+    return (alone[0],) if alone else tuple(drawn)

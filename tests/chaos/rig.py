@@ -1,0 +1,271 @@
+"""A running service to be hurt: stack, proxies, a server, workers; whatever ends by itself is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from bulkgrpc.client import AsyncBulkClient
+from bulkgrpc.stack.ports import choose_free
+from bulkgrpc.store import schema
+from bulkgrpc.store.connection import connect
+from tests.chaos import evidence
+from tests.chaos.history import History
+from tests.chaos.proxy import Mood, Proxies, Proxy
+from tests.chaos.stand import ProxiedStack
+from tests.support import examples
+from tests.support.processes import Process
+
+TOPIC = "bulkgrpc.records"
+GROUP = "bulkgrpc-workers"
+PAIRS = ("client-server", "server-kafka", "server-postgres", "server-redis", "worker-kafka", "worker-postgres")
+TEND_S = 0.1
+_TAIL_CHARS = 600
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Rig:
+    """The parts, and what can be done to them. Made by `rig`."""
+
+    def __init__(self, stack: ProxiedStack, proxies: dict[str, Proxy], address: str, logs: Path) -> None:
+        self.stack = stack
+        self.proxies = proxies
+        self.address = address
+        self.bootstrap = stack.addresses.kafka
+        self.postgres = stack.addresses.postgres
+        # An administrator of the broker, through no proxy.
+        self.admin = AdminClient({"bootstrap.servers": stack.addresses.kafka, "log_level": 0})
+        self.history = History(logs / "history")
+        self.server: Process
+        self.workers: list[Process] = []
+        self.mutant = "none"
+        self.worker_environment: dict[str, str] = {}
+        self.ended: list[tuple[str, int]] = []
+        self._logs = logs
+        self._ports: dict[str, int] = {}
+        self._quiet: set[str] = set()
+        self._lock = threading.RLock()
+
+    def launch(self, ports: dict[str, int], listen: int, workers: int) -> None:
+        """Start the server and the workers, all through the proxies' ports."""
+        self._ports = ports
+        arguments = ("bulkgrpc.server.process", "--listen", f"127.0.0.1:{listen}")
+        self.server = Process(
+            "tests.chaos.mutants", ("none", *arguments), self._environment("server"), self._logs / "server.log"
+        )
+        self.server.start()
+        for _ in range(workers):
+            self.add_worker()
+
+    def add_worker(self) -> Process:
+        """Start one more worker."""
+        name = f"worker-{len(self.workers)}"
+        worker = Process("tests.chaos.mutants", (), {}, self._logs / f"{name}.log")
+        self._dress(worker)
+        worker.start()
+        with self._lock:
+            self.workers.append(worker)
+        return worker
+
+    def remove_worker(self, worker: Process) -> None:
+        """Let a worker end by SIGTERM."""
+        with self._lock:
+            self.workers.remove(worker)
+        worker.kill(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Kill what runs."""
+        for process in (self.server, *self.workers):
+            with contextlib.suppress(ProcessLookupError):
+                if process.ended is None:
+                    os.kill(process.pid, signal.SIGCONT)
+            process.stop()
+
+    def signal(self, process: Process, number: signal.Signals) -> None:
+        """Send a signal, without waiting for what it does."""
+        with contextlib.suppress(ProcessLookupError):
+            if process.ended is None:
+                os.kill(process.pid, number)
+
+    @contextmanager
+    def untended(self, *processes: Process) -> Iterator[None]:
+        """Leave these as they are, also when they end."""
+        names = {process.log.stem for process in processes}
+        self._quiet |= names
+        try:
+            yield
+        finally:
+            self._quiet -= names
+
+    def disguise(self, mutant: str) -> None:
+        """Restart everything with a protection switched off; `none`: as it is."""
+        self.mutant = mutant
+        for process in (*self.workers, self.server):
+            process.stop()
+        self.tend()
+
+    def move_to(self, bootstrap: str) -> None:
+        """Use another, new Kafka from now on, for good: with a group of its own, and a ledger that begins anew."""
+        self.bootstrap = bootstrap
+        with self.database() as connection, connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")
+            connection.execute("DELETE FROM bulk.offsets")
+        more = {"BULKGRPC_KAFKA": bootstrap, "BULKGRPC_REPLICATION": "3"}
+        self.worker_environment.update(more)
+        self.server.environment = {**self.server.environment, **more}
+        self.disguise("none")
+
+    def mend_ledger(self) -> None:
+        """Let every partition go on at its end: after a mutant the ledger may stand anywhere."""
+        for process in self.workers:
+            process.stop()
+        with self.database() as connection, connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")
+            for place in self.ends().items():
+                connection.execute("UPDATE bulk.offsets SET next_offset = %s WHERE partition = %s", place[::-1])
+
+    def tend(self) -> None:
+        """Start again what ended; note that it did."""
+        with self._lock:
+            members = [self.server, *self.workers]
+        for process in members:
+            code = process.ended
+            if code is None or process.log.stem in self._quiet:
+                continue
+            self.revive(process)
+
+    def revive(self, process: Process) -> None:
+        """Start a process again, if it has ended."""
+        with self._lock:
+            code = process.ended
+            if code is None:
+                return
+            tail = process.log.read_text()[-_TAIL_CHARS:]
+            self.ended.append((process.log.stem, code))
+            self.history.note("rig", "process", name=process.log.stem, code=code, tail=tail)
+            self._dress(process)
+            with contextlib.suppress(AssertionError, queue.Empty):
+                process.start()
+
+    async def tending(self) -> None:
+        """Tend until cancelled."""
+        while True:
+            await asyncio.to_thread(self.tend)
+            await asyncio.sleep(TEND_S)
+
+    def renew_history(self, name: str) -> History:
+        """Begin the history of another run."""
+        self.history = History(self._logs / f"history-{name}")
+        self.ended = []
+        return self.history
+
+    @contextmanager
+    def database(self) -> Iterator[Connection]:
+        """A connection that leads through no proxy."""
+        with connect(self.postgres, "chaos") as connection:
+            yield connection
+
+    def ends(self) -> dict[int, int]:
+        """Return the offset after the last message of each partition."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(TOPIC, partition): latest for partition in range(4)}
+        # A client of its own: one that knows an older leader's epoch is refused for a while, not told the newer one.
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        found = admin.list_offsets(asked, request_timeout=5)
+        return {place.partition: future.result(5).offset for place, future in found.items()}
+
+    def behind(self) -> str:
+        """Say what is still to be done; nothing: "" ."""
+        try:
+            ends = self.ends()
+            with self.database() as connection:
+                stands = dict(connection.execute("SELECT partition, next_offset FROM bulk.offsets").fetchall())
+                open_jobs = connection.execute("SELECT count(*) FROM bulk.jobs WHERE state = 2").fetchone()
+        except Exception as error:  # noqa: BLE001 - whatever keeps us from looking is said
+            return f"cannot look: {error!r}"
+        lag = {partition: end - stands.get(partition, 0) for partition, end in ends.items()}
+        if any(lag.values()):
+            return f"lag {lag}"
+        return f"{open_jobs[0]} sealed jobs have not ended" if open_jobs and open_jobs[0] else ""
+
+    def _dress(self, process: Process) -> None:
+        """Give a process the arguments and the environment that it is to be started with now."""
+        if process is getattr(self, "server", None):
+            process.arguments = (self.mutant, *process.arguments[1:])
+            return
+        process.arguments = (self.mutant, "workers.process")
+        process.environment = {**self._environment("worker"), **self.worker_environment}
+
+    def _environment(self, who: str) -> dict[str, str]:
+        ports = self._ports
+        found = {
+            "BULKGRPC_KAFKA": f"127.0.0.1:{ports[f'{who}-kafka']}",
+            "BULKGRPC_POSTGRES": re.sub(r":\d+/", f":{ports[f'{who}-postgres']}/", self.postgres),
+            "BULKGRPC_DRAIN_S": "5",
+        }
+        if who == "server":
+            found["BULKGRPC_REDIS"] = f"redis://127.0.0.1:{ports['server-redis']}/0"
+        return found
+
+
+@contextmanager
+def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
+    """Run everything; end and remove it afterwards."""
+    stack = ProxiedStack(data_dir)
+    listen = choose_free()
+    with ExitStack() as undo:
+        undo.callback(stack.destroy)
+        stack.up()
+        proxies = undo.enter_context(Proxies())
+        _set_up_topic_and_tables(stack)
+        ports = {pair: choose_free() for pair in PAIRS}
+        ports |= {"server-kafka": stack.server.advertised, "worker-kafka": stack.worker.advertised}
+        postgres, redis = (
+            int(re.findall(r":(\d+)/", url)[-1]) for url in (stack.addresses.postgres, stack.addresses.redis)
+        )
+        targets = {
+            "client-server": listen,
+            "server-kafka": stack.server.port,
+            "server-postgres": postgres,
+            "server-redis": redis,
+            "worker-kafka": stack.worker.port,
+            "worker-postgres": postgres,
+        }
+        opened = {pair: proxies.open(ports[pair], target) for pair, target in targets.items()}
+        running = Rig(stack, opened, f"127.0.0.1:{ports['client-server']}", logs)
+        undo.callback(running.end)
+        running.launch(ports, listen, workers)
+        asyncio.run(_register(running.address))
+        with running.database() as connection:
+            connection.execute(evidence.SET_UP)
+        yield running
+
+
+def calm(running: Rig) -> None:
+    """Make every proxy a good one."""
+    for proxy in running.proxies.values():
+        proxy.set(Mood())
+
+
+def _set_up_topic_and_tables(stack: ProxiedStack) -> None:
+    schema.migrate(stack.addresses.postgres)
+
+
+async def _register(address: str) -> None:
+    dataset = examples.readings()
+    async with AsyncBulkClient(address) as client:
+        await client.register_dataset(dataset.descriptors, dataset.message_type)

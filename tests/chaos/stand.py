@@ -1,0 +1,66 @@
+"""A stack to be hurt: Kafka has listeners of their own for servers and for workers, which lead through proxies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulkgrpc.stack import Phase, Stack
+from bulkgrpc.stack.kafka import Kafka
+from bulkgrpc.stack.part import Part
+from bulkgrpc.stack.ports import choose_free
+from bulkgrpc.stack.process import Command
+from bulkgrpc.stack.words import LOOPBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Another listener of the broker. port: where it listens; advertised: where it says that it does."""
+
+    name: str
+    port: int
+    advertised: int
+
+
+class ProxiedKafka(Kafka):
+    """A broker with more listeners, each advertised under a proxy's port."""
+
+    def __init__(self, directory: Path, heap_mib: int, listeners: tuple[Listener, ...], more: str = "") -> None:
+        super().__init__(directory, heap_mib)
+        self._listeners = listeners
+        self._more = more
+
+    def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
+        """Write the configuration as usual, then what differs: the last value of a name counts."""
+        command = super().prepare(ports, enter)
+        with Path(command.argv[-1]).open("a") as file:
+            file.write(self._settings_of(ports) + self._more)
+        return command
+
+    def _settings_of(self, ports: Mapping[str, int]) -> str:
+        main = f"PLAINTEXT://{LOOPBACK}:{ports['kafka']}"
+        extra = [
+            (f"{one.name}://{LOOPBACK}:{one.port}", f"{one.name}://{LOOPBACK}:{one.advertised}")
+            for one in self._listeners
+        ]
+        kinds = "".join(f",{one.name}:PLAINTEXT" for one in self._listeners)
+        return (
+            f"listeners={main},CONTROLLER://{LOOPBACK}:{ports['kafka_controller']}"
+            f"{''.join(',' + here for here, _ in extra)}\n"
+            f"advertised.listeners={main}{''.join(',' + said for _, said in extra)}\n"
+            f"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{kinds}\n"
+            # Deleted records go at once: the test of a lost span waits for them.
+            "log.initial.task.delay.ms=500\nlog.retention.check.interval.ms=1000\n"
+        )
+
+
+class ProxiedStack(Stack):
+    """A stack whose broker has listeners for servers and workers. server, worker: those listeners."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.server = Listener("SERVER", choose_free(), choose_free())
+        self.worker = Listener("WORKER", choose_free(), choose_free())
+        kafka = ProxiedKafka(self.data_dir / "kafka", 384, (self.server, self.worker))
+        self._parts = (Part(kafka, self._state), *self._parts[1:])

@@ -1,0 +1,104 @@
+"""The checker by itself, on evidence made up here; and the plan of a storm: the same seed, the same plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bulkgrpc.promises import PROMISES
+from tests.chaos import plan
+from tests.chaos.checker import check
+from tests.chaos.evidence import Evidence, JobReport, Move, job_id
+from tests.chaos.history import Event
+
+JOB = {"key": "k", "base": 0, "batches": 3, "rows": 1000, "bad": 0}
+REPORT = JobReport(state=3, accepted=3000, written=3000, duplicate=0, rejected=0, expired=0, reported=0)
+GOOD = Evidence(
+    events=[
+        Event(0, "c", "submit", JOB),
+        Event(1, "c", "sent", {"key": "k", "batches": 3}),
+        Event(2, "c", "acknowledged", {"key": "k", "batches": 2}),
+        Event(3, "c", "sealed", {"key": "k"}),
+        Event(4, "rig", "caught_up", {"after_s": 0}),
+    ],
+    batches={("c", number): (1000, 1000) for number in range(3)},
+    jobs={job_id("c", "k"): REPORT},
+    moves=[Move(0, 0, 2, 1), Move(0, 2, 4, 1)],
+)
+
+
+def names(evidence: Evidence) -> set[str]:
+    return {violation.promise.name for violation in check(evidence)}
+
+
+def read(at_s: float, state: int, written: int, found: int, next_offset: int = 4) -> Event:
+    return Event(at_s, "reader", "read", {"jobs": {"c/k": [state, written, found]}, "offsets": {"0": [next_offset, 1]}})
+
+
+def without(number: int) -> dict[tuple[str, int], tuple[int, int]]:
+    return {key: value for key, value in GOOD.batches.items() if key[1] != number}
+
+
+def test_good_evidence_is_good() -> None:
+    assert not names(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("promise", "evidence"),
+    [
+        ("P1", replace(GOOD, batches=without(1))),
+        ("P1", replace(GOOD, jobs={})),
+        ("P2", replace(GOOD, batches={**GOOD.batches, ("c", 1): (2000, 1000)})),
+        ("P2", replace(GOOD, batches={**GOOD.batches, ("c", 1): (999, 999)})),
+        ("P2", replace(GOOD, batches={**GOOD.batches, ("c", 7): (1000, 1000)})),
+        ("P3", replace(GOOD, jobs={job_id("c", "k"): replace(REPORT, written=2000)})),
+        ("P3", replace(GOOD, events=[*GOOD.events, read(5, 3, 3000, 2999)])),
+        ("P3", replace(GOOD, events=[*GOOD.events, read(5, 3, 3000, 3000), read(6, 2, 2000, 2000)])),
+        ("P4", replace(GOOD, batches=without(0))),
+        ("P5", replace(GOOD, moves=[*GOOD.moves, Move(0, 4, 3, 1)])),
+        ("P5", replace(GOOD, moves=[*GOOD.moves, Move(0, 5, 6, 1)])),
+        ("P5", replace(GOOD, events=[*GOOD.events, read(5, 3, 3000, 3000), read(6, 3, 3000, 3000, 3)])),
+        ("P6", replace(GOOD, jobs={job_id("c", "k"): replace(REPORT, rejected=1)})),
+        ("P8", replace(GOOD, events=GOOD.events[:-1])),
+        ("P8", replace(GOOD, jobs={job_id("c", "k"): replace(REPORT, state=2)})),
+        (
+            "P9",
+            replace(
+                GOOD,
+                batches=without(2),
+                events=[*GOOD.events, Event(5, "rig", "fault", {"name": "retention", "phase": "begun"})],
+            ),
+        ),
+    ],
+)
+def test_what_falsifies_a_promise_is_seen(promise: str, evidence: Evidence) -> None:
+    assert promise in names(evidence)
+
+
+def test_a_batch_of_unknown_outcome_may_be_there_or_not() -> None:
+    broke_off = [event for event in GOOD.events if event.kind != "sealed"]
+    report = {job_id("c", "k"): replace(REPORT, state=1, accepted=2000, written=2000)}
+    assert not names(replace(GOOD, events=broke_off, batches=without(2), jobs=report))
+    assert not names(replace(GOOD, events=broke_off))
+
+
+def test_evidence_is_read_as_it_was_written(tmp_path: Path) -> None:
+    GOOD.write(tmp_path / "evidence.json")
+    assert Evidence.load(tmp_path / "evidence.json") == GOOD
+
+
+def test_the_same_seed_draws_the_same_plan() -> None:
+    assert [str(period) for period in plan.draw(7, 300)] == [str(period) for period in plan.draw(7, 300)]
+    assert plan.draw(7, 300) != plan.draw(8, 300)
+
+
+def test_every_promise_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text()
+    assert all(f"| {promise.name} |" in page for promise in PROMISES)
+
+
+def test_every_fault_of_a_storm_is_drawn_by_some_seed() -> None:
+    drawn = {fault.name for seed in range(200) for period in plan.draw(seed, 300) for fault in period.faults}
+    assert drawn == set(plan.FAULTS) - plan.NOT_IN_STORMS

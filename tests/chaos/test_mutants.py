@@ -1,0 +1,199 @@
+"""The checker is no good if it never turns red: for each promise a protection is switched off, and it does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+from confluent_kafka import Producer
+
+from bulkgrpc.backbone.message import to_headers
+from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.words import JobKey, JobSpec, Kind, Message, digest_of
+from tests.chaos import evidence, trial
+from tests.chaos.fault import Fault, wait_for
+from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
+from tests.chaos.rig import TOPIC, Rig
+from tests.chaos.trial import Verdict
+
+SEED = 1
+BATCHES = 10
+LIVES_WITHIN_S = 15.0
+
+
+@pytest.fixture
+def disguised(running: Rig) -> Iterator[Rig]:
+    yield running
+    running.worker_environment.clear()
+    running.mend_ledger()
+    running.disguise("none")
+
+
+def broken(verdict: Verdict) -> set[str]:
+    print(f"\n{verdict}\n" + "\n".join(map(str, verdict.violations[:3])))
+    return {violation.promise.name for violation in verdict.violations}
+
+
+async def attempt(rig: Rig, mutant: str, fault: Fault, within_s: float = LIVES_WITHIN_S) -> set[str]:
+    """Run a trial under a mutant; return the promises that the checker sees broken."""
+    await asyncio.to_thread(rig.disguise, mutant)
+    return broken(await trial.run(rig, f"m-{mutant.replace('_', '')}", fault, SEED, BATCHES, within_s))
+
+
+async def test_without_the_fence_p5_is_broken(disguised: Rig) -> None:
+    @contextmanager
+    def taken_over(rig: Rig, _: random.Random) -> Iterator[None]:
+        """Somebody else takes the partitions over and moves on; the worker does not know yet."""
+        yield
+        with rig.database() as connection, connection.transaction():
+            connection.execute(
+                "UPDATE bulk.offsets SET owner_epoch = owner_epoch + 1, next_offset = next_offset + 1000"
+            )
+        wait_for(lambda: False, 1)
+
+    fault = Fault("taken over", "worker", taken_over)
+    assert "P5" in await attempt(disguised, "no_fence", fault)
+
+
+async def test_with_the_ledger_in_another_transaction_p1_is_broken(disguised: Rig) -> None:
+    disguised.worker_environment["BULKGRPC_FAULT"] = "after_rows:kill:2"
+
+    @contextmanager
+    def unarmed(rig: Rig, _: random.Random) -> Iterator[None]:
+        rig.worker_environment.clear()
+        yield
+
+    assert "P2" in await attempt(disguised, "ledger_apart", Fault("killed after the rows", "worker", unarmed))
+
+
+async def test_with_acknowledgements_before_delivery_p1_is_broken(disguised: Rig) -> None:
+    @contextmanager
+    def kafka_stops_and_the_server_dies(rig: Rig, _: random.Random) -> Iterator[None]:
+        kafka = rig.stack.part("kafka")
+        kafka.kill(signal.SIGSTOP)
+        wait_for(lambda: False, 1)
+        rig.signal(rig.server, signal.SIGKILL)
+        yield
+        kafka.kill(signal.SIGCONT)
+
+    fault = Fault("Kafka stops, the server dies", "server", kafka_stops_and_the_server_dies)
+    assert "P1" in await attempt(disguised, "early_acknowledgement", fault)
+
+
+async def test_without_the_sequence_check_p2_is_broken(disguised: Rig) -> None:
+    assert {"P2"} <= await resend(disguised, "no_sequence", (0, 1, 2, 1, 2))
+
+
+async def test_with_holes_allowed_p4_is_broken(disguised: Rig) -> None:
+    assert {"P4"} <= await resend(disguised, "holes", (0, 2))
+
+
+@pytest.mark.parametrize("sequences", [(0, 1, 2, 1, 2), (0, 2), (0, 2, 1, 2), (1,), (0, 0, 0)])
+async def test_with_all_protections_on_none_is_broken(disguised: Rig, sequences: tuple[int, ...]) -> None:
+    assert not await resend(disguised, "none", sequences)
+
+
+async def test_without_waiting_for_the_disk_p3_is_broken(disguised: Rig) -> None:
+    assert "P3" in await crash_after_the_end(disguised, "careless_commit")
+
+
+async def test_an_end_that_was_told_outlives_a_crash_of_postgres(disguised: Rig) -> None:
+    assert not await crash_after_the_end(disguised, "none")
+
+
+async def test_without_reports_of_rejections_p6_is_broken(disguised: Rig) -> None:
+    assert "P6" in await attempt(disguised, "silent_rejections", Fault("none", "none", calm_weather))
+
+
+async def test_without_trying_again_p8_is_broken(disguised: Rig) -> None:
+    @contextmanager
+    def hung_up(rig: Rig, _: random.Random) -> Iterator[None]:
+        yield
+        with rig.database() as connection:
+            for _turn in range(20):
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bulkgrpc-worker'"
+                )
+                wait_for(lambda: False, 0.05)
+
+    assert "P8" in await attempt(disguised, "no_retry", Fault("hung up", "postgres", hung_up), 5.0)
+
+
+@contextmanager
+def calm_weather(_: Rig, __: random.Random) -> Iterator[None]:
+    yield
+
+
+async def resend(rig: Rig, mutant: str, sequences: tuple[int, ...]) -> set[str]:
+    """Put batches of these sequences on Kafka, as servers and clients that crash would; return what is broken."""
+    await asyncio.to_thread(rig.disguise, mutant)
+    plan = await begin(rig, f"r{''.join(map(str, sequences))}-{mutant.replace('_', '')}", max(sequences) + 1)
+    await put(rig, plan, sequences)
+    async with trial.attended(rig, [plan]):
+        await trial.catch_up(rig, 2 * LIVES_WITHIN_S)
+    return broken(await asyncio.to_thread(trial.conclude, rig, time.monotonic()))
+
+
+async def begin(rig: Rig, name: str, batches: int) -> Plan:
+    """Begin a history of one job whose batches no client sends."""
+    plan = draw_plans(random.Random(name), name, batches)[0]
+    history = rig.renew_history(plan.who)
+    await asyncio.to_thread(evidence.clear, rig.postgres)
+    history.note(plan.who, "submit", key=plan.key, base=plan.base, batches=batches, rows=evidence.ROWS, bad=0)
+    history.note(plan.who, "sent", key=plan.key, batches=batches)
+    return plan
+
+
+async def put(rig: Rig, plan: Plan, sequences: tuple[int, ...], *, seals: bool = False) -> None:
+    """Put messages on Kafka as a server would, but for its checks."""
+    producer = Producer({"bootstrap.servers": rig.stack.addresses.kafka, "acks": "all", "log_level": 0})
+    load = Load(rig.address, rig.history, Gate())
+    spec = JobSpec(JobKey.derive(plan.who, plan.key), plan.key, "sensor_readings", 1)
+    messages = []
+    for sequence in sequences:
+        payload = load.payload(plan.base + sequence * evidence.ROWS, 0)
+        digest = digest_of(payload)
+        batch = Message(Kind.BATCH, spec, 0, sequence, evidence.ROWS, 0, datetime.now(UTC), digest=digest)
+        messages.append((batch, payload))
+    if seals:
+        messages.append((Message(Kind.SEAL, spec, 0, len(sequences), 0, plan.batches, datetime.now(UTC)), b""))
+    for message, payload in messages:
+        partition = partition_of(plan.who, PARTITIONS)
+        producer.produce(TOPIC, payload, plan.who.encode(), partition, headers=to_headers(message))
+    assert await asyncio.to_thread(producer.flush, 10) == 0
+
+
+async def crash_after_the_end(rig: Rig, mutant: str) -> set[str]:
+    """A small job ends, a reader sees it; PostgreSQL is killed in the same moment, and read again without workers.
+
+    What PostgreSQL writes by itself now and then is held up, so that it makes no difference.
+    """
+    await asyncio.to_thread(rig.disguise, mutant)
+    plan = await begin(rig, f"crash-{mutant[:4]}", 1)
+    with rig.database() as connection:
+        row = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").fetchone()
+        assert row is not None
+        os.kill(row[0], signal.SIGSTOP)
+    await put(rig, plan, (0,), seals=True)
+
+    def ended() -> bool:
+        trial.read_once(rig, [plan])
+        return f'"{plan.who}/{plan.key}": [3,' in (rig.history.directory / "reader.jsonl").read_text()
+
+    assert await asyncio.to_thread(wait_for, ended, LIVES_WITHIN_S)
+    for worker in rig.workers:
+        rig.signal(worker, signal.SIGSTOP)
+    await asyncio.to_thread(rig.stack.part("postgres").kill)
+    await asyncio.to_thread(rig.stack.part("postgres").start)
+    await asyncio.to_thread(trial.read_once, rig, [plan])
+    for worker in rig.workers:
+        rig.signal(worker, signal.SIGCONT)
+    await trial.catch_up(rig, LIVES_WITHIN_S)
+    return broken(await asyncio.to_thread(trial.conclude, rig, time.monotonic()))

@@ -1,0 +1,56 @@
+"""Kafka's retention passes what the ledger needs next: the worker stops and says so; it leaves nothing out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from bulkgrpc.backbone.partition import partition_of
+from tests.chaos import checker, evidence, trial
+from tests.chaos.fault import wait_for
+from tests.chaos.load import PARTITIONS
+from tests.chaos.rig import TOPIC, Rig
+from tests.chaos.test_mutants import begin, put
+
+BATCHES = 100
+STOPS_WITHIN_S = 40.0
+
+
+async def lose_a_span(rig: Rig, mutant: str) -> set[str]:
+    """Batches wait for workers that are away, the first of them are deleted, workers come back and more batches."""
+    with rig.untended(*rig.workers):
+        rig.mutant = mutant
+        for worker in rig.workers:
+            worker.kill(signal.SIGKILL)
+        plan = await begin(rig, f"lost-{mutant[:6]}", BATCHES)
+        rig.history.note("rig", "fault", name="retention", phase="begun")
+        rig.history.note(plan.who, "acknowledged", key=plan.key, batches=BATCHES)
+        await put(rig, plan, tuple(range(BATCHES)), seals=True)
+        partition = partition_of(plan.who, PARTITIONS)
+        place = TopicPartition(TOPIC, partition, rig.ends()[partition] - BATCHES // 2)
+        rig.admin.delete_records([place])[place].result(10)
+    rig.ended.clear()
+    async with trial.attended(rig, [plan]):
+        await asyncio.to_thread(wait_for, lambda: any(code == 1 for _, code in rig.ended), STOPS_WITHIN_S / 2)
+        await trial.catch_up(rig, 3.0)
+    seen = evidence.collect(rig.postgres, rig.history)
+    found = checker.check(seen)
+    print("\n".join(map(str, found[:5])), checker.summarize(seen))
+    return {violation.promise.name for violation in found}
+
+
+@pytest.fixture
+def torn(running: Rig) -> Rig:
+    """A rig that is no good afterwards: each test of this module has the hole of the one before, too."""
+    return running
+
+
+async def test_a_silent_reset_breaks_p9(torn: Rig) -> None:
+    assert "P9" in await lose_a_span(torn, "silent_reset")
+
+
+async def test_the_worker_stops_loudly(torn: Rig) -> None:
+    assert not await lose_a_span(torn, "none")
