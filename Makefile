@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 UPGRADE ?=
 
-.PHONY: help setup demo test check format generate lock bench clean
+.PHONY: help setup demo test chaos storm check format generate lock bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,8 +23,14 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 demo: setup ## Run the main job on real parts, from nothing to a report
 	$(BIN)/bulkgrpc demo
 
-test: setup check ## Run the checks, then every test on real Kafka, PostgreSQL and Valkey
-	$(BIN)/pytest
+test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey
+	$(BIN)/pytest -m 'not long'
+
+chaos: setup ## Hurt every part under load, one fault after the other, and prove that the checker sees broken promises
+	$(BIN)/pytest -m long
+
+storm: setup ## Draw new faults every 20 to 30 s, for ten seeds of five minutes each
+	$(BIN)/python -m tests.chaos.storm --seed 1 --seeds 10 --seconds 300
 
 check: setup ## Lint, types, layering, protos, and that generated code is fresh
 	$(BIN)/ruff format --check .
@@ -32,7 +38,8 @@ check: setup ## Lint, types, layering, protos, and that generated code is fresh
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
-	$(BIN)/buf breaking --against '.git#branch=main'
+	if git rev-parse --quiet --verify main >/dev/null; then $(BIN)/buf breaking --against '.git#branch=main'; fi
+	$(BIN)/python -m tools.budgets
 	$(BIN)/python -m tools.generate --check
 
 format: setup ## Format and mend what can be mended by itself

@@ -17,6 +17,8 @@ from tests.chaos.fault import Fault
 from tests.chaos.rig import Rig
 from tests.conftest import new_data_dir
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[tuple[str, list[NodePart]]]:

@@ -10,6 +10,8 @@ import pytest
 from tests.chaos import plan, trial
 from tests.chaos.rig import Rig
 
+pytestmark = pytest.mark.long
+
 SEED = int(os.environ.get("BULKGRPC_CHAOS_SEED", "1"))
 RECORDS_MIN = 100_000
 

@@ -15,6 +15,8 @@ from tests.chaos.load import PARTITIONS
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.test_mutants import begin, put
 
+pytestmark = pytest.mark.long
+
 BATCHES = 100
 STOPS_WITHIN_S = 40.0
 
