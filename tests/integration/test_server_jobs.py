@@ -262,7 +262,7 @@ async def test_jobs_that_end_elsewhere_end_their_open_streams_for_one_query_a_se
         assert len(asked) <= loop.time() - begun_s + 3
 
 
-async def test_only_an_ended_job_is_deleted_and_its_key_is_free_then(
+async def test_only_an_ended_job_whose_seal_was_applied_is_deleted_and_its_key_is_free_then(
     client: Peer, server_settings: ServerSettings
 ) -> None:
     key = a_key()
@@ -271,6 +271,11 @@ async def test_only_an_ended_job_is_deleted_and_its_key_is_free_then(
     assert (code, refused.reason) == (PRECONDITION, Reason.JOB_NOT_ENDED)
     assert "cancel it first" in refused.message
     await cancel(client, name)
+    code, refused = await refusal(delete(client, name))
+    assert (code, refused.reason) == (PRECONDITION, Reason.JOB_NOT_ENDED)
+    assert "may still come" in refused.message
+    seal = "INSERT INTO bulk.lanes SELECT create_day, job_id, 0, 1, true FROM bulk.jobs WHERE job_id = %s"
+    run(server_settings, seal, job_id(name))
     await delete(client, name)
     code, refused = await refusal(client.job(name))
     assert (code, refused.reason) == (grpc.StatusCode.NOT_FOUND, Reason.JOB_NOT_FOUND)
