@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-Site = Literal["after_poll", "mid_copy", "after_rows", "before_commit", "after_commit_before_kafka", "before_send"]
+Site = Literal["after_poll", "mid_copy", "after_rows", "before_commit", "after_commit_before_kafka"]
 VARIABLE = "BULKGRPC_FAULT"
 
 

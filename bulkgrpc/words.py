@@ -11,7 +11,7 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 ENDS_WITHIN_S = 300.0
 """In which a job should have ended after its seal."""
@@ -253,3 +253,17 @@ def may_apply_batch(lane_next_sequence: int, sequence: int) -> Outcome:
     if sequence == lane_next_sequence:
         return Outcome.NEXT
     return Outcome.REPLAY if sequence < lane_next_sequence else Outcome.GAP
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_us(time: datetime) -> int:
+    """Return microseconds since 1970 of an aware time."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_us(time_us: int) -> datetime:
+    """Return the time that is `time_us` microseconds after 1970."""
+    return _EPOCH + time_us * _MICROSECOND

@@ -9,15 +9,13 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 
-from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, is_dataset, is_tenant
+from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, from_us, is_dataset, is_tenant, to_us
 
 FORMAT = b"1"
 INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
 RECORDS_MAX = 1_000_000
 """Above what any server may be set to take in a batch."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MalformedMessage(ValueError):
@@ -85,9 +83,9 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
             sequence=_whole(found["sequence"], INT8_MAX),
             records=records,
             lane_records=_whole(found.get("lane-records", b"0"), INT8_MAX),
-            sent_at=_from_us(found["sent-at-us"]),
+            sent_at=from_us(int(found["sent-at-us"])),
             digest=bytes.fromhex(found.get("digest", b"").decode()),
-            expires_at=_from_us(found["expires-at-us"]) if "expires-at-us" in found else None,
+            expires_at=from_us(int(found["expires-at-us"])) if "expires-at-us" in found else None,
             trace_context=found.get("traceparent", b"").decode(),
         )
     except KeyError as error:
@@ -101,13 +99,3 @@ def _whole(text: bytes, most: int) -> int:
     if not 0 <= number <= most:
         raise MalformedMessage(f"{number} is not between 0 and {most}")
     return number
-
-
-def _from_us(text: bytes) -> datetime:
-    return _EPOCH + timedelta(microseconds=int(text))
-
-
-def to_us(time: datetime) -> int:
-    """Return microseconds since 1970 of an aware time."""
-    delta = time - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

@@ -6,17 +6,14 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
-from bulkgrpc.words import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
+from bulkgrpc.words import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState, from_us, to_us
 
 DIGESTS_MAX = 1024
 """Batches of a job whose digests are kept, the last ones: what a client may still hold unacknowledged."""
 DIGEST_CHARS = 32
 """A digest in hexadecimal, so that Redis' answers are text."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +121,3 @@ def from_ring(next_sequence: int, ring: str) -> dict[int, bytes]:
         if len(text) == DIGEST_CHARS and "\0" not in text:
             found[sequence] = bytes.fromhex(text)
     return found
-
-
-def to_us(time: datetime) -> int:
-    """Return microseconds since 1970 of an aware time."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def from_us(time_us: int) -> datetime:
-    """Return the time that is `time_us` microseconds after 1970."""
-    return _EPOCH + time_us * _MICROSECOND

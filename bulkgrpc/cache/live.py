@@ -18,8 +18,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from bulkgrpc.cache.job import DIGEST_CHARS, DIGESTS_MAX, LiveJob, from_fields, from_ring, to_fields, to_us
-from bulkgrpc.words import JobKey, JobState
+from bulkgrpc.cache.job import DIGEST_CHARS, DIGESTS_MAX, LiveJob, from_fields, from_ring, to_fields
+from bulkgrpc.words import JobKey, JobState, to_us
 
 JOB_TTL_S: Final = 24 * 3600
 LEASE_TTL_S: Final = 10

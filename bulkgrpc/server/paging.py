@@ -8,11 +8,10 @@ import re
 import uuid
 
 from bulkgrpc import limits
-from bulkgrpc.cache.job import from_us, to_us
 from bulkgrpc.errors import Invalid, Reason
 from bulkgrpc.store.jobs import PageStart
 from bulkgrpc.store.rejections import Place
-from bulkgrpc.words import Job, is_dataset
+from bulkgrpc.words import Job, from_us, is_dataset, to_us
 
 _PLACE = re.compile(r"([0-9]{1,18})/([0-9]{1,9})/([0-9]{1,18})")
 

@@ -8,12 +8,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from bulkgrpc.cache.job import to_us
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.server.messages import DATASET_PREFIX
 from bulkgrpc.store.rejections import Rejection
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
-from bulkgrpc.words import Job, JobCounts, JobOptions
+from bulkgrpc.words import Job, JobCounts, JobOptions, to_us
 
 
 def to_job(job: Job, now: datetime) -> jobs_pb2.Job:

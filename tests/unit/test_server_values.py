@@ -22,7 +22,7 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.cache.job import DIGESTS_MAX, LiveJob, from_fields, from_us, overlay, to_fields, to_us
+from bulkgrpc.cache.job import DIGESTS_MAX, LiveJob, from_fields, overlay, to_fields
 from bulkgrpc.errors import Invalid, Reason, TooMuch, Unavailable
 from bulkgrpc.server import keys, serving, storage
 from bulkgrpc.server.gate import Gate
@@ -40,7 +40,7 @@ from bulkgrpc.server.paging import (
 from bulkgrpc.settings import ServerSettings, load
 from bulkgrpc.store.rejections import Place
 from bulkgrpc.v1 import ingest_pb2
-from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
+from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState, from_us, to_us
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1), timezones=st.just(UTC))
