@@ -18,7 +18,7 @@ from bulkgrpc.bench.words import BenchFailed, Load, Rate
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from bulkgrpc.words import JobCounts, JobKey, JobSpec, Kind, Message
 
 STOPPED_S_MAX = 4.0
 """The embedded Kafka takes a consumer for dead after 6 s."""
@@ -30,8 +30,7 @@ Planned = tuple[int, Message, bytes]
 def measure(ground: Ground, dataset: Dataset, load: Load) -> Rate:
     """Measure it: from the workers' SIGCONT until all jobs have ended.
 
-    The workers are warm: each partition's first job has gone through. They are then stopped by SIGSTOP while the topic
-    is filled, so that they begin together, at nothing read and nothing written. Raises BenchFailed.
+    The workers are warm: each partition's first job has gone through. Raises BenchFailed.
     """
     tenants = readings.tenants_of(load)
     codec = BatchCodec(dataset)
@@ -44,37 +43,55 @@ def measure(ground: Ground, dataset: Dataset, load: Load) -> Rate:
         ground.connection() as connection,
     ):
         watch.group_settles(place, load.workers)
-        fill(place, plan(codec, tenants, warm, load.batch_rows, load.batch_rows))
+        payloads = readings.batches(codec, 0, load.tenant_rows, load.batch_rows)
+        fill(place, plan(dataset, tenants, warm, payloads[:1], load.batch_rows))
         watch.jobs_end(connection, warm, load.tenants, needed=running)
-        filling = plan(codec, tenants, run, load.tenant_rows, load.batch_rows)
+        filling = plan(dataset, tenants, run, payloads, load.batch_rows)
         ground.clear(dataset)
-        stopped_s = time.perf_counter()
-        for worker in running:
-            worker.send(signal.SIGSTOP)
-        fill(place, filling)
-        begun_s = time.perf_counter()
-        for worker in running:
-            worker.send(signal.SIGCONT)
-        if begun_s - stopped_s > STOPPED_S_MAX:
-            raise BenchFailed(f"filling the topic took over {STOPPED_S_MAX:.0f} s: give fewer --rows")
-        watch.jobs_end(connection, run, load.tenants, needed=running)
-        seconds = time.perf_counter() - begun_s
-        watch.check_counts(connection, dataset, run, load.tenants, load.rows)
+        seconds = emptied_s(place, running, connection, filling, run)
+        watch.check_counts(connection, dataset, run, load.tenants, JobCounts(load.rows, load.rows))
     return Rate(load.rows, seconds)
 
 
-def plan(codec: BatchCodec, tenants: Sequence[str], run: str, tenant_rows: int, batch_rows: int) -> list[Planned]:
+def emptied_s(
+    place: Place,
+    workers: Sequence[programs.Program],
+    connection: watch.Connection,
+    planned: Sequence[Planned],
+    run: str,
+) -> float:
+    """Fill the topic with jobs, key `run`, and return the seconds that the workers take until all have ended.
+
+    They are stopped by SIGSTOP meanwhile, so that they begin together, at nothing read and nothing written.
+    Raises BenchFailed.
+    """
+    stopped_s = time.perf_counter()
+    for worker in workers:
+        worker.send(signal.SIGSTOP)
+    fill(place, planned)
+    begun_s = time.perf_counter()
+    for worker in workers:
+        worker.send(signal.SIGCONT)
+    if begun_s - stopped_s > STOPPED_S_MAX:
+        raise BenchFailed(f"filling the topic took over {STOPPED_S_MAX:.0f} s: give fewer --rows")
+    jobs = len({message.spec.key for _, message, _ in planned})
+    watch.jobs_end(connection, run, jobs, needed=workers)
+    return time.perf_counter() - begun_s
+
+
+def plan(
+    dataset: Dataset, tenants: Sequence[str], run: str, payloads: Sequence[bytes], batch_rows: int
+) -> list[Planned]:
     """Return the messages of one job a tenant, tenant by turns: what the server would have put on the topic."""
-    specs = [JobSpec(JobKey.derive(name, run), run, codec.dataset.name, codec.dataset.version) for name in tenants]
-    per_tenant = [readings.batches(codec, 0, tenant_rows, batch_rows) for _ in tenants]
+    specs = [JobSpec(JobKey.derive(name, run), run, dataset.name, dataset.version) for name in tenants]
     now = datetime.now(UTC)
     planned = [
         (tenant, Message(Kind.BATCH, specs[tenant], 0, sequence, batch_rows, 0, now), _numbered(sequence, payload))
-        for tenant, sequence, payload in readings.turns(per_tenant)
+        for tenant, sequence, payload in readings.turns([payloads] * len(tenants))
     ]
+    rows = len(payloads) * batch_rows
     seals = [
-        (tenant, Message(Kind.SEAL, spec, 0, len(per_tenant[tenant]), 0, tenant_rows, now), b"")
-        for tenant, spec in enumerate(specs)
+        (tenant, Message(Kind.SEAL, spec, 0, len(payloads), 0, rows, now), b"") for tenant, spec in enumerate(specs)
     ]
     return planned + seals
 

@@ -14,6 +14,7 @@ from bulkgrpc.bench.words import BenchFailed, Latency, Load, Quantiles
 from bulkgrpc.client import AsyncBulkClient, Batch, Progress
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.words import JobCounts
 
 BATCH_ROWS = 100
 EVERY_S = 0.05
@@ -46,7 +47,8 @@ def measure(ground: Ground, dataset: Dataset, load: Load) -> Latency:
         visible = [_visible_after(connection, tenant, client) for _ in range(load.samples)]
         acknowledged = client.receive(_WITHIN_S)
         watch.jobs_end(connection, run, 1, needed=needed)
-        watch.check_counts(connection, dataset, run, 1, load.samples * BATCH_ROWS)
+        rows = load.samples * BATCH_ROWS
+        watch.check_counts(connection, dataset, run, 1, JobCounts(rows, rows))
     return Latency(Quantiles.of(acknowledged), Quantiles.of(visible))
 
 

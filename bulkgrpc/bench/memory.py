@@ -30,6 +30,7 @@ from bulkgrpc.bench.words import (
 from bulkgrpc.client import AsyncBulkClient, Batch, ClientConfig
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.words import JobCounts
 
 SAMPLE_EVERY_S = 0.5
 WORKERS = 2
@@ -82,7 +83,7 @@ def measure(ground: Ground, dataset: Dataset, load: MemoryLoad) -> MemoryResults
         watch.group_settles(place, WORKERS)
         watched = [Watched(server, SERVER_RSS_MB_MAX), *(Watched(worker, WORKER_RSS_MB_MAX) for worker in running)]
         times = _watch(connection, place, client, watched, (run, load.streams, total))
-        watch.check_counts(connection, dataset, run, load.streams, total)
+        watch.check_counts(connection, dataset, run, load.streams, JobCounts(total, total))
         processes = tuple(item.resident() for item in watched)
     return MemoryResults(load, times.sent_bytes, total, times.accepted_s, times.written_s, processes)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from bulkgrpc.bench import words
+from bulkgrpc.bench.contest import ContestResults
 from bulkgrpc.bench.machine import Machine
 from bulkgrpc.bench.words import MemoryResults, Results, Round
 
@@ -78,6 +79,45 @@ def memory_table(results: MemoryResults) -> Table:
             _met(item.meets_target),
         )
     return table
+
+
+def contest_table(results: ContestResults) -> Table:
+    """Return each contestant's rate, and its ratio to that of the one whose number stands under `of`. Medians."""
+    load = results.load
+    title = (
+        f"{load.rows:,} rows, batches of {load.batch_rows:,}, chunks of {load.chunk_rows:,}, {load.workers} workers or "
+        f"connections, median of {load.rounds}"
+    )
+    table = Table("", "measured", "rows/s", "ratio", "from, to", "of", "target", "met", title=title)
+    table.title_justify = "left"
+    numbers = {item.name: f"{number}" for number, item in enumerate(results.contestants, 1)}
+    for item in results.contestants:
+        rate, ratios = f"{results.rows_per_s(item):,.0f}", results.ratios(item, item.next_to)
+        target, met = (f">= {item.ratio_min:g}", _met(results.met(item))) if item.ratio_min else ("", "")
+        ratio, between = f"{results.ratio(item):.2f}", f"{min(ratios):.2f}, {max(ratios):.2f}"
+        of = "" if item.next_to == item.name else numbers[item.next_to]
+        table.add_row(numbers[item.name], item.name, rate, ratio, between if of else "", of, target, met)
+    return table
+
+
+def contest_document(machine: Machine, results: ContestResults) -> dict[str, object]:
+    """Return everything measured, with units in the names."""
+    return {
+        "machine": asdict(machine),
+        "load": asdict(results.load),
+        "contestants": [
+            {
+                "name": item.name,
+                "by": item.by,
+                "rows_per_s": [round(rates[item.name].rows_per_s) for rates in results.rounds],
+                "next_to": item.next_to,
+                "ratio": round(results.ratio(item), 3),
+                "ratio_min": item.ratio_min,
+                "met": results.met(item),
+            }
+            for item in results.contestants
+        ],
+    }
 
 
 def throughput_document(machine: Machine, results: Results) -> dict[str, object]:

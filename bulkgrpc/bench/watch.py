@@ -16,7 +16,7 @@ from bulkgrpc.bench.ground import Place
 from bulkgrpc.bench.words import BenchFailed
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobState
+from bulkgrpc.words import JobCounts, JobState
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 EVERY_S = 0.01
@@ -57,13 +57,19 @@ def jobs_end(
     until("the jobs end", ended, within_s, needed)
 
 
-def check_counts(connection: Connection, dataset: Dataset, run: str, jobs: int, rows: int) -> None:
-    """Check that every job succeeded, and that jobs and table count exactly `rows`. Raises BenchFailed."""
-    found = connection.execute(_TOTALS, (JobState.SUCCEEDED, run)).fetchone()
-    expected = (jobs, rows, rows, 0, 0)
+def check_counts(connection: Connection, dataset: Dataset, run: str, jobs: int, counts: JobCounts) -> None:
+    """Check that every job ended well, that together they count exactly so, and the table too. Raises BenchFailed.
+
+    The table must have what was written and what was there before.
+    """
+    state = JobState.PARTIALLY_SUCCEEDED if counts.rejected else JobState.SUCCEEDED
+    found = connection.execute(_TOTALS, (state, run)).fetchone()
+    expected = (jobs, counts.accepted, counts.written, counts.duplicate, counts.rejected)
     if found is None or tuple(int(value or 0) for value in found) != expected:
-        raise BenchFailed(f"jobs (succeeded, accepted, written, duplicate, rejected) are {found}, must be {expected}")
-    check_table(connection, dataset, rows)
+        raise BenchFailed(
+            f"jobs ({state.name}, accepted, written, duplicate, rejected) are {found}, must be {expected}"
+        )
+    check_table(connection, dataset, counts.written + counts.duplicate)
 
 
 def check_table(connection: Connection, dataset: Dataset, rows: int) -> None:

@@ -13,6 +13,7 @@ from bulkgrpc.bench.words import Load, Rate
 from bulkgrpc.client import AsyncBulkClient, Batch
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.words import JobCounts
 
 _WITHIN_S = 600.0
 
@@ -45,7 +46,7 @@ def measure(ground: Ground, dataset: Dataset, load: Load) -> Rate:
         seconds = time.perf_counter() - begun_s
         client.receive(_WITHIN_S)
         client.send(None)
-        watch.check_counts(connection, dataset, run, load.tenants, load.rows)
+        watch.check_counts(connection, dataset, run, load.tenants, JobCounts(load.rows, load.rows))
     return Rate(load.rows, seconds)
 
 

@@ -1,4 +1,4 @@
-"""The commands `bench` and `bench memory`."""
+"""The commands `bench`, `bench policies` and `bench memory`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,42 @@ def bench_memory(
         return
     console = Console()
     console.print(report.memory_table(results))
+    console.print(report.machine_line(described), highlight=False, soft_wrap=True)
+
+
+@app.command("policies")
+def bench_policies(
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 600_000,
+    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows in a batch.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the baselines.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; medians count.")] = 3,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure conflict policies, validation, refused rows and wide messages, each next to what it costs without us.
+
+    Workers drain a full topic of each; beside them, of the same rows in chunks of the same size over as many
+    connections: a bare COPY BINARY, and staging with INSERT … ON CONFLICT as one would write it by hand. Every count is
+    checked. A missed target is shown and is no error.
+
+        bulkgrpc bench policies --rows 100000 --rounds 1
+    """
+    from bulkgrpc.bench import contest, machine, policies, report
+    from bulkgrpc.bench.ground import ground
+
+    load = Load.of(rows, batch_rows, workers, rounds, 0)
+    contestants = contest.contestants()
+    datasets = {contestant.dataset.name: contestant.dataset for contestant in contestants}
+    with _errors(), _progress(policies.steps(contestants, load) + 1, as_json) as tell:
+        tell("starting Kafka, PostgreSQL and Valkey")
+        with ground(data_dir, tuple(datasets.values())) as place:
+            described = machine.describe(place.postgres)
+            results = policies.run(place, contestants, load, tell)
+    if as_json:
+        typer.echo(json.dumps(report.contest_document(described, results)))
+        return
+    console = Console()
+    console.print(report.contest_table(results))
     console.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 

@@ -1,14 +1,14 @@
 from collections import Counter
 
 from bulkgrpc.backbone.partition import partition_of
-from bulkgrpc.bench import drain, readings, trades
-from bulkgrpc.bench.bare import encoded_chunks
+from bulkgrpc.bench import contest, drain, orders, readings, trades
+from bulkgrpc.bench.bare import Baseline, encoded_chunks
 from bulkgrpc.bench.words import Load
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, to_rows
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
-from bulkgrpc.words import Kind
+from bulkgrpc.words import JobCounts, Kind
 
 LOAD = Load.of(8_000, 100, 2, 1, 40)
 
@@ -31,7 +31,8 @@ def test_readings_have_keys_of_their_own_and_known_ones() -> None:
 
 def test_the_drain_puts_whole_jobs_on_the_topic_numbered_and_sealed() -> None:
     codec = BatchCodec(readings.dataset())
-    planned = drain.plan(codec, readings.tenants_of(LOAD), "run", LOAD.tenant_rows, LOAD.batch_rows)
+    payloads = readings.batches(codec, 0, LOAD.tenant_rows, LOAD.batch_rows)
+    planned = drain.plan(codec.dataset, readings.tenants_of(LOAD), "run", payloads, LOAD.batch_rows)
 
     batches = [item for item in planned if item[1].kind is Kind.BATCH]
     parsed = [RecordBatch.FromString(payload) for _, _, payload in batches]
@@ -45,7 +46,7 @@ def test_the_drain_puts_whole_jobs_on_the_topic_numbered_and_sealed() -> None:
 
 def test_the_bare_copy_writes_chunks_of_the_workers_size() -> None:
     load = Load.of(100_000, 1_000, 2, 1, 40)
-    chunks = encoded_chunks(readings.dataset(), load, readings.tenants_of(load)[:2])
+    chunks = encoded_chunks(Baseline(readings.dataset()), load, readings.tenants_of(load)[:2])
 
     assert len(chunks) == 3  # 50,000 rows in chunks of 20,000
     assert all(chunk.startswith(b"PGCOPY\n\xff\r\n\0") for chunk in chunks)
@@ -58,3 +59,24 @@ def test_a_trade_has_about_the_bytes_that_the_memory_run_reckons_with() -> None:
     assert all(abs(len(batch.payload) / 100 - trades.ROW_BYTES) < 60 for batch in batches)
     rows = to_rows(codec, [Payload("t", batch.records, batch.payload) for batch in batches]).table
     assert sorted(rows.column("trade_id").to_pylist()) == list(range(300))
+
+
+def test_wide_orders_have_twenty_fields_and_keys_of_their_own() -> None:
+    (wide,) = (item for item in contest.contestants() if item.by == "workers" and item.batches is orders.batches)
+    codec = BatchCodec(wide.dataset)
+    (payload,) = orders.batches(codec, 0, 1_000, 1_000)
+    rows = to_rows(codec, [Payload("t", 1_000, payload)]).table
+
+    assert len(codec.record_schema) == 20
+    assert sorted(rows.column("order_id").to_pylist()) == list(range(1_000))
+    assert rows.column("fills")[7].as_py() == [7, 7]
+
+
+def test_a_contestants_counts_are_those_of_the_rows_it_is_given() -> None:
+    load = Load.of(8_000, 100, 2, 1, 0)
+    found = {item.name: item.counts(load) for item in contest.contestants() if item.by == "workers"}
+
+    assert found["ignore: all keys new"] == JobCounts(8_000, 8_000)
+    assert found["ignore: all keys there"] == JobCounts(8_000, 0, 8_000)
+    assert found["update: all keys there"] == JobCounts(8_000, 8_000)
+    assert found["refused by the table: 1 %"] == JobCounts(8_000, 7_920, 0, 80)

@@ -4,7 +4,7 @@ from io import StringIO
 from rich.console import Console
 from rich.table import Table
 
-from bulkgrpc.bench import report
+from bulkgrpc.bench import contest, report
 from bulkgrpc.bench.machine import Machine
 from bulkgrpc.bench.words import Latency, Load, MemoryLoad, MemoryResults, Quantiles, Rate, Resident, Results, Round
 
@@ -49,3 +49,16 @@ def test_the_documents_are_json_with_the_machine() -> None:
         assert json.loads(json.dumps(document))["machine"]["cpu"] == "Some CPU"
     assert "250 MB" in _text(report.memory_table(memory))
     assert "2 cores of Some CPU" in report.machine_line(MACHINE)
+
+
+def test_a_contestants_ratio_is_to_the_one_next_to_it_in_the_same_round() -> None:
+    everyone = contest.contestants()
+    half = {item.name: Rate(1000, 1.0 if item.by == "copy" else 2.0) for item in everyone}
+    results = contest.ContestResults(RESULTS.load, everyone, (half, half))
+    text, document = _text(report.contest_table(results)), report.contest_document(MACHINE, results)
+
+    by_name = {item["name"]: item for item in json.loads(json.dumps(document))["contestants"]}
+    assert (by_name[contest.NEW]["ratio"], by_name[contest.NEW]["met"]) == (0.5, False)
+    assert by_name["update: all keys there"]["ratio"] == 1.0
+    assert contest.UPDATE_BY_HAND in text
+    assert {item.next_to for item in everyone} <= by_name.keys()
