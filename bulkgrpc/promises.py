@@ -41,9 +41,10 @@ P3: Final = Promise(
 )
 P4: Final = Promise(
     "P4",
-    "The batches of a job are applied in their order and without holes.",
+    "The batches of a lane are applied in their order and without holes. A job has one lane unless its dataset asks "
+    "for more.",
     "words.may_apply_batch, server/messages.py (check_sequence)",
-    "a batch that is there while one before it is not",
+    "a batch that is there while one before it in its lane is not",
 )
 P5: Final = Promise(
     "P5",

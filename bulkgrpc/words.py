@@ -144,10 +144,10 @@ class JobCounts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it stands: what it is, how far it came."""
+    """A job as it stands: what it is, how far it came. partitions: of each of its lanes, where its batches go."""
 
     spec: JobSpec
-    partition: int
+    partitions: tuple[int, ...]
     state: JobState
     counts: JobCounts
     next_sequence: int
@@ -186,10 +186,11 @@ class Kind(enum.StrEnum):
 class Message:
     """What a message on the records topic says of its payload: enough for a worker that knows nothing else of the job.
 
-    sequence: the batch's place in the job; a seal has the place after the last batch. records: how many records the
-    payload holds, 0 for a seal. lane_records: for a seal, the records of the whole lane; else 0. spec: the job,
-    complete at sequence 0, afterwards without labels and idempotency key. sent_at: when the server took it.
-    digest: `digest_of` the payload. expires_at: when it is to be discarded if not applied; None is never.
+    sequence: the batch's place in the job; a seal, of which each lane gets one, has the place after the job's last
+    batch. records: how many records the payload holds, 0 for a seal. job_records: for a seal, the records of the whole
+    job as its server counted them; else 0. spec: the job, complete where `opens`, elsewhere without labels and
+    idempotency key. sent_at: when the server took it. digest: `digest_of` the payload. expires_at: when it is to be
+    discarded if not applied; None is never. partitions: of each lane, if there are several; else empty.
     """
 
     kind: Kind
@@ -197,11 +198,27 @@ class Message:
     lane: int
     sequence: int
     records: int
-    lane_records: int
+    job_records: int
     sent_at: datetime
     trace_context: str = ""
     digest: bytes = b""
     expires_at: datetime | None = None
+    partitions: tuple[int, ...] = ()
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes the job has."""
+        return len(self.partitions) or 1
+
+    @property
+    def opens(self) -> bool:
+        """Whether it is the first of its lane, so that it may be the first that any worker sees of the job."""
+        return self.sequence < self.lanes
+
+
+def lane_of(sequence: int, lanes: int) -> int:
+    """Return the lane of a batch: they go round, so the next of a lane is `lanes` after its last one."""
+    return sequence % lanes
 
 
 def digest_of(payload: bytes) -> bytes:

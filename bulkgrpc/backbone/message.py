@@ -23,7 +23,7 @@ class MalformedMessage(ValueError):
 
 
 def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
-    """Return the Kafka headers of a message; labels and idempotency key only at sequence 0."""
+    """Return the Kafka headers of a message; labels and idempotency key only where it opens its lane."""
     pairs: list[tuple[str, str | bytes | None]] = [
         ("format", FORMAT),
         ("kind", message.kind.encode()),
@@ -37,8 +37,10 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
         ("sent-at-us", b"%d" % to_us(message.sent_at)),
     ]
     if message.kind is Kind.SEAL:
-        pairs.append(("lane-records", b"%d" % message.lane_records))
-    if message.sequence == 0:
+        pairs.append(("job-records", b"%d" % message.job_records))
+    if message.partitions:
+        pairs.append(("partitions", b",".join(b"%d" % partition for partition in message.partitions)))
+    if message.opens:
         pairs.append(("idempotency-key", message.spec.idempotency_key.encode()))
         pairs.append(("labels", json.dumps(message.spec.labels).encode()))
     # On every message: a job that another stream opened under the same key must not lose them.
@@ -69,6 +71,7 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
         key, labels = found.get("idempotency-key", b"").decode(), json.loads(found.get("labels", b"{}"))
         if any("\0" in text for text in (key, *labels, *labels.values())):
             raise MalformedMessage("U+0000 in the idempotency key or a label")
+        partitions = tuple(_whole(text, INT4_MAX) for text in found.get("partitions", b"").split(b",") if text)
         return Message(
             kind=Kind(found["kind"].decode()),
             spec=JobSpec(
@@ -79,14 +82,15 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
                 labels,
                 JobOptions(**json.loads(found.get("options", b"{}"))),
             ),
-            lane=_whole(found["lane"], INT4_MAX),
+            lane=_whole(found["lane"], max(len(partitions) - 1, 0)),
             sequence=_whole(found["sequence"], INT8_MAX),
             records=records,
-            lane_records=_whole(found.get("lane-records", b"0"), INT8_MAX),
+            job_records=_whole(found.get("job-records", b"0"), INT8_MAX),
             sent_at=from_us(int(found["sent-at-us"])),
             digest=bytes.fromhex(found.get("digest", b"").decode()),
             expires_at=from_us(int(found["expires-at-us"])) if "expires-at-us" in found else None,
             trace_context=found.get("traceparent", b"").decode(),
+            partitions=partitions,
         )
     except KeyError as error:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error

@@ -1,4 +1,4 @@
-"""Which partition a tenant's batches go to."""
+"""Which partitions a tenant's batches go to."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def murmur2(data: bytes) -> int:
 def partition_of(tenant: str, partitions: int) -> int:
     """Return the partition of a tenant, 0 to partitions - 1: where a Java producer would put the key."""
     return (murmur2(tenant.encode()) & 0x7FFFFFFF) % partitions
+
+
+def partitions_of(tenant: str, partitions: int, lanes: int) -> tuple[int, ...]:
+    """Return the partition of each lane of a job: the tenant's, then those after it; none twice, so at most all."""
+    first = partition_of(tenant, partitions)
+    return tuple((first + lane) % partitions for lane in range(min(lanes, partitions)))

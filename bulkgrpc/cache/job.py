@@ -20,12 +20,13 @@ DIGEST_CHARS = 32
 class LiveJob:
     """A job as the servers know it: ahead of its row, because workers have not applied all of it yet.
 
-    next_sequence: every batch before it is on Kafka. accepted: records of those batches. state: OPEN, SEALED, or
-    CANCELLED. recent: digests of the batches right before `next_sequence`; only written, never read back with the job.
+    partitions: of each lane. next_sequence: every batch before it is on Kafka, and there, in its lane's order, if it is
+    not applied yet. accepted: records of those batches. state: OPEN, SEALED, or CANCELLED. recent: digests of the
+    batches right before `next_sequence`; only written, never read back with the job.
     """
 
     spec: JobSpec
-    partition: int
+    partitions: tuple[int, ...]
     next_sequence: int
     accepted: int
     state: JobState
@@ -43,20 +44,23 @@ class LiveJob:
         """Return the job as if nothing of it were applied."""
         counts = JobCounts(accepted=self.accepted)
         return Job(
-            self.spec, self.partition, self.state, counts, self.next_sequence, self.create_time, self.seal_time, None
+            self.spec, self.partitions, self.state, counts, self.next_sequence, self.create_time, self.seal_time, None
         )
 
 
 def overlay(job: Job, live: LiveJob | None) -> Job:
     """Return a job's row brought forward by what Redis knows of it.
 
-    The row of an ended job stands as it is, and only the row says that a job has ended.
+    The lanes are those of the stream that came as far as Redis says: what it sent may not be applied yet, and what
+    comes next must not overtake it. A row may say otherwise if that stream could not read it. The row of an ended job
+    stands as it is, and only the row says that a job has ended.
     """
     if live is None or job.state.ended or live.state.ended:
         return job
     ahead = live.next_sequence > job.next_sequence
     return replace(
         job,
+        partitions=live.partitions,
         state=max(job.state, live.state),
         counts=replace(job.counts, accepted=live.accepted) if ahead else job.counts,
         next_sequence=max(job.next_sequence, live.next_sequence),
@@ -79,7 +83,6 @@ def to_fields(live: LiveJob) -> dict[str, str]:
                 "options": asdict(spec.options),
             }
         ),
-        "partition": str(live.partition),
         "create_time_us": str(to_us(live.create_time)),
     }
 
@@ -98,7 +101,7 @@ def from_fields(fields: Mapping[str, str]) -> LiveJob | None:
                 spec["labels"],
                 JobOptions(**spec["options"]),
             ),
-            partition=int(fields["partition"]),
+            partitions=tuple(int(text) for text in fields["partitions"].split(",")),
             next_sequence=int(fields["next_sequence"]),
             accepted=int(fields["accepted"]),
             state=JobState(int(fields["state"])),

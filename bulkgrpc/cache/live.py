@@ -36,7 +36,7 @@ local fields = redis.call('HMGET', KEYS[1], 'next_sequence', 'accepted', 'state'
 local next_sequence, accepted, state = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local known = tonumber(fields[1] or -1)
 if next_sequence > known then
-  redis.call('HSET', KEYS[1], 'next_sequence', ARGV[2], 'accepted', ARGV[3])
+  redis.call('HSET', KEYS[1], 'next_sequence', ARGV[2], 'accepted', ARGV[3], 'partitions', ARGV[8])
   local digests, size, places = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
   local first = next_sequence - #digests / size
   if first > known then redis.call('DEL', KEYS[2]) end
@@ -49,7 +49,7 @@ elseif next_sequence == known and accepted > tonumber(fields[2] or 0) then
   redis.call('HSET', KEYS[1], 'accepted', ARGV[3])
 end
 if state > tonumber(fields[3] or 0) then redis.call('HSET', KEYS[1], 'state', ARGV[4]) end
-for i = 8, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 9, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -211,7 +211,8 @@ def _arguments(live: LiveJob) -> list[str | int]:
     pairs = [text for pair in once.items() for text in pair]
     digests = "".join(digest.hex() for digest in live.recent)
     how_far = [JOB_TTL_S, live.next_sequence, live.accepted, int(live.state)]
-    return [*how_far, digests, DIGEST_CHARS, DIGESTS_MAX, *pairs]
+    partitions = ",".join(map(str, live.partitions))
+    return [*how_far, digests, DIGEST_CHARS, DIGESTS_MAX, partitions, *pairs]
 
 
 def _job(key: JobKey) -> str:

@@ -138,7 +138,7 @@ class IngestService:
         settings, job = self._parts.settings, opened.job
         return Submission(
             spec=job.spec,
-            partition=job.partition,
+            partitions=job.partitions,
             next_sequence=job.next_sequence,
             accepted=job.counts.accepted,
             batch_bytes_max=settings.batch_bytes_max,

@@ -183,7 +183,7 @@ class JobService:
         live = await self._known(key)
         if live is None:
             raise _not_found(key)
-        await self._parts.storage.open_job(live.spec, live.partition, live.create_time)
+        await self._parts.storage.open_job(live.spec, live.partitions, live.create_time)
         job = await self._parts.storage.cancel_job(key)
         if job is None:
             raise _not_found(key)
@@ -192,7 +192,7 @@ class JobService:
     async def _remember_end(self, job: Job) -> None:
         """Tell Redis that a job was cancelled, for the time when PostgreSQL cannot; never goes back there."""
         live = LiveJob(
-            job.spec, job.partition, job.next_sequence, job.counts.accepted, job.state, job.create_time, job.seal_time
+            job.spec, job.partitions, job.next_sequence, job.counts.accepted, job.state, job.create_time, job.seal_time
         )
         try:
             await self._parts.live.remember(live)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.backbone.partition import partitions_of
 from bulkgrpc.cache.job import LiveJob, overlay
 from bulkgrpc.cache.live import CacheUnavailable, Holder, LiveJobs
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Busy, Conflict, NotFound, Reason, Unavailable
 from bulkgrpc.server.deliveries import Deliveries
 from bulkgrpc.server.known import KnownBatches
@@ -39,7 +40,7 @@ class OpenedJob:
         job = self.job
         return LiveJob(
             job.spec,
-            job.partition,
+            job.partitions,
             deliveries.next_sequence,
             deliveries.accepted,
             JobState.OPEN if seal_time is None else JobState.SEALED,
@@ -74,12 +75,12 @@ class Opener:
         (RESUME_NOT_READY, STORE_UNAVAILABLE).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
-        version = await self._version(header.dataset)
-        spec = JobSpec(key, header.idempotency_key, header.dataset, version, header.labels, header.options)
+        dataset = await self._dataset(header.dataset)
+        spec = JobSpec(key, header.idempotency_key, header.dataset, dataset.version, header.labels, header.options)
         holder = Holder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
         try:
             async with held(self._live, key, holder, required=self._lease_required) as lease:
-                job = await self._find(spec)
+                job = await self._find(spec, dataset.lanes)
                 check_resume(job, header.first_sequence)
                 yield OpenedJob(job, lease, KnownBatches(key, self._storage, self._live))
         except Busy as busy:
@@ -89,7 +90,7 @@ class Opener:
                 check_same(spec, live.spec)
             raise busy
 
-    async def _version(self, name: str) -> int:
+    async def _dataset(self, name: str) -> Dataset:
         try:
             registered = await self._storage.get_dataset(name)
         except StoreAway as error:
@@ -101,21 +102,26 @@ class Opener:
                 field="header.dataset",
                 dataset=name,
             )
-        return registered.dataset.version
+        return registered.dataset
 
-    async def _find(self, spec: JobSpec) -> Job:
-        """Return the job as Redis and its row know it. Without either it is new, as far as anybody can tell."""
+    async def _find(self, spec: JobSpec, lanes: int) -> Job:
+        """Return the job as Redis and its row know it. Without either it is new, as far as anybody can tell.
+
+        lanes: how many it gets if it is new, and its row can be written. Without a row that tells every later stream of
+        them it gets one: of that, whatever the row then says, all batches are in order in one partition.
+        """
         live = await self._known(spec.key)
         if live is not None:
             check_same(spec, live.spec)
         spec = spec if live is None else live.spec
-        partition = partition_of(spec.key.tenant, self._partitions) if live is None else live.partition
+        partitions = partitions_of(spec.key.tenant, self._partitions, lanes) if live is None else live.partitions
         create_time = self._now() if live is None else live.create_time
         try:
-            row = await self._storage.open_job(spec, partition, create_time)
+            row = await self._storage.open_job(spec, partitions, create_time)
         except StoreAway:
             # What Redis says then stands, an end included.
-            row = Job(spec, partition, JobState.OPEN, JobCounts(), 0, create_time) if live is None else live.as_job()
+            new = Job(spec, partitions[:1], JobState.OPEN, JobCounts(), 0, create_time)
+            row = new if live is None else live.as_job()
         check_same(spec, row.spec)
         job = overlay(row, live)
         if live is None:
@@ -132,7 +138,7 @@ class Opener:
         if job.state.ended:
             return
         live = LiveJob(
-            job.spec, job.partition, job.next_sequence, job.counts.accepted, job.state, job.create_time, job.seal_time
+            job.spec, job.partitions, job.next_sequence, job.counts.accepted, job.state, job.create_time, job.seal_time
         )
         try:
             await self._live.remember(live)

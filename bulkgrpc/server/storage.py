@@ -75,9 +75,9 @@ class Storage:
         self._asking: dict[str, asyncio.Task[Registered | None]] = {}
         self._abandoned: set[asyncio.Task[Any]] = set()
 
-    async def open_job(self, spec: JobSpec, partition: int, create_time: datetime) -> Job:
+    async def open_job(self, spec: JobSpec, partitions: Sequence[int], create_time: datetime) -> Job:
         """See JobStore.open_job."""
-        return await self._within(ON_A_STREAM_S, self._jobs.open_job(spec, partition, create_time))
+        return await self._within(ON_A_STREAM_S, self._jobs.open_job(spec, partitions, create_time))
 
     async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
         """See JobStore.seal_job."""

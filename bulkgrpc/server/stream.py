@@ -14,10 +14,9 @@ from bulkgrpc import limits
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.deliveries import Deliveries, backbone_unavailable
 from bulkgrpc.server.messages import Batch, check_repeated, check_sequence, read_batch
-from bulkgrpc.words import JobSpec, Kind, Message
+from bulkgrpc.words import JobSpec, Kind, Message, lane_of
 
 QUEUE_RETRY_S = 0.01
-LANE = 0
 TURN_BYTES = 64 * 1024
 """From this size on a batch is checked in turn."""
 
@@ -40,10 +39,10 @@ class Known(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a stream is opened with: the job, where it goes, how far it came, how large a batch may be."""
+    """What a stream is opened with: the job, where its lanes go, how far it came, how large a batch may be."""
 
     spec: JobSpec
-    partition: int
+    partitions: tuple[int, ...]
     next_sequence: int
     accepted: int
     batch_bytes_max: int
@@ -106,32 +105,36 @@ class JobStream:
         self._next_sequence = batch.sequence + 1
 
     async def seal(self) -> None:
-        """Send the seal after everything before it is stored, and wait until it is stored too.
+        """Send the seal on every lane after everything before it is stored, and wait until it is stored too.
 
-        The seal stands after the last batch that is known to be stored, also if this stream sent only some again.
+        It stands after the last batch that is known to be stored, also if this stream sent only some again.
         Raises Unavailable if Kafka does not store it in time; the job is then open, or sealed, and can be sealed again.
         """
         await self.deliveries.settled()
         sequence, accepted = self.deliveries.next_sequence, self.deliveries.accepted
-        await self._send(None, 0, self._message(Kind.SEAL, sequence, lane_records=accepted))
+        for lane in range(len(self._submission.partitions)):
+            await self._send(None, 0, self._message(Kind.SEAL, lane, sequence, job_records=accepted))
         await self.deliveries.settled()
 
     def _batch_message(self, batch: Batch) -> Message:
-        message = self._message(Kind.BATCH, batch.sequence, records=batch.records)
+        lane = lane_of(batch.sequence, len(self._submission.partitions))
+        message = self._message(Kind.BATCH, lane, batch.sequence, records=batch.records)
         time_to_live_s = self._submission.spec.options.time_to_live_s
         expires_at = message.sent_at + timedelta(seconds=time_to_live_s) if time_to_live_s else None
         return replace(message, digest=batch.digest, expires_at=expires_at)
 
-    def _message(self, kind: Kind, sequence: int, *, records: int = 0, lane_records: int = 0) -> Message:
+    def _message(self, kind: Kind, lane: int, sequence: int, *, records: int = 0, job_records: int = 0) -> Message:
+        partitions = self._submission.partitions
         return Message(
             kind=kind,
             spec=self._submission.spec,
-            lane=LANE,
+            lane=lane,
             sequence=sequence,
             records=records,
-            lane_records=lane_records,
+            job_records=job_records,
             sent_at=self._now(),
             trace_context=self._submission.trace_context,
+            partitions=partitions if len(partitions) > 1 else (),
         )
 
     async def _acquire(self, size_bytes: int) -> int:
@@ -143,6 +146,7 @@ class JobStream:
 
     async def _send(self, batch: Batch | None, held_bytes: int, message: Message) -> None:
         payload = b"" if batch is None else batch.payload
+        partition = self._submission.partitions[message.lane]
         delivered = self.deliveries.expect(batch, held_bytes)
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + limits.DELIVERY_TIMEOUT_S
@@ -150,7 +154,7 @@ class JobStream:
         try:
             while not sent:
                 try:
-                    self._backbone.send(self._submission.partition, message, payload, delivered)
+                    self._backbone.send(partition, message, payload, delivered)
                     sent = True
                 except BufferError as error:
                     # The budget is below librdkafka's queue, so only very many very small batches come here.

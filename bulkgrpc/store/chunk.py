@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, Rows, to_rows
-from bulkgrpc.words import JobKey, Kind, Message, Outcome, Ownership, may_apply_batch
+from bulkgrpc.words import JobKey, Kind, Message, Outcome, Ownership, lane_of, may_apply_batch
 
 LaneKey = tuple[uuid.UUID, int]
 
@@ -141,20 +141,17 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane as the ledger has it."""
+    """A lane as the ledger has it. next_sequence: of the job's, so a new lane's is its own number."""
 
     next_sequence: int
     sealed: bool
-
-
-NEW_LANE = Lane(0, sealed=False)
 
 
 class Fate(enum.Enum):
     """What becomes of a message of a chunk."""
 
     APPLY = "apply"
-    """It is its lane's next one: its records are written, or its seal ends the job."""
+    """It is its lane's next one: its records are written, or it seals the lane; the last lane's seal ends the job."""
     DISCARD = "discard"
     """It is the next one, but its job has ended or its time to live is over: its records count as expired."""
     KNOWN = "known"
@@ -170,11 +167,13 @@ class LedgerView:
     """What the ledger knows of a chunk's jobs, lanes and batches.
 
     ended: the jobs that have ended. lanes: those that there are. digests: of the batches that came again.
+    lane_counts: of the jobs that have several.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
     lanes: Mapping[LaneKey, Lane] = field(default_factory=dict)
-    digests: Mapping[tuple[uuid.UUID, int, int], bytes] = field(default_factory=dict)
+    digests: Mapping[tuple[uuid.UUID, int], bytes] = field(default_factory=dict)
+    lane_counts: Mapping[uuid.UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +211,35 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     moved: dict[LaneKey, Lane] = {}
     fates = []
     for item in items:
-        message = item.message
-        key = (message.spec.key.job_id, message.lane)
-        lane = lanes.get(key, NEW_LANE)
-        fate = _fate(message, lane, digests.get((*key, message.sequence)), key[0] in ledger.ended, now)
+        message, job_id = item.message, item.message.spec.key.job_id
+        lane_count = ledger.lane_counts.get(job_id, 1)
+        fate = Fate.KNOWN
+        for number in _lanes_of(message, lane_count):
+            key = (job_id, number)
+            lane = lanes.get(key) or Lane(number, sealed=False)
+            found = _fate(message, lane, digests.get((job_id, message.sequence)), job_id in ledger.ended, now)
+            if found is Fate.KNOWN:
+                continue
+            fate = found
+            if message.kind is Kind.SEAL:
+                # It takes no place of its own: the next sequence stays where it is.
+                lanes[key] = moved[key] = Lane(lane.next_sequence, sealed=True)
+            elif fate in (Fate.APPLY, Fate.DISCARD):
+                lanes[key] = moved[key] = Lane(lane.next_sequence + lane_count, sealed=False)
+                digests[job_id, message.sequence] = message.digest
         fates.append(fate)
-        if message.kind is Kind.BATCH and fate in (Fate.APPLY, Fate.DISCARD):
-            lanes[key] = moved[key] = Lane(lane.next_sequence + 1, sealed=False)
-            digests[*key, message.sequence] = message.digest
-        elif fate is Fate.APPLY:
-            # A seal takes no place of its own: the sequence stays the number of batches.
-            lanes[key] = moved[key] = Lane(lane.next_sequence, sealed=True)
     return LanePlan(tuple(fates), moved)
+
+
+def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
+    """Return the lanes of a job with `lane_count` that a message is of.
+
+    The job's row says how many there are. A stream that could not read it took them to be one: its batches, all of one
+    partition, are in order on any number of lanes, and its seal is that of all.
+    """
+    if message.kind is Kind.BATCH:
+        return (lane_of(message.sequence, lane_count),)
+    return (message.lane,) if message.lanes == lane_count else range(lane_count)
 
 
 def _fate(message: Message, lane: Lane, known: bytes | None, ended: bool, now: datetime) -> Fate:
@@ -240,14 +256,15 @@ def _fate(message: Message, lane: Lane, known: bytes | None, ended: bool, now: d
     return Fate.DISCARD if ended or too_old else Fate.APPLY
 
 
-def came_again(items: Sequence[Received], lanes: Mapping[LaneKey, Lane]) -> list[tuple[uuid.UUID, int, int]]:
-    """Return job, lane and sequence of the batches that were applied before: their digests are to be looked up."""
-    return [
-        (item.message.spec.key.job_id, item.message.lane, item.message.sequence)
-        for item in items
-        if item.message.kind is Kind.BATCH
-        and item.message.sequence < lanes.get((item.message.spec.key.job_id, item.message.lane), NEW_LANE).next_sequence
-    ]
+def came_again(items: Sequence[Received], ledger: LedgerView) -> list[tuple[uuid.UUID, int]]:
+    """Return job and sequence of the batches that were applied before: their digests are to be looked up."""
+    again = []
+    for message in (item.message for item in items if item.message.kind is Kind.BATCH):
+        job_id = message.spec.key.job_id
+        lane = ledger.lanes.get((job_id, lane_of(message.sequence, ledger.lane_counts.get(job_id, 1))))
+        if lane is not None and message.sequence < lane.next_sequence:
+            again.append((job_id, message.sequence))
+    return again
 
 
 def jobs_of(items: Sequence[Received]) -> list[JobKey]:

@@ -25,8 +25,8 @@ def expire_abandoned(
 ) -> int:
     """End open jobs of which nothing came for `abandoned_after_s`; return how many.
 
-    end_offsets: of each partition, where Kafka's log ended before this was called: a job whose partition is not applied
-    up to there may have batches that are still to come, and is left.
+    end_offsets: of each partition, where Kafka's log ended before this was called: a job one of whose partitions is not
+    applied up to there may have batches that are still to come, and is left.
     """
     values = {
         "topic": topic,
@@ -37,8 +37,9 @@ def expire_abandoned(
     }
     with connection.transaction():
         abandoned = connection.execute(_SQL["abandoned_jobs"], values).fetchall()
-        for (job_id,) in abandoned:
-            connection.execute(_JOBS["end_job"], {"job_id": job_id, "state": JobState.EXPIRED.value})
+        for job_id, tenant in abandoned:
+            ended = {"job_id": job_id, "tenant": tenant, "state": JobState.EXPIRED.value}
+            connection.execute(_JOBS["end_job"], ended)
     return len(abandoned)
 
 

@@ -40,9 +40,9 @@ class JobStore:
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
 
-    async def open_job(self, spec: JobSpec, partition: int, create_time: datetime) -> Job:
+    async def open_job(self, spec: JobSpec, partitions: Sequence[int], create_time: datetime) -> Job:
         """Return the job of `spec.key`, created from `spec` if it was not there; then it may differ from `spec`."""
-        values = open_values(spec, partition, create_time)
+        values = open_values(spec, partitions, create_time)
         async with self._cursor() as cursor, cursor.connection.transaction():
             await cursor.execute(_SQL["get_job"], values)
             row = await cursor.fetchone()
@@ -72,22 +72,21 @@ class JobStore:
     async def cancel_job(self, key: JobKey) -> Job | None:
         """End a job as CANCELLED unless it has ended, and return it as it stands then; None if it has no row.
 
-        Waits for the worker that writes for it now; once this returns, nothing more is written for it.
+        Waits for the worker that writes for it now; of a job with several lanes, the workers that do find it ended and
+        take back what they wrote. Once this returns, nothing more is written for it.
         """
         values = {"job_id": key.job_id, "tenant": key.tenant, "state": JobState.CANCELLED.value}
         async with self._cursor() as cursor, cursor.connection.transaction():
-            await cursor.execute(_SQL["hold_job"], values)
-            held = await cursor.fetchone()
-            if held is not None and held["state"] < JobState.SUCCEEDED:
-                await cursor.execute(_SQL["end_job"], values)
+            await cursor.execute(_SQL["await_writer"], values)
+            await cursor.execute(_SQL["end_job"], values)
             await cursor.execute(_SQL["get_job"], values)
             row = await cursor.fetchone()
         return None if row is None else _job(row)
 
     async def delete_job(self, key: JobKey) -> bool:
-        """Delete a job that has ended and whose seal was applied; tell whether it is gone.
+        """Delete a job that has ended and whose seal was applied, on every lane; tell whether it is gone.
 
-        One whose seal was not applied stays: messages of it may still come from Kafka, and would begin it anew.
+        Another stays: messages of it may still come from Kafka, and would begin it anew.
         """
         values = {"job_id": key.job_id, "tenant": key.tenant}
         async with self._cursor() as cursor, cursor.connection.transaction():
@@ -139,7 +138,7 @@ class JobStore:
             yield cursor
 
 
-def open_values(spec: JobSpec, partition: int, create_time: datetime) -> dict[str, Any]:
+def open_values(spec: JobSpec, partitions: Sequence[int], create_time: datetime) -> dict[str, Any]:
     """Return the values of the statements `lock_job`, `open_job` and `get_job`."""
     return {
         "job_id": spec.key.job_id,
@@ -151,7 +150,7 @@ def open_values(spec: JobSpec, partition: int, create_time: datetime) -> dict[st
         "atomic": spec.options.atomic,
         "rejections_max": spec.options.rejections_max,
         "time_to_live_s": spec.options.time_to_live_s,
-        "partition": partition,
+        "partitions": list(partitions),
         "create_time": create_time,
     }
 
@@ -166,7 +165,7 @@ def _job(row: dict[str, Any]) -> Job:
             row["labels"],
             JobOptions(row["atomic"], row["rejections_max"], row["time_to_live_s"]),
         ),
-        partition=row["partition"],
+        partitions=tuple(row["partitions"]),
         state=JobState(row["state"]),
         counts=JobCounts(row["accepted"], row["written"], row["duplicate"], row["rejected"], row["expired"]),
         next_sequence=row["next_sequence"],

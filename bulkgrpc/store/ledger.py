@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -91,17 +91,29 @@ class JobRow:
     rejected: int
     expired: int
     held: int
+    lanes: int
 
 
 def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> dict[uuid.UUID, JobRow]:
     """Return those of the jobs that have a row; nobody ends one of them until the transaction is over."""
-    cursor = connection.execute(_SQL["lock_jobs"], {"job_ids": [job.job_id for job in jobs]})
-    return {job_id: JobRow(create_day, JobState(state), *rest) for job_id, create_day, state, *rest in cursor}
+    return _job_rows(connection.execute(_SQL["lock_jobs"], {"job_ids": [job.job_id for job in jobs]}))
+
+
+def hold_jobs(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[uuid.UUID, JobRow]:
+    """Return those of the jobs that are there, as they stand; nobody else moves them until the transaction is over."""
+    return _job_rows(connection.execute(_SQL["hold_jobs"], _of_jobs(jobs)))
+
+
+def lanes(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[LaneKey, Lane]:
+    """Return the lanes of jobs, those that there are."""
+    cursor = connection.execute(_SQL["get_lanes"], _of_jobs(jobs))
+    return {(job_id, lane): Lane(next_sequence, sealed=sealed) for job_id, lane, next_sequence, sealed in cursor}
 
 
 def open_job(connection: Connection, first: Received) -> None:
     """Make the row of the job that a first batch belongs to, if it is not there."""
-    values = open_values(first.message.spec, first.partition, first.message.sent_at)
+    partitions = first.message.partitions or (first.partition,)
+    values = open_values(first.message.spec, partitions, first.message.sent_at)
     connection.execute(_JOBS["lock_job"], values)
     connection.execute(_JOBS["open_job"], values)
 
@@ -110,31 +122,31 @@ def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.U
     """Return what the ledger knows of the messages' lanes and, for batches that come again, of their digests."""
     if not jobs:
         return LedgerView()
-    days = sorted({row.create_day for row in jobs.values()})
-    cursor = connection.execute(_SQL["get_lanes"], {"create_days": days, "job_ids": list(jobs)})
-    lanes = {(job_id, lane): Lane(next_sequence, sealed=sealed) for job_id, lane, next_sequence, sealed in cursor}
-    digests = {}
-    again = came_again(items, lanes)
-    if again:
-        values = {
-            "create_days": [jobs[job_id].create_day for job_id, _, _ in again],
-            "job_ids": [job_id for job_id, _, _ in again],
-            "lanes": [lane for _, lane, _ in again],
-            "sequences": [sequence for _, _, sequence in again],
-        }
-        found = connection.execute(_SQL["get_digests"], values)
-        digests = {(job_id, lane, sequence): digest for job_id, lane, sequence, digest in found}
-    return LedgerView(frozenset(job_id for job_id, row in jobs.items() if row.state.ended), lanes, digests)
-
-
-def advance_lanes(connection: Connection, lanes: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Move lanes to where they stand in `lanes`."""
+    found = LedgerView(
+        ended=frozenset(job_id for job_id, row in jobs.items() if row.state.ended),
+        lane_counts={job_id: row.lanes for job_id, row in jobs.items() if row.lanes > 1},
+        lanes=lanes(connection, jobs),
+    )
+    again = came_again(items, found)
+    if not again:
+        return found
     values = {
-        "create_days": [jobs[job_id].create_day for job_id, _ in lanes],
-        "job_ids": [job_id for job_id, _ in lanes],
-        "lanes": [lane for _, lane in lanes],
-        "next_sequences": [lane.next_sequence for lane in lanes.values()],
-        "sealed": [lane.sealed for lane in lanes.values()],
+        "create_days": [jobs[job_id].create_day for job_id, _ in again],
+        "job_ids": [job_id for job_id, _ in again],
+        "sequences": [sequence for _, sequence in again],
+    }
+    digests = connection.execute(_SQL["get_digests"], values)
+    return replace(found, digests={(job_id, sequence): digest for job_id, sequence, digest in digests})
+
+
+def advance_lanes(connection: Connection, moved: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Move lanes to where they stand in `moved`."""
+    values = {
+        "create_days": [jobs[job_id].create_day for job_id, _ in moved],
+        "job_ids": [job_id for job_id, _ in moved],
+        "lanes": [lane for _, lane in moved],
+        "next_sequences": [lane.next_sequence for lane in moved.values()],
+        "sealed": [lane.sealed for lane in moved.values()],
     }
     connection.execute(_SQL["advance_lanes"], values)
 
@@ -144,7 +156,6 @@ def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mappin
     values = {
         "create_days": [jobs[batch.spec.key.job_id].create_day for batch in batches],
         "job_ids": [batch.spec.key.job_id for batch in batches],
-        "lanes": [batch.lane for batch in batches],
         "sequences": [batch.sequence for batch in batches],
         "digests": [batch.digest for batch in batches],
     }
@@ -168,6 +179,14 @@ def add_counts(connection: Connection, done: Mapping[JobKey, JobTally], jobs: Ma
         "failures": [tally.failure for tally in tallies],
     }
     connection.execute(_SQL["add_counts"], values)
+
+
+def _job_rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[uuid.UUID, JobRow]:
+    return {job_id: JobRow(create_day, JobState(state), *rest) for job_id, create_day, state, *rest in cursor}
+
+
+def _of_jobs(jobs: Mapping[uuid.UUID, JobRow]) -> dict[str, Any]:
+    return {"create_days": sorted({row.create_day for row in jobs.values()}), "job_ids": list(jobs)}
 
 
 def _ownerships(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[int, Ownership]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import psycopg
 
 from bulkgrpc import faults
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
-from bulkgrpc.store import held, ledger, rejections
+from bulkgrpc.store import held, ledger, rejections, shared
 from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
 from bulkgrpc.store.ledger import JobRow
@@ -40,20 +41,31 @@ def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, wri
     Raises ledger.NotNext if the ledger does not take the chunk, psycopg.Error if PostgreSQL fails; nothing was applied
     then, but where the connection broke during the commit only the ledger can tell.
     """
+    while True:
+        # Another worker ends a job, or moves its lane on, only so often.
+        with contextlib.suppress(shared.Overtaken):
+            return _write_chunk(connection, topic, prepared, writer)
+
+
+def _write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:
     items = prepared.chunk.items
     with connection.transaction():
         ledger.lock_spans(connection, topic, prepared.chunk.spans)
         jobs = _lock_jobs(connection, items)
-        plan = plan_lanes(items, ledger.view(connection, items, jobs), datetime.now(UTC))
+        view = ledger.view(connection, items, jobs)
+        plan = plan_lanes(items, view, datetime.now(UTC))
         work = _Work(items, plan, jobs, {job: JobTally() for job in jobs_of(items)})
         for group in prepared.groups:
             _write_group(connection, group, work, writer)
         faults.reach("after_rows")
         for item, fate in zip(items, plan.fates, strict=True):
             _count(item, fate, work.tallies[item.message.spec.key])
+        held_jobs = shared.hold(connection, jobs, view, plan)
         for spec in {item.message.spec.key: item.message.spec for item in items}.values():
+            if spec.key.job_id in held_jobs.unsealed:
+                work.tallies[spec.key].sealed_at = None
             if spec.key.job_id in jobs:
-                _decide(connection, spec, jobs[spec.key.job_id], work.tallies[spec.key])
+                _decide(connection, spec, held_jobs.jobs[spec.key.job_id], work.tallies[spec.key])
         with connection.pipeline():
             _conclude(connection, work)
             ledger.advance_offsets(connection, topic, prepared.chunk.spans)
@@ -75,8 +87,9 @@ def _lock_jobs(connection: Connection, items: Sequence[Received]) -> dict[uuid.U
     """Return the rows of the chunk's jobs; those that begin here and have none yet are made."""
     keys = jobs_of(items)
     jobs = ledger.lock_jobs(connection, keys)
-    begun = [item for item in items if item.message.sequence == 0 and item.message.spec.key.job_id not in jobs]
-    for item in begun:
+    begun = [item for item in items if item.message.opens and item.message.spec.key.job_id not in jobs]
+    # In one order for all: the lanes of a job may begin at several workers.
+    for item in sorted(begun, key=lambda item: item.message.spec.key.job_id):
         ledger.open_job(connection, item)
     return ledger.lock_jobs(connection, keys) if begun else jobs
 

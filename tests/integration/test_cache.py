@@ -26,7 +26,7 @@ async def live(addresses: Addresses) -> AsyncIterator[LiveJobs]:
 
 def a_job(next_sequence: int = 0, accepted: int = 0) -> LiveJob:
     spec = JobSpec(JobKey.derive("acme", uuid.uuid4().hex), "key", "weather", 1, {"ä": "\n"})
-    return LiveJob(spec, 3, next_sequence, accepted, JobState.OPEN, datetime.now(UTC))
+    return LiveJob(spec, (3, 0), next_sequence, accepted, JobState.OPEN, datetime.now(UTC))
 
 
 async def test_what_is_remembered_is_read_back(live: LiveJobs) -> None:
@@ -47,7 +47,7 @@ async def test_a_job_never_goes_backward(live: LiveJobs) -> None:
 async def test_what_a_job_is_never_changes(live: LiveJobs) -> None:
     job = a_job()
     await live.remember(job)
-    await live.remember(replace(job, partition=1, spec=replace(job.spec, dataset="other")))
+    await live.remember(replace(job, partitions=(1,), spec=replace(job.spec, dataset="other")))
     assert await live.get(job.spec.key) == job
 
 

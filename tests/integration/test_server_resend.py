@@ -70,7 +70,7 @@ def applied(settings: ServerSettings, name: str, batches: list[Request]) -> None
         for request in batches:
             digest = digest_of(request.batch.SerializeToString())
             place = [day, job_id, request.batch.sequence, digest]
-            connection.execute("INSERT INTO bulk.batches VALUES (%s, %s, 0, %s, %s)", place)
+            connection.execute("INSERT INTO bulk.batches VALUES (%s, %s, %s, %s)", place)
 
 
 def ended(settings: ServerSettings, name: str, state: JobState, failure: str = "", records: int = 0) -> None:

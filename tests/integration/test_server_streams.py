@@ -55,7 +55,7 @@ async def test_a_stream_is_opened_first_and_sealed_last_and_its_batches_are_on_k
     found = await asyncio.to_thread(read_topic, server_settings.kafka, server_settings.topic)
     assert [payload for _, payload in found] == [*(one.batch.SerializeToString() for one in batches), b""]
     seal, first = found[-1][0], found[0][0]
-    assert (seal.kind, seal.sequence, seal.lane_records) == (Kind.SEAL, 3, 6)
+    assert (seal.kind, seal.sequence, seal.job_records) == (Kind.SEAL, 3, 6)
     assert (first.spec.idempotency_key, first.spec.labels) == (key, {"a": "b"})
 
 

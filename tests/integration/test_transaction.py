@@ -465,7 +465,6 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "dataset_version": 1,
         "version": 1,
         "labels": "{}",
-        "partition": 0,
         "create_time": datetime.now(UTC),
         "seal_time": None,
         "after_time": None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkgrpc.backbone.message import MalformedMessage, from_headers, to_headers
-from bulkgrpc.backbone.partition import murmur2, partition_of
+from bulkgrpc.backbone.partition import murmur2, partition_of, partitions_of
 from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message
 
 
@@ -33,6 +34,16 @@ def test_a_tenant_has_one_partition_in_range(tenant: str, partitions: int) -> No
     assert 0 <= partition_of(tenant, partitions) < partitions
 
 
+@given(st.text(min_size=1), st.integers(1, 40), st.integers(1, 16))
+def test_the_lanes_of_a_job_have_partitions_of_their_own_the_first_its_tenants(
+    tenant: str, partitions: int, lanes: int
+) -> None:
+    found = partitions_of(tenant, partitions, lanes)
+    assert found[0] == partition_of(tenant, partitions)
+    assert len(found) == len(set(found)) == min(lanes, partitions)
+    assert set(found) <= set(range(partitions))
+
+
 TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 MESSAGES = st.builds(
@@ -50,12 +61,13 @@ MESSAGES = st.builds(
     lane=st.integers(0, 7),
     sequence=st.just(0),
     records=st.integers(0, 10**6),
-    lane_records=st.just(0),
+    job_records=st.just(0),
     sent_at=TIMES,
     trace_context=st.sampled_from(["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]),
     digest=st.sampled_from([b"", b"\x01" * 16]),
     expires_at=st.one_of(st.none(), TIMES),
-)
+    partitions=st.sampled_from([(), (1, 0), tuple(range(8))]),
+).map(lambda message: replace(message, lane=message.lane % message.lanes))
 
 
 def _bytes(message: Message) -> list[tuple[str, bytes]]:

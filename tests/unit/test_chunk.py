@@ -33,7 +33,7 @@ def applies(plan: LanePlan) -> list[bool]:
 
 def at(next_sequence: int, *, sealed: bool = False, digest: bytes = b"", ended: bool = False) -> LedgerView:
     """The ledger with one lane, all of whose batches had the same digest."""
-    digests = {(JOBS[0], 0, sequence): digest for sequence in range(next_sequence)}
+    digests = {(JOBS[0], sequence): digest for sequence in range(next_sequence)}
     return LedgerView(frozenset(JOBS[:1] if ended else ()), {(JOBS[0], 0): Lane(next_sequence, sealed=sealed)}, digests)
 
 

@@ -48,6 +48,9 @@ class Played:
     def answer(self, error: KafkaError | None = None) -> None:
         self._waiting.pop(0)(error)
 
+    def answer_last(self) -> None:
+        self._waiting.pop()(None)
+
     @property
     def kinds(self) -> list[Kind]:
         return [message.kind for _, message, _ in self.sent]
@@ -71,8 +74,9 @@ def stream_to(
     *,
     spec: JobSpec = SPEC,
     others: tuple[int, ...] = (),
+    partitions: tuple[int, ...] = (3,),
 ) -> JobStream:
-    submission = Submission(spec, 3, next_sequence, accepted, 1024 * 1024, 1000)
+    submission = Submission(spec, partitions, next_sequence, accepted, 1024 * 1024, 1000)
     turns, known = asyncio.Semaphore(1), Remembered(*others)
     return JobStream(submission, kafka, budget or ByteBudget(1024 * 1024), turns, known, lambda: datetime.now(UTC))
 
@@ -137,6 +141,39 @@ def test_the_front_is_always_the_longest_stored_prefix(order: list[int], failing
         assert (deliveries.next_sequence, deliveries.accepted) == (prefix, prefix * 10)
 
 
+async def test_lanes_take_turns_and_each_gets_a_seal_after_all_batches_of_the_job_are_stored() -> None:
+    kafka = Played()
+    stream = stream_to(kafka, next_sequence=4, accepted=40, partitions=(2, 0, 1))
+    for sequence in range(4, 8):
+        await take(stream, sequence)
+    sealing = asyncio.create_task(stream.seal())
+    for _ in range(4):
+        await settle()
+        assert Kind.SEAL not in kafka.kinds
+        kafka.answer()
+    await settle()
+    batches, seals = kafka.sent[:4], kafka.sent[4:]
+    assert [(m.sequence, m.lane, p) for p, m, _ in batches] == [(4, 1, 0), (5, 2, 1), (6, 0, 2), (7, 1, 0)]
+    assert [(m.sequence, m.lane, p) for p, m, _ in seals] == [(8, 0, 2), (8, 1, 0), (8, 2, 1)]
+    assert {m.partitions for _, m, _ in kafka.sent} == {(2, 0, 1)}
+    for _ in range(3):
+        assert not sealing.done()
+        kafka.answer()
+        await settle()
+    await sealing
+
+
+async def test_what_another_lane_stored_is_not_acknowledged_before_what_comes_before_it() -> None:
+    kafka = Played()
+    stream = stream_to(kafka, partitions=(0, 1))
+    await take(stream, 0)
+    await take(stream, 1)
+    kafka.answer_last()
+    assert stream.deliveries.next_sequence == 0
+    kafka.answer()
+    assert stream.deliveries.next_sequence == 2
+
+
 async def test_a_seal_waits_for_every_batch_and_counts_the_whole_job() -> None:
     kafka = Played()
     stream = stream_to(kafka, next_sequence=5, accepted=50)
@@ -148,7 +185,7 @@ async def test_a_seal_waits_for_every_batch_and_counts_the_whole_job() -> None:
     kafka.answer()
     await settle()
     partition, seal, payload = kafka.sent[-1]
-    assert (partition, seal.kind, seal.sequence, seal.lane_records, payload) == (3, Kind.SEAL, 6, 51, b"")
+    assert (partition, seal.kind, seal.sequence, seal.job_records, payload) == (3, Kind.SEAL, 6, 51, b"")
     assert not sealing.done()
     kafka.answer()
     await sealing

@@ -48,12 +48,12 @@ TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1), timezones=st.ju
 
 def a_job(**changes: Any) -> Job:
     spec = JobSpec(JobKey.derive("acme", uuid.uuid4().hex), "key", "weather", 1, {"a": "b"})
-    return replace(Job(spec, 3, JobState.OPEN, JobCounts(), 0, NOW), **changes)
+    return replace(Job(spec, (3,), JobState.OPEN, JobCounts(), 0, NOW), **changes)
 
 
 def live_of(job: Job, next_sequence: int, accepted: int, state: JobState = JobState.OPEN) -> LiveJob:
     seal_time = NOW if state is JobState.SEALED else None
-    return LiveJob(job.spec, job.partition, next_sequence, accepted, state, job.create_time, seal_time)
+    return LiveJob(job.spec, job.partitions, next_sequence, accepted, state, job.create_time, seal_time)
 
 
 @given(TIMES)
@@ -115,7 +115,7 @@ def test_a_page_has_fifty_unless_asked_and_a_thousand_at_most() -> None:
 
 def test_a_live_job_survives_as_fields() -> None:
     live = live_of(a_job(), 3, 30, JobState.SEALED)
-    fields = {**to_fields(live), "next_sequence": "3", "accepted": "30", "state": "2"}
+    fields = {**to_fields(live), "partitions": "3", "next_sequence": "3", "accepted": "30", "state": "2"}
     assert from_fields({**fields, "seal_time_us": str(to_us(NOW))}) == live
     for name in fields:
         assert from_fields({key: value for key, value in fields.items() if key != name}) is None

@@ -9,19 +9,19 @@ SELECT bulk.keep_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
 -- name: abandoned_jobs
 -- Open jobs of which nothing came for a time, though all that Kafka had of their partitions is applied. Those that a
 -- worker writes for now are left for the next round.
-SELECT j.job_id
+SELECT j.job_id, j.tenant
 FROM bulk.jobs j
 WHERE j.state = 1
   AND j.update_time < clock_timestamp() - make_interval(secs => %(abandoned_after_s)s)
-  AND EXISTS (
-    SELECT
+  AND j.partitions <@ ARRAY(
+    SELECT o.partition
     FROM bulk.offsets o
     JOIN unnest(%(partitions)s::integer[], %(end_offsets)s::bigint[]) AS k (partition, end_offset) USING (partition)
-    WHERE o.topic = %(topic)s AND o.partition = j.partition AND o.next_offset >= k.end_offset
+    WHERE o.topic = %(topic)s AND o.next_offset >= k.end_offset
   )
 ORDER BY j.update_time
 LIMIT %(jobs_max)s
-FOR UPDATE SKIP LOCKED
+FOR UPDATE OF j SKIP LOCKED
 
 -- name: held_datasets
 -- The dataset versions that may have held rows.

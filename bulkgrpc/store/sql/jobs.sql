@@ -5,22 +5,30 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0))
 -- name: open_job
 -- Create the job if it is not there. After lock_job, in one transaction.
 INSERT INTO bulk.jobs (create_day, job_id, tenant, idempotency_key, dataset, dataset_version, labels, atomic,
-                       rejections_max, time_to_live_s, partition, state, create_time)
+                       rejections_max, time_to_live_s, partitions, state, create_time)
 SELECT (%(create_time)s::timestamptz AT TIME ZONE 'UTC')::date, %(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s,
-       %(dataset_version)s, %(labels)s, %(atomic)s, %(rejections_max)s, %(time_to_live_s)s, %(partition)s, 1,
+       %(dataset_version)s, %(labels)s, %(atomic)s, %(rejections_max)s, %(time_to_live_s)s, %(partitions)s, 1,
        %(create_time)s
 WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
 
 -- name: get_job
--- One job of a tenant, with the sequence that its lane applies next.
-SELECT j.*, coalesce(l.next_sequence, 0) AS next_sequence
-FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = 0
+-- One job of a tenant, with the first sequence that is not applied.
+SELECT j.*, first.next_sequence
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
 WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
 
 -- name: get_jobs
 -- Several jobs by id.
-SELECT j.*, coalesce(l.next_sequence, 0) AS next_sequence
-FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = 0
+SELECT j.*, first.next_sequence
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
 WHERE j.job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: seal_job
@@ -30,8 +38,12 @@ WHERE job_id = %(job_id)s AND state = 1
 
 -- name: list_jobs
 -- A page of a tenant's jobs, newest first, after the last one of the page before.
-SELECT j.*, coalesce(l.next_sequence, 0) AS next_sequence
-FROM bulk.jobs j LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = 0
+SELECT j.*, first.next_sequence
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
 WHERE j.tenant = %(tenant)s
   AND (%(after_time)s::timestamptz IS NULL OR (j.create_time, j.job_id) < (%(after_time)s, %(after_id)s::uuid))
 ORDER BY j.create_time DESC, j.job_id DESC
@@ -40,16 +52,23 @@ LIMIT %(page_size)s
 -- name: hold_job
 -- A job whose end is to be decided: waits for the worker that writes for it now, and keeps the next one waiting.
 SELECT state, dataset, dataset_version, atomic,
-       EXISTS (SELECT FROM bulk.lanes l WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed) AS sealed
+       cardinality(partitions) = (SELECT count(*) FROM bulk.lanes l
+                                  WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed) AS sealed
 FROM bulk.jobs j
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s
 FOR UPDATE OF j
+
+-- name: await_writer
+-- Wait for the worker that writes for a job with one lane. Of one with several lanes there may always be one.
+SELECT FROM bulk.jobs
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND cardinality(partitions) = 1
+FOR UPDATE
 
 -- name: end_job
 -- End a job that has not ended: what it holds counts as expired, and is swept later.
 UPDATE bulk.jobs
 SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + held, held = 0
-WHERE job_id = %(job_id)s AND state < 3
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
 
 -- name: delete_job
 -- Forget an ended job.
@@ -62,7 +81,7 @@ DELETE FROM bulk.rejections r USING gone g WHERE r.create_day = g.create_day AND
 -- The digests of batches that were applied.
 SELECT b.sequence, b.digest
 FROM bulk.jobs j JOIN bulk.batches b ON b.create_day = j.create_day AND b.job_id = j.job_id
-WHERE j.job_id = %(job_id)s AND b.lane = 0 AND b.sequence >= %(from_sequence)s
+WHERE j.job_id = %(job_id)s AND b.sequence >= %(from_sequence)s
 ORDER BY b.sequence
 LIMIT %(page_size)s
 

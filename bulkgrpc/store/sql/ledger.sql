@@ -28,24 +28,32 @@ WHERE o.topic = %(topic)s AND o.partition = v.partition
 
 -- name: lock_jobs
 -- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in hold_job); who seals one does not.
-SELECT job_id, create_day, state, atomic, rejections_max, rejected, expired, held
+SELECT job_id, create_day, state, atomic, rejections_max, rejected, expired, held, cardinality(partitions)
 FROM bulk.jobs
 WHERE job_id = ANY (%(job_ids)s::uuid[])
 ORDER BY job_id
 FOR KEY SHARE
 
+-- name: hold_jobs
+-- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time says what becomes of
+-- such a job. In one order for all.
+SELECT job_id, create_day, state, atomic, rejections_max, rejected, expired, held, cardinality(partitions)
+FROM bulk.jobs
+WHERE create_day = ANY (%(create_days)s::date[]) AND job_id = ANY (%(job_ids)s::uuid[])
+ORDER BY job_id
+FOR NO KEY UPDATE
+
 -- name: get_lanes
--- The lanes of a chunk's jobs. The partition's offset row, which is locked, keeps every other writer away from them.
+-- The lanes of a chunk's jobs. The partition's offset row, which is locked, keeps every other writer away from its own.
 SELECT job_id, lane, next_sequence, sealed
 FROM bulk.lanes
 WHERE create_day = ANY (%(create_days)s::date[]) AND job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: get_digests
 -- The digests of batches that came again.
-SELECT b.job_id, b.lane, b.sequence, b.digest
-FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(lanes)s::integer[], %(sequences)s::bigint[])
-       AS v (create_day, job_id, lane, sequence)
-JOIN bulk.batches b USING (create_day, job_id, lane, sequence)
+SELECT b.job_id, b.sequence, b.digest
+FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(sequences)s::bigint[]) AS v (create_day, job_id, sequence)
+JOIN bulk.batches b USING (create_day, job_id, sequence)
 
 -- name: advance_lanes
 -- Move lanes to where the chunk leaves them.
@@ -57,9 +65,8 @@ DO UPDATE SET next_sequence = excluded.next_sequence, sealed = excluded.sealed
 
 -- name: add_batches
 -- Keep the digests of the batches that the chunk applies.
-INSERT INTO bulk.batches (create_day, job_id, lane, sequence, digest)
-SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(lanes)s::integer[], %(sequences)s::bigint[],
-                     %(digests)s::bytea[])
+INSERT INTO bulk.batches (create_day, job_id, sequence, digest)
+SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(sequences)s::bigint[], %(digests)s::bytea[])
 
 -- name: add_counts
 -- Count what the chunk did for each job, and end those whose seal it applied or that failed.

@@ -24,7 +24,7 @@ CREATE TABLE bulk.jobs (
   atomic          boolean     NOT NULL,
   rejections_max  bigint      NOT NULL,
   time_to_live_s  double precision NOT NULL,
-  partition       integer     NOT NULL,
+  partitions      integer[]   NOT NULL CHECK (cardinality(partitions) >= 1),
   state           smallint    NOT NULL CHECK (state BETWEEN 1 AND 7),
   accepted        bigint      NOT NULL DEFAULT 0,
   written         bigint      NOT NULL DEFAULT 0,
@@ -46,6 +46,7 @@ CREATE TABLE bulk.jobs (
 COMMENT ON COLUMN bulk.jobs.state IS
   '1 open, 2 sealed, 3 succeeded, 4 partially succeeded, 5 failed, 6 cancelled, 7 expired';
 COMMENT ON COLUMN bulk.jobs.accepted IS 'records of the batches applied so far';
+COMMENT ON COLUMN bulk.jobs.partitions IS 'where the batches of each lane go, from its opening on';
 COMMENT ON COLUMN bulk.jobs.held IS 'records of an atomic job that wait for its seal';
 -- A job is found by its id alone, on whichever day it was opened; bulk.open_job keeps ids unique over the days.
 CREATE INDEX jobs_by_id ON bulk.jobs (job_id);
@@ -60,15 +61,15 @@ CREATE TABLE bulk.lanes (
   sealed        boolean NOT NULL DEFAULT false,
   PRIMARY KEY (create_day, job_id, lane)
 ) PARTITION BY RANGE (create_day);
-COMMENT ON TABLE bulk.lanes IS 'Ledger: the sequence that each lane of a job applies next.';
+COMMENT ON TABLE bulk.lanes IS
+  'Ledger: the sequence that each lane of a job applies next; a batch is of the lane sequence % lanes.';
 
 CREATE TABLE bulk.batches (
   create_day date    NOT NULL,
   job_id     uuid    NOT NULL,
-  lane       integer NOT NULL,
   sequence   bigint  NOT NULL,
   digest     bytea   NOT NULL,
-  PRIMARY KEY (create_day, job_id, lane, sequence)
+  PRIMARY KEY (create_day, job_id, sequence)
 ) PARTITION BY RANGE (create_day);
 COMMENT ON TABLE bulk.batches IS 'Ledger: the 128-bit BLAKE2b of each batch applied; the same sequence with another is refused.';
 
