@@ -1,4 +1,4 @@
-"""The commands `datasets register`, `plan`, `list`, `versions`, `show`."""
+"""The commands `datasets register`, `plan`, `list`, `versions`, `show`, `delete`, `infer`."""
 
 from __future__ import annotations
 
@@ -152,6 +152,35 @@ def show(
         key = str(dataset.primary_key.index(column.name) + 1) if column.name in dataset.primary_key else ""
         table.add_row(column.name, column.field, column.type, "yes" if column.nullable else "", key)
     console.print_table(table)
+
+
+@app.command("delete")
+def delete(
+    name: Annotated[str, typer.Argument(help="The dataset's name.", show_default=False)],
+    *,
+    drop_table: Annotated[bool, typer.Option("--drop-table", help="Drop its table too, with all its rows.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    server: ServerOption = SERVER,
+    tenant: TenantOption = "",
+    token: TokenOption = "",
+    tls_ca: TlsCaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a dataset. Its table stays, with its rows, unless you say otherwise.
+
+        bulkgrpc datasets delete weather --yes
+
+    Refused while jobs of it have not ended. Registering it again makes the version after the last one.
+    """
+    what = f"dataset {name} and the table {name} with all its rows" if drop_table else f"dataset {name}"
+    if not yes:
+        typer.confirm(f"Delete {what}?", abort=True, err=True)
+    with console.failures(), Caller(server, tenant, token, tls_ca).client() as client:
+        client.delete_dataset(name, drop_table=drop_table)
+    if as_json:
+        console.print_json({"deleted": name, "table_dropped": drop_table})
+    else:
+        typer.echo(f"Deleted {what}." if drop_table else f"Deleted {what}; its table stays.")
 
 
 @app.command("infer")

@@ -307,6 +307,15 @@ class AsyncBulkClient:
         )
         return words.dataset_of(answer.dataset)
 
+    async def delete_dataset(self, name: str, *, drop_table: bool = False) -> None:
+        """Delete a dataset: nobody opens a job of it any more. Its table stays unless `drop_table`.
+
+        Raises Refused with DATASET_NOT_FOUND, DATASET_HAS_JOBS (they have not ended) or TABLE_IN_USE (something depends
+        on the table to be dropped), or another BulkError.
+        """
+        request = datasets_pb2.DeleteDatasetRequest(name=words.resource(name), drop_table=drop_table)
+        await self._connection.call(self._connection.datasets.DeleteDataset, request)
+
     async def list_datasets(self) -> AsyncIterator[Dataset]:
         """Give the datasets by name, without their descriptors, asking for a page at a time."""
         token = ""

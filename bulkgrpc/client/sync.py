@@ -219,6 +219,10 @@ class BulkClient:
         """Return a dataset with its descriptors. See `AsyncBulkClient.get_dataset`."""
         return self._loop.run(self._client.get_dataset(name))
 
+    def delete_dataset(self, name: str, *, drop_table: bool = False) -> None:
+        """Delete a dataset. See `AsyncBulkClient.delete_dataset`."""
+        self._loop.run(self._client.delete_dataset(name, drop_table=drop_table))
+
     def list_datasets(self) -> Iterator[Dataset]:
         """Give the datasets by name. See `AsyncBulkClient.list_datasets`."""
         return self._loop.each(self._client.list_datasets())

@@ -26,6 +26,11 @@ def create_table(dataset: Dataset) -> sql.Composed:
     return sql.SQL(";\n").join([made, *_partitions(dataset), *_indexes(dataset)])
 
 
+def drop_table(name: str) -> sql.Composed:
+    """Return the statement that drops a dataset's table, with its rows and partitions, if it is there."""
+    return sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, name))
+
+
 def column_of(column: Column, key: Sequence[str] = ()) -> sql.Composed:
     """Return a column's definition: its name, type, NOT NULL, DEFAULT."""
     parts = [sql.Identifier(column.name), sql.SQL(column.type)]

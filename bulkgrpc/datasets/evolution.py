@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -40,19 +41,84 @@ def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
     numeric gets more digits; a default changes. Raises Incompatible for any other change, with the field, the reason
     and the way out.
     """
+    if old.message_type != new.message_type:
+        raise _cannot_become(old, "message_type", old.message_type, new.message_type)
+    _check_table(old, new)
+    _check_wire(
+        find_message(old.descriptors, old.message_type), find_message(new.descriptors, new.message_type), (), set()
+    )
+    return _change_columns(old, new)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundColumn:
+    """A column that a table has. type: PostgreSQL's name of it. required: whether it takes neither null nor a default.
+
+    key_position: its place in the primary key, 1 for the first; 0 if it is not of it.
+    """
+
+    type: str
+    required: bool
+    key_position: int
+
+
+def take_over(old: Dataset, new: Dataset, table: Mapping[str, FoundColumn]) -> tuple[sql.Composed, ...]:
+    """Return the statements that make the table of `old`, a deleted dataset, the one of `new`.
+
+    table: its columns as they are. They must be those of `old`, and `new` may follow it as far as columns go: nothing
+    is read by the old message any more. Raises Incompatible with the field, the reason and the way out.
+    """
+    way_out = (
+        f"give the message another table, change {old.name} so that it fits, or drop it if its rows are not needed"
+    )
+    _check_table(old, new)
+    for column in old.columns:
+        found = table.get(column.name)
+        if found is None or found.type != _CATALOG_NAMES.get(column.type, column.type):
+            what = "no such column" if found is None else f"one of type {found.type}"
+            raise Incompatible(
+                column.field,
+                f"column {column.name} should be {column.type}, but table {old.name}, which was kept when its dataset "
+                f"was deleted, has {what}: {way_out}",
+            )
+    key = sorted((found.key_position, name) for name, found in table.items() if found.key_position)
+    if [name for _, name in key] != list(new.primary_key):
+        raise Incompatible(
+            "key",
+            f"the primary key of table {old.name}, which was kept when its dataset was deleted, is not "
+            f"({', '.join(new.primary_key)}): {way_out}",
+        )
+    names = {column.name for column in new.columns}
+    for name, found in table.items():
+        if found.required and name not in names:
+            raise Incompatible(
+                "",
+                f"table {old.name}, which was kept when its dataset was deleted, has a column {name} that takes no "
+                f"null, and the message has no field for it: {way_out}",
+            )
+    return _change_columns(old, new)
+
+
+_CATALOG_NAMES = {"time": "time without time zone"}
+"""What PostgreSQL calls a type in its catalog, where that is not what we call it."""
+
+
+def _check_table(old: Dataset, new: Dataset) -> None:
     for name, before, after in (
-        ("message_type", old.message_type, new.message_type),
         ("key", ", ".join(old.key), ", ".join(new.key)),
         ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
     ):
         if before != after:
-            raise Incompatible(
-                name,
-                f"{name} of dataset {old.name} is {before} and cannot become {after}: give the message another table",
-            )
-    _check_wire(
-        find_message(old.descriptors, old.message_type), find_message(new.descriptors, new.message_type), (), set()
+            raise _cannot_become(old, name, before, after)
+
+
+def _cannot_become(old: Dataset, name: str, before: str, after: str) -> Incompatible:
+    return Incompatible(
+        name, f"{name} of dataset {old.name} is {before} and cannot become {after}: give the message another table"
     )
+
+
+def _change_columns(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
     known = {column.name: column for column in old.columns}
     after_by_name = {column.name: column for column in new.columns}
     for column in old.columns:

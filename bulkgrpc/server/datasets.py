@@ -18,7 +18,7 @@ from bulkgrpc.server.paging import (
 )
 from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
 from bulkgrpc.server.translate import to_dataset
-from bulkgrpc.store.catalog import DatasetExists, Plan, Registered
+from bulkgrpc.store.catalog import DatasetExists, JobsNotEnded, Plan, Registered, TableInUse
 from bulkgrpc.v1 import datasets_pb2
 from bulkgrpc.words import is_dataset
 
@@ -102,6 +102,40 @@ class DatasetService:
         token = token_after_version(found[size - 1].dataset.version) if len(found) > size else ""
         datasets = [_public(registered, descriptors=False) for registered in found[:size]]
         return datasets_pb2.ListDatasetVersionsResponse(datasets=datasets, next_page_token=token)
+
+    async def delete_dataset(
+        self, request: datasets_pb2.DeleteDatasetRequest, context: Context
+    ) -> datasets_pb2.DeleteDatasetResponse:
+        """Delete a dataset, and its table if asked."""
+        caller = await self._callers.identify(metadata_of(context))
+        caller.require(ADMIN)
+        name = _name(request.name)
+        try:
+            there = await self._storage.delete_dataset(name, drop_table=request.drop_table)
+        except JobsNotEnded as error:
+            raise _has_jobs(name, error) from error
+        except TableInUse as error:
+            raise NotNow(
+                Reason.TABLE_IN_USE,
+                f"table {name} cannot be dropped, for {error}: drop that first, or leave drop_table out",
+                field="drop_table",
+            ) from error
+        except StoreAway as error:
+            raise store_unavailable() from error
+        if not there:
+            raise _not_found(name)
+        return datasets_pb2.DeleteDatasetResponse()
+
+
+def _has_jobs(name: str, error: JobsNotEnded) -> NotNow:
+    more = ", …" if error.count > len(error.names) else ""
+    return NotNow(
+        Reason.DATASET_HAS_JOBS,
+        f"dataset {name} has {error.count} jobs that have not ended ({', '.join(error.names)}{more}): wait until they "
+        "have, or cancel them with `bulkgrpc jobs cancel`",
+        field="name",
+        jobs=str(error.count),
+    )
 
 
 def _public(registered: Registered, *, descriptors: bool) -> datasets_pb2.Dataset:

@@ -69,6 +69,7 @@ def dataset_handler(service: DatasetService) -> Any:
             "RegisterDataset": _unary(
                 service.register_dataset, pb2.RegisterDatasetRequest, pb2.RegisterDatasetResponse
             ),
+            "DeleteDataset": _unary(service.delete_dataset, pb2.DeleteDatasetRequest, pb2.DeleteDatasetResponse),
             "GetDataset": _unary(service.get_dataset, pb2.GetDatasetRequest, pb2.GetDatasetResponse),
             "ListDatasets": _unary(service.list_datasets, pb2.ListDatasetsRequest, pb2.ListDatasetsResponse),
             "ListDatasetVersions": _unary(

@@ -183,7 +183,7 @@ class JobService:
         live = await self._known(key)
         if live is None:
             raise _not_found(key)
-        await self._parts.storage.open_job(live.spec, live.partitions, live.create_time)
+        await self._parts.storage.open_job(live.spec, live.partitions, live.create_time, of_deleted=True)
         job = await self._parts.storage.cancel_job(key)
         if job is None:
             raise _not_found(key)

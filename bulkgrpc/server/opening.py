@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -19,6 +19,7 @@ from bulkgrpc.server.known import KnownBatches
 from bulkgrpc.server.lease import Lease, held
 from bulkgrpc.server.messages import Header
 from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
+from bulkgrpc.store.jobs import DatasetDeleted
 from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
 
 
@@ -80,7 +81,7 @@ class Opener:
         holder = Holder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
         try:
             async with held(self._live, key, holder, required=self._lease_required) as lease:
-                job = await self._find(spec, dataset.lanes)
+                job = await self._open(spec, dataset.lanes)
                 check_resume(job, header.first_sequence)
                 yield OpenedJob(job, lease, KnownBatches(key, self._storage, self._live))
         except Busy as busy:
@@ -96,13 +97,20 @@ class Opener:
         except StoreAway as error:
             raise store_unavailable() from error
         if registered is None:
-            raise NotFound(
-                Reason.DATASET_NOT_FOUND,
-                f"dataset {name} is not registered: register its message with `bulkgrpc datasets register`",
-                field="header.dataset",
-                dataset=name,
-            )
+            raise _not_registered(name)
         return registered.dataset
+
+    async def _open(self, spec: JobSpec, lanes: int) -> Job:
+        """Return the job of a spec; of a dataset that was deleted since this server looked, as it is registered now."""
+        try:
+            return await self._find(spec, lanes)
+        except DatasetDeleted:
+            self._storage.forget_dataset(spec.dataset)
+        dataset = await self._dataset(spec.dataset)
+        try:
+            return await self._find(replace(spec, dataset_version=dataset.version), dataset.lanes)
+        except DatasetDeleted as error:
+            raise _not_registered(spec.dataset) from error
 
     async def _find(self, spec: JobSpec, lanes: int) -> Job:
         """Return the job as Redis and its row know it. Without either it is new, as far as anybody can tell.
@@ -144,6 +152,15 @@ class Opener:
             await self._live.remember(live)
         except CacheUnavailable:
             return
+
+
+def _not_registered(name: str) -> NotFound:
+    return NotFound(
+        Reason.DATASET_NOT_FOUND,
+        f"dataset {name} is not registered: register its message with `bulkgrpc datasets register`",
+        field="header.dataset",
+        dataset=name,
+    )
 
 
 def check_same(asked: JobSpec, known: JobSpec) -> None:

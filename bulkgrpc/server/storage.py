@@ -75,9 +75,12 @@ class Storage:
         self._asking: dict[str, asyncio.Task[Registered | None]] = {}
         self._abandoned: set[asyncio.Task[Any]] = set()
 
-    async def open_job(self, spec: JobSpec, partitions: Sequence[int], create_time: datetime) -> Job:
+    async def open_job(
+        self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, *, of_deleted: bool = False
+    ) -> Job:
         """See JobStore.open_job."""
-        return await self._within(ON_A_STREAM_S, self._jobs.open_job(spec, partitions, create_time))
+        opening = self._jobs.open_job(spec, partitions, create_time, of_deleted=of_deleted)
+        return await self._within(ON_A_STREAM_S, opening)
 
     async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
         """See JobStore.seal_job."""
@@ -116,8 +119,18 @@ class Storage:
     async def register(self, dataset: Dataset) -> Registered:
         """See Catalog.register. Streams that open on this process after it use what is registered."""
         registered = await self._within(UNARY_S, self._catalog.register(dataset))
-        self._datasets.pop(dataset.name, None)
+        self.forget_dataset(dataset.name)
         return registered
+
+    async def delete_dataset(self, name: str, *, drop_table: bool) -> bool:
+        """See Catalog.delete. Without an answer it may have been done all the same; it can be asked again."""
+        there = await self._within(UNARY_S, self._catalog.delete(name, drop_table=drop_table))
+        self.forget_dataset(name)
+        return there
+
+    def forget_dataset(self, name: str) -> None:
+        """Ask for a dataset anew when it is wanted next."""
+        self._datasets.pop(name, None)
 
     async def plan(self, dataset: Dataset) -> Plan:
         """See Catalog.plan."""

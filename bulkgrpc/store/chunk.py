@@ -154,6 +154,8 @@ class Fate(enum.Enum):
     """It is its lane's next one: its records are written, or it seals the lane; the last lane's seal ends the job."""
     DISCARD = "discard"
     """It is the next one, but its job has ended or its time to live is over: its records count as expired."""
+    DELETED = "deleted"
+    """It is the next one, but its dataset's version was deleted. It was acknowledged: its records are rejected."""
     KNOWN = "known"
     """It was applied before, or follows a hole and was never acknowledged: nothing is done."""
     CONFLICT = "conflict"
@@ -162,18 +164,23 @@ class Fate(enum.Enum):
     """It came after the seal. It may have been acknowledged: its records are rejected."""
 
 
+TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED)
+"""What becomes of a batch that is its lane's next one: the lane goes on behind it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerView:
     """What the ledger knows of a chunk's jobs, lanes and batches.
 
     ended: the jobs that have ended. lanes: those that there are. digests: of the batches that came again.
-    lane_counts: of the jobs that have several.
+    lane_counts: of the jobs that have several. deleted_versions: of the jobs' datasets, the last that was deleted.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
     lanes: Mapping[LaneKey, Lane] = field(default_factory=dict)
     digests: Mapping[tuple[uuid.UUID, int], bytes] = field(default_factory=dict)
     lane_counts: Mapping[uuid.UUID, int] = field(default_factory=dict)
+    deleted_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +204,7 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     | the message                              | of a job that has not ended     | of one that has      |
     |------------------------------------------|---------------------------------|----------------------|
     | batch, next of its lane                  | APPLY; too old: DISCARD         | DISCARD              |
+    | batch, the same, its version deleted     | DELETED; too old: DISCARD       | DISCARD              |
     | batch, sequence below, same digest       | KNOWN                           | KNOWN                |
     | batch, sequence below, other digest      | CONFLICT                        | CONFLICT             |
     | batch, sequence above (after a hole)     | KNOWN                           | KNOWN                |
@@ -217,14 +225,15 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
         for number in _lanes_of(message, lane_count):
             key = (job_id, number)
             lane = lanes.get(key) or Lane(number, sealed=False)
-            found = _fate(message, lane, digests.get((job_id, message.sequence)), job_id in ledger.ended, now)
+            found = _fate(message, lane, digests.get((job_id, message.sequence)))
             if found is Fate.KNOWN:
                 continue
-            fate = found
+            is_next = found is Fate.APPLY and message.kind is Kind.BATCH
+            fate = _fate_of_next(message, ledger, now) if is_next else found
             if message.kind is Kind.SEAL:
                 # It takes no place of its own: the next sequence stays where it is.
                 lanes[key] = moved[key] = Lane(lane.next_sequence, sealed=True)
-            elif fate in (Fate.APPLY, Fate.DISCARD):
+            elif fate in TAKEN:
                 lanes[key] = moved[key] = Lane(lane.next_sequence + lane_count, sealed=False)
                 digests[job_id, message.sequence] = message.digest
         fates.append(fate)
@@ -242,7 +251,7 @@ def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
     return (message.lane,) if message.lanes == lane_count else range(lane_count)
 
 
-def _fate(message: Message, lane: Lane, known: bytes | None, ended: bool, now: datetime) -> Fate:
+def _fate(message: Message, lane: Lane, known: bytes | None) -> Fate:
     outcome = may_apply_batch(lane.next_sequence, message.sequence)
     if message.kind is Kind.SEAL:
         return Fate.KNOWN if outcome is Outcome.GAP or lane.sealed else Fate.APPLY
@@ -250,10 +259,17 @@ def _fate(message: Message, lane: Lane, known: bytes | None, ended: bool, now: d
         return Fate.KNOWN if known is None or known == message.digest else Fate.CONFLICT
     if lane.sealed:
         return Fate.LATE
-    if outcome is Outcome.GAP:
-        return Fate.KNOWN
+    return Fate.KNOWN if outcome is Outcome.GAP else Fate.APPLY
+
+
+def _fate_of_next(message: Message, ledger: LedgerView, now: datetime) -> Fate:
+    """Tell whether a batch that its lane is ready for is to be written."""
+    job_id = message.spec.key.job_id
     too_old = message.expires_at is not None and message.expires_at <= now
-    return Fate.DISCARD if ended or too_old else Fate.APPLY
+    if too_old or job_id in ledger.ended:
+        return Fate.DISCARD
+    deleted = message.spec.dataset_version <= ledger.deleted_versions.get(job_id, 0)
+    return Fate.DELETED if deleted else Fate.APPLY
 
 
 def came_again(items: Sequence[Received], ledger: LedgerView) -> list[tuple[uuid.UUID, int]]:

@@ -93,6 +93,11 @@ def discard(held: HeldTable) -> sql.Composed:
     return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(held.identifier, sql.Identifier(JOB))
 
 
+def drop(held: HeldTable) -> sql.Composed:
+    """Return the statement that drops a dataset version's table of held rows."""
+    return sql.SQL("DROP TABLE IF EXISTS {}").format(held.identifier)
+
+
 def sweep(held: HeldTable) -> sql.Composed:
     """Return the statement that deletes up to `rows_max` rows whose jobs have ended, or are gone."""
     return sql.SQL(

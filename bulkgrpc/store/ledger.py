@@ -82,7 +82,10 @@ def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """What a chunk needs to know of a job: the day its rows are kept under, its state, how it is to be treated."""
+    """What a chunk needs to know of a job: the day its rows are kept under, its state, how it is to be treated.
+
+    lanes: how many. deleted_version: the last version of its dataset that was deleted, 0 if none was.
+    """
 
     create_day: date
     state: JobState
@@ -92,6 +95,7 @@ class JobRow:
     expired: int
     held: int
     lanes: int
+    deleted_version: int
 
 
 def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> dict[uuid.UUID, JobRow]:
@@ -111,9 +115,12 @@ def lanes(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[Lane
 
 
 def open_job(connection: Connection, first: Received) -> None:
-    """Make the row of the job that a first batch belongs to, if it is not there."""
+    """Make the row of the job that a first batch belongs to, if it is not there; also of a deleted dataset's.
+
+    What of it was acknowledged is reported in the job.
+    """
     partitions = first.message.partitions or (first.partition,)
-    values = open_values(first.message.spec, partitions, first.message.sent_at)
+    values = open_values(first.message.spec, partitions, first.message.sent_at, of_deleted=True)
     connection.execute(_JOBS["lock_job"], values)
     connection.execute(_JOBS["open_job"], values)
 
@@ -126,6 +133,7 @@ def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.U
         ended=frozenset(job_id for job_id, row in jobs.items() if row.state.ended),
         lane_counts={job_id: row.lanes for job_id, row in jobs.items() if row.lanes > 1},
         lanes=lanes(connection, jobs),
+        deleted_versions={job_id: row.deleted_version for job_id, row in jobs.items()},
     )
     again = came_again(items, found)
     if not again:

@@ -83,7 +83,14 @@ def failure(atomic: bool, rejections_max: int, rejected: int, expired: int) -> s
 
 
 def why_refused(message: Message, fate: Fate) -> tuple[Rejected, str]:
-    """Return code and reason for the records of a batch that came too late."""
+    """Return code and reason for the records of a batch that cannot be written any more."""
+    spec = message.spec
+    if fate is Fate.DELETED:
+        return (
+            Rejected.DATASET_DELETED,
+            f"dataset {spec.dataset} was deleted, version {spec.dataset_version} with it, before the batch was "
+            "applied: register it again and submit the record in another job",
+        )
     if fate is Fate.CONFLICT:
         return Rejected.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
     return Rejected.AFTER_SEAL, f"batch {message.sequence} came after the job's seal"

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import psycopg
+from google.protobuf.message import DecodeError
 
 from bulkgrpc import faults
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
 from bulkgrpc.store import held, ledger, rejections, shared
 from bulkgrpc.store.catalog import get_dataset
-from bulkgrpc.store.chunk import Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
+from bulkgrpc.store.chunk import TAKEN, Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
 from bulkgrpc.store.ledger import JobRow
 from bulkgrpc.store.tally import JobTally, failure, why_refused
 from bulkgrpc.store.writers.around import ROW_ERRORS
@@ -135,7 +136,7 @@ def _refused_record(items: Sequence[Received], rows: Rows, refusal: RefusedRow) 
 
 
 def _count(item: Received, fate: Fate, done: JobTally) -> None:
-    """Count a message for its job. A batch that may have been acknowledged and comes too late is reported whole."""
+    """Count a message for its job. A batch that may have been acknowledged and is not written is reported whole."""
     message = item.message
     if fate is Fate.KNOWN:
         return
@@ -147,8 +148,18 @@ def _count(item: Received, fate: Fate, done: JobTally) -> None:
         done.expired += message.records
     elif fate is not Fate.APPLY:
         code, reason = why_refused(message, fate)
-        for index, record in enumerate(RecordBatch.FromString(item.payload).records):
+        for index, record in enumerate(_records(item)):
             done.reject(message, RejectedRecord(0, index, code, "", reason, record))
+
+
+def _records(item: Received) -> list[bytes]:
+    """Return a batch's records; if they are not what its server counted, its bytes as the first of so many."""
+    try:
+        records = list(RecordBatch.FromString(item.payload).records)
+    except DecodeError:
+        records = []
+    count = item.message.records
+    return records if len(records) == count else [item.payload, *[b""] * count][:count]
 
 
 def _decide(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) -> None:
@@ -166,6 +177,8 @@ def _decide(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) 
 
 def _apply_held(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) -> int:
     """Move what an atomic job holds into its table and return how many rows that were; or say why it fails."""
+    if not done.waiting(row.held):
+        return 0
     dataset = get_dataset(connection, spec.dataset, spec.dataset_version)
     if dataset is None:
         done.failure = f"dataset {spec.dataset} version {spec.dataset_version} is gone"
@@ -192,7 +205,7 @@ def _conclude(connection: Connection, work: _Work) -> None:
     taken = [
         item.message
         for item, fate in zip(work.items, work.plan.fates, strict=True)
-        if item.message.kind is Kind.BATCH and fate in (Fate.APPLY, Fate.DISCARD)
+        if item.message.kind is Kind.BATCH and fate in TAKEN
     ]
     if work.plan.lanes:
         ledger.advance_lanes(connection, work.plan.lanes, work.jobs)

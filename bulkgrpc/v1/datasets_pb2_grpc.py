@@ -56,6 +56,11 @@ class DatasetServiceStub:
                 request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/bulkgrpc.v1.DatasetService/DeleteDataset',
+                request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -102,6 +107,20 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDataset(self, request, context):
+        """Deletes a dataset: no server opens a job of it any more. Its table stays, with its rows, unless the request says
+        otherwise. Versions are not used again: registering the name anew makes the next one, and takes over a table that
+        stayed if its columns fit. Records of it that are acknowledged and not written yet are rejected (DATASET_DELETED).
+
+        NOT_FOUND: the dataset is not registered, or was deleted before (DATASET_NOT_FOUND).
+        FAILED_PRECONDITION: jobs of it have not ended (DATASET_HAS_JOBS): wait for them, or cancel them. Or something
+        depends on the table that is to be dropped, for instance a view (TABLE_IN_USE).
+        PERMISSION_DENIED: the caller has not the scope `bulk.admin`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -124,6 +143,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasetVersions,
                     request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -236,6 +260,33 @@ class DatasetService:
             '/bulkgrpc.v1.DatasetService/ListDatasetVersions',
             bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
             bulkgrpc_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.DatasetService/DeleteDataset',
+            bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -462,6 +462,7 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "tenant": "t",
         "idempotency_key": "k",
         "dataset": "d",
+        "of_deleted": False,
         "dataset_version": 1,
         "version": 1,
         "labels": "{}",

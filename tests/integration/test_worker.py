@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from psycopg_pool import AsyncConnectionPool
 from typer.testing import CliRunner
 
 from bulkgrpc.backbone.producer import BackboneProducer
@@ -25,7 +26,9 @@ from bulkgrpc.cli.app import app
 from bulkgrpc.settings import ServerSettings, load
 from bulkgrpc.stack import Addresses
 from bulkgrpc.store import ledger
+from bulkgrpc.store.catalog import Catalog
 from bulkgrpc.store.connection import connect
+from bulkgrpc.store.jobs import JobStore
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message
 from tests.support import examples
 from tests.support.database import Connection, count, register
@@ -170,6 +173,40 @@ async def test_a_message_that_nobody_can_place_goes_to_the_dead_letters_and_the_
     assert again["source_offset"] == 3
     dlq("discard", str(again["offset"]))
     assert dlq("list") == ""
+
+
+async def test_what_is_on_kafka_of_a_deleted_dataset_is_accounted_for_record_by_record(
+    feed: Feed, database: str, connection: Connection
+) -> None:
+    cancelled, unknown, malformed = spec("cancelled"), spec("unknown"), spec("malformed")
+    first = feed.worker()
+    first.start()
+    await send(feed, [batch(cancelled, 0, 10, examples.reading_batch(0, 10))])
+    await eventually(lambda: count(connection, "sensor_readings") == 10)
+    assert first.kill(signal.SIGTERM) == 0
+    payload = examples.reading_batch(10, 10)
+    left = [batch(cancelled, 1, 10, payload), batch(unknown, 0, 10, payload), seal(unknown, 1)]
+    await send(feed, [*left, batch(malformed, 0, 3, b"\xff"), seal(malformed, 1)])
+    async with AsyncConnectionPool(database, kwargs={"autocommit": True}) as pool:
+        await JobStore(pool).cancel_job(cancelled.key)
+        assert await Catalog(pool).delete("sensor_readings", drop_table=True)
+        again = await Catalog(pool).register(examples.readings())
+    assert again.dataset.version == 2
+    # A worker that knows neither the jobs nor the dataset.
+    second = feed.worker("second")
+    second.start()
+    try:
+        assert await ended(connection, unknown) == (5, 10, 0, 0, 10)
+        assert await ended(connection, malformed) == (5, 3, 0, 0, 3)
+        assert await ended(connection, cancelled) == (6, 20, 10, 0, 0)
+        new = replace(spec("new"), dataset_version=2)
+        await send(feed, [batch(new, 0, 10, payload), seal(new, 1)])
+        assert await ended(connection, new) == (3, 10, 10, 0, 0)
+    finally:
+        second.stop()
+    codes = connection.execute("SELECT DISTINCT code, reason LIKE '%%was deleted, version 1%%' FROM bulk.rejections")
+    assert codes.fetchall() == [("DATASET_DELETED", True)]
+    assert connection.execute("SELECT expired FROM bulk.jobs WHERE state = 6").fetchall() == [(10,)]
 
 
 async def test_a_batch_that_is_not_what_its_headers_say_is_rejected_whole(

@@ -89,6 +89,15 @@ def test_a_batch_past_its_time_to_live_is_discarded_and_the_next_one_applies() -
     assert plan_of(old, fresh).fates == (Fate.DISCARD, Fate.APPLY)
 
 
+def test_what_comes_for_a_deleted_version_is_taken_and_reported_and_the_next_version_applies() -> None:
+    old, new = received(0), received(1)
+    new = replace(new, message=replace(new.message, spec=replace(new.message.spec, dataset_version=2)))
+    plan = plan_of(old, old, new, ledger=LedgerView(deleted_versions={JOBS[0]: 1}))
+    assert plan.fates == (Fate.DELETED, Fate.KNOWN, Fate.APPLY)
+    ended = LedgerView(frozenset(JOBS[:1]), deleted_versions={JOBS[0]: 1})
+    assert plan_of(old, ledger=ended).fates == (Fate.DISCARD,)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1)), max_size=40))
 def test_each_batch_applies_at_most_once_and_in_order(arrivals: list[tuple[int, int]]) -> None:
     plan = plan_of(*(received(sequence, job) for sequence, job in arrivals))

@@ -29,6 +29,7 @@ COMMANDS = [
     ("datasets", "infer"),
     ("datasets", "list"),
     ("datasets", "show"),
+    ("datasets", "delete"),
     ("migrate",),
     ("up",),
     ("down",),

@@ -1,6 +1,9 @@
 -- name: get_dataset
--- One version of a dataset; version 0 is the newest.
-SELECT dataset, version, message_type, descriptors, create_time
+-- One version of a dataset, deleted or not; version 0 is the newest. first_version: of those that are not deleted.
+SELECT dataset, version, message_type, descriptors, create_time,
+       (SELECT coalesce(max(d.version), 0) + 1
+        FROM bulk.datasets d
+        WHERE d.dataset = %(dataset)s AND d.delete_time IS NOT NULL) AS first_version
 FROM bulk.datasets
 WHERE dataset = %(dataset)s AND (version = %(version)s OR %(version)s = 0)
 ORDER BY version DESC
@@ -8,17 +11,17 @@ LIMIT 1
 
 -- name: list_datasets
 -- The newest version of each dataset, by name, after the last one of the page before.
-SELECT DISTINCT ON (dataset) dataset, version, message_type, descriptors, create_time
+SELECT DISTINCT ON (dataset) dataset, version, message_type, descriptors, create_time, 1 AS first_version
 FROM bulk.datasets
-WHERE dataset > %(after)s
+WHERE dataset > %(after)s AND delete_time IS NULL
 ORDER BY dataset, version DESC
 LIMIT %(page_size)s
 
 -- name: list_versions
 -- The versions of a dataset, the newest first, those before the last one of the page before.
-SELECT dataset, version, message_type, descriptors, create_time
+SELECT dataset, version, message_type, descriptors, create_time, 1 AS first_version
 FROM bulk.datasets
-WHERE dataset = %(dataset)s AND (version < %(before)s OR %(before)s = 0)
+WHERE dataset = %(dataset)s AND (version < %(before)s OR %(before)s = 0) AND delete_time IS NULL
 ORDER BY version DESC
 LIMIT %(page_size)s
 
@@ -26,8 +29,31 @@ LIMIT %(page_size)s
 -- Let one at a time change a dataset.
 SELECT pg_advisory_xact_lock(hashtextextended('bulkgrpc dataset ' || %(dataset)s, 0))
 
+-- name: lock_out_jobs
+-- Wait for those who are opening jobs of a dataset, and let nobody open one; see lock_job.
+SELECT pg_advisory_xact_lock(hashtextextended('bulkgrpc jobs of ' || %(dataset)s, 0))
+
 -- name: add_dataset
 -- Register a version.
 INSERT INTO bulk.datasets (dataset, version, message_type, descriptors)
 VALUES (%(dataset)s, %(version)s, %(message_type)s, %(descriptors)s)
 RETURNING create_time
+
+-- name: jobs_not_ended
+-- How many jobs of a dataset have not ended, and some of them.
+SELECT count(*), (array_agg('tenants/' || tenant || '/jobs/' || job_id ORDER BY create_time))[:3]
+FROM bulk.jobs
+WHERE dataset = %(dataset)s AND state < 3
+
+-- name: delete_dataset
+-- Mark a dataset's versions as deleted.
+UPDATE bulk.datasets SET delete_time = clock_timestamp()
+WHERE dataset = %(dataset)s AND delete_time IS NULL
+RETURNING version
+
+-- name: table_columns
+-- The columns of a table in the schema public; none if it is not there. key_position: in its primary key, 0 if in none.
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef,
+       coalesce(array_position(i.indkey::smallint[], a.attnum) + 1, 0) AS key_position
+FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+WHERE a.attrelid = to_regclass('public.' || quote_ident(%(dataset)s)) AND a.attnum > 0 AND NOT a.attisdropped

@@ -25,7 +25,7 @@ FOR UPDATE OF j SKIP LOCKED
 
 -- name: held_datasets
 -- The dataset versions that may have held rows.
-SELECT dataset, version FROM bulk.datasets
+SELECT dataset, version FROM bulk.datasets WHERE delete_time IS NULL
 
 -- name: count_overdue
 -- Jobs that should have ended.

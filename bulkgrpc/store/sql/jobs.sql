@@ -1,15 +1,21 @@
 -- name: lock_job
--- Let one transaction at a time make or end a job: partitions cannot keep ids unique over the days.
-SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0))
+-- Let one transaction at a time make or end a job: partitions cannot keep ids unique over the days. And let nobody delete
+-- its dataset meanwhile, see lock_out_jobs.
+SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0)),
+       pg_advisory_xact_lock_shared(hashtextextended('bulkgrpc jobs of ' || %(dataset)s, 0))
 
 -- name: open_job
--- Create the job if it is not there. After lock_job, in one transaction.
+-- Create the job if it is not there and its dataset's version is not deleted; of_deleted: even then. After lock_job, in
+-- one transaction.
 INSERT INTO bulk.jobs (create_day, job_id, tenant, idempotency_key, dataset, dataset_version, labels, atomic,
                        rejections_max, time_to_live_s, partitions, state, create_time)
 SELECT (%(create_time)s::timestamptz AT TIME ZONE 'UTC')::date, %(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s,
        %(dataset_version)s, %(labels)s, %(atomic)s, %(rejections_max)s, %(time_to_live_s)s, %(partitions)s, 1,
        %(create_time)s
 WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
+  AND (%(of_deleted)s
+       OR NOT EXISTS (SELECT FROM bulk.datasets d
+                      WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
 
 -- name: get_job
 -- One job of a tenant, with the first sequence that is not applied.
@@ -52,6 +58,8 @@ LIMIT %(page_size)s
 -- name: hold_job
 -- A job whose end is to be decided: waits for the worker that writes for it now, and keeps the next one waiting.
 SELECT state, dataset, dataset_version, atomic,
+       EXISTS (SELECT FROM bulk.datasets d
+               WHERE d.dataset = j.dataset AND d.version = j.dataset_version AND d.delete_time IS NOT NULL) AS deleted,
        cardinality(partitions) = (SELECT count(*) FROM bulk.lanes l
                                   WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed) AS sealed
 FROM bulk.jobs j

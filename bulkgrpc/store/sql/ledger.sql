@@ -28,20 +28,29 @@ WHERE o.topic = %(topic)s AND o.partition = v.partition
 
 -- name: lock_jobs
 -- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in hold_job); who seals one does not.
-SELECT job_id, create_day, state, atomic, rejections_max, rejected, expired, held, cardinality(partitions)
-FROM bulk.jobs
-WHERE job_id = ANY (%(job_ids)s::uuid[])
-ORDER BY job_id
-FOR KEY SHARE
+-- deleted_version: the last version of its dataset that was deleted, 0 if none was.
+SELECT j.job_id, j.create_day, j.state, j.atomic, j.rejections_max, j.rejected, j.expired, j.held,
+       cardinality(j.partitions) AS lanes,
+       (SELECT coalesce(max(d.version), 0)
+        FROM bulk.datasets d
+        WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL) AS deleted_version
+FROM bulk.jobs j
+WHERE j.job_id = ANY (%(job_ids)s::uuid[])
+ORDER BY j.job_id
+FOR KEY SHARE OF j
 
 -- name: hold_jobs
 -- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time says what becomes of
 -- such a job. In one order for all.
-SELECT job_id, create_day, state, atomic, rejections_max, rejected, expired, held, cardinality(partitions)
-FROM bulk.jobs
-WHERE create_day = ANY (%(create_days)s::date[]) AND job_id = ANY (%(job_ids)s::uuid[])
-ORDER BY job_id
-FOR NO KEY UPDATE
+SELECT j.job_id, j.create_day, j.state, j.atomic, j.rejections_max, j.rejected, j.expired, j.held,
+       cardinality(j.partitions) AS lanes,
+       (SELECT coalesce(max(d.version), 0)
+        FROM bulk.datasets d
+        WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL) AS deleted_version
+FROM bulk.jobs j
+WHERE j.create_day = ANY (%(create_days)s::date[]) AND j.job_id = ANY (%(job_ids)s::uuid[])
+ORDER BY j.job_id
+FOR NO KEY UPDATE OF j
 
 -- name: get_lanes
 -- The lanes of a chunk's jobs. The partition's offset row, which is locked, keeps every other writer away from its own.

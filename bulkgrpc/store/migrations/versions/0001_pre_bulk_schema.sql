@@ -6,9 +6,12 @@ CREATE TABLE bulk.datasets (
   message_type text        NOT NULL,
   descriptors  bytea       NOT NULL,
   create_time  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  delete_time  timestamptz,
   PRIMARY KEY (dataset, version)
 );
 COMMENT ON TABLE bulk.datasets IS 'Message types bound to tables; descriptors is a google.protobuf.FileDescriptorSet.';
+COMMENT ON COLUMN bulk.datasets.delete_time IS
+  'A deleted version stays: its number is not given again, and batches of it that are on Kafka still can be read.';
 
 -- What is known of jobs is kept for a time and then dropped a day at once: every table of it is partitioned by the day
 -- (UTC) on which its job was opened. `bulk.keep_days` makes and drops the partitions.

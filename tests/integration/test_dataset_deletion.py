@@ -1,0 +1,136 @@
+"""Datasets deleted and registered again, on real PostgreSQL and Kafka: the table kept or dropped, jobs, clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from google.protobuf import message_factory
+
+from bulkgrpc.client import AsyncBulkClient, JobState, Reason, Refused
+from bulkgrpc.datasets.definition import find_message
+from bulkgrpc.datasets.sources import compile_proto
+from tests.integration.service_words import Command, Parts
+
+pytest_plugins = ["tests.integration.service_parts"]
+
+PROTO = """syntax = "proto3"; import "bulkgrpc/v1/options.proto";
+message M { option (bulkgrpc.v1.dataset) = {table: "%s" key: ["id"]}; int64 id = 1; %s }"""
+
+
+def compiled(folder: Path, table: str, fields: str) -> tuple[bytes, Any]:
+    file = folder / f"{table}.proto"
+    file.write_text(PROTO % (table, fields))
+    descriptors = compile_proto(file)
+    return descriptors, message_factory.GetMessageClass(find_message(descriptors, "M"))
+
+
+class BreaksOff(Exception):
+    """A source that ends in the middle: its job stays open."""
+
+
+async def test_a_dataset_is_deleted_once_its_jobs_have_ended_and_comes_back_as_the_next_version(
+    client: AsyncBulkClient, parts: Parts, tenant: str, tmp_path: Path
+) -> None:
+    descriptors, record = compiled(tmp_path, "passing", "string name = 2;")
+    assert (await client.register_dataset(descriptors, "M")).version == 1
+
+    async def broken() -> AsyncIterator[Any]:
+        for number in range(2000):
+            yield record(id=number, name="a")
+        raise BreaksOff
+
+    with pytest.raises(BreaksOff):
+        await client.submit("passing", broken(), idempotency_key="broken")
+    with pytest.raises(Refused, match=r"1 jobs that have not ended \(tenants/.*cancel") as busy:
+        await client.delete_dataset("passing")
+    assert busy.value.reason == Reason.DATASET_HAS_JOBS
+    [job] = [job async for job in client.list_jobs()]
+    await client.job(job.name).cancel()
+    await client.delete_dataset("passing")
+
+    for call in (
+        client.get_dataset("passing"),
+        client.submit("passing", [record(id=1)]),
+        client.delete_dataset("passing"),
+    ):
+        with pytest.raises(Refused) as missing:
+            await call
+        assert missing.value.reason == Reason.DATASET_NOT_FOUND
+    assert "passing" not in [dataset.name async for dataset in client.list_datasets()]
+    assert (await client.job(job.name).get()).state is JobState.CANCELLED
+    parts.rows("SELECT count(*) FROM passing")
+
+    more, wider = compiled(tmp_path, "passing", "string name = 2; optional int32 size = 3;")
+    plan = await client.plan_dataset(more, "M")
+    assert plan.statements == ('ALTER TABLE "public"."passing" ADD COLUMN "size" integer',)
+    assert (await client.register_dataset(more, "M")).version == 2
+    assert [dataset.version async for dataset in client.list_dataset_versions("passing")] == [2]
+    done = await (await client.submit("passing", [wider(id=-1, size=3)], idempotency_key="again")).wait()
+    assert (done.state, done.dataset_version) == (JobState.SUCCEEDED, 2)
+    assert parts.rows("SELECT id, size FROM passing WHERE tenant = %s AND id < 0", tenant) == [(-1, 3)]
+
+    await client.delete_dataset("passing", drop_table=True)
+    assert parts.rows("SELECT to_regclass('passing')") == [(None,)]
+    other, _ = compiled(tmp_path, "passing", "bool flag = 2;")
+    assert (await client.register_dataset(other, "M")).version == 3
+    assert parts.rows("SELECT count(*) FROM passing") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "says"),
+    [
+        ("ALTER TABLE kept ALTER COLUMN name TYPE varchar(9)", "string name = 2;", "has one of type character varying"),
+        ("ALTER TABLE kept DROP COLUMN name", "string name = 2;", "has no such column"),
+        ("ALTER TABLE kept DROP CONSTRAINT kept_pkey", "string name = 2;", "primary key of table kept"),
+        ("ALTER TABLE kept ADD COLUMN more integer NOT NULL", "string name = 2;", "column more that takes no null"),
+        ("ALTER TABLE kept ADD COLUMN more integer NOT NULL DEFAULT 1", "int32 name = 2;", "cannot become integer"),
+    ],
+)
+async def test_a_table_that_was_kept_and_does_not_fit_is_not_taken_over(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path, change: str, fields: str, says: str
+) -> None:
+    descriptors, _ = compiled(tmp_path, "kept", "string name = 2;")
+    await client.register_dataset(descriptors, "M")
+    await client.delete_dataset("kept")
+    try:
+        with psycopg.connect(parts.postgres, autocommit=True) as connection:
+            connection.execute(change.encode())
+        new, _ = compiled(tmp_path, "kept", fields)
+        for register in (client.plan_dataset, client.register_dataset):
+            with pytest.raises(Refused, match=says) as refused:
+                await register(new, "M")
+            assert refused.value.reason == Reason.DATASET_INCOMPATIBLE
+    finally:
+        with psycopg.connect(parts.postgres, autocommit=True) as connection:
+            connection.execute("DROP TABLE kept")
+
+
+async def test_a_table_that_something_depends_on_is_not_dropped(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    descriptors, _ = compiled(tmp_path, "viewed", "")
+    await client.register_dataset(descriptors, "M")
+    with psycopg.connect(parts.postgres, autocommit=True) as connection:
+        connection.execute("CREATE VIEW viewer AS SELECT id FROM viewed")
+    with pytest.raises(Refused, match="view viewer depends on") as refused:
+        await client.delete_dataset("viewed", drop_table=True)
+    assert refused.value.reason == Reason.TABLE_IN_USE
+    assert (await client.get_dataset("viewed")).version == 1, "the dataset is not half deleted"
+
+
+def test_the_command_asks_before_it_deletes(command: Command, parts: Parts, tmp_path: Path) -> None:
+    file = tmp_path / "asked.proto"
+    file.write_text(PROTO % ("asked", ""))
+    command.json("datasets", "register", file)
+    refused = command("datasets", "delete", "asked", "--drop-table")
+    assert (refused.exit_code, "with all its rows?" in refused.output) == (1, True)
+    assert command.json("datasets", "show", "asked")["version"] == 1
+    assert command.json("datasets", "delete", "asked", "--drop-table", "--yes") == {
+        "deleted": "asked",
+        "table_dropped": True,
+    }
+    assert parts.rows("SELECT to_regclass('asked')") == [(None,)]
