@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 UPGRADE ?=
+# Most of a test's time goes by waiting: two at a time, each with parts of its own.
+AT_ONCE ?= --numprocesses 2 --dist worksteal
 
 .PHONY: help setup demo test chaos storm check format generate lock bench clean
 
@@ -23,11 +25,12 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 demo: setup ## Run the main job on real parts, from nothing to a report
 	$(BIN)/bulkgrpc demo
 
-test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey
-	$(BIN)/pytest -m 'not long'
+test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then those of `make chaos`
+	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos
+	$(BIN)/pytest $(AT_ONCE) tests/chaos
 
 chaos: setup ## Hurt every part under load, one fault after the other, and prove that the checker sees broken promises
-	$(BIN)/pytest -m long
+	$(BIN)/pytest $(AT_ONCE) tests/chaos
 
 storm: setup ## Draw new faults every 20 to 30 s, for ten seeds of five minutes each
 	$(BIN)/python -m tests.chaos.storm --seed 1 --seeds 10 --seconds 300

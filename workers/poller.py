@@ -40,6 +40,8 @@ PAUSE_AFTER_S = 1.0
 Not sooner, for a pause throws away what was fetched ahead."""
 
 
+LEAVE_WITHIN_S = 5.0
+"""How long to wait for Kafka when the group is left."""
 FENCED_WAIT_S = 10.0
 """How long after a fence to acquire the partition anew, if Kafka still says it is ours: by then a zombie knows."""
 
@@ -70,7 +72,10 @@ class Poller:
         self._backoff = Backoff()
 
     def run(self) -> None:
-        """Poll, assemble, decode, hand over, commit; until `stopping` is set, then drain."""
+        """Poll, assemble, decode, hand over, commit; until `stopping` is set, then drain.
+
+        Raises GroupNotLeft if all that is done, but Kafka does not answer.
+        """
         self._writer.start()
         try:
             while not self._stopping.is_set():
@@ -78,7 +83,7 @@ class Poller:
             self._drain()
         finally:
             self._writer.stop(self._settings.drain_s)
-            self._consumer.close()
+            self._consumer.close(LEAVE_WITHIN_S)
 
     def _step(self) -> None:
         self._settle(0)

@@ -19,7 +19,7 @@ import typer
 from confluent_kafka import KafkaException
 
 from bulkgrpc import allocator, logs
-from bulkgrpc.backbone.consumer import OffsetLost
+from bulkgrpc.backbone.consumer import GroupNotLeft, OffsetLost
 from bulkgrpc.backbone.topics import BackboneUnavailable, ensure_topic
 from bulkgrpc.settings import WorkerSettings, load
 from bulkgrpc.store import schema
@@ -64,6 +64,8 @@ def run(
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
         poller.run()
+    except GroupNotLeft as error:
+        _end_at_once(error)
     except psycopg.OperationalError as error:
         _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {str(error).strip()}")
     except (schema.SchemaMissing, BackboneUnavailable) as error:
@@ -78,6 +80,15 @@ def run(
 def _fail(message: str) -> None:
     sys.stderr.write(f"error: {message}\n")
     raise typer.Exit(1)
+
+
+def _end_at_once(error: GroupNotLeft) -> None:
+    """End without cleaning up: with 0 if all was done but to leave, else with 1 and what had gone wrong before."""
+    log.warning("group_not_left", reason=str(error))
+    if error.__context__ is not None:
+        sys.stderr.write(f"error: {error.__context__}\n")
+    sys.stderr.flush()
+    os._exit(0 if error.__context__ is None else 1)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,13 @@ _QUEUE_KBYTES_MAX = 32 * 1024
 
 class OffsetLost(Exception):
     """Kafka has not the offset that the ledger needs next: its retention passed it, or the topic was made anew."""
+
+
+class GroupNotLeft(Exception):
+    """The group was not left in time: its partitions go to others when the session runs out.
+
+    The process must end without cleaning up: librdkafka waits for Kafka without a bound, in its destructor, too.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +96,16 @@ class RecordsConsumer:
             positions = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
             self._consumer.commit(offsets=positions, asynchronous=True)
 
-    def close(self) -> None:
-        """Leave the group at once; the partitions go to others without waiting for a time-out."""
-        self._consumer.close()
+    def close(self, timeout_s: float) -> None:
+        """Leave the group, so that the partitions go to others without waiting for a time-out.
+
+        Raises GroupNotLeft if Kafka does not let go within `timeout_s`.
+        """
+        closing = threading.Thread(target=self._consumer.close, name="consumer-close", daemon=True)
+        closing.start()
+        closing.join(timeout_s)
+        if closing.is_alive():
+            raise GroupNotLeft(f"Kafka did not answer within {timeout_s:.0f} s: the partitions move later")
 
     def _partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]

@@ -36,8 +36,9 @@ class Kafka(Server):
     def __init__(self, directory: Path, heap_mib: int) -> None:
         super().__init__(directory)
         self._heap_mib = heap_mib
+        self._cluster = cluster_id()  # of a directory that is yet to be formatted
         self._data = directory / "data"
-        self._settings = directory / "server.properties"
+        self._file = directory / "server.properties"
         self._output = directory / "kafka.out"
 
     def is_prepared(self) -> bool:
@@ -53,9 +54,9 @@ class Kafka(Server):
         if not self.is_prepared():
             enter(Phase.PREPARING)
             self._format(ports)
-        self._settings.write_text(settings(ports))
+        self._file.write_text(self.settings(ports))
         argv = self._java(f"-Xmx{self._heap_mib}m", f"-Xms{self._heap_mib // 2}m")
-        return Command([*argv, "kafka.Kafka", str(self._settings)], self.directory, self._output)
+        return Command([*argv, "kafka.Kafka", str(self._file)], self.directory, self._output)
 
     @property
     def logs(self) -> tuple[Path, ...]:
@@ -64,7 +65,7 @@ class Kafka(Server):
 
     def trace(self) -> tuple[str, str]:
         """Return what its process is known by."""
-        return "java", str(self._settings)
+        return "java", str(self._file)
 
     def address(self, port: int) -> str:
         """Return the bootstrap servers."""
@@ -83,6 +84,24 @@ class Kafka(Server):
         except KafkaException as error:
             raise NotReadyError(str(error)) from error
 
+    def settings(self, ports: Mapping[str, int]) -> str:
+        """Return the text of server.properties; of a name that comes twice, the last value counts.
+
+        The voters are static: the ports may change between two starts, which a stored voter set would not follow. The
+        data directory is relative to the broker's working directory: the file's format bears no comma or umlaut.
+        """
+        broker, controller = f"{LOOPBACK}:{ports['kafka']}", f"{LOOPBACK}:{ports['kafka_controller']}"
+        return f"""process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{controller}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{broker}
+log.dirs=data
+{_FIXED_SETTINGS}"""
+
     def _java(self, *options: str) -> list[str]:
         logging = resources.files(__package__).joinpath("kafka-log4j2.properties")
         properties = (f"-Dlog4j2.configurationFile={logging}", f"-Dbulkgrpc.kafka.log={self.log}")
@@ -94,8 +113,8 @@ class Kafka(Server):
         output = self.directory / "format.out"
         try:
             formatting = draft / "server.properties"
-            formatting.write_text(settings(ports))
-            tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(formatting)]
+            formatting.write_text(self.settings(ports))
+            tool = ["kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(formatting)]
             argv = [*self._java("-Xmx256m", "-XX:TieredStopAtLevel=1"), *tool]
             with output.open("wb") as file:
                 subprocess.run(argv, cwd=draft, stdout=file, stderr=file, timeout=_FORMAT_WITHIN_S, check=True)
@@ -112,25 +131,6 @@ def cluster_id() -> str:
         text = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not text.startswith("-"):
             return text
-
-
-def settings(ports: Mapping[str, int]) -> str:
-    """Return the text of server.properties.
-
-    The voters are static: the ports may change between two starts, which a stored voter set would not follow.
-    The data directory is relative to the broker's working directory: the file's format bears no comma or umlaut.
-    """
-    broker, controller = f"{LOOPBACK}:{ports['kafka']}", f"{LOOPBACK}:{ports['kafka_controller']}"
-    return f"""process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{controller}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
-advertised.listeners=PLAINTEXT://{broker}
-log.dirs=data
-{_FIXED_SETTINGS}"""
 
 
 # broker.session.timeout.ms: after a kill -9 the new broker is refused until the old one's session ends, 9 s by default.

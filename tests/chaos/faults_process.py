@@ -17,6 +17,7 @@ STRIKES_WITHIN_S = 30.0
 CHURN_S = 2.0
 FROZEN_S = 8.0
 """Over the group's session time-out of 6 s."""
+_ASSIGNED = r'"partitions": \[\d.*"partitions_assigned"'
 
 
 def _signal(which: str, number: signal.Signals) -> Hurt:
@@ -62,21 +63,24 @@ def _armed(rig: Rig, fault: str, workers: Sequence[Process]) -> Iterator[None]:
 
 
 def restart(rig: Rig, workers: Sequence[Process]) -> None:
-    """Start workers anew, and wait until they run."""
+    """Start workers anew, and wait until they have partitions."""
+    before = {worker.log: _count(worker, _ASSIGNED) for worker in workers}
     with rig.untended(*workers):
         for worker in workers:
             worker.kill()
     for worker in workers:
         rig.revive(worker)
+    back = wait_for(lambda: all(_count(w, _ASSIGNED) > before[w.log] for w in workers), STRIKES_WITHIN_S)
+    assert back, "a worker was given no partition"
 
 
 def _freeze_at(site: faults.Site, refused: str, frozen_s: float) -> Hurt:
     """A worker that stops itself at a site, past its session, and wakes up as a zombie: what it holds is refused."""
 
     @contextmanager
-    def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
+    def hurt(rig: Rig, _: random.Random) -> Iterator[None]:
         first = rig.workers[0]
-        with _armed(rig, f"{site}:stop:{chance.randint(1, 2)}", [first]):
+        with _armed(rig, f"{site}:stop:1", [first]):
             seen = _count(first, refused)
             yield
             stopped = wait_for(lambda: _is_stopped(first), STRIKES_WITHIN_S)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bulkgrpc.stack import Phase, Stack
+from bulkgrpc.stack import Stack
 from bulkgrpc.stack.kafka import Kafka
 from bulkgrpc.stack.part import Part
 from bulkgrpc.stack.ports import choose_free
-from bulkgrpc.stack.process import Command
 from bulkgrpc.stack.words import LOOPBACK
 
 
@@ -26,19 +25,12 @@ class Listener:
 class ProxiedKafka(Kafka):
     """A broker with more listeners, each advertised under a proxy's port."""
 
-    def __init__(self, directory: Path, heap_mib: int, listeners: tuple[Listener, ...], more: str = "") -> None:
+    def __init__(self, directory: Path, heap_mib: int, listeners: tuple[Listener, ...]) -> None:
         super().__init__(directory, heap_mib)
         self._listeners = listeners
-        self._more = more
 
-    def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
-        """Write the configuration as usual, then what differs: the last value of a name counts."""
-        command = super().prepare(ports, enter)
-        with Path(command.argv[-1]).open("a") as file:
-            file.write(self._settings_of(ports) + self._more)
-        return command
-
-    def _settings_of(self, ports: Mapping[str, int]) -> str:
+    def settings(self, ports: Mapping[str, int]) -> str:
+        """Return the usual settings, then what differs."""
         main = f"PLAINTEXT://{LOOPBACK}:{ports['kafka']}"
         extra = [
             (f"{one.name}://{LOOPBACK}:{one.port}", f"{one.name}://{LOOPBACK}:{one.advertised}")
@@ -46,7 +38,7 @@ class ProxiedKafka(Kafka):
         ]
         kinds = "".join(f",{one.name}:PLAINTEXT" for one in self._listeners)
         return (
-            f"listeners={main},CONTROLLER://{LOOPBACK}:{ports['kafka_controller']}"
+            super().settings(ports) + f"listeners={main},CONTROLLER://{LOOPBACK}:{ports['kafka_controller']}"
             f"{''.join(',' + here for here, _ in extra)}\n"
             f"advertised.listeners={main}{''.join(',' + said for _, said in extra)}\n"
             f"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{kinds}\n"

@@ -78,3 +78,13 @@ async def test_while_redis_is_away_jobs_are_accepted_and_nothing_is_written_twic
         finally:
             own_stack.up(lambda _progress: None)
     assert (job.state, job.counts.accepted, job.counts.written) == (JobState.SUCCEEDED, 2000, 2000)
+
+
+async def test_a_worker_ends_by_sigterm_while_kafka_does_not_answer(own_stack: Stack, running: Service) -> None:
+    worker = running.workers[0]
+    await eventually(lambda: "partitions_assigned" in worker.log.read_text())
+    own_stack.part("kafka").kill(signal.SIGSTOP)
+    try:
+        assert worker.kill(signal.SIGTERM) == 0
+    finally:
+        own_stack.part("kafka").kill(signal.SIGCONT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,34 +11,33 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import trial
-from tests.chaos.cluster import NodePart, cluster
+from tests.chaos.cluster import Cluster, cluster
+from tests.chaos.conftest import Tell
 from tests.chaos.fault import Fault
 from tests.chaos.rig import Rig
-from tests.conftest import new_data_dir
 
-pytestmark = pytest.mark.long
+NAME = "kafka: rolling kill of three nodes"
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[tuple[str, list[NodePart]]]:
-    with cluster(new_data_dir()) as running:
+def nodes(tmp_path: Path) -> Iterator[Cluster]:
+    with cluster(tmp_path) as running:
         yield running
 
 
-@pytest.mark.skipif("BULKGRPC_CHAOS_CLUSTER" not in os.environ, reason="has not passed yet: asked for by a variable")
 @pytest.mark.timeout(300)
-async def test_a_rolling_kill_of_three_nodes_loses_nothing(running: Rig, nodes: tuple[str, list[NodePart]]) -> None:
-    bootstrap, parts = nodes
-    await asyncio.to_thread(running.move_to, bootstrap)
+async def test_a_rolling_kill_of_three_nodes_loses_nothing(torn: Rig, nodes: Cluster, tell: Tell) -> None:
+    await asyncio.to_thread(torn.move_to, nodes.bootstrap)
 
     @contextmanager
     def rolling(_rig: Rig, _chance: random.Random) -> Iterator[None]:
+        for node in nodes.nodes:
+            node.kill()
+            node.start()
+            nodes.await_in_sync()
         yield
-        for part in parts:
-            part.kill()
-            part.start()
 
-    verdict = await trial.run(running, "rolling", Fault("kafka: rolling kill of three", "kafka", rolling), 1)
-    print(f"\nkafka: rolling kill of three: {verdict}")
+    verdict = await trial.run(torn, "rolling", Fault(NAME, "kafka", rolling), 1)
+    tell(NAME, 1, verdict)
     assert not verdict.violations, "\n".join(map(str, verdict.violations[:20]))
     assert verdict.summary.acknowledged >= 100_000

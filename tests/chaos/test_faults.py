@@ -8,9 +8,8 @@ import zlib
 import pytest
 
 from tests.chaos import plan, trial
+from tests.chaos.conftest import Tell
 from tests.chaos.rig import Rig
-
-pytestmark = pytest.mark.long
 
 SEED = int(os.environ.get("BULKGRPC_CHAOS_SEED", "1"))
 RECORDS_MIN = 100_000
@@ -18,11 +17,11 @@ RECORDS_MIN = 100_000
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", plan.FAULTS)
-async def test_no_promise_is_broken_by(running: Rig, name: str) -> None:
+async def test_no_promise_is_broken_by(running: Rig, tell: Tell, name: str) -> None:
     if name == "postgres: disk full" and os.geteuid() != 0:
         pytest.skip("a small disk is mounted by root only")
     fault = plan.FAULTS[name]
     verdict = await trial.run(running, f"t{zlib.crc32(name.encode()):08x}", fault, SEED)
-    print(f"\n{name}: seed {SEED}: {verdict}")
+    tell(name, SEED, verdict)
     assert not verdict.violations, "\n".join(map(str, verdict.violations[:20]))
     assert verdict.summary.acknowledged >= RECORDS_MIN

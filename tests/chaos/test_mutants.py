@@ -23,8 +23,6 @@ from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.trial import Verdict
 
-pytestmark = pytest.mark.long
-
 SEED = 1
 BATCHES = 10
 LIVES_WITHIN_S = 15.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 
-import pytest
 from confluent_kafka import TopicPartition
 
 from bulkgrpc.backbone.partition import partition_of
@@ -14,8 +13,6 @@ from tests.chaos.fault import wait_for
 from tests.chaos.load import PARTITIONS
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.test_mutants import begin, put
-
-pytestmark = pytest.mark.long
 
 BATCHES = 100
 STOPS_WITHIN_S = 40.0
@@ -42,12 +39,6 @@ async def lose_a_span(rig: Rig, mutant: str) -> set[str]:
     found = checker.check(seen)
     print("\n".join(map(str, found[:5])), checker.summarize(seen))
     return {violation.promise.name for violation in found}
-
-
-@pytest.fixture
-def torn(running: Rig) -> Rig:
-    """A rig that is no good afterwards: each test of this module has the hole of the one before, too."""
-    return running
 
 
 async def test_a_silent_reset_breaks_p9(torn: Rig) -> None:

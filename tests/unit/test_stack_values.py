@@ -111,8 +111,8 @@ def test_a_cluster_id_has_kafkas_form() -> None:
     assert all(len(text) == 22 and not text.startswith("-") for text in identifiers)
 
 
-def test_the_broker_listens_on_loopback_only() -> None:
-    text = kafka.settings({"kafka": 1, "kafka_controller": 2})
+def test_the_broker_listens_on_loopback_only(tmp_path: Path) -> None:
+    text = kafka.Kafka(tmp_path, 64).settings({"kafka": 1, "kafka_controller": 2})
     assert "\nlisteners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2\n" in text
 
 
