@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from bulkgrpc.stack.kafka import Kafka, cluster_id
 from bulkgrpc.stack.ports import choose_free
 from bulkgrpc.stack.words import LOOPBACK
-from tests.chaos.fault import wait_for
+from tests.support.waiting import wait_for
 
 NODES = 3
 HEAP_MIB = 256

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from tests.chaos.rig import Rig
 
 Hurt = Callable[[Rig, random.Random], AbstractContextManager[None]]
-LOOK_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +25,6 @@ class Fault:
     part: str
     hurt: Hurt
     dwell_s: float = 1.0
-
-
-def wait_for(found: Callable[[], bool], within_s: float) -> bool:
-    """Wait until something is so; tell whether it came to be. Not for the event loop's thread."""
-    pause, ends_at_s = threading.Event(), time.monotonic() + within_s
-    while not found():
-        if time.monotonic() > ends_at_s:
-            return False
-        pause.wait(LOOK_AGAIN_S)
-    return True
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psycopg
 
-from tests.chaos.fault import Fault, Hurt, repeating, wait_for
+from tests.chaos.fault import Fault, Hurt, repeating
 from tests.chaos.proxy import Mood
 from tests.chaos.rig import Rig
+from tests.support.waiting import wait_for
 
 ENDS_WITHIN_S = 20.0
 _OURS = "application_name LIKE 'bulkgrpc%'"

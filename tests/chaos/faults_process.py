@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bulkgrpc import faults
-from tests.chaos.fault import Fault, Hurt, repeating, wait_for
+from tests.chaos.fault import Fault, Hurt, repeating
 from tests.chaos.rig import Rig
 from tests.support.processes import Process
+from tests.support.waiting import wait_for
 
 STRIKES_WITHIN_S = 30.0
 CHURN_S = 2.0
@@ -37,11 +38,10 @@ def _signal(which: str, number: signal.Signals) -> Hurt:
 def _at_site(site: faults.Site) -> Hurt:
     @contextmanager
     def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
-        # To start them anew kills each once.
-        expected = _killed(rig) + len(rig.workers)
+        before = _killed(rig)
         with _armed(rig, f"{site}:kill:{chance.randint(1, 2)}", rig.workers):
             yield
-            died = wait_for(lambda: _killed(rig) > expected, STRIKES_WITHIN_S)
+            died = wait_for(lambda: _killed(rig) > before, STRIKES_WITHIN_S)
         assert died, f"no worker came to {site}"
 
     return hurt
@@ -63,15 +63,14 @@ def _armed(rig: Rig, fault: str, workers: Sequence[Process]) -> Iterator[None]:
 
 
 def restart(rig: Rig, workers: Sequence[Process]) -> None:
-    """Start workers anew, and wait until they have partitions."""
-    before = {worker.log: _count(worker, _ASSIGNED) for worker in workers}
+    """Start workers anew; they leave their group, so that they need not wait for their former selves to be missed."""
     with rig.untended(*workers):
         for worker in workers:
-            worker.kill()
+            rig.signal(worker, signal.SIGTERM)
+        for worker in workers:
+            worker.wait()
     for worker in workers:
         rig.revive(worker)
-    back = wait_for(lambda: all(_count(w, _ASSIGNED) > before[w.log] for w in workers), STRIKES_WITHIN_S)
-    assert back, "a worker was given no partition"
 
 
 def _freeze_at(site: faults.Site, refused: str, frozen_s: float) -> Hurt:
@@ -80,7 +79,10 @@ def _freeze_at(site: faults.Site, refused: str, frozen_s: float) -> Hurt:
     @contextmanager
     def hurt(rig: Rig, _: random.Random) -> Iterator[None]:
         first = rig.workers[0]
+        assigned = _count(first, _ASSIGNED)
         with _armed(rig, f"{site}:stop:1", [first]):
+            back = wait_for(lambda: _count(first, _ASSIGNED) > assigned, STRIKES_WITHIN_S)
+            assert back, "the worker was given no partition"
             seen = _count(first, refused)
             yield
             stopped = wait_for(lambda: _is_stopped(first), STRIKES_WITHIN_S)

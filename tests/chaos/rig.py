@@ -130,13 +130,14 @@ class Rig:
         self.disguise("none")
 
     def mend_ledger(self) -> None:
-        """Let every partition go on at its end: after a mutant the ledger may stand anywhere."""
+        """Let every partition go on at its end, and no job: after a mutant the ledger may stand anywhere."""
         for process in self.workers:
             process.stop()
         with self.database() as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")
             for place in self.ends().items():
                 connection.execute("UPDATE bulk.offsets SET next_offset = %s WHERE partition = %s", place[::-1])
+            connection.execute("UPDATE bulk.jobs SET state = 6, end_time = now() WHERE state < 3")
 
     def tend(self) -> None:
         """Start again what ended; note that it did."""

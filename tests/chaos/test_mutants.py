@@ -18,10 +18,11 @@ from bulkgrpc.backbone.message import to_headers
 from bulkgrpc.backbone.partition import partition_of
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message, digest_of
 from tests.chaos import evidence, trial
-from tests.chaos.fault import Fault, wait_for
+from tests.chaos.fault import Fault
 from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.trial import Verdict
+from tests.support.waiting import wait_for
 
 SEED = 1
 BATCHES = 10
@@ -29,11 +30,11 @@ LIVES_WITHIN_S = 15.0
 
 
 @pytest.fixture
-def disguised(running: Rig) -> Iterator[Rig]:
-    yield running
-    running.worker_environment.clear()
-    running.mend_ledger()
-    running.disguise("none")
+def disguised(torn: Rig) -> Iterator[Rig]:
+    yield torn
+    torn.worker_environment.clear()
+    torn.mend_ledger()
+    torn.disguise("none")
 
 
 def broken(verdict: Verdict) -> set[str]:

@@ -9,10 +9,10 @@ from confluent_kafka import TopicPartition
 
 from bulkgrpc.backbone.partition import partition_of
 from tests.chaos import checker, evidence, trial
-from tests.chaos.fault import wait_for
 from tests.chaos.load import PARTITIONS
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.test_mutants import begin, put
+from tests.support.waiting import wait_for
 
 BATCHES = 100
 STOPS_WITHIN_S = 40.0

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
+from bulkgrpc import faults
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import RejectedRecord
@@ -42,6 +43,7 @@ from bulkgrpc.words import (
 )
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.waiting import wait_for
 
 TOPIC = "records"
 CODEC = BatchCodec(examples.readings())
@@ -97,6 +99,25 @@ def test_a_job_is_written_counted_and_ended(connection: Connection, epoch: int) 
     assert row is not None
     assert row[:2] == ("k", {"team": "a"})
     assert None not in row
+
+
+def test_a_writer_that_sleeps_before_its_commit_loses_its_locks(
+    connection: Connection, database: str, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.execute("SET idle_in_transaction_session_timeout = '200ms'")
+    gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
+    pid = connection.info.backend_pid
+
+    def sleep(site: str) -> None:
+        if site == "before_commit":
+            with connect(database, "watch") as watch:
+                assert wait_for(lambda: watch.execute(gone, [pid]).fetchone() == (True,), 5)
+
+    monkeypatch.setattr(faults, "reach", sleep)
+    with pytest.raises(psycopg.OperationalError):
+        write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 100)), TableWriter())
+    with connect(database, "watch") as watch:
+        assert count(watch, "sensor_readings") == 0
 
 
 def test_a_replayed_chunk_writes_nothing(connection: Connection, epoch: int) -> None:

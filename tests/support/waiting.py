@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,3 +21,13 @@ async def eventually(found: Callable[[], T | None], within_s: float = 30) -> T:
             if value is not None and value is not False:
                 return value
             await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def wait_for(found: Callable[[], bool], within_s: float) -> bool:
+    """Wait until something is so; tell whether it came to be. Not for the event loop's thread."""
+    pause, ends_at_s = threading.Event(), time.monotonic() + within_s
+    while not found():
+        if time.monotonic() > ends_at_s:
+            return False
+        pause.wait(LOOK_AGAIN_S)
+    return True
