@@ -69,8 +69,8 @@ def _write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, wr
                 _decide(connection, spec, held_jobs.jobs[spec.key.job_id], work.tallies[spec.key])
         with connection.pipeline():
             _conclude(connection, work)
-        # Not in the pipeline: after one, PostgreSQL 18 does not begin to count the time that a transaction is idle, and a
-        # worker that is frozen before its COMMIT would keep its locks for as long as a transaction may take.
+        # Not in the pipeline: after one, PostgreSQL 18 does not begin to count the time that a transaction is idle, and
+        # a worker that is frozen before its COMMIT would keep its locks for as long as a transaction may take.
         ledger.advance_offsets(connection, topic, prepared.chunk.spans)
         faults.reach("before_commit")
     return Applied({job: done.counts for job, done in work.tallies.items()})

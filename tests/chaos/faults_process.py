@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from bulkgrpc import faults
 from tests.chaos.fault import Fault, Hurt, repeating
 from tests.chaos.rig import Rig
+from tests.chaos.stand import SESSION_MS
 from tests.support.processes import Process
 from tests.support.waiting import wait_for
 
 STRIKES_WITHIN_S = 30.0
 CHURN_S = 2.0
-FROZEN_S = 8.0
-"""Over the group's session time-out of 6 s."""
+FROZEN_S = SESSION_MS / 1000 + 2
+"""Over the group's session time-out."""
 _ASSIGNED = r'"partitions": \[\d.*"partitions_assigned"'
 
 

@@ -12,6 +12,8 @@ from bulkgrpc.stack.part import Part
 from bulkgrpc.stack.ports import choose_free
 from bulkgrpc.stack.words import LOOPBACK
 
+SESSION_MS = 3000
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -44,6 +46,8 @@ class ProxiedKafka(Kafka):
             f"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{kinds}\n"
             # Deleted records go at once: the test of a lost span waits for them.
             "log.initial.task.delay.ms=500\nlog.retention.check.interval.ms=1000\n"
+            # A worker that was killed is missed soon: many are.
+            f"group.consumer.session.timeout.ms={SESSION_MS}\ngroup.consumer.heartbeat.interval.ms=500\n"
         )
 
 
