@@ -106,7 +106,10 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a job is from its opening on: everything that another stream with its key must repeat."""
+    """What a job is from its opening on: everything that another stream with its key must repeat.
+
+    dataset_version: the one it was opened with; of a message, the one that its records are of.
+    """
 
     key: JobKey
     idempotency_key: str
@@ -116,7 +119,7 @@ class JobSpec:
     options: JobOptions = JobOptions()
 
     def same_request(self, other: JobSpec) -> bool:
-        """Tell whether `other` asks for the same job; a newer version of the dataset is no difference."""
+        """Tell whether `other` asks for the same job; another version of the dataset is no difference."""
         mine, others = ((spec.key, spec.dataset, spec.labels, spec.options) for spec in (self, other))
         return mine == others
 

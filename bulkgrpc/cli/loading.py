@@ -135,7 +135,7 @@ async def load_file(client: AsyncBulkClient, load: Load, view: LoadView) -> Load
 
     try:
         handle = await client.submit(
-            name,
+            dataset,
             file,
             idempotency_key=load.key,
             labels=load.labels,

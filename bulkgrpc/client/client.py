@@ -192,7 +192,7 @@ class AsyncBulkClient:
 
     async def submit(
         self,
-        dataset: str,
+        dataset: str | Dataset,
         batches: Source,
         *,
         idempotency_key: str | None = None,
@@ -202,28 +202,31 @@ class AsyncBulkClient:
     ) -> AsyncJobHandle:
         """Submit records as one job and return it once it is sealed: every record is then stored durably.
 
-        dataset: its name, with or without `datasets/`. batches: an iterable, plain or asynchronous, of messages of the
-        dataset's type (packed by `batch_records` and `batch_bytes`), of batches' bytes, or of `Batch` values; a plain
-        one is drawn from on a thread of its own. It is never drawn further than `buffer_bytes_max` ahead of what is
-        acknowledged. idempotency_key: 1 to 128 printable ASCII characters; a submission with the same key is the same
-        job, and goes on where it broke off if it gives the same batches. Default: a random one. labels: at most 16.
-        options: how the job is to be treated; the same for the same key. on_progress: told of each batch sent and
+        dataset: its name, with or without `datasets/`; with `@2` after it if the records are of version 2, for instance
+        because your code was generated from that; or what `register_dataset` or `get_dataset` returned, which is of a
+        version too. Of a name alone, the newest version. batches: an iterable, plain or asynchronous, of messages of
+        the dataset's type (packed by `batch_records` and `batch_bytes`), of batches' bytes, or of `Batch` values; a
+        plain one is drawn from on a thread of its own. It is never drawn further than `buffer_bytes_max` ahead of what
+        is acknowledged. idempotency_key: 1 to 128 printable ASCII characters; a submission with the same key is the
+        same job, and goes on where it broke off if it gives the same batches. Default: a random one. labels: at most
+        16. options: how the job is to be treated; the same for the same key. on_progress: told of each batch sent and
         acknowledged, on the event loop: it must not block.
 
         A stream that breaks is opened again by itself. Raises Refused, Unreachable, or GaveUp after `retry_deadline_s`
         without progress; WrongInput for what is no record; whatever `batches` raises. In all these cases the job, if it
         was opened, stays open for another submission with its key.
         """
+        name, version = words.name_and_version(dataset)
         key = idempotency_key or uuid.uuid4().hex
-        header = Header(words.resource(dataset), key, dict(labels or {}), options)
+        header = Header(words.resource(name), key, dict(labels or {}), options, version)
         _check(header)
         outbox = Outbox(Window(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
         submission = Submission(self._connection, header, outbox)
 
         async def check_type(message_type: str) -> None:
-            expected = (await self.get_dataset(dataset)).message_type
+            expected = (await self.get_dataset(name)).message_type
             if message_type != expected:
-                raise WrongInput(f"dataset {dataset} takes messages of {expected}, not {message_type}")
+                raise WrongInput(f"dataset {name} takes messages of {expected}, not {message_type}")
 
         drawing = asyncio.create_task(draw(batches, Packer(self._config), outbox, check_type))
         try:

@@ -38,6 +38,7 @@ class Header:
     idempotency_key: str
     labels: Mapping[str, str] = field(default_factory=dict)
     options: JobOptions = JobOptions()
+    dataset_version: int = 0
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def message(self, first_sequence: int) -> bytes:
@@ -49,6 +50,7 @@ class Header:
             session_id=self.session_id,
             first_sequence=first_sequence,
             options=options_message(self.options),
+            dataset_version=self.dataset_version,
         )
         return wire_pb2.StreamMessage(header=header).SerializeToString()
 

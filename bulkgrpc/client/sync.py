@@ -166,7 +166,7 @@ class BulkClient:
 
     def submit(
         self,
-        dataset: str,
+        dataset: str | Dataset,
         batches: Source,
         *,
         idempotency_key: str | None = None,

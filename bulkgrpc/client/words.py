@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bulkgrpc.client.errors import WrongInput
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import Conflict, Dataset
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
@@ -168,6 +169,16 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         descriptors=proto.descriptors.SerializeToString() if proto.HasField("descriptors") else b"",
         conflict=_CONFLICTS.get(proto.conflict, "ignore"),
     )
+
+
+def name_and_version(dataset: str | Dataset) -> tuple[str, int]:
+    """Return a dataset's name and version, 0 if it names none. Raises WrongInput if what follows `@` is none."""
+    if isinstance(dataset, Dataset):
+        return dataset.name, dataset.version
+    name, at, version = dataset.partition("@")
+    if at and (not version.isascii() or not version.isdigit() or not 1 <= int(version) < 2**31):
+        raise WrongInput(f"{version!r} in {dataset!r} is no version: a whole number from 1 on")
+    return name, int(version or 0)
 
 
 def resource(dataset: str) -> str:

@@ -137,7 +137,8 @@ class IngestService:
     def _submission(self, opened: OpenedJob, metadata: Iterable[tuple[str, str | bytes]]) -> Submission:
         settings, job = self._parts.settings, opened.job
         return Submission(
-            spec=job.spec,
+            spec=opened.spec,
+            time_to_live_s=opened.time_to_live_s,
             partitions=job.partitions,
             next_sequence=job.next_sequence,
             accepted=job.counts.accepted,

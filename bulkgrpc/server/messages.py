@@ -21,7 +21,7 @@ DATASET_PREFIX = "datasets/"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A valid `JobHeader`, its defaults filled in."""
+    """A valid `JobHeader`, its defaults filled in. dataset_version: 0 if it names none."""
 
     dataset: str
     idempotency_key: str
@@ -29,6 +29,7 @@ class Header:
     session_id: str
     first_sequence: int
     options: JobOptions = JobOptions()
+    dataset_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def read_header(raw: bytes | None) -> Header:
         session_id=header.session_id,
         first_sequence=header.first_sequence,
         options=_read_options(header.options),
+        dataset_version=header.dataset_version,
     )
 
 
@@ -203,6 +205,10 @@ def _check_header(header: ingest_pb2.JobHeader, labels: dict[str, str]) -> None:
     if header.first_sequence < 0:
         raise _invalid(
             "first_sequence", f"first_sequence {header.first_sequence} is below 0: batches are numbered from 0"
+        )
+    if header.dataset_version < 0:
+        raise _invalid(
+            "dataset_version", f"dataset_version {header.dataset_version} is below 0: versions are numbered from 1"
         )
     if len(labels) > limits.LABELS_MAX:
         raise _invalid("labels", f"{len(labels)} labels; a job takes at most {limits.LABELS_MAX}")

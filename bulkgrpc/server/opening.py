@@ -19,17 +19,23 @@ from bulkgrpc.server.known import KnownBatches
 from bulkgrpc.server.lease import Lease, held
 from bulkgrpc.server.messages import Header
 from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
+from bulkgrpc.store.catalog import Registered
 from bulkgrpc.store.jobs import DatasetDeleted
 from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedJob:
-    """A job as a stream finds it, the stream's hold of it, and what is known of its batches."""
+    """A job as a stream finds it, the stream's hold of it, and what is known of its batches.
+
+    spec: the job's, with the dataset's version that the stream's batches are of. time_to_live_s: of its batches.
+    """
 
     job: Job
     lease: Lease
     known: KnownBatches
+    spec: JobSpec
+    time_to_live_s: float
 
     @property
     def replayed(self) -> bool:
@@ -72,18 +78,23 @@ class Opener:
     async def open(self, tenant: str, header: Header) -> AsyncIterator[OpenedJob]:
         """Open the job of a header and hold it while the context lasts.
 
-        Raises NotFound (DATASET_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy (JOB_BUSY), Unavailable
-        (RESUME_NOT_READY, STORE_UNAVAILABLE).
+        Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy
+        (JOB_BUSY), Unavailable (RESUME_NOT_READY, STORE_UNAVAILABLE).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
-        dataset = await self._dataset(header.dataset)
-        spec = JobSpec(key, header.idempotency_key, header.dataset, dataset.version, header.labels, header.options)
+        dataset = await self._dataset(header)
+        version = header.dataset_version or dataset.version
+        spec = JobSpec(key, header.idempotency_key, header.dataset, version, header.labels, header.options)
         holder = Holder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
         try:
             async with held(self._live, key, holder, required=self._lease_required) as lease:
-                job = await self._open(spec, dataset.lanes)
+                job = await self._open(spec, header, dataset)
                 check_resume(job, header.first_sequence)
-                yield OpenedJob(job, lease, KnownBatches(key, self._storage, self._live))
+                check_version(job, header.dataset_version)
+                of_stream = replace(job.spec, dataset_version=header.dataset_version or job.spec.dataset_version)
+                # Not one of the job's options: these are compared when it is opened again, and a dataset's may change.
+                time_to_live_s = job.spec.options.time_to_live_s or dataset.time_to_live_s
+                yield OpenedJob(job, lease, KnownBatches(key, self._storage, self._live), of_stream, time_to_live_s)
         except Busy as busy:
             # Another request under a busy key will never pass: tell that instead.
             live = await self._known(key)
@@ -91,24 +102,29 @@ class Opener:
                 check_same(spec, live.spec)
             raise busy
 
-    async def _dataset(self, name: str) -> Dataset:
+    async def _dataset(self, header: Header) -> Dataset:
+        """Return the newest version of a header's dataset, having checked that the one it names is there."""
+        name, version = header.dataset, header.dataset_version
         try:
-            registered = await self._storage.get_dataset(name)
+            registered = await self._storage.get_dataset(name, version)
         except StoreAway as error:
             raise store_unavailable() from error
         if registered is None:
             raise _not_registered(name)
+        if version and not registered.first_version <= version <= registered.dataset.version:
+            raise _no_version(registered, version)
         return registered.dataset
 
-    async def _open(self, spec: JobSpec, lanes: int) -> Job:
+    async def _open(self, spec: JobSpec, header: Header, dataset: Dataset) -> Job:
         """Return the job of a spec; of a dataset that was deleted since this server looked, as it is registered now."""
         try:
-            return await self._find(spec, lanes)
+            return await self._find(spec, dataset.lanes)
         except DatasetDeleted:
             self._storage.forget_dataset(spec.dataset)
-        dataset = await self._dataset(spec.dataset)
+        dataset = await self._dataset(header)
         try:
-            return await self._find(replace(spec, dataset_version=dataset.version), dataset.lanes)
+            version = header.dataset_version or dataset.version
+            return await self._find(replace(spec, dataset_version=version), dataset.lanes)
         except DatasetDeleted as error:
             raise _not_registered(spec.dataset) from error
 
@@ -163,6 +179,20 @@ def _not_registered(name: str) -> NotFound:
     )
 
 
+def _no_version(registered: Registered, version: int) -> NotFound:
+    dataset, first = registered.dataset, registered.first_version
+    what = f"version {first}" if first == dataset.version else f"versions {first} to {dataset.version}"
+    return NotFound(
+        Reason.DATASET_VERSION_NOT_FOUND,
+        f"dataset {dataset.name} has {what} and no version {version}: register the message that your records are of, "
+        "and name the version that this answers, or none for the newest",
+        field="header.dataset_version",
+        dataset=dataset.name,
+        first_version=str(first),
+        newest_version=str(dataset.version),
+    )
+
+
 def check_same(asked: JobSpec, known: JobSpec) -> None:
     """Check that a job is opened again as it was opened first. Raises Conflict (IDEMPOTENCY_CONFLICT)."""
     if asked.same_request(known):
@@ -180,6 +210,22 @@ def check_same(asked: JobSpec, known: JobSpec) -> None:
         field="header.idempotency_key",
         job=known.key.name,
     )
+
+
+def check_version(job: Job, version: int) -> None:
+    """Check that a stream may bring records of a dataset's version, 0 if it names none.
+
+    What an atomic job holds is moved into the table as records of one version. Raises Conflict (IDEMPOTENCY_CONFLICT).
+    """
+    spec = job.spec
+    if job.state is JobState.OPEN and spec.options.atomic and version not in (0, spec.dataset_version):
+        raise Conflict(
+            Reason.IDEMPOTENCY_CONFLICT,
+            f"{spec.key.name} is atomic and was opened with version {spec.dataset_version} of dataset {spec.dataset}, "
+            f"not {version}: open it with that version, or cancel it and use another key",
+            field="header.dataset_version",
+            job=spec.key.name,
+        )
 
 
 def check_resume(job: Job, first_sequence: int) -> None:

@@ -144,17 +144,25 @@ class Storage:
         """See Catalog.list."""
         return await self._within(UNARY_S, self._catalog.list(page_size, after))
 
-    async def get_dataset(self, name: str) -> Registered | None:
-        """Return the newest version of a dataset, at most FRESH_S old; while PostgreSQL is away, the last one seen."""
+    async def get_dataset(self, name: str, version: int = 0) -> Registered | None:
+        """Return the newest version of a dataset, at most FRESH_S old; while PostgreSQL is away, the last one seen.
+
+        version: one that a client speaks of: what is remembered is no answer if it is newer.
+        """
         known = self._datasets.get(name)
-        if known is not None and self._clock() - known.asked_at_s < FRESH_S:
+        knows = known is not None and (not version or version <= known.registered.dataset.version)
+        if known is not None and knows and self._clock() - known.asked_at_s < FRESH_S:
             return known.registered
         try:
-            return await self._ask_dataset(name)
+            found = await self._ask_dataset(name)
+            if found is not None and version and version > found.dataset.version:
+                # The question may have been under way before the version was registered.
+                found = await self._ask_dataset(name)
         except StoreAway:
-            if known is None:
+            if known is None or not knows:
                 raise
             return known.registered
+        return found
 
     async def _ask_dataset(self, name: str) -> Registered | None:
         """Ask for a dataset once for all who want it now: two hundred streams may open at once."""

@@ -48,6 +48,7 @@ class Submission:
     batch_bytes_max: int
     batch_records_max: int
     trace_context: str = ""
+    time_to_live_s: float = 0.0
 
 
 class JobStream:
@@ -119,7 +120,7 @@ class JobStream:
     def _batch_message(self, batch: Batch) -> Message:
         lane = lane_of(batch.sequence, len(self._submission.partitions))
         message = self._message(Kind.BATCH, lane, batch.sequence, records=batch.records)
-        time_to_live_s = self._submission.spec.options.time_to_live_s
+        time_to_live_s = self._submission.time_to_live_s
         expires_at = message.sent_at + timedelta(seconds=time_to_live_s) if time_to_live_s else None
         return replace(message, digest=batch.digest, expires_at=expires_at)
 

@@ -156,6 +156,8 @@ class Fate(enum.Enum):
     """It is the next one, but its job has ended or its time to live is over: its records count as expired."""
     DELETED = "deleted"
     """It is the next one, but its dataset's version was deleted. It was acknowledged: its records are rejected."""
+    OTHER_VERSION = "other version"
+    """It is the next one, but its job is atomic and has another version of its dataset: its records are rejected."""
     KNOWN = "known"
     """It was applied before, or follows a hole and was never acknowledged: nothing is done."""
     CONFLICT = "conflict"
@@ -164,7 +166,7 @@ class Fate(enum.Enum):
     """It came after the seal. It may have been acknowledged: its records are rejected."""
 
 
-TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED)
+TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED, Fate.OTHER_VERSION)
 """What becomes of a batch that is its lane's next one: the lane goes on behind it."""
 
 
@@ -174,6 +176,7 @@ class LedgerView:
 
     ended: the jobs that have ended. lanes: those that there are. digests: of the batches that came again.
     lane_counts: of the jobs that have several. deleted_versions: of the jobs' datasets, the last that was deleted.
+    atomic_versions: of atomic jobs, the version that they were opened with.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
@@ -181,6 +184,7 @@ class LedgerView:
     digests: Mapping[tuple[uuid.UUID, int], bytes] = field(default_factory=dict)
     lane_counts: Mapping[uuid.UUID, int] = field(default_factory=dict)
     deleted_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
+    atomic_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,7 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     |------------------------------------------|---------------------------------|----------------------|
     | batch, next of its lane                  | APPLY; too old: DISCARD         | DISCARD              |
     | batch, the same, its version deleted     | DELETED; too old: DISCARD       | DISCARD              |
+    | batch, the same, not its atomic job's    | OTHER_VERSION; too old: DISCARD | DISCARD              |
     | batch, sequence below, same digest       | KNOWN                           | KNOWN                |
     | batch, sequence below, other digest      | CONFLICT                        | CONFLICT             |
     | batch, sequence above (after a hole)     | KNOWN                           | KNOWN                |
@@ -268,8 +273,10 @@ def _fate_of_next(message: Message, ledger: LedgerView, now: datetime) -> Fate:
     too_old = message.expires_at is not None and message.expires_at <= now
     if too_old or job_id in ledger.ended:
         return Fate.DISCARD
-    deleted = message.spec.dataset_version <= ledger.deleted_versions.get(job_id, 0)
-    return Fate.DELETED if deleted else Fate.APPLY
+    version = message.spec.dataset_version
+    if version <= ledger.deleted_versions.get(job_id, 0):
+        return Fate.DELETED
+    return Fate.APPLY if version == ledger.atomic_versions.get(job_id, version) else Fate.OTHER_VERSION
 
 
 def came_again(items: Sequence[Received], ledger: LedgerView) -> list[tuple[uuid.UUID, int]]:

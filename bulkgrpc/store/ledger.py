@@ -95,6 +95,7 @@ class JobRow:
     expired: int
     held: int
     lanes: int
+    dataset_version: int
     deleted_version: int
 
 
@@ -134,6 +135,7 @@ def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.U
         lane_counts={job_id: row.lanes for job_id, row in jobs.items() if row.lanes > 1},
         lanes=lanes(connection, jobs),
         deleted_versions={job_id: row.deleted_version for job_id, row in jobs.items()},
+        atomic_versions={job_id: row.dataset_version for job_id, row in jobs.items() if row.atomic},
     )
     again = came_again(items, found)
     if not again:

@@ -91,6 +91,12 @@ def why_refused(message: Message, fate: Fate) -> tuple[Rejected, str]:
             f"dataset {spec.dataset} was deleted, version {spec.dataset_version} with it, before the batch was "
             "applied: register it again and submit the record in another job",
         )
+    if fate is Fate.OTHER_VERSION:
+        return (
+            Rejected.VERSION_CONFLICT,
+            f"batch {message.sequence} is of version {spec.dataset_version} of dataset {spec.dataset}, and its job is "
+            "atomic and was opened with another: submit all of it again as another job",
+        )
     if fate is Fate.CONFLICT:
         return Rejected.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
     return Rejected.AFTER_SEAL, f"batch {message.sequence} came after the job's seal"

@@ -181,9 +181,10 @@ def _apply_held(connection: Connection, spec: JobSpec, row: JobRow, done: JobTal
     """Move what an atomic job holds into its table and return how many rows that were; or say why it fails."""
     if not done.waiting(row.held):
         return 0
-    dataset = get_dataset(connection, spec.dataset, spec.dataset_version)
+    # The row's version: the seal may have come on a stream with another.
+    dataset = get_dataset(connection, spec.dataset, row.dataset_version)
     if dataset is None:
-        done.failure = f"dataset {spec.dataset} version {spec.dataset_version} is gone"
+        done.failure = f"dataset {spec.dataset} version {row.dataset_version} is gone"
         return 0
     try:
         with connection.transaction():

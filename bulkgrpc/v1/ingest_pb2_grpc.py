@@ -35,12 +35,14 @@ class IngestServiceStub:
 
     INVALID_ARGUMENT: the first message is no header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
-    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
+    (DATASET_VERSION_NOT_FOUND).
     OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options (IDEMPOTENCY_CONFLICT).
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
+    another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
     FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
     DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
@@ -76,12 +78,14 @@ class IngestServiceServicer:
 
     INVALID_ARGUMENT: the first message is no header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
-    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
+    (DATASET_VERSION_NOT_FOUND).
     OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options (IDEMPOTENCY_CONFLICT).
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
+    another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
     FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
     DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
@@ -135,12 +139,14 @@ class IngestService:
 
     INVALID_ARGUMENT: the first message is no header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
-    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
+    (DATASET_VERSION_NOT_FOUND).
     OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options (IDEMPOTENCY_CONFLICT).
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
+    another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
     FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
     DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from google.protobuf import message_factory
 
 from bulkgrpc.cli.demo import data_folder
-from bulkgrpc.client import AsyncBulkClient, JobOptions, JobState, Reason, Refused
+from bulkgrpc.client import AsyncBulkClient, JobOptions, JobState, Reason, Refused, WrongInput
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto
 from bulkgrpc.stack.ports import choose_free
@@ -114,6 +116,56 @@ async def test_old_and_new_clients_go_on_side_by_side(
     with pytest.raises(Refused, match="would be misread") as refused:
         await client.register_dataset(third, "M")
     assert refused.value.reason == Reason.DATASET_INCOMPATIBLE
+
+
+async def test_clients_of_two_versions_stream_into_one_table_at_the_same_time_and_into_one_job(
+    client: AsyncBulkClient, parts: Parts, tenant: str, tmp_path: Path
+) -> None:
+    first, old = _version(tmp_path, "")
+    first = first.replace(b"evolving", b"together")
+    await client.register_dataset(first, "M")
+    second, new = _version(tmp_path, "optional int32 size = 3;")
+    newest = await client.register_dataset(second.replace(b"evolving", b"together"), "M")
+    turns = [asyncio.Event() for _ in range(20)]
+    turns[0].set()
+
+    async def in_turn(record: Any, start: int) -> AsyncIterator[bytes]:
+        for turn in range(start, len(turns), 2):
+            await turns[turn].wait()
+            data = record(turn).SerializeToString()
+            yield b"\x12" + bytes([len(data)]) + data
+            if turn + 1 < len(turns):
+                turns[turn + 1].set()
+
+    jobs = await asyncio.gather(
+        client.submit("together@1", in_turn(lambda n: old(id=n, name="old"), 0)),
+        client.submit(newest, in_turn(lambda n: new(id=n, name="new", size=n), 1)),
+    )
+    ended = [await job.wait() for job in jobs]
+    assert [(job.state, job.dataset_version) for job in ended] == [(JobState.SUCCEEDED, 1), (JobState.SUCCEEDED, 2)]
+    found = parts.rows("SELECT id, name, size FROM together WHERE tenant = %s ORDER BY id", tenant)
+    assert found == [(n, "new" if n % 2 else "old", n if n % 2 else None) for n in range(20)]
+
+    class DeployedAnew(Exception):
+        pass
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"\x12\x02\x08\x64"
+        raise DeployedAnew
+
+    with pytest.raises(DeployedAnew):
+        await client.submit("together@1", half(), idempotency_key="half")
+    data = new(id=101, size=5).SerializeToString()
+    batches = [b"\x12\x02\x08\x64", b"\x12" + bytes([len(data)]) + data]
+    job = await (await client.submit(newest, batches, idempotency_key="half")).wait()
+    assert (job.state, job.dataset_version, job.counts.written) == (JobState.SUCCEEDED, 1, 2)
+    found = parts.rows("SELECT id, size FROM together WHERE tenant = %s AND id >= 100 ORDER BY id", tenant)
+    assert found == [(100, None), (101, 5)]
+    with pytest.raises(Refused, match="no version 7") as refused:
+        await client.submit("together@7", batches)
+    assert refused.value.reason == Reason.DATASET_VERSION_NOT_FOUND
+    with pytest.raises(WrongInput, match="is no version"):
+        await client.submit("together@new", batches)
 
 
 async def test_a_table_that_is_no_datasets_is_left_alone(client: AsyncBulkClient, parts: Parts, tmp_path: Path) -> None:

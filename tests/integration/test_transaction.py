@@ -289,6 +289,17 @@ def test_a_job_with_too_many_rejections_fails_early_and_takes_no_more(connection
     assert job_row(connection) == (JobState.FAILED, 13, 1, 0, 2, 10)
 
 
+def test_an_atomic_job_fails_by_a_batch_of_another_version(connection: Connection, epoch: int) -> None:
+    """Its streams are refused; this is of one that a server opened while nobody could tell it the job's version."""
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), TableWriter())
+    other, payload = batch(1, 10, 10, options=ATOMIC)
+    other = replace(other, spec=replace(other.spec, dataset_version=2))
+    write_chunk(connection, TOPIC, chunk(epoch, 1, (other, payload), seal(2, options=ATOMIC)), TableWriter())
+    assert job_row(connection) == (JobState.FAILED, 20, 0, 0, 10, 10)
+    assert connection.execute("SELECT DISTINCT code FROM bulk.rejections").fetchall() == [("VERSION_CONFLICT",)]
+    assert count(connection, "sensor_readings") == 0
+
+
 def test_batches_past_their_time_to_live_are_discarded_and_counted(connection: Connection, epoch: int) -> None:
     old, payload = batch(0, 0, 10)
     old = replace(old, expires_at=datetime.now(UTC))

@@ -98,6 +98,12 @@ def test_what_comes_for_a_deleted_version_is_taken_and_reported_and_the_next_ver
     assert plan_of(old, ledger=ended).fates == (Fate.DISCARD,)
 
 
+def test_an_atomic_job_takes_batches_of_its_own_version_alone() -> None:
+    plan = plan_of(received(0), received(1), ledger=LedgerView(atomic_versions={JOBS[0]: 2}))
+    assert plan.fates == (Fate.OTHER_VERSION, Fate.OTHER_VERSION)
+    assert plan_of(received(0), ledger=LedgerView(atomic_versions={JOBS[0]: 1})).fates == (Fate.APPLY,)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1)), max_size=40))
 def test_each_batch_applies_at_most_once_and_in_order(arrivals: list[tuple[int, int]]) -> None:
     plan = plan_of(*(received(sequence, job) for sequence, job in arrivals))

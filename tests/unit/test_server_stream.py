@@ -76,7 +76,9 @@ def stream_to(
     others: tuple[int, ...] = (),
     partitions: tuple[int, ...] = (3,),
 ) -> JobStream:
-    submission = Submission(spec, partitions, next_sequence, accepted, 1024 * 1024, 1000)
+    submission = Submission(
+        spec, partitions, next_sequence, accepted, 1024 * 1024, 1000, time_to_live_s=spec.options.time_to_live_s
+    )
     turns, known = asyncio.Semaphore(1), Remembered(*others)
     return JobStream(submission, kafka, budget or ByteBudget(1024 * 1024), turns, known, lambda: datetime.now(UTC))
 

@@ -30,7 +30,7 @@ WHERE o.topic = %(topic)s AND o.partition = v.partition
 -- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in hold_job); who seals one does not.
 -- deleted_version: the last version of its dataset that was deleted, 0 if none was.
 SELECT j.job_id, j.create_day, j.state, j.atomic, j.rejections_max, j.rejected, j.expired, j.held,
-       cardinality(j.partitions) AS lanes,
+       cardinality(j.partitions) AS lanes, j.dataset_version,
        (SELECT coalesce(max(d.version), 0)
         FROM bulk.datasets d
         WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL) AS deleted_version
@@ -43,7 +43,7 @@ FOR KEY SHARE OF j
 -- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time says what becomes of
 -- such a job. In one order for all.
 SELECT j.job_id, j.create_day, j.state, j.atomic, j.rejections_max, j.rejected, j.expired, j.held,
-       cardinality(j.partitions) AS lanes,
+       cardinality(j.partitions) AS lanes, j.dataset_version,
        (SELECT coalesce(max(d.version), 0)
         FROM bulk.datasets d
         WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL) AS deleted_version
