@@ -15,6 +15,7 @@ from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import Payload, Rows, to_rows
 from bulkgrpc.store.writers import direct, ignore, reject, update
 from bulkgrpc.store.writers.around import Way
+from bulkgrpc.store.writers.constraints import breaking_checks
 from bulkgrpc.store.writers.copy import Connection
 from bulkgrpc.store.writers.table import STAGED_CHUNKS, TableWriter
 from tests.support import examples
@@ -229,3 +230,74 @@ def test_a_dataset_is_written_by_its_policy(table: Connection, policy: Conflict)
         "update": ([1], 0),
         "reject": ([0], 1),
     }[policy]
+
+
+NO_SEVENS = """
+    CREATE FUNCTION no_sevens() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.value::numeric % 7 = 0.5 THEN RAISE 'no sevens' USING ERRCODE = 'check_violation'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER no_sevens BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION no_sevens()
+"""
+
+
+@pytest.mark.parametrize("there", [0, 10, 200], ids=["new keys", "known keys", "a known key between the new"])
+def test_what_a_trigger_refuses_is_found_among_new_and_known_keys(table: Connection, there: int) -> None:
+    refused = [n for n in range(200) if (n * 0.5) % 7 == 0.5]
+    known = [n for n in range(there) if n not in refused and (there == 10 or n % 3 == 0)]
+    for number in known:
+        _write(table, direct.write, _rows((number, 1)))
+    table.execute(NO_SEVENS)
+    rows = _rows((0, 200))
+    writer = TableWriter()
+    with table.transaction():
+        outcome = writer.write(table, rows, rows.payload)
+    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == refused
+    assert outcome.written.tolist() == [200 - len(refused) - len(known)]
+    assert count(table, TABLE) == 200 - len(refused)
+
+
+def test_check_constraints_are_asked_for_all_rows_at_once_and_named_as_postgresql_names_them(table: Connection) -> None:
+    table.execute("ALTER TABLE sensor_readings ADD COLUMN remark text CHECK (remark IS NOT NULL OR tenant <> 'x')")
+    table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT b_small CHECK (value < 90)")
+    table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT a_odd CHECK (value::numeric % 2 <> 0) NOT VALID")
+    rows = _rows((0, 200))
+    said = {}
+    for row, value in enumerate(rows.table.column("value").to_pylist()):
+        try:
+            with table.transaction(force_rollback=True):
+                table.execute("INSERT INTO sensor_readings VALUES ('acme', 'S', %s, now())", (value,))
+        except psycopg.errors.CheckViolation as refusal:
+            said[row] = refusal.diag.message_primary
+    assert {refusal.row: refusal.reason for refusal in breaking_checks(table, rows)} == said
+    assert {str(reason).split('"')[-2] for reason in said.values()} == {"a_odd", "b_small"}
+
+
+def test_a_check_that_fails_to_be_computed_is_left_to_the_writing(table: Connection) -> None:
+    table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT inverse CHECK (1 / value < 0.1)")
+    rows = _rows((0, 100))
+    with table.transaction():
+        outcome = TableWriter().write(table, rows, rows.payload)
+    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == list(range(21))
+    assert "division by zero" in {refusal.reason for refusal in outcome.refused}
+    assert outcome.written.tolist() == [79]
+
+
+def test_a_trigger_that_mends_a_row_comes_before_the_check(table: Connection) -> None:
+    table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT small CHECK (value < 40)")
+    table.execute(
+        "CREATE FUNCTION halve() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.value := NEW.value / 2; RETURN NEW; "
+        "END $$; CREATE TRIGGER halve BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION halve()"
+    )
+    rows = _rows((0, 200))
+    with table.transaction():
+        outcome = TableWriter().write(table, rows, rows.payload)
+    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == list(range(160, 200))
+
+
+def test_a_conflict_with_another_unique_index_is_left_alone_too(table: Connection) -> None:
+    _write(table, direct.write, _rows((0, 5)))
+    table.execute("CREATE UNIQUE INDEX ON sensor_readings (value)")
+    table.execute("UPDATE sensor_readings SET sampled_at = sampled_at - interval '1 day' WHERE value = 1")
+    assert _write(table, ignore.write, _rows((0, 10))) == [5]

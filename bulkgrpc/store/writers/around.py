@@ -10,6 +10,8 @@ import psycopg
 
 from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.errors import Rejected
+from bulkgrpc.store.writers import direct
+from bulkgrpc.store.writers.constraints import breaking_checks
 from bulkgrpc.store.writers.copy import Connection, line_of
 from bulkgrpc.store.writers.written import RefusedRow, Written
 
@@ -34,54 +36,59 @@ def attempt(connection: Connection, way: Way, rows: Rows, owner: Integers) -> Wr
         return way(connection, rows, owner)
 
 
-def write_around(
-    connection: Connection, ways: Sequence[Way], rows: Rows, owner: Integers, error: psycopg.Error
-) -> Written:
-    """Write all rows but those that the table refuses, the first attempt having ended with `error`.
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What the table refused rows with. line: the row that is at fault, if the error tells."""
 
-    ways: to be tried in turn where a key conflicts. Spans of rows wait in a stack. A span that fails at a row that the
-    error names is cut there in three: before, the row, after; so each row is sent about twice. A span whose error names
-    none, and every span once LINE_CUTS_MAX rows were found, is cut in halves: where most rows are bad, sending the rest
-    again after each would take a time that grows with the square of their number.
+    reason: str
+    line: int | None
+
+    @classmethod
+    def of(cls, error: psycopg.Error, way: Way, rows: Rows) -> Cause:
+        """Read it from the error of a way that was to write `rows`. Only straight COPY has all of them as its lines."""
+        line = line_of(error, rows.dataset.name) if way is direct.write else None
+        return cls(error.diag.message_primary or str(error), line)
+
+
+def write_around(connection: Connection, ways: Sequence[Way], rows: Rows, owner: Integers, cause: Cause) -> Written:
+    """Write all rows but those that the table refuses, the first attempt having ended with `cause`.
+
+    ways: to be tried in turn where a key conflicts. Rows that break a check constraint are found by one query, and the
+    others are written at once. What refuses rows otherwise shows one at a time. Spans of rows wait in a stack. A span
+    that fails at a row that the error names is cut there in three: before, the row, after; so each row is sent about
+    twice. A span whose error names none, and every span once LINE_CUTS_MAX rows were found, is cut in halves: where
+    most rows are bad, sending the rest again after each would take a time that grows with the square of their number.
     """
-    table = rows.dataset.name
+    refused = breaking_checks(connection, rows)
+    good = np.ones(rows.table.num_rows, dtype=np.bool_)
+    good[[found.row for found in refused]] = False
+    place = np.flatnonzero(good)
+    rows, owners = rows.keep(good), owner[good]
     written = np.zeros(int(owner.max(initial=0)) + 1, np.int32)
-    refused: list[RefusedRow] = []
-    waiting = _cut(0, rows.table.num_rows, _Cause(error, table), refused)
+    one_by_one: list[RefusedRow] = []
+    waiting = [(0, len(place))] if refused else _cut(0, len(place), cause, one_by_one)
     while waiting:
         start, stop = waiting.pop()
-        mask = np.zeros(rows.table.num_rows, dtype=np.bool_)
+        mask = np.zeros(len(place), dtype=np.bool_)
         mask[start:stop] = True
-        span, owners = rows.keep(mask), owner[start:stop]
+        span = rows.keep(mask)
         for way in ways:
             try:
-                done = attempt(connection, way, span, owners)
+                done = attempt(connection, way, span, owners[start:stop])
                 written[: len(done.written)] += done.written
-                refused += [RefusedRow(start + found.row, found.code, found.reason) for found in done.refused]
+                one_by_one += [RefusedRow(start + found.row, found.code, found.reason) for found in done.refused]
             except psycopg.errors.UniqueViolation as conflict:
                 if way is ways[-1]:
-                    waiting += _cut(start, stop, _Cause(conflict, table), refused)
+                    waiting += _cut(start, stop, Cause.of(conflict, way, span), one_by_one)
                 continue
-            except ROW_ERRORS as cause:
-                waiting += _cut(start, stop, _Cause(cause, table), refused)
+            except ROW_ERRORS as error:
+                waiting += _cut(start, stop, Cause.of(error, way, span), one_by_one)
             break
+    refused += [RefusedRow(int(place[found.row]), found.code, found.reason) for found in one_by_one]
     return Written(written, tuple(sorted(refused, key=lambda found: found.row)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Cause:
-    """What a span failed with, and the table that it was for."""
-
-    error: psycopg.Error
-    table: str
-
-    @property
-    def line(self) -> int | None:
-        """The row that is at fault, if the error is of a COPY into the table itself: staging has other rows."""
-        return line_of(self.error, self.table)
-
-
-def _cut(start: int, stop: int, cause: _Cause, refused: list[RefusedRow]) -> list[tuple[int, int]]:
+def _cut(start: int, stop: int, cause: Cause, refused: list[RefusedRow]) -> list[tuple[int, int]]:
     """Return the spans to try after [start, stop) failed; a row that is known to be at fault joins `refused`."""
     line = cause.line if len(refused) < LINE_CUTS_MAX else None
     if stop - start == 1:
@@ -91,6 +98,5 @@ def _cut(start: int, stop: int, cause: _Cause, refused: list[RefusedRow]) -> lis
     else:
         middle = (start + stop) // 2
         return [(middle, stop), (start, middle)]
-    reason = cause.error.diag.message_primary or str(cause.error)
-    refused.append(RefusedRow(bad, Rejected.REFUSED_BY_TABLE, reason))
+    refused.append(RefusedRow(bad, Rejected.REFUSED_BY_TABLE, cause.reason))
     return [span for span in ((bad + 1, stop), (start, bad)) if span[0] < span[1]]

@@ -1,8 +1,9 @@
-"""The staging table: one a session and dataset, of the dataset's columns and each row's position and owner."""
+"""The staging tables: of a session and dataset, with columns of its rows and each row's position in the chunk."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,28 +11,61 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
+from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.datasets.rows import Integers, Rows
+from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.store.writers.copy import Connection, copy_rows
 
 Mask = npt.NDArray[np.bool_]
 ROW = sql.Identifier("bulkgrpc_row")
-OWNER = sql.Identifier("bulkgrpc_owner")
+
+POSITIONS = sql.SQL("string_agg(int4send({row}), ''::bytea)")
+"""Aggregates rows' positions into one value: `positions` reads it without Python per row."""
+
+# A subquery with OFFSET is not turned into a join: each key is looked up by the table's index, however large that is.
+_KNOWN = sql.SQL(
+    "SELECT {positions} FROM {staging} AS staged "
+    "WHERE EXISTS (SELECT FROM {table} AS there WHERE ({there_key}) = ({staged_key}) OFFSET 0)"
+)
 
 
-def stage(connection: Connection, rows: Rows, owner: Integers, chosen: Mask) -> sql.Identifier:
-    """COPY the chosen rows into the session's staging table, with their positions in `rows`, and return its name.
+def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Column] = ()) -> sql.Identifier:
+    """COPY the chosen rows into a staging table of the session, with their positions in `rows`, and return its name.
 
-    It is empty again at the end of the transaction, or after `clear`.
+    columns: those that are copied, of the dataset's; default: all. The staging table has the rows in the order of
+    `rows`, sorted by key. It is empty again at the end of the transaction, or after `clear`.
     """
-    name = _name(rows.dataset)
-    connection.execute(_create(rows.dataset, name))
-    kept = rows.keep(chosen).table
-    positions = np.flatnonzero(chosen).astype(np.int32)
-    kept = kept.append_column(_text(ROW), pa.array(positions)).append_column(_text(OWNER), pa.array(owner[chosen]))
-    copy_rows(connection, name, kept)
+    columns = columns or rows.dataset.columns
+    name = _name(rows.dataset, columns)
+    connection.execute(_create(columns, name))
+    kept = rows.table.select([column.name for column in columns]).filter(pa.array(chosen))
+    positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
+    copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions))
     return name
+
+
+def known(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
+    """Return which of the rows have keys that are in the table; only the chosen ones, all with keys of their own."""
+    key = rows.dataset.primary_key
+    name = stage(connection, rows, chosen, [column for column in rows.dataset.columns if column.name in key])
+    query = _KNOWN.format(
+        **clauses(rows.dataset, name),
+        there_key=_qualified("there", key),
+        staged_key=_qualified("staged", key),
+    )
+    found = positions(connection, query, rows)
+    clear(connection, name)
+    return found
+
+
+def positions(connection: Connection, query: sql.Composed, rows: Rows) -> Mask:
+    """Execute a query that returns POSITIONS; return a mask of the rows that it names."""
+    row = connection.execute(query, binary=True).fetchone()
+    mask = np.zeros(rows.table.num_rows, dtype=np.bool_)
+    if row is not None and row[0] is not None:
+        mask[np.frombuffer(row[0], ">i4")] = True
+    return mask
 
 
 def clear(connection: Connection, name: sql.Identifier) -> None:
@@ -53,23 +87,15 @@ def last_of_equal_keys(rows: Rows) -> Mask:
     return last
 
 
-def counts_by_owner(found: list[tuple[int, int]], owner: Integers) -> Integers:
-    """Return counts by job number from pairs of number and count."""
-    counts = np.zeros(int(owner.max(initial=0)) + 1, np.int32)
-    for number, count in found:
-        counts[number] = count
-    return counts
-
-
 def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composable]:
-    """Return the parts that the statements of all ways share: table, columns, key, staging, row, owner."""
+    """Return the parts that the statements of all ways share: table, columns, key, staging, row, positions."""
     return {
         "table": table(dataset),
         "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
         "key": sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
         "staging": staging,
         "row": ROW,
-        "owner": OWNER,
+        "positions": POSITIONS.format(row=ROW),
     }
 
 
@@ -82,20 +108,20 @@ def _same_as_before(rows: Rows) -> Mask:
     return same
 
 
-def _name(dataset: Dataset) -> sql.Identifier:
+def _qualified(alias: str, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
+
+
+def _name(dataset: Dataset, columns: Sequence[Column]) -> sql.Identifier:
     # A table's name may take all of the 63 characters: the staging table's is a hash of it.
-    digest = hashlib.sha256(f"{dataset.name}/{dataset.version}".encode()).hexdigest()[:24]
-    return sql.Identifier("pg_temp", f"bulkgrpc_{digest}")
+    what = "/".join([dataset.name, f"{dataset.version}", *(column.name for column in columns)])
+    return sql.Identifier("pg_temp", f"bulkgrpc_{hashlib.sha256(what.encode()).hexdigest()[:24]}")
 
 
-def _create(dataset: Dataset, name: sql.Identifier) -> sql.Composed:
-    # One a session, kept and emptied: a temporary table a chunk would bloat the system catalogs.
-    columns = [sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(c.type)) for c in dataset.columns]
-    columns += [sql.SQL("{} integer").format(extra) for extra in (ROW, OWNER)]
+def _create(columns: Sequence[Column], name: sql.Identifier) -> sql.Composed:
+    # Kept for the session and emptied: a temporary table a chunk would bloat the system catalogs.
+    made = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns]
+    made.append(sql.SQL("{} integer").format(ROW))
     return sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(
-        name, sql.SQL(", ").join(columns)
+        name, sql.SQL(", ").join(made)
     )
-
-
-def _text(identifier: sql.Identifier) -> str:
-    return identifier.as_string(None).strip('"')

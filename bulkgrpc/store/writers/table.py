@@ -9,7 +9,7 @@ import psycopg
 
 from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.store.writers import direct, ignore, reject, update
-from bulkgrpc.store.writers.around import ROW_ERRORS, Way, attempt, write_around
+from bulkgrpc.store.writers.around import ROW_ERRORS, Cause, Way, attempt, write_around
 from bulkgrpc.store.writers.copy import Connection
 from bulkgrpc.store.writers.written import Written
 
@@ -34,13 +34,15 @@ class TableWriter:
             return Written(np.zeros(int(owner.max(initial=0)) + 1, np.int32))
         name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict]
         left = self._staged_left.get(name, 0)
+        way = by_policy if left else direct.write
         try:
-            if left == 0:
+            if way is direct.write:
                 try:
-                    return attempt(connection, direct.write, rows, owner)
+                    return attempt(connection, way, rows, owner)
                 except psycopg.errors.UniqueViolation:
-                    left = STAGED_CHUNKS
+                    left, way = STAGED_CHUNKS, by_policy
             self._staged_left[name] = left - 1
-            return attempt(connection, by_policy, rows, owner)
+            return attempt(connection, way, rows, owner)
         except ROW_ERRORS as error:
-            return write_around(connection, (direct.write, by_policy), rows, owner, error)
+            cause = Cause.of(error, way, rows)
+            return write_around(connection, (direct.write, by_policy), rows, owner, cause)

@@ -15,13 +15,14 @@ from bulkgrpc.store.writers import staging
 from bulkgrpc.store.writers.copy import Connection
 from bulkgrpc.store.writers.written import Written
 
-# Rows go in in key order, so that two workers never wait for each other's keys in opposite orders.
-_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} ON CONFLICT {action}")
+# The staging table is read as it was filled, in key order: two workers never wait for each other's keys in opposite
+# orders.
+_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
 
 
 def write(connection: Connection, rows: Rows, owner: Integers) -> Written:
     """Write rows over those with the same keys."""
-    name = staging.stage(connection, rows, owner, staging.last_of_equal_keys(rows))
+    name = staging.stage(connection, rows, staging.last_of_equal_keys(rows))
     clauses = {**staging.clauses(rows.dataset, name), "action": on_conflict(rows.dataset)}
     connection.execute(_UPSERT.format(**clauses))
     staging.clear(connection, name)
