@@ -80,6 +80,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         columns,
         descriptors,
         conflict,
+        lanes=_lanes(options, conflict),
         time_to_live_s=_time_to_live_s(options),
         hash_partitions=_hash_partitions(options),
     )
@@ -129,10 +130,18 @@ def _refuse_unbuilt(options: options_pb2.DatasetOptions) -> None:
             "dedupe_window",
             "dedupe_window is not possible yet: leave it out; records with equal keys are told apart by `conflict`",
         )
-    if options.lanes not in (0, 1):
+
+
+def _lanes(options: options_pb2.DatasetOptions, conflict: Conflict) -> int:
+    if not 0 <= options.lanes <= limits.LANES_MAX:
+        raise InvalidDataset("lanes", f"{options.lanes} lanes; a job has 1 to {limits.LANES_MAX}, or 0 for one")
+    if options.lanes > 1 and conflict == "update":
         raise InvalidDataset(
-            "lanes", f"{options.lanes} lanes are not possible yet: leave it out, and open a job for each path"
+            "lanes",
+            f"{options.lanes} lanes do not go with conflict update: batches of different lanes have no order, and an "
+            "older record could replace a newer one of its key: leave lanes out, or set conflict to ignore or reject",
         )
+    return options.lanes or 1
 
 
 def _time_to_live_s(options: options_pb2.DatasetOptions) -> float:

@@ -31,6 +31,11 @@ def readings() -> Dataset:
     return dataset("sensors", "SensorReading")
 
 
+def fleet() -> Dataset:
+    """The same readings, in a dataset whose jobs have four lanes."""
+    return dataset("sensors", "FleetReading")
+
+
 def trades() -> Dataset:
     """The wide example."""
     return dataset("trades", "Trade")

@@ -71,7 +71,14 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
             "a",
             "no value of type integer",
         ),
-        ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 2}; int32 id = 1; }', "lanes", "not possible"),
+        ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 17}; int32 id = 1; }', "lanes", "1 to 16"),
+        ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: -1}; int32 id = 1; }', "lanes", "1 to 16"),
+        (
+            'message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 2 conflict: CONFLICT_POLICY_UPDATE}; '
+            "int32 id = 1; }",
+            "lanes",
+            "leave lanes out",
+        ),
         (
             'message M { option (bulkgrpc.v1.dataset) = {key: "id" hash_partitions: 1}; int32 id = 1; }',
             "hash_partitions",
