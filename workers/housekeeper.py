@@ -12,6 +12,7 @@ from bulkgrpc.backbone.topics import BackboneUnavailable, end_offsets
 from bulkgrpc.settings import WorkerSettings
 from bulkgrpc.store import ledger
 from bulkgrpc.store.connection import connect
+from bulkgrpc.store.dedupe import change_halves
 from bulkgrpc.store.housekeeping import count_overdue, expire_abandoned, keep_days, may_keep_house, sweep_held
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class Housekeeper:
         except BackboneUnavailable as error:
             log.warning("housekeeping_failed", error=str(error))
         sweep_held(connection)
+        change_halves(connection)
         overdue = count_overdue(connection)
         metrics.jobs_overdue.set(overdue)
         metrics.jobs_abandoned.add(expired)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import ptars
@@ -19,6 +20,7 @@ from protovalidate import EvaluationError
 
 from bulkgrpc.datasets.definition import Dataset, find_message
 from bulkgrpc.datasets.documents import Documents, message_of
+from bulkgrpc.datasets.hashes import RecordHasher
 from bulkgrpc.datasets.reading import for_decoding
 from bulkgrpc.datasets.rules import Violation, rules_of
 
@@ -57,6 +59,11 @@ class BatchCodec:
         self._decoder = ptars.HandlerPool([decoded.file], _CONFIG).get_for_message(decoded)
         self.leaves = frozenset(column.field for column in dataset.columns)
         self.documents = Documents(message_of(decoded.fields[0]), _CONFIG)
+
+    @functools.cached_property
+    def hasher(self) -> RecordHasher:
+        """What hashes the records of a dataset that remembers them; loaded when first used."""
+        return RecordHasher()
 
     def decode(self, payloads: Sequence[bytes]) -> pa.ListArray:
         """Decode serialized RecordBatches.

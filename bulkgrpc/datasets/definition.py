@@ -71,7 +71,6 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
     key, conflict = _key(options, columns), _conflict(options)
-    _refuse_unbuilt(options)
     return Dataset(
         name,
         version,
@@ -80,6 +79,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         columns,
         descriptors,
         conflict,
+        dedupe_window_s=_dedupe_window_s(options),
         lanes=_lanes(options, conflict),
         time_to_live_s=_time_to_live_s(options),
         hash_partitions=_hash_partitions(options),
@@ -124,14 +124,6 @@ def _conflict(options: options_pb2.DatasetOptions) -> Conflict:
     return _CONFLICTS[options.conflict]
 
 
-def _refuse_unbuilt(options: options_pb2.DatasetOptions) -> None:
-    if options.HasField("dedupe_window"):
-        raise InvalidDataset(
-            "dedupe_window",
-            "dedupe_window is not possible yet: leave it out; records with equal keys are told apart by `conflict`",
-        )
-
-
 def _lanes(options: options_pb2.DatasetOptions, conflict: Conflict) -> int:
     if not 0 <= options.lanes <= limits.LANES_MAX:
         raise InvalidDataset("lanes", f"{options.lanes} lanes; a job has 1 to {limits.LANES_MAX}, or 0 for one")
@@ -142,6 +134,15 @@ def _lanes(options: options_pb2.DatasetOptions, conflict: Conflict) -> int:
             "older record could replace a newer one of its key: leave lanes out, or set conflict to ignore or reject",
         )
     return options.lanes or 1
+
+
+def _dedupe_window_s(options: options_pb2.DatasetOptions) -> float:
+    if not options.HasField("dedupe_window"):
+        return 0.0
+    seconds = options.dedupe_window.seconds + options.dedupe_window.nanos / 1e9
+    if not limits.DEDUPE_WINDOW_S_MIN <= seconds <= limits.DEDUPE_WINDOW_S_MAX:
+        raise InvalidDataset("dedupe_window", f"dedupe_window of {seconds} s is not within 1 s to 31 days")
+    return float(seconds)
 
 
 def _time_to_live_s(options: options_pb2.DatasetOptions) -> float:

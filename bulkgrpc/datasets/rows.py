@@ -15,6 +15,7 @@ from bulkgrpc.datasets.checks import Faults, check, refuse
 from bulkgrpc.datasets.codec import BatchCodec, BrokenRule, UndecodablePayload
 from bulkgrpc.datasets.columns import TENANT, Kind
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.hashes import RecordHashes
 from bulkgrpc.datasets.values import convert, filled
 from bulkgrpc.errors import Rejected
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
@@ -50,7 +51,7 @@ class Rows:
     """Rows of one dataset's table, sorted by its key, equal keys in the order in which they came.
 
     table: a column each of `dataset.columns`. payload, record_index: where each row came from, same length as table.
-    rejected: the records that are no rows.
+    rejected: the records that are no rows. hashes: of the rows' records, if the dataset remembers them.
     """
 
     dataset: Dataset
@@ -58,18 +59,23 @@ class Rows:
     payload: Integers
     record_index: Integers
     rejected: tuple[RejectedRecord, ...]
+    hashes: RecordHashes | None = None
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> Rows:
         """Return the rows for which the mask is true; rejections stay."""
         return Rows(
-            self.dataset, self.table.filter(pa.array(mask)), self.payload[mask], self.record_index[mask], self.rejected
+            self.dataset,
+            self.table.filter(pa.array(mask)),
+            self.payload[mask],
+            self.record_index[mask],
+            self.rejected,
+            None if self.hashes is None else self.hashes.keep(mask),
         )
 
     def of_payloads(self, wanted: npt.NDArray[np.bool_]) -> Rows:
         """Return the rows and rejections of the payloads for which `wanted` is true."""
-        kept = self.keep(wanted[self.payload])
         rejected = tuple(record for record in self.rejected if wanted[record.payload])
-        return Rows(kept.dataset, kept.table, kept.payload, kept.record_index, rejected)
+        return replace(self.keep(wanted[self.payload]), rejected=rejected)
 
     def per_payload(self, payloads: int) -> Integers:
         """Return how many rows each payload has."""
@@ -98,7 +104,9 @@ def to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
         table, payload, record_index = table.filter(pa.array(keep)), payload[keep], record_index[keep]
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in codec.dataset.primary_key])
     positions = order.to_numpy()
-    return Rows(codec.dataset, table.take(order), payload[positions], record_index[positions], tuple(rejected))
+    payload, record_index = payload[positions], record_index[positions]
+    hashes = _hashes(codec, payloads, payload, record_index) if codec.dataset.dedupe_window_s else None
+    return Rows(codec.dataset, table.take(order), payload, record_index, tuple(rejected), hashes)
 
 
 def record_bytes(payload: bytes, record_index: int) -> bytes:
@@ -220,6 +228,16 @@ def _flatten(records: pa.StructArray, leaves: frozenset[str]) -> dict[str, pa.Ar
 
     walk("", records)
     return found
+
+
+def _hashes(codec: BatchCodec, payloads: Sequence[Payload], payload: Integers, record_index: Integers) -> RecordHashes:
+    """Return the hashes of the records at these places."""
+    # A payload without rows may be one that cannot be read at all.
+    numbers, place = np.unique(payload, return_inverse=True)
+    read = [payloads[number] for number in numbers]
+    counts = np.fromiter((item.records for item in read), np.int32, len(read))
+    words = codec.hasher.hashes([item.data for item in read], [item.tenant for item in read], counts)
+    return RecordHashes.of(words[(np.cumsum(counts) - counts)[place] + record_index])
 
 
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:

@@ -15,7 +15,7 @@ from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, evolve, same, take_over
-from bulkgrpc.store import held, statements
+from bulkgrpc.store import dedupe, held, statements
 
 _SQL = statements.family("catalog")
 # Changing a table waits for its writers, and they for it: give up while they can bear it.
@@ -120,6 +120,8 @@ class Catalog:
                 for statement in planned.statements:
                     await connection.execute(statement)
                 await connection.execute(held.create(planned.dataset))
+                if planned.dataset.dedupe_window_s:
+                    await connection.execute(dedupe.create(planned.dataset))
                 cursor = await connection.execute(_SQL["add_dataset"], _values(planned.dataset))
                 row = await cursor.fetchone()
         except psycopg.errors.DuplicateTable as error:
@@ -152,6 +154,8 @@ class Catalog:
                 versions = [version for (version,) in await cursor.fetchall()]
                 for version in versions:
                     await connection.execute(held.drop(held.HeldTable(name, version)))
+                if versions:
+                    await connection.execute(dedupe.drop(name))
                 if versions and drop_table:
                     await connection.execute(drop_table_of(name))
         except psycopg.errors.DependentObjectsStillExist as error:

@@ -132,7 +132,8 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
         if item.message.kind is Kind.BATCH:
             members.setdefault((item.message.spec.dataset, item.message.spec.dataset_version), []).append(index)
     groups = []
-    for (name, version), indices in members.items():
+    # In the same order in every worker: those who write to the same tables wait for each other in one order.
+    for (name, version), indices in sorted(members.items()):
         items = [chunk.items[index] for index in indices]
         payloads = [Payload(item.message.spec.key.tenant, item.message.records, item.payload) for item in items]
         groups.append(Group(to_rows(codec_of(name, version), payloads), tuple(indices)))

@@ -17,12 +17,16 @@ from psycopg import sql
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.store import statements
+from bulkgrpc.store.dedupe import Halves
 from bulkgrpc.store.writers.copy import Connection, copy_rows
 from bulkgrpc.store.writers.update import on_conflict
 
+_SQL = statements.family("dedupe")
 JOB = "bulkgrpc_job"
 SEQUENCE = "bulkgrpc_sequence"
 INDEX = "bulkgrpc_index"
+HASH = "bulkgrpc_hash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ def create(dataset: Dataset) -> sql.Composed:
     columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(JOB))]
     columns += [sql.SQL("{} bigint NOT NULL").format(sql.Identifier(SEQUENCE))]
     columns += [sql.SQL("{} integer NOT NULL").format(sql.Identifier(INDEX))]
+    if dataset.dedupe_window_s:
+        columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(HASH))]
     return sql.SQL(
         "CREATE TABLE IF NOT EXISTS {held} ({columns}); CREATE INDEX IF NOT EXISTS {index} ON {held} ({job})"
     ).format(
@@ -63,6 +69,8 @@ def copy(connection: Connection, rows: Rows, places: Sequence[tuple[uuid.UUID, i
     payload = pa.array(rows.payload)
     wanted = rows.table.append_column(JOB, ids.take(payload)).append_column(SEQUENCE, sequences.take(payload))
     wanted = wanted.append_column(INDEX, pa.array(rows.record_index))
+    if rows.hashes is not None:
+        wanted = wanted.append_column(HASH, rows.hashes.column())
     copy_rows(connection, HeldTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
 
 
@@ -85,6 +93,22 @@ def apply(dataset: Dataset) -> sql.Composed:
         index=sql.Identifier(INDEX),
         direction=sql.SQL("DESC" if latest else "ASC"),
         action=on_conflict(dataset) if latest else sql.SQL("DO NOTHING"),
+    )
+
+
+def drop_known(dataset: Dataset, halves: Halves) -> sql.Composed:
+    """Return the statement that throws away those of a job's rows whose records are known, or came before in it.
+
+    The hashes of the others are added to the current half. Parameters: job_id, and now and since of the halves.
+    """
+    return sql.SQL(_SQL["drop_known"].decode()).format(
+        held=HeldTable(dataset.name, dataset.version).identifier,
+        current=halves.current,
+        other=halves.other,
+        job=sql.Identifier(JOB),
+        sequence=sql.Identifier(SEQUENCE),
+        index=sql.Identifier(INDEX),
+        hash=sql.Identifier(HASH),
     )
 
 

@@ -14,8 +14,9 @@ import psycopg
 from google.protobuf.message import DecodeError
 
 from bulkgrpc import faults
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
-from bulkgrpc.store import held, ledger, rejections, shared
+from bulkgrpc.store import dedupe, held, ledger, rejections, shared
 from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import TAKEN, Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
 from bulkgrpc.store.ledger import JobRow
@@ -191,16 +192,26 @@ def _apply_held(connection: Connection, spec: JobSpec, row: JobRow, done: JobTal
             # As long as it takes: the transaction's own time-out is meant for chunks, and rolls back all the same.
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute("SET LOCAL transaction_timeout = 0")
+            waiting = done.waiting(row.held) - _drop_known(connection, dataset, spec)
             written = connection.execute(held.apply(dataset), {"job_id": spec.key.job_id}).rowcount
-            there = done.waiting(row.held) - written
+            there = waiting - written
             if dataset.conflict == "reject" and there:
                 done.failure = f"the job is atomic and {there} of its keys are in the table already, or come twice"
                 raise psycopg.Rollback
             # Under `update` a record that a later one replaces counts as written, as everywhere.
-            return done.waiting(row.held) if dataset.conflict == "update" else written
+            return waiting if dataset.conflict == "update" else written
     except ROW_ERRORS as error:
         done.failure = f"the table refuses the job: {error.diag.message_primary or error}"
     return 0
+
+
+def _drop_known(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:
+    """Drop from what an atomic job holds the records that are known, remember the others, and return how many went."""
+    if not dataset.dedupe_window_s:
+        return 0
+    halves = dedupe.take(connection, dataset.name)
+    values = {"job_id": spec.key.job_id, "now": halves.now, "since": halves.since}
+    return connection.execute(held.drop_known(dataset, halves), values).rowcount
 
 
 def _conclude(connection: Connection, work: _Work) -> None:

@@ -19,7 +19,7 @@ from bulkgrpc.store.writers.constraints import breaking_checks
 from bulkgrpc.store.writers.copy import Connection
 from bulkgrpc.store.writers.table import STAGED_CHUNKS, TableWriter
 from tests.support import examples
-from tests.support.database import count
+from tests.support.database import count, register
 
 CODEC = BatchCodec(examples.readings())
 TRADES = BatchCodec(examples.trades())
@@ -301,3 +301,24 @@ def test_a_conflict_with_another_unique_index_is_left_alone_too(table: Connectio
     table.execute("CREATE UNIQUE INDEX ON sensor_readings (value)")
     table.execute("UPDATE sensor_readings SET sampled_at = sampled_at - interval '1 day' WHERE value = 1")
     assert _write(table, ignore.write, _rows((0, 10))) == [5]
+
+
+@pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
+def test_only_records_whose_bytes_are_new_come_to_a_policys_way(connection: Connection, policy: Conflict) -> None:
+    dataset = examples.remembered(policy)
+    register(connection, dataset)
+    codec, writer = BatchCodec(dataset), TableWriter()
+    known, other = examples.reading("S1", 5, 1.0), examples.reading("S1", 5, 2.0)
+    for records, written, refused in (
+        ([known, known], [1], []),
+        ([known, other, other, known], {"ignore": [0], "update": [1], "reject": [0]}[policy], [1, 2]),
+        ([other, known], [0], [0]),
+    ):
+        rows = to_rows(codec, [Payload("acme", len(records), examples.batch_of(records))])
+        with connection.transaction():
+            done = writer.write(connection, rows, rows.payload)
+        assert done.written.tolist() == written
+        places = sorted(int(rows.record_index[found.row]) for found in done.refused)
+        assert places == (refused if policy == "reject" else [])
+    found = connection.execute(f"SELECT value FROM remembered_{policy}").fetchall()
+    assert found == [(2.0 if policy == "update" else 1.0,)]

@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import held, schema
+from bulkgrpc.store import dedupe, held, schema
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.statements import family
 
@@ -59,6 +59,8 @@ def register(connection: Connection, dataset: Dataset) -> None:
     }
     connection.execute(create_table(dataset))
     connection.execute(held.create(dataset))
+    if dataset.dedupe_window_s:
+        connection.execute(dedupe.create(dataset))
     connection.execute(family("catalog")["add_dataset"], values)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bulkgrpc.datasets import sources
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Dataset, define
+from bulkgrpc.datasets.definition import Conflict, Dataset, define
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 
@@ -45,6 +45,19 @@ def trades() -> Dataset:
 def things() -> Dataset:
     """A dataset with a field of every type that a column can be made of."""
     return compiled(Path(__file__).parent / "types.proto", "tests.v1.Thing")
+
+
+@functools.cache
+def remembered(conflict: Conflict = "ignore") -> Dataset:
+    """Sensor readings whose bytes are remembered for an hour, under a conflict policy."""
+    file = Path(__file__).parent / "remembered.proto"
+    return compiled(file, f"tests.v1.Remembered{conflict.capitalize()}")
+
+
+def reading(sensor: str, seconds: int, value: float) -> bytes:
+    """A serialized sensor reading."""
+    at = bytes([0x1A, 2, 8, seconds]) if seconds else b"\x1a\x00"
+    return b"\x0a" + bytes([len(sensor)]) + sensor.encode() + b"\x11" + np.float64(value).tobytes() + at
 
 
 def reading_batch(start: int, rows: int) -> bytes:

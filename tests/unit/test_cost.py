@@ -25,6 +25,7 @@ BATCHES = 4
 FEW, MANY = 1_000, 100_000
 CODEC = BatchCodec(examples.readings())
 THINGS = BatchCodec(examples.things())
+REMEMBERED = BatchCodec(examples.remembered())
 
 
 def chunk(rows: int) -> Chunk:
@@ -41,6 +42,11 @@ def chunk(rows: int) -> Chunk:
 def preparing(rows: int) -> Work:
     made = chunk(rows)
     return lambda: prepare(made, lambda _name, _version: CODEC)
+
+
+def remembering(rows: int) -> Work:
+    made = chunk(rows)
+    return lambda: prepare(made, lambda _name, _version: REMEMBERED)
 
 
 def receiving(rows: int) -> Work:
@@ -77,7 +83,7 @@ def converting(rows: int) -> Work:
     return lambda: to_rows(THINGS, [payload])
 
 
-@pytest.mark.parametrize("path", [preparing, receiving, encoding, counting, converting])
+@pytest.mark.parametrize("path", [preparing, remembering, receiving, encoding, counting, converting])
 def test_python_does_not_work_per_record(path: Callable[[int], Work]) -> None:
     few, many = cost(path(FEW)), cost(path(MANY))
     assert many[0] <= few[0] * OPCODES_RATIO_MAX

@@ -90,9 +90,9 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
             "1 s to 366 days",
         ),
         (
-            'message M { option (bulkgrpc.v1.dataset) = {key: "id" dedupe_window: {seconds: 5}}; int32 id = 1; }',
+            'message M { option (bulkgrpc.v1.dataset) = {key: "id" dedupe_window: {nanos: 5}}; int32 id = 1; }',
             "dedupe_window",
-            "not possible",
+            "1 s to 31 days",
         ),
         (f"message M {{ {OPTION} int32 id = 1; M again = 2; }}", "again.again", "nested deeper"),
         (f"message M {{ {OPTION} int32 id = 1; string tenant = 2; }}", "tenant", "every table has"),

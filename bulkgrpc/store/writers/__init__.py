@@ -11,5 +11,6 @@ caller's transaction; what they raise rolls back to before them.
     reject.py    by staging; a key that is there is a rejection
     constraints.py  which rows break a check constraint
     around.py    around the rows that the table refuses
+    new.py       only the rows whose records' bytes are not known yet
     table.py     the choice: straight COPY while it goes well, the dataset's policy otherwise
 """

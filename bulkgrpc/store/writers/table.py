@@ -1,4 +1,7 @@
-"""The choice among the ways: straight COPY while keys are new; after a conflict the dataset's policy, for a while."""
+"""The choice among the ways: straight COPY while keys are new; after a conflict the dataset's policy, for a while.
+
+Of a dataset that remembers its records only the new ones come that far.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.store.writers import direct, ignore, reject, update
 from bulkgrpc.store.writers.around import ROW_ERRORS, Cause, Way, attempt, write_around
 from bulkgrpc.store.writers.copy import Connection
+from bulkgrpc.store.writers.new import NewWriter
 from bulkgrpc.store.writers.written import Written
 
 STAGED_CHUNKS = 16
@@ -24,6 +28,7 @@ class TableWriter:
     """Writes rows as their dataset's policy says. Remembers which datasets had conflicts lately."""
 
     _staged_left: dict[str, int] = field(default_factory=dict)
+    _new: NewWriter = field(default_factory=NewWriter)
 
     def write(self, connection: Connection, rows: Rows, owner: Integers) -> Written:
         """Write rows in the caller's transaction; a row that the table refuses is reported, the others are written.
@@ -32,6 +37,11 @@ class TableWriter:
         """
         if rows.table.num_rows == 0:
             return Written(np.zeros(int(owner.max(initial=0)) + 1, np.int32))
+        if rows.hashes is None:
+            return self._write(connection, rows, owner)
+        return self._new.write(connection, rows, owner, self._write)
+
+    def _write(self, connection: Connection, rows: Rows, owner: Integers) -> Written:
         name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict]
         left = self._staged_left.get(name, 0)
         way = by_policy if left else direct.write

@@ -99,6 +99,15 @@ CREATE TABLE bulk.offsets (
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE bulk.offsets IS 'Ledger: the offset that each partition reads next, and the epoch of the worker that may move it.';
 
+CREATE TABLE bulk.dedupe (
+  dataset     text             PRIMARY KEY,
+  window_s    double precision NOT NULL,
+  half        smallint         NOT NULL DEFAULT 0 CHECK (half IN (0, 1)),
+  change_time timestamptz      NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE bulk.dedupe IS
+  'Datasets whose records are remembered; the hashes are in two tables each, of which `half` is added to since change_time.';
+
 -- Make the partitions of the days to come, and drop those of jobs opened before the last `retention_days` days. A day
 -- stays while one of its jobs has not ended. A day of which rows have come already, before anybody made its partitions,
 -- is left where they are: in the default partition.

@@ -1,0 +1,130 @@
+"""128-bit hashes of records' bytes, computed in native code: BLAKE3, cut to that, and mixed with a salt of the tenant.
+
+BLAKE3 because the same bytes must have the same hash in every release, and because nobody must be able to make two
+records that share one: the second would be taken for the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ptars
+import pyarrow as pa
+
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+
+Integers = npt.NDArray[np.int32]
+Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+HASH_BYTES = 16
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHashes:
+    """Hashes of records.
+
+    words: of shape (records, 2): the hash's first and last 8 bytes, big-endian. order: the records' positions, sorted
+    by hash as its bytes sort, equal ones by position.
+    """
+
+    words: Words
+    order: Integers
+
+    @classmethod
+    def of(cls, words: Words) -> RecordHashes:
+        """Sort hashes."""
+        return cls(words, np.lexsort((words[:, 1], words[:, 0])).astype(np.int32))
+
+    def keep(self, mask: Mask) -> RecordHashes:
+        """Return the hashes for which the mask is true."""
+        positions = np.cumsum(mask, dtype=np.int32) - 1
+        return RecordHashes(self.words[mask], positions[self.order[mask[self.order]]])
+
+    def firsts(self) -> tuple[Integers, Integers]:
+        """Return the positions of the first record of each hash, sorted by hash; and for each record the first's."""
+        found = self.words[self.order]
+        begins = np.ones(len(found), np.bool_)
+        begins[1:] = (found[1:] != found[:-1]).any(axis=1)
+        firsts = self.order[begins]
+        first_of = np.empty_like(self.order)
+        first_of[self.order] = firsts[np.cumsum(begins) - 1]
+        return firsts, first_of
+
+    def bytes_of(self, positions: npt.NDArray[np.integer[Any]]) -> bytes:
+        """Return the hashes at positions, one after the other."""
+        return bytes(self.words[positions].astype(">u8"))
+
+    def column(self) -> pa.FixedSizeBinaryArray:
+        """Return the hashes as a column."""
+        data = self.words.astype(">u8").tobytes()
+        return pa.Array.from_buffers(pa.binary(HASH_BYTES), len(self.words), [None, pa.py_buffer(data)])
+
+
+class RecordHasher:
+    """Hashes the records of batches. Not thread-safe. The first one loads DataFusion: 100 MB of memory, 0.3 s."""
+
+    def __init__(self) -> None:
+        # Only here: no process that meets no such dataset has to load it.
+        from datafusion import SessionConfig, SessionContext, col, functions  # noqa: PLC0415
+
+        self._context = SessionContext(SessionConfig().with_target_partitions(1).with_batch_size(1 << 20))
+        self._digest = functions.digest(col("record"), "blake3")
+        self._handler = ptars.HandlerPool([RecordBatch.DESCRIPTOR.file]).get_for_message(RecordBatch.DESCRIPTOR)
+
+    def hashes(self, payloads: Sequence[bytes], tenants: Sequence[str], counts: Integers) -> Words:
+        """Return the hashes of all records of serialized RecordBatches, in order, as `RecordHashes.words`.
+
+        tenants: of each payload, whose records they are: the same bytes have another hash for another tenant. counts:
+        how many records each payload has. Three native calls; about 4 M records/s.
+        """
+        words = self._digests(self._records(payloads, counts))
+        salts = {tenant: hashlib.blake2b(tenant.encode(), digest_size=HASH_BYTES).digest() for tenant in set(tenants)}
+        salt = np.frombuffer(b"".join(salts[tenant] for tenant in tenants), ">u8").astype(np.uint64).reshape(-1, 2)
+        return np.asarray(words ^ np.repeat(salt, counts, axis=0))
+
+    def _records(self, payloads: Sequence[bytes], counts: Integers) -> pa.BinaryArray:
+        """Return each record's bytes."""
+        try:
+            lists = self._lists(payloads)
+            if np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
+                return lists.flatten()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001, S110 — ptars panics with an exception that is no Exception
+            pass
+        # protobuf's own parser has read these payloads: what it writes ptars can read.
+        lists = self._lists([_plain(payload) for payload in payloads])
+        if not np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
+            raise AssertionError("ptars and protobuf disagree on how many records a batch has")
+        return lists.flatten()
+
+    def _lists(self, payloads: Sequence[bytes]) -> pa.ListArray:
+        return self._handler.list_to_record_batch(list(payloads)).column("records")
+
+    def _digests(self, records: pa.BinaryArray) -> Words:
+        if not len(records):
+            return np.empty((0, 2), np.uint64)
+        table = self._context.create_dataframe([[pa.record_batch({"record": records})]], name="records")
+        try:
+            found = table.select(self._digest).collect()
+        finally:
+            self._context.deregister_table("records")
+        pieces = [_fixed(batch.column(0)) for batch in found]
+        return np.concatenate(pieces)[:, : HASH_BYTES // 8].astype(np.uint64)
+
+
+def _fixed(digests: pa.BinaryArray) -> npt.NDArray[Any]:
+    """Return digests of one length as rows of big-endian words."""
+    data = np.frombuffer(digests.buffers()[2], ">u8", offset=digests.offset * _DIGEST_BYTES)
+    return data[: len(digests) * _DIGEST_BYTES // 8].reshape(-1, _DIGEST_BYTES // 8)
+
+
+def _plain(payload: bytes) -> bytes:
+    return RecordBatch(records=RecordBatch.FromString(payload).records).SerializeToString()
