@@ -23,7 +23,7 @@ TIME_TO_LIVE_S_MAX = 366 * 86_400.0
 """Of a batch. Kafka and the job rows forget long before; above it the time of expiry may be no date any more."""
 DEDUPE_WINDOW_S_MIN = 1.0
 DEDUPE_WINDOW_S_MAX = 31 * 86_400.0
-"""For which records are remembered: PostgreSQL keeps up to two windows' hashes, some 80 bytes a record."""
+"""For which records are remembered: PostgreSQL keeps up to two windows' hashes, some 100 bytes a record."""
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
 KEY_COLUMNS_MAX = 8

@@ -65,7 +65,7 @@ class Worker:
 
     def chunk(self, *parts: tuple[str, Batch | None], **options: object) -> PreparedChunk:
         """Prepare a chunk of batches (None: seals) of jobs `tenant/key`."""
-        items = []
+        items: list[Received] = []
         for job, records in parts:
             message, payload = self.message(job, records, **options)  # type: ignore[arg-type]
             items.append(Received(self.partition, self.offset + len(items), message, payload))
@@ -203,9 +203,10 @@ def test_a_chunk_that_is_replayed_or_rolled_back_counts_once(
     def fail(_site: str) -> None:
         raise psycopg.OperationalError
 
-    with monkeypatch.context() as patched, pytest.raises(psycopg.OperationalError):
+    with monkeypatch.context() as patched:
         patched.setattr("bulkgrpc.store.transaction.faults.reach", fail)
-        write_chunk(connection, TOPIC, prepared, worker.writer)
+        with pytest.raises(psycopg.OperationalError):
+            write_chunk(connection, TOPIC, prepared, worker.writer)
     assert remembered(connection) == 0
     write_chunk(connection, TOPIC, prepared, worker.writer)
     with pytest.raises(ledger.NotNext):
@@ -259,9 +260,7 @@ def test_changing_halves_waits_for_no_writer_for_long_and_no_writer_is_lost(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_an_atomic_job_is_deduped_when_it_is_applied(
-    worker: Worker, connection: Connection, policy: Conflict
-) -> None:
+def test_an_atomic_job_is_deduped_when_it_is_applied(worker: Worker, connection: Connection, policy: Conflict) -> None:
     dataset = f"remembered_{policy}"
     records = readings(0, 10)
     worker.write(("acme/atomic", [*records, records[0]]), dataset=dataset, options=ATOMIC)
@@ -365,7 +364,7 @@ class Oracle:
     counts: dict[str, list[int]] = field(default_factory=dict)
 
     def apply(self, job: str, record: bytes) -> None:
-        tenant = job.split("/")[0]
+        tenant = job.split("/", maxsplit=1)[0]
         done = self.counts.setdefault(job, [0] * 5)
         done[0] += 1
         key = (tenant, record[:4] + record[-4:])
