@@ -93,11 +93,10 @@ def drop(dataset: str) -> sql.Composed:
 def take(connection: Connection, dataset: str) -> Halves:
     """Keep a dataset's halves as they are until the transaction ends, and tell how that is."""
     first, second = names(dataset)
-    with connection.pipeline():
-        connection.execute(sql.SQL("LOCK TABLE {}, {} IN ROW EXCLUSIVE MODE").format(first, second))
-        # After the lock, in a statement of its own: what it sees is what the last change of halves left.
-        state = connection.execute(_SQL["get_halves"], {"dataset": dataset, "names": [_text(first), _text(second)]})
-    row = state.fetchone()
+    connection.execute(sql.SQL("LOCK TABLE {}, {} IN ROW EXCLUSIVE MODE").format(first, second))
+    # After the lock, in a statement of its own: what it sees is what the last change of halves left.
+    values = {"dataset": dataset, "names": [_text(first), _text(second)]}
+    row = connection.execute(_SQL["get_halves"], values).fetchone()
     if row is None:
         raise AssertionError(f"dataset {dataset} has halves but no window")
     half, now, since, sizes = row
