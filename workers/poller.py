@@ -298,11 +298,12 @@ class Poller:
             with connect(self._settings.postgres, "bulkgrpc-worker-catalog") as connection:
                 try:
                     dataset = get_dataset(connection, name, version)
+                    codec = None if dataset is None else BatchCodec(dataset)
                 except InvalidDataset as error:
                     raise DatasetGone(f"dataset {name} version {version} cannot be used any more: {error}") from error
-            if dataset is None:
+            if codec is None:
                 raise DatasetGone(f"dataset {name} version {version} is not in the registry")
-            codec = self._codecs[name, version] = BatchCodec(dataset)
+            self._codecs[name, version] = codec
         return codec
 
     def _drain(self) -> None:

@@ -16,9 +16,9 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
-from protovalidate import EvaluationError
+from protovalidate import CompilationError, EvaluationError
 
-from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.documents import Documents, message_of
 from bulkgrpc.datasets.hashes import RecordHasher
 from bulkgrpc.datasets.reading import for_decoding
@@ -42,7 +42,7 @@ class BatchCodec:
 
     record_schema: Arrow schema of the message as `encode` takes it: a field each, nested messages as structs, times in
     µs UTC, enums as their values' names. leaves: paths of the fields that a column is made of. documents: makes JSON of
-    what `decode` returns. Not thread-safe.
+    what `decode` returns. Not thread-safe. Raises InvalidDataset naming the field if a rule cannot be compiled.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -50,7 +50,7 @@ class BatchCodec:
         files = FileDescriptorSet.FromString(dataset.descriptors)
         batch = _batch_type(files, dataset.message_type)
         self._reference = message_factory.GetMessageClass(batch)
-        self._rules = rules_of(find_message(dataset.descriptors, dataset.message_type), self._reference)
+        self._rules = rules_of(dataset.descriptors, dataset.message_type)
         self._handler = ptars.HandlerPool([batch.file], _CONFIG).get_for_message(batch)
         self._batch_schema: pa.Schema = self._handler.schema()
         self._records_type: pa.ListType = self._batch_schema.field(0).type
@@ -85,7 +85,7 @@ class BatchCodec:
                 batch = self._reference.FromString(payload)
                 if self._rules is not None:
                     broken += [(number, violation) for violation in self._rules.violations(batch)]
-        except (DecodeError, EvaluationError) as error:
+        except (DecodeError, CompilationError, EvaluationError) as error:
             raise UndecodablePayload(str(error)) from error
         try:
             return self._decoder.list_to_record_batch(list(payloads)).column(0), broken

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -14,6 +16,7 @@ from protovalidate import CompilationError, EvaluationError, Validator
 from protovalidate._gen.buf.validate import validate_pb
 
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.definition import find_message
 
 _EXTENSION = 1159
 """Number of the extensions (buf.validate.message), (buf.validate.field) and (buf.validate.oneof)."""
@@ -42,23 +45,24 @@ class BatchRules:
         return [_violation(found.proto) for found in self._validator.collect_violations(batch)]
 
 
-def rules_of(message: Descriptor, batch: type[Message]) -> BatchRules | None:
+def rules_of(descriptors: bytes, message_type: str) -> BatchRules | None:
     """Return the rules of a message, or None if neither it nor a message nested in it has any.
 
-    batch: the synthesized type of its batches. Raises InvalidDataset if a rule cannot be compiled.
+    descriptors: a serialized FileDescriptorSet. Every rule is compiled here. Raises InvalidDataset naming the field if
+    one cannot be, or would fail on whatever record.
     """
-    if not any(map(_has_rules, _nested(message))):
+    nested = _nested(find_message(descriptors, message_type))
+    ruled = {message: where for message, where in nested if _has_rules(message)}
+    if not ruled:
         return None
-    rules = BatchRules()
-    empty = batch()
-    getattr(empty, "records").add()  # noqa: B009 — a field of a type made at run time
-    try:
-        # A rule that fails on an empty record, as a division by zero, may do well on others.
-        with contextlib.suppress(EvaluationError):
-            rules.violations(empty)
-    except CompilationError as error:
-        raise InvalidDataset("message_type", f"a rule of {message.full_name} cannot be compiled: {error}") from error
-    return rules
+    # What is nested first: where its fault is, it is named.
+    for message, where in reversed(ruled.items()):
+        if (fault := _fault(message)) is None:
+            continue
+        field = next((name for name in _with_rules(message) if _fault_of_field(descriptors, message, name)), "")
+        at = ".".join(filter(None, (where, field)))
+        raise InvalidDataset(at or "message_type", f"a rule of {at or message.full_name} cannot be compiled: {fault}")
+    return BatchRules()
 
 
 def validate_file() -> bytes:
@@ -66,23 +70,89 @@ def validate_file() -> bytes:
     return bytes(validate_pb.desc().proto.to_binary())
 
 
-def _nested(message: Descriptor) -> list[Descriptor]:
-    """Return a message and all that are nested in it, each once."""
-    found = {message.full_name: message}
-    waiting = [message]
+_ALWAYS = ("No value with name", "No matching overloads", "outputs an unexpected type", "no_such_field")
+"""What an evaluation says whose rule is wrong, whatever the record. Others may do well, as a division by zero."""
+
+
+_EMPTY: Final[dict[int, object]] = {FieldDescriptor.CPPTYPE_STRING: "", FieldDescriptor.CPPTYPE_BOOL: False}
+
+
+def _fault(message: Descriptor) -> str | None:
+    """Return why a message's own rules cannot be used, if they cannot."""
+    made = message_factory.GetMessageClass(message)
+    for record in (made(), _filled(made())):
+        try:
+            Validator().collect_violations(record)
+        except CompilationError as error:
+            return str(error)
+        except EvaluationError as error:
+            if any(text in str(error) for text in _ALWAYS):
+                return str(error)
+    return None
+
+
+def _filled(record: Message) -> Message:
+    """Set each field of a message, so that its rules are evaluated: to its default, or to one element of that."""
+    for field in record.DESCRIPTOR.fields:
+        value = getattr(record, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
+        if field.is_repeated and field.message_type is not None:
+            value.add()
+        elif field.is_repeated:
+            value.append(b"" if field.type == field.TYPE_BYTES else _EMPTY.get(field.cpp_type, 0))
+        elif field.message_type is not None:
+            value.SetInParent()
+        else:
+            setattr(record, field.name, value)
+    return record
+
+
+def _fault_of_field(descriptors: bytes, message: Descriptor, field: str) -> bool:
+    """Tell whether a message cannot be used for the rules of this field alone."""
+    files = FileDescriptorSet.FromString(descriptors)
+    for file in files.file:
+        for scope, found in _messages(file.package, file.message_type):
+            found.options.DiscardUnknownFields()
+            for oneof in found.oneof_decl:
+                oneof.options.DiscardUnknownFields()
+            for other in found.field:
+                if (scope, other.name) != (message.full_name, field):
+                    other.options.DiscardUnknownFields()
+    return _fault(find_message(files.SerializeToString(), message.full_name)) is not None
+
+
+def _messages(scope: str, messages: Iterable[DescriptorProto]) -> Iterator[tuple[str, DescriptorProto]]:
+    """Give messages and all that are declared in them, with their full names."""
+    for message in messages:
+        name = f"{scope}.{message.name}" if scope else message.name
+        yield name, message
+        yield from _messages(name, message.nested_type)
+
+
+def _nested(message: Descriptor) -> list[tuple[Descriptor, str]]:
+    """Return a message and all that are nested in it, each once, with the path of a field that leads to it."""
+    found = {message.full_name: (message, "")}
+    waiting = [(message, "")]
     while waiting:
-        for field in waiting.pop().fields:
+        outer, path = waiting.pop()
+        for field in outer.fields:
             inner = field.message_type
             if inner is not None and inner.full_name not in found:
-                found[inner.full_name] = inner
-                waiting.append(inner)
+                where = f"{path}.{field.name}" if path else field.name
+                found[inner.full_name] = (inner, where)
+                waiting.append((inner, where))
     return list(found.values())
 
 
 def _has_rules(message: Descriptor) -> bool:
-    options = [message.GetOptions(), *(field.GetOptions() for field in message.fields)]
-    options += [oneof.GetOptions() for oneof in message.oneofs]
-    return any(_carries_extension(found.SerializeToString()) for found in options)
+    options = [message.GetOptions(), *(oneof.GetOptions() for oneof in message.oneofs)]
+    return bool(_with_rules(message)) or any(_carries_extension(found.SerializeToString()) for found in options)
+
+
+def _with_rules(message: Descriptor) -> list[str]:
+    """Return the names of a message's fields that have rules."""
+    return [field.name for field in message.fields if _carries_extension(field.GetOptions().SerializeToString())]
 
 
 def _carries_extension(options: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import define
 from bulkgrpc.datasets.evolution import Incompatible
@@ -19,6 +21,7 @@ from bulkgrpc.server.paging import (
 from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
 from bulkgrpc.server.translate import to_dataset
 from bulkgrpc.store.catalog import DatasetExists, JobsNotEnded, Plan, Registered, TableInUse
+from bulkgrpc.store.rehearsal import rehearse
 from bulkgrpc.v1 import datasets_pb2
 from bulkgrpc.words import is_dataset
 
@@ -42,6 +45,7 @@ class DatasetService:
             )
         try:
             dataset = define(request.descriptors.SerializeToString(), request.message_type)
+            await asyncio.to_thread(rehearse, dataset)
             if request.validate_only:
                 return _planned(await self._storage.plan(dataset))
             registered = await self._storage.register(dataset)

@@ -72,7 +72,8 @@ class DatasetServiceServicer:
         """Registers a message type and creates its table, or registers the next version of a dataset and changes its table.
         Registering the same definition again changes nothing. Jobs that are open go on with the version they began with.
 
-        INVALID_ARGUMENT: the message has no dataset option, or a field has no column type; BadRequest names it.
+        INVALID_ARGUMENT: the message has no dataset option, or a field has no column type or a protovalidate rule that
+        cannot be compiled; BadRequest names it.
         ALREADY_EXISTS: a table of that name is there, and is no dataset's (DATASET_EXISTS).
         FAILED_PRECONDITION: the message is no next version of the one that is registered: it would lose data, misread old
         records or rewrite the table (DATASET_INCOMPATIBLE); BadRequest names the field.

@@ -168,6 +168,20 @@ async def test_clients_of_two_versions_stream_into_one_table_at_the_same_time_an
         await client.submit("together@new", batches)
 
 
+async def test_what_a_worker_could_not_compile_is_refused_when_it_is_planned_or_registered(
+    client: AsyncBulkClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "ruled.proto"
+    rule = '(buf.validate.field).cel = {id: "x" expression: "this ++"}'
+    text = (V1 % f"Part part = 3; message Part {{ int32 size = 1 [{rule}]; }}").replace("evolving", "ruled")
+    file.write_text(text.replace("import", 'import "buf/validate/validate.proto"; import', 1))
+    descriptors = compile_proto(file)
+    for register in (client.plan_dataset, client.register_dataset):
+        with pytest.raises(Refused, match="cannot be compiled") as refused:
+            await register(descriptors, "M")
+        assert (refused.value.reason, refused.value.field) == (Reason.INVALID_DATASET, "part.size")
+
+
 async def test_a_table_that_is_no_datasets_is_left_alone(client: AsyncBulkClient, parts: Parts, tmp_path: Path) -> None:
     with psycopg.connect(parts.postgres, autocommit=True) as connection:
         connection.execute("CREATE TABLE foreigner (a integer)")

@@ -62,9 +62,38 @@ def test_rules_hold_beside_a_malformed_record(tmp_path: Path) -> None:
     assert rows.record_index.tolist() == [0, 3]
 
 
-def test_a_rule_that_cannot_be_compiled_refuses_the_dataset(tmp_path: Path) -> None:
-    with pytest.raises(InvalidDataset, match="cannot be compiled"):
-        _codec(tmp_path, '[(buf.validate.field).cel = {id: "x" expression: "this ++"}]')
+CEL = '[(buf.validate.field).cel = {id: "x" expression: "%s"}]'
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        (CEL % "this ++", "value"),
+        (CEL % "this.size() > 1", "value"),
+        (CEL % "nothing > 1", "value"),
+        (CEL % "this + 1.0", "value"),
+        (CEL % "this + 'a' == 'b'", "value"),
+        ("[(buf.validate.field).string.min_len = 1]", "value"),
+        # What is nested is compiled too, though an empty record has none of it.
+        ("; optional Part p = 4 " + CEL % "this.missing > 1", "p"),
+        ('; string s = 4 [(buf.validate.field).string.pattern = "("]', "s"),
+        ("; message P { int32 a = 1 %s; } repeated P ps = 4" % (CEL % "this ++"), "ps.a"),
+        ("; message P { int32 a = 1 %s; } map<string, P> ps = 4" % (CEL % "this ++"), "ps.value.a"),
+        ('; option (buf.validate.message).cel = {id: "x" expression: "this.id >"}', "message_type"),
+    ],
+)
+def test_a_rule_that_cannot_be_compiled_refuses_the_dataset_and_names_its_field(
+    tmp_path: Path, rule: str, field: str
+) -> None:
+    with pytest.raises(InvalidDataset, match="cannot be compiled") as refused:
+        _codec(tmp_path, rule)
+    assert refused.value.field == field
+
+
+def test_a_rule_that_fails_on_an_empty_record_alone_is_taken(tmp_path: Path) -> None:
+    codec = _codec(tmp_path, "; int32 n = 4 " + CEL % "10 / this > 1")
+    rows = to_rows(codec, [Payload("acme", 2, examples.batch_of(_records(codec, {"id": "a", "n": 2}, {"id": "b"})))])
+    assert rows.table.column("id").to_pylist() == ["a"]
 
 
 def test_a_message_without_rules_is_not_validated() -> None:
