@@ -118,13 +118,13 @@ class Opener:
     async def _open(self, spec: JobSpec, header: Header, dataset: Dataset) -> Job:
         """Return the job of a spec; of a dataset that was deleted since this server looked, as it is registered now."""
         try:
-            return await self._find(spec, dataset.lanes)
+            return await self._find(spec, lanes_for(spec.dataset_version, dataset))
         except DatasetDeleted:
             self._storage.forget_dataset(spec.dataset)
         dataset = await self._dataset(header)
         try:
             version = header.dataset_version or dataset.version
-            return await self._find(replace(spec, dataset_version=version), dataset.lanes)
+            return await self._find(replace(spec, dataset_version=version), lanes_for(version, dataset))
         except DatasetDeleted as error:
             raise _not_registered(spec.dataset) from error
 
@@ -193,6 +193,11 @@ def _no_version(registered: Registered, version: int) -> NotFound:
     )
 
 
+def lanes_for(version: int, newest: Dataset) -> int:
+    """Return the lanes of a new job of a dataset's version: of an older one, which may not go with several, one."""
+    return newest.lanes if version == newest.version else 1
+
+
 def check_same(asked: JobSpec, known: JobSpec) -> None:
     """Check that a job is opened again as it was opened first. Raises Conflict (IDEMPOTENCY_CONFLICT)."""
     if asked.same_request(known):
@@ -215,13 +220,15 @@ def check_same(asked: JobSpec, known: JobSpec) -> None:
 def check_version(job: Job, version: int) -> None:
     """Check that a stream may bring records of a dataset's version, 0 if it names none.
 
-    What an atomic job holds is moved into the table as records of one version. Raises Conflict (IDEMPOTENCY_CONFLICT).
+    What an atomic job holds is moved into the table as records of one version; and another version of a job with
+    several lanes may have the policy that does not go with them. Raises Conflict (IDEMPOTENCY_CONFLICT).
     """
     spec = job.spec
-    if job.state is JobState.OPEN and spec.options.atomic and version not in (0, spec.dataset_version):
+    bound = "is atomic" if spec.options.atomic else "has several lanes" if len(job.partitions) > 1 else ""
+    if job.state is JobState.OPEN and bound and version not in (0, spec.dataset_version):
         raise Conflict(
             Reason.IDEMPOTENCY_CONFLICT,
-            f"{spec.key.name} is atomic and was opened with version {spec.dataset_version} of dataset {spec.dataset}, "
+            f"{spec.key.name} {bound} and was opened with version {spec.dataset_version} of dataset {spec.dataset}, "
             f"not {version}: open it with that version, or cancel it and use another key",
             field="header.dataset_version",
             job=spec.key.name,

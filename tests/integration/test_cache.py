@@ -51,6 +51,13 @@ async def test_what_a_job_is_never_changes(live: LiveJobs) -> None:
     assert await live.get(job.spec.key) == job
 
 
+async def test_the_lanes_are_those_of_the_stream_that_came_farthest(live: LiveJobs) -> None:
+    job = a_job(5)
+    farther = replace(job, next_sequence=6, partitions=(3,))
+    await live.remember(job, farther, replace(job, next_sequence=6), job)
+    assert await live.get(job.spec.key) == farther
+
+
 async def test_many_jobs_are_read_in_one_go_and_unknown_ones_are_left_out(live: LiveJobs) -> None:
     jobs = [a_job(number) for number in range(3)]
     await live.remember(*jobs[:2])

@@ -80,6 +80,12 @@ def test_only_the_row_says_that_a_job_has_ended() -> None:
     assert overlay(job, live_of(job, 9, 90, JobState.CANCELLED)) == job
 
 
+def test_a_job_goes_on_by_the_lanes_of_the_stream_that_came_as_far_as_redis_says() -> None:
+    job = a_job(partitions=(3, 4, 5), next_sequence=2)
+    assert overlay(job, replace(live_of(job, 9, 90), partitions=(3,))).partitions == (3,)
+    assert overlay(job, None).partitions == (3, 4, 5)
+
+
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=12))
 def test_notes_of_a_job_that_join_on_keep_the_digests_of_all_up_to_the_bound(steps: list[int]) -> None:
     job, sequence = a_job(), 0
