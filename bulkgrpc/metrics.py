@@ -23,6 +23,12 @@ records_rejected = _meter.create_counter(
 records_expired = _meter.create_counter(
     "bulkgrpc.records.expired", unit="{record}", description="Records that this worker discarded and counted"
 )
+chunk_rows = _meter.create_gauge(
+    "bulkgrpc.chunk.rows", unit="{row}", description="Rows after which this worker takes a chunk for full, as tuned"
+)
+chunk_seconds = _meter.create_histogram(
+    "bulkgrpc.chunk.duration", unit="s", description="Time of a chunk's transaction, its commit included"
+)
 chunks_refused = _meter.create_counter(
     "bulkgrpc.chunks.refused",
     unit="{chunk}",

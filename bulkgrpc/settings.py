@@ -55,7 +55,11 @@ class WorkerSettings(StackSettings):
 
     group: str = Field("bulkgrpc-workers", description="Kafka consumer group")
     group_protocol: Literal["consumer", "classic"] = Field("consumer", description="consumer: KIP-848, Kafka 4 and up")
-    chunk_rows_max: int = Field(20_000, ge=1, le=1_000_000, description="most rows in one transaction")
+    chunk_rows_min: int = Field(2_000, ge=1, le=1_000_000, description="rows below which a full chunk is never made")
+    chunk_rows_max: int = Field(50_000, ge=1, le=1_000_000, description="most rows in one transaction")
+    chunk_commit_ms: int = Field(
+        500, ge=1, le=10_000, description="milliseconds that a transaction may take; its rows are measured out for that"
+    )
     chunk_bytes_max: int = Field(8 * 1024 * 1024, ge=1024 * 1024, description="most payload bytes in one transaction")
     chunk_linger_ms: int = Field(
         0, ge=0, le=60_000, description="milliseconds to wait for more rows when Kafka has none"

@@ -23,6 +23,8 @@ from bulkgrpc.store import ledger
 from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Received, prepare
 from bulkgrpc.store.connection import connect
+from bulkgrpc.store.transaction import Applied
+from bulkgrpc.store.tuning import ChunkTuner
 from bulkgrpc.words import JobCounts, Kind, Ownership
 from workers.ownership import Holdings
 from workers.writer import ChunkWriter, Result
@@ -57,7 +59,8 @@ class Poller:
         self._settings = settings
         self._stopping = stopping
         self._holdings = Holdings()
-        self._builder = ChunkBuilder(ChunkBounds(settings.chunk_rows_max, settings.chunk_bytes_max))
+        self._tuner = ChunkTuner(settings.chunk_rows_min, settings.chunk_rows_max, settings.chunk_commit_ms / 1000)
+        self._builder = ChunkBuilder(ChunkBounds(self._tuner.rows, settings.chunk_bytes_max))
         self._backlog: deque[Fetched] = deque()  # at most FETCH_MESSAGES_MAX, and what librdkafka may hold
         self._gaps: dict[int, int] = {}  # of partitions where a gap was seen: the offset that was next then
         self._dead_letters: DeadLetters | None = None
@@ -190,6 +193,7 @@ class Poller:
             metrics.records_written.add(done.written)
             metrics.records_rejected.add(done.rejected)
             metrics.records_expired.add(done.expired)
+            self._tune(result.prepared.chunk.rows, result.applied)
         spans = result.prepared.chunk.spans
         try:
             self._consumer.commit({s.partition: s.to_offset for s in spans if s.partition in held})
@@ -199,6 +203,15 @@ class Poller:
         if self._paused:
             self._paused = False
             self._consumer.resume(held)
+
+    def _tune(self, rows: int, applied: Applied) -> None:
+        """Set the bound of the chunks to come by what this one took."""
+        self._tuner.measured(rows, applied.rows_s, applied.total_s)
+        if self._tuner.rows != self._builder.bounds.rows_max:
+            log.info("chunk_rows", rows=self._tuner.rows)
+            self._builder.bounds = ChunkBounds(self._tuner.rows, self._settings.chunk_bytes_max)
+        metrics.chunk_rows.set(self._tuner.rows)
+        metrics.chunk_seconds.record(applied.total_s)
 
     def _rewind(self, result: Result) -> None:
         """The ledger refused a chunk: drop all that is in hand, and ask the ledger where every partition stands."""

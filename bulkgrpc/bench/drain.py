@@ -22,8 +22,9 @@ from bulkgrpc.words import JobCounts, JobKey, JobSpec, Kind, Message
 
 STOPPED_S_MAX = 4.0
 """The embedded Kafka takes a consumer for dead after 6 s."""
-_QUEUE_BYTES_MAX = 64 << 20
-_IN_FLIGHT_MAX = 2000
+_QUEUE_BYTES_MAX = 256 << 20
+_IN_FLIGHT_MAX = 200
+"""Batches on their way to Kafka: all of them fit into the queue, whatever a server may take for a batch."""
 Planned = tuple[int, Message, bytes]
 
 

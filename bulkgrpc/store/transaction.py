@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,11 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a committed chunk did for each job."""
+    """What a committed chunk did for each job, how long its rows took to write, and the whole transaction."""
 
     counts: Mapping[JobKey, JobCounts]
+    rows_s: float = 0.0
+    total_s: float = 0.0
 
 
 def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:
@@ -51,14 +54,17 @@ def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, wri
 
 def _write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:
     items = prepared.chunk.items
+    begun_s = time.perf_counter()
     with connection.transaction():
         ledger.lock_spans(connection, topic, prepared.chunk.spans)
         jobs = _lock_jobs(connection, items)
         view = ledger.view(connection, items, jobs)
         plan = plan_lanes(items, view, datetime.now(UTC))
         work = _Work(items, plan, jobs, {job: JobTally() for job in jobs_of(items)})
+        rows_begun_s = time.perf_counter()
         for group in prepared.groups:
             _write_group(connection, group, work, writer)
+        rows_s = time.perf_counter() - rows_begun_s
         faults.reach("after_rows")
         for item, fate in zip(items, plan.fates, strict=True):
             _count(item, fate, work.tallies[item.message.spec.key])
@@ -74,7 +80,8 @@ def _write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, wr
         # a worker that is frozen before its COMMIT would keep its locks for as long as a transaction may take.
         ledger.advance_offsets(connection, topic, prepared.chunk.spans)
         faults.reach("before_commit")
-    return Applied({job: done.counts for job, done in work.tallies.items()})
+    counts = {job: done.counts for job, done in work.tallies.items()}
+    return Applied(counts, rows_s, time.perf_counter() - begun_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,3 +205,14 @@ def test_a_gap_is_read_again_once_and_then_stops_the_worker(parts: tuple[Poller,
     kafka.coming += [seal(0, 5)]
     with pytest.raises(OffsetLost, match="partition 0: the ledger needs offset 0, Kafka has none before 5"):
         poller._step()
+
+
+def test_the_chunks_to_come_are_bounded_by_what_the_last_ones_took(parts: tuple[Poller, Kafka, Writer, Ledger]) -> None:
+    poller: Any = parts[0]
+    before = poller._builder.bounds
+    for _ in range(20):
+        rows = poller._builder.bounds.rows_max
+        poller._tune(rows, Applied({}, rows * 100e-6, rows * 100e-6 + 0.005))
+    assert poller._builder.bounds.rows_max < before.rows_max / 2
+    assert poller._builder.bounds.rows_max * 100e-6 < 1.5 * poller._settings.chunk_commit_ms / 1000
+    assert poller._builder.bounds.bytes_max == before.bytes_max
