@@ -55,13 +55,14 @@ class Outbox:
             raise SourceFailed(self._failure)
 
     async def take(self) -> Numbered | None:
-        """Return the next batch to send on this stream, waiting for one; None when all were sent.
+        """Return the next batch to send on this stream, waiting for one; None when all were sent and acknowledged.
 
         Raises SourceFailed as soon as drawing failed and all that was drawn is acknowledged, so that the caller knows
         how far the job came.
         """
         while True:
-            if self._complete and self._failure is None and self.window.all_sent:
+            # What comes after them would be a write into the arms of a refusal, which grpc.aio may lose then.
+            if self._complete and self._failure is None and self.window.all_sent and not self.window.awaits_answer:
                 return None
             if not (self.one_at_a_time and self.window.awaits_answer):
                 known = self.window.progress

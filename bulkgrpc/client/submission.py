@@ -1,7 +1,7 @@
 """One submission: draws batches, streams them, and comes back after every broken stream until the job is sealed.
 
-The job stays open whatever is raised here: only a stream that ends by itself seals it, so a stream is ended
-(half-closed) only when everything was drawn and sent, and cancelled in every other case.
+The job stays open whatever is raised here: only a seal seals it, sent when everything was drawn and sent; the stream is
+cancelled in every other case.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Header:
             first_sequence=first_sequence,
             options=options_message(self.options),
             dataset_version=self.dataset_version,
+            explicit_seal=True,
         )
         return wire_pb2.StreamMessage(header=header).SerializeToString()
 
@@ -169,7 +170,7 @@ class Submission:
             await asyncio.gather(sending, receiving, return_exceptions=True)
 
     async def _send(self, call: RecordStream, watch: asyncio.Timeout) -> None:
-        """Send every batch, then end the stream, which seals the job."""
+        """Send every batch, then the seal, and end the stream."""
         watch.reschedule(None)
         try:
             while (numbered := await self._outbox.take()) is not None:
@@ -178,6 +179,8 @@ class Submission:
                 await call.write(batch_message(numbered))
             self._ended = True
             watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s)
+            seal = ingest_pb2.Seal(batches=self._outbox.window.next_sequence)
+            await call.write(wire_pb2.StreamMessage(seal=seal).SerializeToString())
             await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             # The call ended under the write. Reading tells why, so this is not the place to say it.

@@ -16,7 +16,7 @@ from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.caller import WRITE, Callers
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import Context, metadata_of
-from bulkgrpc.server.messages import closed, read_header
+from bulkgrpc.server.messages import closed, read_header, unsealed
 from bulkgrpc.server.notes import Notes
 from bulkgrpc.server.opening import OpenedJob, Opener
 from bulkgrpc.server.storage import Storage, StoreAway
@@ -129,7 +129,7 @@ class IngestService:
                 stream = JobStream(submission, parts.backbone, parts.budget, parts.turns, opened.known, parts.now)
                 try:
                     async with asyncio.timeout(None) as closing:
-                        await self._receive(context, stream, opened, answers, closing)
+                        await self._receive(context, stream, opened, answers, closing, header.explicit_seal)
                         return await self._seal(stream, opened)
                 except TimeoutError as error:
                     raise _seal_timeout(opened.job.spec.key) from error
@@ -148,7 +148,13 @@ class IngestService:
         )
 
     async def _receive(
-        self, context: Context, stream: JobStream, opened: OpenedJob, answers: Answers, closing: asyncio.Timeout
+        self,
+        context: Context,
+        stream: JobStream,
+        opened: OpenedJob,
+        answers: Answers,
+        closing: asyncio.Timeout,
+        explicit_seal: bool,
     ) -> None:
         """Take batches until the client ends its stream and all are stored and acknowledged; start `closing` then."""
         try:
@@ -161,13 +167,19 @@ class IngestService:
                 acknowledging = tasks.create_task(self._acknowledge(stream, opened, answers))
                 while (raw := await _next(context)) is not None:
                     batch = await stream.check(raw)
+                    if batch is None:
+                        break
                     # While Kafka is slow, many streams wait in the next line: each with its batch in memory once.
                     del raw
                     await stream.pass_on(batch)
+                sealed = raw is not None
+                if explicit_seal and not sealed:
+                    raise unsealed(opened.job.spec.key.name)
                 closing.reschedule(asyncio.get_running_loop().time() + limits.SEAL_TIMEOUT_S)
                 stream.deliveries.close()
                 await acknowledging
-                await answers.ended(stream.deliveries.next_sequence)
+                if not sealed:
+                    await answers.ended(stream.deliveries.next_sequence)
                 for guard in guards:
                     guard.cancel()
         finally:

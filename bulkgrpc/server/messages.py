@@ -30,6 +30,14 @@ class Header:
     first_sequence: int
     options: JobOptions = JobOptions()
     dataset_version: int = 0
+    explicit_seal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The end of a job's batches, and how many there are."""
+
+    batches: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +71,23 @@ def read_header(raw: bytes | None) -> Header:
         first_sequence=header.first_sequence,
         options=_read_options(header.options),
         dataset_version=header.dataset_version,
+        explicit_seal=header.explicit_seal,
     )
 
 
-def read_batch(raw: bytes, bytes_max: int, records_max: int) -> Batch:
-    """Read a later message of a stream.
+def read_batch(raw: bytes, bytes_max: int, records_max: int) -> Batch | Seal:
+    """Read a later message of a stream: a batch, or the seal after the last one.
 
     Raises Invalid: MALFORMED_BATCH, MISSING_BATCH or INVALID_FIELD; TooMuch: BATCH_TOO_LARGE naming the limit.
     """
     message = _parse(raw)
-    if message.WhichOneof("message") != "batch":
-        raise Invalid(Reason.MISSING_BATCH, "a message after the header is no batch: send RecordBatch messages only")
+    kind = message.WhichOneof("message")
+    if kind == "seal":
+        return Seal(message.seal.batches)
+    if kind != "batch":
+        raise Invalid(
+            Reason.MISSING_BATCH, "a message after the header is no batch: send RecordBatch messages, then a Seal"
+        )
     payload = message.batch
     if len(payload) > bytes_max:
         raise TooMuch(
@@ -124,6 +138,34 @@ def check_sequence(sequence: int, next_sequence: int, *, first: bool) -> None:
             field="batch.sequence",
             next_sequence=str(next_sequence),
         )
+
+
+def check_seal(batches: int, next_sequence: int) -> None:
+    """Check that a seal stands after the last batch. Raises OutOfOrder: SEQUENCE_BACKWARD or SEQUENCE_GAP."""
+    if batches > next_sequence:
+        raise OutOfOrder(
+            Reason.SEQUENCE_GAP,
+            f"a seal after {batches} batches leaves a gap: send batch {next_sequence} next",
+            field="seal.batches",
+            next_sequence=str(next_sequence),
+        )
+    if batches < next_sequence:
+        raise OutOfOrder(
+            Reason.SEQUENCE_BACKWARD,
+            f"a seal after {batches} batches, but the job has {next_sequence} already: go on with batch "
+            f"{next_sequence}, or submit these with another idempotency key",
+            field="seal.batches",
+            next_sequence=str(next_sequence),
+        )
+
+
+def unsealed(name: str) -> NotNow:
+    """Return the refusal of a stream that ends without the seal that its header promised."""
+    return NotNow(
+        Reason.MISSING_SEAL,
+        f"the stream ended without a seal, so {name} stays open: open it again with the same idempotency key, go on "
+        "from its next sequence and send a Seal after the last batch",
+    )
 
 
 def sealed_already(name: str) -> NotNow:

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from bulkgrpc import limits
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.deliveries import Deliveries, backbone_unavailable
-from bulkgrpc.server.messages import Batch, check_repeated, check_sequence, read_batch
+from bulkgrpc.server.messages import Batch, Seal, check_repeated, check_seal, check_sequence, read_batch
 from bulkgrpc.words import JobSpec, Kind, Message, lane_of
 
 QUEUE_RETRY_S = 0.01
@@ -78,16 +78,19 @@ class JobStream:
         self._next_sequence = submission.next_sequence
         self.deliveries = Deliveries(submission.next_sequence, submission.accepted, budget)
 
-    async def check(self, raw: bytes) -> Batch:
-        """Check the next batch. Raises Invalid, TooMuch, OutOfOrder as `messages` says."""
+    async def check(self, raw: bytes) -> Batch | None:
+        """Check the next batch; None: it is the seal. Raises Invalid, TooMuch, OutOfOrder as `messages` says."""
         submission = self._submission
         if len(raw) < TURN_BYTES:
-            batch = read_batch(raw, submission.batch_bytes_max, submission.batch_records_max)
+            found = read_batch(raw, submission.batch_bytes_max, submission.batch_records_max)
         else:
             async with self._turns:
-                batch = read_batch(raw, submission.batch_bytes_max, submission.batch_records_max)
-        check_sequence(batch.sequence, self._next_sequence, first=self._first)
-        return batch
+                found = read_batch(raw, submission.batch_bytes_max, submission.batch_records_max)
+        if isinstance(found, Seal):
+            check_seal(found.batches, max(self._next_sequence, submission.next_sequence))
+            return None
+        check_sequence(found.sequence, self._next_sequence, first=self._first)
+        return found
 
     async def pass_on(self, batch: Batch) -> None:
         """Send on a batch that was checked; returns once it is handed to Kafka's client, which may be slow.

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobHeader(_message.Message):
-    __slots__ = ("dataset", "idempotency_key", "labels", "session_id", "first_sequence", "options", "dataset_version")
+    __slots__ = ("dataset", "idempotency_key", "labels", "session_id", "first_sequence", "options", "dataset_version", "explicit_seal")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class JobHeader(_message.Message):
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXPLICIT_SEAL_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     idempotency_key: str
     labels: _containers.ScalarMap[str, str]
@@ -30,7 +31,8 @@ class JobHeader(_message.Message):
     first_sequence: int
     options: _jobs_pb2.JobOptions
     dataset_version: int
-    def __init__(self, dataset: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., session_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., options: _Optional[_Union[_jobs_pb2.JobOptions, _Mapping]] = ..., dataset_version: _Optional[int] = ...) -> None: ...
+    explicit_seal: bool
+    def __init__(self, dataset: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., session_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., options: _Optional[_Union[_jobs_pb2.JobOptions, _Mapping]] = ..., dataset_version: _Optional[int] = ..., explicit_seal: _Optional[bool] = ...) -> None: ...
 
 class RecordBatch(_message.Message):
     __slots__ = ("sequence", "records")
@@ -40,13 +42,21 @@ class RecordBatch(_message.Message):
     records: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, sequence: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class Seal(_message.Message):
+    __slots__ = ("batches",)
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    batches: int
+    def __init__(self, batches: _Optional[int] = ...) -> None: ...
+
 class SubmitRecordsRequest(_message.Message):
-    __slots__ = ("header", "batch")
+    __slots__ = ("header", "batch", "seal")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     header: JobHeader
     batch: RecordBatch
-    def __init__(self, header: _Optional[_Union[JobHeader, _Mapping]] = ..., batch: _Optional[_Union[RecordBatch, _Mapping]] = ...) -> None: ...
+    seal: Seal
+    def __init__(self, header: _Optional[_Union[JobHeader, _Mapping]] = ..., batch: _Optional[_Union[RecordBatch, _Mapping]] = ..., seal: _Optional[_Union[Seal, _Mapping]] = ...) -> None: ...
 
 class SubmitRecordsResponse(_message.Message):
     __slots__ = ("job", "replayed")
@@ -57,12 +67,14 @@ class SubmitRecordsResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_jobs_pb2.Job, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
 
 class StreamRecordsRequest(_message.Message):
-    __slots__ = ("header", "batch")
+    __slots__ = ("header", "batch", "seal")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     header: JobHeader
     batch: RecordBatch
-    def __init__(self, header: _Optional[_Union[JobHeader, _Mapping]] = ..., batch: _Optional[_Union[RecordBatch, _Mapping]] = ...) -> None: ...
+    seal: Seal
+    def __init__(self, header: _Optional[_Union[JobHeader, _Mapping]] = ..., batch: _Optional[_Union[RecordBatch, _Mapping]] = ..., seal: _Optional[_Union[Seal, _Mapping]] = ...) -> None: ...
 
 class StreamRecordsResponse(_message.Message):
     __slots__ = ("opened", "acknowledged", "sealed")

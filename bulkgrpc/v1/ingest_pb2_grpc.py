@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class IngestServiceStub:
     """Takes streams of record batches. A stream opens a job with a header, sends batches numbered 0, 1, 2 …, and seals the
-    job by ending the stream. A stream that breaks leaves the job open: open it again with the same idempotency key and
-    go on from the answer's `next_sequence`.
+    job by ending the stream, after a `seal` if the header promises one. A stream that breaks leaves the job open: open it
+    again with the same idempotency key and go on from the answer's `next_sequence`.
 
     Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and `google.rpc.BadRequest` where a field is at fault,
     `google.rpc.RetryInfo` where trying again helps. Both RPCs answer with:
@@ -37,14 +37,16 @@ class IngestServiceStub:
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or a seal does not stand after the last one (SEQUENCE_BACKWARD,
+    SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
     another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
+    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED); the
+    stream ended without the seal that its header promised (MISSING_SEAL): the job stays open.
     DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
     UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
     UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
@@ -70,8 +72,8 @@ class IngestServiceStub:
 
 class IngestServiceServicer:
     """Takes streams of record batches. A stream opens a job with a header, sends batches numbered 0, 1, 2 …, and seals the
-    job by ending the stream. A stream that breaks leaves the job open: open it again with the same idempotency key and
-    go on from the answer's `next_sequence`.
+    job by ending the stream, after a `seal` if the header promises one. A stream that breaks leaves the job open: open it
+    again with the same idempotency key and go on from the answer's `next_sequence`.
 
     Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and `google.rpc.BadRequest` where a field is at fault,
     `google.rpc.RetryInfo` where trying again helps. Both RPCs answer with:
@@ -80,14 +82,16 @@ class IngestServiceServicer:
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or a seal does not stand after the last one (SEQUENCE_BACKWARD,
+    SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
     another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
+    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED); the
+    stream ended without the seal that its header promised (MISSING_SEAL): the job stays open.
     DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
     UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
     UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
@@ -131,8 +135,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
     """Takes streams of record batches. A stream opens a job with a header, sends batches numbered 0, 1, 2 …, and seals the
-    job by ending the stream. A stream that breaks leaves the job open: open it again with the same idempotency key and
-    go on from the answer's `next_sequence`.
+    job by ending the stream, after a `seal` if the header promises one. A stream that breaks leaves the job open: open it
+    again with the same idempotency key and go on from the answer's `next_sequence`.
 
     Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and `google.rpc.BadRequest` where a field is at fault,
     `google.rpc.RetryInfo` where trying again helps. Both RPCs answer with:
@@ -141,14 +145,16 @@ class IngestService:
     message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or a seal does not stand after the last one (SEQUENCE_BACKWARD,
+    SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
     another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED).
+    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED); the
+    stream ended without the seal that its header promised (MISSING_SEAL): the job stays open.
     DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
     UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
     UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -85,6 +86,28 @@ async def test_submit_names_the_job_as_soon_as_it_is_open(client: Peer) -> None:
     call.cancel()
 
 
+async def test_a_stream_that_ends_without_the_seal_that_it_promised_leaves_its_job_open(client: Peer) -> None:
+    key = a_key()
+    first = header(idempotency_key=key, explicit_seal=True)
+    code, refused = await refusal(client.whole(first, batch(0)))
+    assert (code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.MISSING_SEAL)
+    answers = await client.whole(first, batch(0), batch(1), Request(seal=ingest_pb2.Seal(batches=2)))
+    assert answers[0].opened.job.state == jobs_pb2.JOB_STATE_OPEN
+    assert answers[-1].sealed.job.counts.accepted == 4
+
+
+@pytest.mark.parametrize(("batches", "reason"), [(1, Reason.SEQUENCE_BACKWARD), (3, Reason.SEQUENCE_GAP)])
+async def test_a_seal_that_does_not_stand_after_the_last_batch_is_refused(
+    client: Peer, batches: int, reason: Reason
+) -> None:
+    key = a_key()
+    seal = Request(seal=ingest_pb2.Seal(batches=batches))
+    code, refused = await refusal(client.whole(header(idempotency_key=key), batch(0), batch(1), seal))
+    assert (code, refused.reason, refused.field) == (grpc.StatusCode.OUT_OF_RANGE, reason, "seal.batches")
+    answers = await client.whole(header(idempotency_key=key))
+    assert answers[0].opened.job.state == jobs_pb2.JOB_STATE_OPEN
+
+
 async def test_a_header_without_batches_is_a_job_of_no_records(client: Peer, server_settings: ServerSettings) -> None:
     answers = await client.whole(header())
     assert answers[-1].sealed.job.counts.accepted == 0
@@ -136,10 +159,12 @@ async def test_a_client_that_breaks_off_never_seals_its_job(
 ) -> None:
     for way in range(20):
         call = client.stream(timeout=0.05 if way % 4 == 3 else 30)
-        await call.write(header())
-        await next_answer(call)
-        for sequence in range(rounds % 3):
-            await call.write(batch(sequence))
+        # Its time may be over at any of these.
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call.write(header())
+            await next_answer(call)
+            for sequence in range(rounds % 3):
+                await call.write(batch(sequence))
         if way % 4 == 3:
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         call.cancel()

@@ -33,12 +33,14 @@ class Stream:
         await self.context.write(Response(opened=opened))
 
     async def receive(self, count: int | None = None) -> None:
-        """Take batches until there were `count` of them, or until the client ended the stream."""
+        """Take batches until there were `count` of them; without, acknowledge them, until the client seals."""
         while count is None or len(self.batches) < count:
             request = await anext(self.requests, None)
-            if request is None:
+            if request is None or request.HasField("seal"):
                 return
             self.batches.append(request.batch.sequence)
+            if count is None:
+                await self.acknowledge(request.batch.sequence + 1)
 
     async def acknowledge(self, next_sequence: int) -> None:
         acknowledged = ingest_pb2.BatchesAcknowledged(next_sequence=next_sequence)

@@ -326,9 +326,7 @@ async def test_a_server_that_does_not_answer_is_a_broken_stream() -> None:
 async def test_a_batch_or_seal_that_is_never_answered_is_a_broken_stream(after: int) -> None:
     async def stop_answering(stream: Stream) -> None:
         await stream.open()
-        await stream.receive()
-        if after:
-            await stream.acknowledge(2)
+        await stream.receive(None if after else 2)
         await asyncio.Event().wait()
 
     config = ClientConfig(acknowledge_deadline_s=0.1, retry_base_s=0.01, retry_cap_s=0.02)

@@ -92,7 +92,9 @@ def raw(sequence: int, size_bytes: int = 10) -> bytes:
 
 
 async def take(stream: JobStream, sequence: int, size_bytes: int = 10) -> None:
-    await stream.pass_on(await stream.check(raw(sequence, size_bytes)))
+    batch = await stream.check(raw(sequence, size_bytes))
+    assert batch is not None
+    await stream.pass_on(batch)
 
 
 async def settle() -> None:

@@ -27,7 +27,7 @@ from bulkgrpc.errors import Invalid, Reason, TooMuch, Unavailable
 from bulkgrpc.server import keys, serving, storage
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import guarded
-from bulkgrpc.server.messages import read_batch
+from bulkgrpc.server.messages import Batch, read_batch
 from bulkgrpc.server.paging import (
     dataset_page_start,
     job_page_start,
@@ -364,6 +364,7 @@ def test_checking_a_batch_costs_python_nothing_a_record() -> None:
         raw = ingest_pb2.StreamRecordsRequest(batch=batch).SerializeToString()
         blocks = sys.getallocatedblocks()
         found = read_batch(raw, 1_000_000, 10_000)
+        assert isinstance(found, Batch)
         assert sys.getallocatedblocks() - blocks < 100
         assert (found.sequence, found.records, found.payload) == (1, records, batch.SerializeToString())
         costs.add(opcodes_of(lambda raw=raw: read_batch(raw, 1_000_000, 10_000)))  # type: ignore[misc]

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from bulkgrpc.v1 import ingest_pb2 as bulkgrpc_dot_v1_dot_ingest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ulkgrpc/wire/v1/wire.proto\x12\x10\x62ulkgrpc.wire.v1\x1a\x18\x62ulkgrpc/v1/ingest.proto\"U\n\rStreamMessage\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12\x0f\n\x05\x62\x61tch\x18\x02 \x01(\x0cH\x00\x42\t\n\x07messageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ulkgrpc/wire/v1/wire.proto\x12\x10\x62ulkgrpc.wire.v1\x1a\x18\x62ulkgrpc/v1/ingest.proto\"x\n\rStreamMessage\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12\x0f\n\x05\x62\x61tch\x18\x02 \x01(\x0cH\x00\x12!\n\x04seal\x18\x03 \x01(\x0b\x32\x11.bulkgrpc.v1.SealH\x00\x42\t\n\x07messageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkgrpc.wire.v1.wire_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STREAMMESSAGE']._serialized_start=75
-  _globals['_STREAMMESSAGE']._serialized_end=160
+  _globals['_STREAMMESSAGE']._serialized_end=195
 # @@protoc_insertion_point(module_scope)

@@ -7,9 +7,11 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StreamMessage(_message.Message):
-    __slots__ = ("header", "batch")
+    __slots__ = ("header", "batch", "seal")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     header: _ingest_pb2.JobHeader
     batch: bytes
-    def __init__(self, header: _Optional[_Union[_ingest_pb2.JobHeader, _Mapping]] = ..., batch: _Optional[bytes] = ...) -> None: ...
+    seal: _ingest_pb2.Seal
+    def __init__(self, header: _Optional[_Union[_ingest_pb2.JobHeader, _Mapping]] = ..., batch: _Optional[bytes] = ..., seal: _Optional[_Union[_ingest_pb2.Seal, _Mapping]] = ...) -> None: ...
