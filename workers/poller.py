@@ -207,15 +207,23 @@ class Poller:
     def _tune(self, rows: int, applied: Applied) -> None:
         """Set the bound of the chunks to come by what this one took."""
         self._tuner.measured(rows, applied.rows_s, applied.total_s)
-        if self._tuner.rows != self._builder.bounds.rows_max:
-            log.info("chunk_rows", rows=self._tuner.rows)
-            self._builder.bounds = ChunkBounds(self._tuner.rows, self._settings.chunk_bytes_max)
+        self._bound()
         metrics.chunk_rows.set(self._tuner.rows)
         metrics.chunk_seconds.record(applied.total_s)
 
+    def _bound(self) -> None:
+        if self._tuner.rows != self._builder.bounds.rows_max:
+            log.info("chunk_rows", rows=self._tuner.rows)
+            self._builder.bounds = ChunkBounds(self._tuner.rows, self._settings.chunk_bytes_max)
+
     def _rewind(self, result: Result) -> None:
-        """The ledger refused a chunk: drop all that is in hand, and ask the ledger where every partition stands."""
-        log.warning("chunk_refused", outcomes=str(result.refusal))
+        """A chunk was not written: drop all that is in hand, and ask the ledger where every partition stands."""
+        if result.refusal is None:
+            self._tuner.too_slow(result.prepared.chunk.rows)
+            self._bound()
+            log.warning("chunk_too_slow", rows=result.prepared.chunk.rows, next_rows=self._tuner.rows)
+        else:
+            log.warning("chunk_refused", outcomes=str(result.refusal))
         metrics.chunks_refused.add(1)
         self._start_over()
 

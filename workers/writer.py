@@ -24,10 +24,14 @@ log = structlog.get_logger()
 CHUNKS_WAITING_MAX = 1
 """Prepared chunks that wait while one is written: enough to keep PostgreSQL busy, and a bound on memory."""
 
+TIMEOUTS = (psycopg.errors.QueryCanceled, psycopg.errors.TransactionTimeout)
+TIMEOUTS_MAX = 2
+"""After so many a chunk is taken to be too large for the time that a transaction has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a chunk. applied: None if the ledger did not take it; then `refusal` tells where it stands."""
+    """What became of a chunk. applied: None if it was not written, as `refusal` says, or as it takes too long."""
 
     prepared: PreparedChunk
     applied: Applied | None
@@ -91,9 +95,9 @@ class ChunkWriter:
             self._disconnect()
 
     def _write(self, prepared: PreparedChunk) -> Result:
-        """Write a chunk, however often PostgreSQL fails in between."""
+        """Write a chunk, however often PostgreSQL fails in between; one that it ended for its time is given back."""
         backoff = Backoff()
-        tried = False
+        tried, timeouts = False, 0
         while True:
             try:
                 connection = self._connected()
@@ -105,8 +109,11 @@ class ChunkWriter:
                 return Result(prepared, None, refusal)
             except (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError) as error:
                 tried = True
+                timeouts += isinstance(error, TIMEOUTS)
                 log.warning("postgres_unavailable", error=str(error).strip(), retry_in_s=round(backoff.next_s, 2))
                 self._disconnect()
+                if timeouts == TIMEOUTS_MAX:
+                    return Result(prepared, None)
                 if self._stopping.wait(backoff.take()):
                     return Result(prepared, None, ledger.NotNext({}, {}))
 

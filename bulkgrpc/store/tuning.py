@@ -83,5 +83,9 @@ class ChunkTuner:
         if not self.rows / DEAD_BAND <= aim <= self.rows * DEAD_BAND:
             self.rows = self._bounded(min(max(aim, self.rows / STEP_MAX), self.rows * STEP_MAX))
 
+    def too_slow(self, rows: int) -> None:
+        """Take in a chunk of so many rows that could not be written in a transaction's time."""
+        self.rows = self._bounded(min(self.rows, rows / STEP_MAX))
+
     def _bounded(self, rows: float) -> int:
         return round(min(max(rows, self.rows_min), self.rows_max))

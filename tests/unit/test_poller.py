@@ -85,6 +85,9 @@ class Writer:
         self.results.append(Result(prepared, Applied({})))
         return prepared
 
+    def too_slow(self) -> None:
+        self.results.append(Result(self.submitted.popleft(), None))
+
     def refused(self, outcome: Outcome) -> None:
         prepared = self.submitted.popleft()
         partitions = [span.partition for span in prepared.chunk.spans]
@@ -216,3 +219,16 @@ def test_the_chunks_to_come_are_bounded_by_what_the_last_ones_took(parts: tuple[
     assert poller._builder.bounds.rows_max < before.rows_max / 2
     assert poller._builder.bounds.rows_max * 100e-6 < 1.5 * poller._settings.chunk_commit_ms / 1000
     assert poller._builder.bounds.bytes_max == before.bytes_max
+
+
+def test_after_a_chunk_that_took_too_long_its_messages_are_read_again_into_smaller_ones(
+    parts: tuple[Poller, Kafka, Writer, Ledger],
+) -> None:
+    poller, kafka, writer, _ = parts
+    before = poller._builder.bounds.rows_max
+    kafka.coming += [seal(0, 0)]
+    poller._step()
+    writer.too_slow()
+    poller._step()
+    assert poller._builder.bounds.rows_max < before
+    assert kafka.sought[-1] == {0: 0, 1: 0}

@@ -83,3 +83,14 @@ def test_small_chunks_say_nothing_of_the_bound() -> None:
 
 def test_slow_commits_make_chunks_larger_not_smaller() -> None:
     assert write(ChunkTuner(500, 1_000_000, 0.25), Cost(0.5, 2e-6), 40)[-1] >= 200_000
+
+
+def test_after_a_chunk_that_took_too_long_the_next_is_half_of_it_and_never_more() -> None:
+    tuner = ChunkTuner(500, 50_000, 0.2)
+    tuner.too_slow(12_000)
+    assert tuner.rows == 6_000
+    tuner.too_slow(20_000)
+    assert tuner.rows == 6_000
+    for _ in range(10):
+        tuner.too_slow(tuner.rows)
+    assert tuner.rows == 500

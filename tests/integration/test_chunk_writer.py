@@ -1,0 +1,48 @@
+"""The writing thread, on real PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bulkgrpc import limits
+from bulkgrpc.settings import WorkerSettings, load
+from bulkgrpc.store import ledger
+from tests.integration.test_transaction import batch, chunk
+from tests.support import examples
+from tests.support.database import Connection, count, register
+from workers.writer import ChunkWriter
+
+TOPIC = "bulkgrpc.records"
+SLOW = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.002); RETURN new; END $$;
+CREATE TRIGGER slow BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION slow();
+"""
+
+
+@pytest.fixture
+def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkWriter]:
+    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_S", 0.5)
+    made = ChunkWriter(load(WorkerSettings, kafka="127.0.0.1:1", postgres=database), threading.Event())
+    made.start()
+    yield made
+    made.stop(10)
+
+
+def test_a_chunk_that_takes_too_long_is_given_back_and_a_smaller_one_is_written(
+    connection: Connection, writer: ChunkWriter
+) -> None:
+    register(connection, examples.readings())
+    connection.execute(SLOW)
+    epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+    writer.submit(chunk(epoch, 0, *(batch(number, number * 100, 100) for number in range(10))))
+    result = writer.result(20)
+    assert result is not None
+    assert (result.applied, result.refusal) == (None, None)
+    writer.submit(chunk(epoch, 0, batch(0, 0, 100)))
+    result = writer.result(20)
+    assert result is not None
+    assert result.applied is not None
+    assert count(connection, "sensor_readings") == 100
