@@ -75,7 +75,7 @@ def write_share(pipe: Pipe, postgres: str, baseline: Baseline, load: Load, tenan
         receive(pipe, _WITHIN_S)
         for chunk in chunks:
             with connection.transaction():
-                _copy_chunk(connection, copy, chunk)
+                copy_chunk(connection, copy, chunk)
                 if baseline.staged:
                     connection.execute(insert)
         # CLOCK_MONOTONIC: the same in all processes of a machine.
@@ -96,7 +96,8 @@ def encoded_chunks(baseline: Baseline, load: Load, tenants: list[str]) -> list[b
     return chunks
 
 
-def _copy_chunk(connection: Connection, statement: sql.Composed, chunk: bytes) -> None:
+def copy_chunk(connection: Connection, statement: sql.Composed, chunk: bytes) -> None:
+    """Send a chunk, encoded for COPY BINARY, in pieces."""
     view = memoryview(chunk)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for start in range(0, len(view), _PIECE_BYTES):

@@ -50,6 +50,7 @@ COMMANDS = {
     "worker": Command("processes:worker", _SERVICE, _PROCESS),
     "migrate": Command("processes:migrate", _SERVICE),
     "bench": Command("bench:app", _SERVICE),
+    "tune": Command("tune:tune", _SERVICE),
     "up": Command("stack:up", _STACK),
     "down": Command("stack:down", _STACK),
     "status": Command("stack:status", _STACK),

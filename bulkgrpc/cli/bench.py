@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bulkgrpc.bench.words import BenchFailed, Load, MemoryLoad, Report
+from bulkgrpc.bench.words import BenchFailed, Load, MemoryLoad
+from bulkgrpc.cli import console
 from bulkgrpc.stack import StackError
 
 # The measurements are imported where they are needed: they load Arrow and gRPC, which `--help` does without.
@@ -51,7 +51,7 @@ def bench(  # noqa: PLR0917 — options, given by name
     from bulkgrpc.bench.ground import ground
 
     load = Load.of(100_000, batch_rows, workers, 1, 40) if quick else Load.of(rows, batch_rows, workers, rounds, 200)
-    with _errors(), _progress(suite.steps(load) + 1, as_json) as tell:
+    with _errors(), console.progress(suite.steps(load) + 1, as_json) as tell:
         tell("starting Kafka, PostgreSQL and Valkey")
         with ground(data_dir, (readings.dataset(),)) as place:
             described = machine.describe(place.postgres)
@@ -59,9 +59,9 @@ def bench(  # noqa: PLR0917 — options, given by name
     if as_json:
         typer.echo(json.dumps(report.throughput_document(described, results)))
         return
-    console = Console()
-    console.print(report.throughput_table(results))
-    console.print(report.machine_line(described), highlight=False, soft_wrap=True)
+    out = Console()
+    out.print(report.throughput_table(results))
+    out.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 
 @app.command("memory")
@@ -82,7 +82,7 @@ def bench_memory(
     from bulkgrpc.bench.ground import ground
 
     load = MemoryLoad(round(gigabytes * 1e9), streams, batch_kilobytes * 1000)
-    with _errors(), _progress(2, as_json) as tell:
+    with _errors(), console.progress(2, as_json) as tell:
         tell("starting Kafka, PostgreSQL and Valkey")
         dataset = trades.dataset()
         with ground(data_dir, (dataset,)) as place:
@@ -92,9 +92,9 @@ def bench_memory(
     if as_json:
         typer.echo(json.dumps(report.memory_document(described, results)))
         return
-    console = Console()
-    console.print(report.memory_table(results))
-    console.print(report.machine_line(described), highlight=False, soft_wrap=True)
+    out = Console()
+    out.print(report.memory_table(results))
+    out.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 
 @app.command("policies")
@@ -120,7 +120,7 @@ def bench_policies(
     load = Load.of(rows, batch_rows, workers, rounds, 0)
     contestants = contest.contestants()
     datasets = {contestant.dataset.name: contestant.dataset for contestant in contestants}
-    with _errors(), _progress(policies.steps(contestants, load) + 1, as_json) as tell:
+    with _errors(), console.progress(policies.steps(contestants, load) + 1, as_json) as tell:
         tell("starting Kafka, PostgreSQL and Valkey")
         with ground(data_dir, tuple(datasets.values())) as place:
             described = machine.describe(place.postgres)
@@ -128,24 +128,9 @@ def bench_policies(
     if as_json:
         typer.echo(json.dumps(report.contest_document(described, results)))
         return
-    console = Console()
-    console.print(report.contest_table(results))
-    console.print(report.machine_line(described), highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(steps: int, quiet: bool) -> Iterator[Report]:
-    columns = (SpinnerColumn(), TextColumn("{task.description:<38}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as display:
-        task = display.add_task("", total=steps)
-        begun = 0
-
-        def tell(what: str) -> None:
-            nonlocal begun
-            display.update(task, description=what, completed=begun)
-            begun += 1
-
-        yield tell
+    out = Console()
+    out.print(report.contest_table(results))
+    out.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 
 @contextmanager

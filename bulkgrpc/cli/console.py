@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -12,6 +12,7 @@ from datetime import datetime
 import psycopg
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bulkgrpc.cli.files import FileProblem
@@ -70,6 +71,22 @@ def fail(message: str, code: int = EXIT_FAILURE) -> None:
 def human() -> Console:
     """Return the console for progress and remarks: stderr, so that stdout stays the result's."""
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(steps: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show on stderr how far so many steps are; call what is given with the name of each that begins."""
+    columns = (SpinnerColumn(), TextColumn("{task.description:<38}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as display:
+        task = display.add_task("", total=steps)
+        begun = 0
+
+        def tell(what: str) -> None:
+            nonlocal begun
+            display.update(task, description=what, completed=begun)
+            begun += 1
+
+        yield tell
 
 
 def print_json(document: object) -> None:

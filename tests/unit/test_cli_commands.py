@@ -31,6 +31,7 @@ COMMANDS = [
     ("datasets", "show"),
     ("datasets", "delete"),
     ("migrate",),
+    ("tune",),
     ("up",),
     ("down",),
     ("status",),
