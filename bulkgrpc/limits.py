@@ -29,6 +29,8 @@ PAGE_SIZE_MAX = 1000
 KEY_COLUMNS_MAX = 8
 COLUMNS_MAX = 400
 HASH_PARTITIONS_MAX = 256
+TIME_PARTITIONS_MAX = 1000
+"""Of a table: rows of still other times stay in its default partition, as every plan looks through the partitions."""
 LANES_MAX = 16
 
 MAX_POLL_INTERVAL_S = 300.0

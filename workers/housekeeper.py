@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 
 import psycopg
 import structlog
@@ -14,6 +15,7 @@ from bulkgrpc.store import ledger
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.dedupe import change_halves
 from bulkgrpc.store.housekeeping import count_overdue, expire_abandoned, keep_days, may_keep_house, sweep_held
+from bulkgrpc.store.partitions import keep_partitions
 
 log = structlog.get_logger()
 
@@ -61,6 +63,9 @@ class Housekeeper:
         metrics.jobs_abandoned.add(expired)
         if expired or overdue:
             log.warning("jobs_late", expired=expired, overdue=overdue)
+        kept = keep_partitions(connection, datetime.now(UTC).date())
+        for reason in kept.not_made:
+            log.warning("partition_not_made", reason=reason)
         keep_days(connection, self._settings.retention_days)
 
     def _disconnect(self) -> None:

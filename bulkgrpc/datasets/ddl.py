@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import date
 
 from psycopg import sql
 
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.periods import Period, periods_around
 
 SCHEMA = "public"
 
@@ -23,6 +25,8 @@ def create_table(dataset: Dataset) -> sql.Composed:
     made = sql.SQL("CREATE TABLE {} (\n  {}\n)").format(table(dataset), sql.SQL(",\n  ").join([*columns, key]))
     if dataset.hash_partitions:
         made += sql.SQL(" PARTITION BY HASH ({})").format(_names(dataset.primary_key))
+    if dataset.time_partitions:
+        made += sql.SQL(" PARTITION BY RANGE ({})").format(sql.Identifier(dataset.time_partitions.column))
     return sql.SQL(";\n").join([made, *_partitions(dataset), *_indexes(dataset)])
 
 
@@ -46,12 +50,53 @@ def table(dataset: Dataset) -> sql.Identifier:
     return sql.Identifier(SCHEMA, dataset.name)
 
 
-def _partitions(dataset: Dataset) -> list[sql.Composed]:
+def partition(dataset: Dataset, which: str) -> sql.Identifier:
+    """Return the qualified, quoted name of a partition of a dataset's table."""
     # A dataset's name may take all of the 63 characters: its partitions' names have a hash of it.
     digest = hashlib.sha256(dataset.name.encode()).hexdigest()[:24]
+    return sql.Identifier("bulk", f"rows_{digest}_{which}")
+
+
+def other_times(dataset: Dataset) -> sql.Identifier:
+    """Return the name of the partition of rows whose time has none of its own."""
+    return partition(dataset, "other")
+
+
+def of_period(dataset: Dataset, period: Period) -> sql.Identifier:
+    """Return the name of a period's partition."""
+    return partition(dataset, period.first.isoformat().replace("-", ""))
+
+
+def is_time(dataset: Dataset) -> bool:
+    """Tell whether a dataset's table is partitioned by a time; if not, by a date."""
+    by = dataset.time_partitions
+    return by is not None and any(c.name == by.column and c.type != "date" for c in dataset.columns)
+
+
+def bounds(dataset: Dataset, period: Period) -> tuple[sql.Literal, sql.Literal]:
+    """Return the first time of a period and the first one after it, as values of the table's column of time."""
+    midnight = " 00:00:00+00" if is_time(dataset) else ""
+    return sql.Literal(f"{period.first.isoformat()}{midnight}"), sql.Literal(f"{period.until.isoformat()}{midnight}")
+
+
+def create_periods(dataset: Dataset, today: date) -> tuple[sql.Composed, ...]:
+    """Return the statements that make the partitions of about now for a new table; none if it has none."""
+    if dataset.time_partitions is None:
+        return ()
+    statement = sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})")
+    return tuple(
+        statement.format(of_period(dataset, period), table(dataset), *bounds(dataset, period))
+        for period in periods_around(today, dataset.time_partitions.every)
+    )
+
+
+def _partitions(dataset: Dataset) -> list[sql.Composed]:
+    if dataset.time_partitions:
+        # A row whose time nobody made a partition for must not be lost, nor wait for one.
+        return [sql.SQL("CREATE TABLE {} PARTITION OF {} DEFAULT").format(other_times(dataset), table(dataset))]
     return [
         sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES WITH (MODULUS {}, REMAINDER {})").format(
-            sql.Identifier("bulk", f"rows_{digest}_{number}"), table(dataset), dataset.hash_partitions, number
+            partition(dataset, str(number)), table(dataset), dataset.hash_partitions, number
         )
         for number in range(dataset.hash_partitions)
     ]

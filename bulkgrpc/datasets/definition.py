@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, words
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
+from bulkgrpc.datasets.periods import Every
 from bulkgrpc.v1 import options_pb2
 
 Conflict = Literal["ignore", "update", "reject"]
@@ -27,6 +28,14 @@ _CONFLICTS: dict[int, Conflict] = {
 
 
 @dataclass(frozen=True, slots=True)
+class TimePartitions:
+    """How a table is partitioned by time: by which column of its key, in pieces of which length."""
+
+    column: str
+    every: Every
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A message type bound to a table.
 
@@ -34,7 +43,8 @@ class Dataset:
     first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict: what
     happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if they
     are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job does not say, 0 for
-    ever. hash_partitions: of the table, 0 if it is not partitioned.
+    ever. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key. time_partitions: None if it
+    is not partitioned by time.
     """
 
     name: str
@@ -48,6 +58,7 @@ class Dataset:
     lanes: int = 1
     time_to_live_s: float = 0.0
     hash_partitions: int = 0
+    time_partitions: TimePartitions | None = None
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -83,6 +94,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         lanes=_lanes(options, conflict),
         time_to_live_s=_time_to_live_s(options),
         hash_partitions=_hash_partitions(options),
+        time_partitions=_time_partitions(options, columns),
     )
 
 
@@ -161,6 +173,39 @@ def _hash_partitions(options: options_pb2.DatasetOptions) -> int:
             f"{options.hash_partitions} hash_partitions; 2 to {limits.HASH_PARTITIONS_MAX}, or 0 for none",
         )
     return int(options.hash_partitions)
+
+
+_PERIODS = {
+    options_pb2.PARTITION_PERIOD_DAY: Every.DAY,
+    options_pb2.PARTITION_PERIOD_WEEK: Every.WEEK,
+    options_pb2.PARTITION_PERIOD_MONTH: Every.MONTH,
+}
+
+
+def _time_partitions(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> TimePartitions | None:
+    if not options.HasField("partition_by_time"):
+        return None
+    asked = options.partition_by_time
+    if options.hash_partitions:
+        raise InvalidDataset("partition_by_time", "partition_by_time and hash_partitions: a table has one of them")
+    if asked.every not in _PERIODS:
+        raise InvalidDataset(
+            "partition_by_time.every", "partition_by_time.every is not set: PARTITION_PERIOD_DAY, _WEEK or _MONTH"
+        )
+    column = next((column for column in columns if column.field == asked.field and asked.field in options.key), None)
+    if column is None:
+        raise InvalidDataset(
+            "partition_by_time.field",
+            f"partition_by_time.field {asked.field!r} is no key field: the primary key of a table that is partitioned "
+            "has to contain what it is partitioned by: add the field to `key`",
+        )
+    if column.type not in ("timestamp with time zone", "date"):
+        raise InvalidDataset(
+            "partition_by_time.field",
+            f"partition_by_time.field {asked.field} is a {column.type}, no time and no date: name a "
+            "google.protobuf.Timestamp, a google.type.Date, or a string with COLUMN_TYPE_TIMESTAMPTZ or _DATE",
+        )
+    return TimePartitions(column.name, _PERIODS[asked.every])
 
 
 def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:

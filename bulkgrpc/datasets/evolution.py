@@ -107,9 +107,15 @@ def _check_table(old: Dataset, new: Dataset) -> None:
     for name, before, after in (
         ("key", ", ".join(old.key), ", ".join(new.key)),
         ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
+        ("partition_by_time", _by_time(old), _by_time(new)),
     ):
         if before != after:
             raise _cannot_become(old, name, before, after)
+
+
+def _by_time(dataset: Dataset) -> str:
+    found = dataset.time_partitions
+    return "not set" if found is None else f"{found.column} every {found.every.name.lower()}"
 
 
 def _cannot_become(old: Dataset, name: str, before: str, after: str) -> Incompatible:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from bulkgrpc.datasets.ddl import create_table
+from bulkgrpc.datasets.ddl import create_periods, create_table
 from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, evolve, same, take_over
@@ -169,11 +169,14 @@ def plan(known: Registered | None, dataset: Dataset, table: Mapping[str, FoundCo
     known: the newest version of its name, deleted or not. table: the columns of the table of its name, none if it is
     not there. Raises Incompatible if it is no next version of `known`, or does not fit a table that was kept.
     """
+    today = datetime.now(UTC).date()
     if known is None:
-        return Plan(replace(dataset, version=1), (create_table(dataset),), new_version=True)
+        made = (create_table(dataset), *create_periods(dataset, today))
+        return Plan(replace(dataset, version=1), made, new_version=True)
     following = replace(dataset, version=known.dataset.version + 1)
     if known.deleted:
-        statements = take_over(known.dataset, dataset, table) if table else (create_table(dataset),)
+        made = (create_table(dataset), *create_periods(dataset, today))
+        statements = take_over(known.dataset, dataset, table) if table else made
         return Plan(following, statements, new_version=True)
     if same(known.dataset, dataset):
         return Plan(known.dataset, (), new_version=False)

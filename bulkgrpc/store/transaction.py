@@ -22,7 +22,7 @@ from bulkgrpc.store.catalog import get_dataset
 from bulkgrpc.store.chunk import TAKEN, Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
 from bulkgrpc.store.ledger import JobRow
 from bulkgrpc.store.tally import JobTally, failure, why_refused
-from bulkgrpc.store.writers.around import ROW_ERRORS
+from bulkgrpc.store.writers.around import ROW_ERRORS, unless_partitioned_anew
 from bulkgrpc.store.writers.table import TableWriter
 from bulkgrpc.store.writers.written import RefusedRow
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
@@ -200,7 +200,8 @@ def _apply_held(connection: Connection, spec: JobSpec, row: JobRow, done: JobTal
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute("SET LOCAL transaction_timeout = 0")
             waiting = done.waiting(row.held) - _drop_known(connection, dataset, spec)
-            written = connection.execute(held.apply(dataset), {"job_id": spec.key.job_id}).rowcount
+            apply, values = held.apply(dataset), {"job_id": spec.key.job_id}
+            written = unless_partitioned_anew(connection, lambda: connection.execute(apply, values).rowcount)
             there = waiting - written
             if dataset.conflict == "reject" and there:
                 done.failure = f"the job is atomic and {there} of its keys are in the table already, or come twice"

@@ -18,6 +18,13 @@ class ConflictPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CONFLICT_POLICY_UPDATE: _ClassVar[ConflictPolicy]
     CONFLICT_POLICY_REJECT: _ClassVar[ConflictPolicy]
 
+class PartitionPeriod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PARTITION_PERIOD_UNSPECIFIED: _ClassVar[PartitionPeriod]
+    PARTITION_PERIOD_DAY: _ClassVar[PartitionPeriod]
+    PARTITION_PERIOD_WEEK: _ClassVar[PartitionPeriod]
+    PARTITION_PERIOD_MONTH: _ClassVar[PartitionPeriod]
+
 class ColumnType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     COLUMN_TYPE_UNSPECIFIED: _ClassVar[ColumnType]
@@ -32,6 +39,10 @@ CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy
 CONFLICT_POLICY_IGNORE: ConflictPolicy
 CONFLICT_POLICY_UPDATE: ConflictPolicy
 CONFLICT_POLICY_REJECT: ConflictPolicy
+PARTITION_PERIOD_UNSPECIFIED: PartitionPeriod
+PARTITION_PERIOD_DAY: PartitionPeriod
+PARTITION_PERIOD_WEEK: PartitionPeriod
+PARTITION_PERIOD_MONTH: PartitionPeriod
 COLUMN_TYPE_UNSPECIFIED: ColumnType
 COLUMN_TYPE_NUMERIC: ColumnType
 COLUMN_TYPE_JSONB: ColumnType
@@ -46,7 +57,7 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict", "dedupe_window", "lanes", "time_to_live", "hash_partitions")
+    __slots__ = ("table", "key", "conflict", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +65,7 @@ class DatasetOptions(_message.Message):
     LANES_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
     HASH_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_BY_TIME_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
     conflict: ConflictPolicy
@@ -61,7 +73,16 @@ class DatasetOptions(_message.Message):
     lanes: int
     time_to_live: _duration_pb2.Duration
     hash_partitions: int
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ...) -> None: ...
+    partition_by_time: TimePartitions
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ...) -> None: ...
+
+class TimePartitions(_message.Message):
+    __slots__ = ("field", "every")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    every: PartitionPeriod
+    def __init__(self, field: _Optional[str] = ..., every: _Optional[_Union[PartitionPeriod, str]] = ...) -> None: ...
 
 class ColumnOptions(_message.Message):
     __slots__ = ("name", "ignore", "type", "not_null", "index", "default_value", "precision", "scale")

@@ -209,6 +209,34 @@ async def test_what_is_on_kafka_of_a_deleted_dataset_is_accounted_for_record_by_
     assert connection.execute("SELECT expired FROM bulk.jobs WHERE state = 6").fetchall() == [(10,)]
 
 
+async def test_rows_of_another_time_are_written_and_the_worker_that_keeps_house_makes_them_a_partition(
+    feed: Feed, database: str, connection: Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.proto"
+    file.write_text(
+        'syntax = "proto3"; import "bulkgrpc/v1/options.proto"; message E { string day = 1 '
+        '[(bulkgrpc.v1.column).type = COLUMN_TYPE_DATE]; option (bulkgrpc.v1.dataset) = {table: "events" key: "day" '
+        'partition_by_time: {field: "day" every: PARTITION_PERIOD_WEEK}}; }'
+    )
+    async with AsyncConnectionPool(database, kwargs={"autocommit": True}) as pool:
+        await Catalog(pool).register(examples.compiled(file, "E"))
+    today = datetime.now(UTC).date()
+    days = ["2001-01-01", "2001-01-07", "2001-01-08", today.isoformat()]
+    payload = examples.batch_of([b"\x0a\x0a" + day.encode() for day in days])
+    keeping = replace(feed.worker(), environment={**feed.environment, "BULKGRPC_HOUSEKEEPING_S": "0.2"})
+    keeping.start()
+    try:
+        for number, key in enumerate(("k", "again")):
+            job = replace(spec(key), dataset="events")
+            await send(feed, [batch(job, 0, 4, payload), seal(job, 1)])
+            assert await ended(connection, job) == ((3, 4, 4, 0, 0), (3, 4, 0, 4, 0))[number]
+            await eventually(
+                lambda: connection.execute("SELECT count(DISTINCT tableoid), count(*) FROM events").fetchone() == (3, 4)
+            )
+    finally:
+        keeping.stop()
+
+
 async def test_a_batch_that_is_not_what_its_headers_say_is_rejected_whole(
     feed: Feed, worker: Process, connection: Connection
 ) -> None:

@@ -118,3 +118,30 @@ def test_a_missing_file_or_message_is_named(tmp_path: Path) -> None:
         define(examples.readings().descriptors, "No")
     with pytest.raises(InvalidDataset, match="not a complete FileDescriptorSet"):
         define(b"\xff", "M")
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "field", "says"),
+    [
+        ('["id"]', 'field: "at" every: PARTITION_PERIOD_DAY', "partition_by_time.field", "add the field to `key`"),
+        ('["id"]', 'field: "none" every: PARTITION_PERIOD_DAY', "partition_by_time.field", "is no key field"),
+        ('["id"]', 'field: "id" every: PARTITION_PERIOD_DAY', "partition_by_time.field", "no time and no date"),
+        ('["id", "at"]', 'field: "at"', "partition_by_time.every", "PARTITION_PERIOD_DAY, _WEEK or _MONTH"),
+        (
+            '["id", "at"] hash_partitions: 2',
+            'field: "at" every: PARTITION_PERIOD_DAY',
+            "partition_by_time",
+            "a table has one of them",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_partitioned_by_time_is_refused(
+    tmp_path: Path, key: str, options: str, field: str, says: str
+) -> None:
+    body = (
+        f'message M {{ option (bulkgrpc.v1.dataset) = {{table: "m" key: {key} partition_by_time: {{ {options} }} }}; '
+        "int32 id = 1; google.protobuf.Timestamp at = 2; }"
+    )
+    with pytest.raises(InvalidDataset, match=re.escape(says)) as refused:
+        _define(tmp_path, body)
+    assert refused.value.field == field

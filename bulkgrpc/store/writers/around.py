@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import psycopg
@@ -27,13 +28,29 @@ ROW_ERRORS = (
 LINE_CUTS_MAX = 256
 """Rows that are found one by one, by the line that the error names; after that spans are halved."""
 
+T = TypeVar("T")
 Way = Callable[[Connection, Rows, Integers], Written]
 
 
 def attempt(connection: Connection, way: Way, rows: Rows, owner: Integers) -> Written:
     """Write rows in a way of their own savepoint: what it raises leaves nothing of it behind."""
+    return unless_partitioned_anew(connection, lambda: way(connection, rows, owner))
+
+
+def unless_partitioned_anew(connection: Connection, write: Callable[[], T]) -> T:
+    """Write in a savepoint, and once more if a partition was attached while rows of its time went to the default one.
+
+    PostgreSQL sees it in time and refuses the row, which is not at fault: it fits the partition that it has now. Other
+    checks have names.
+    """
+    try:
+        with connection.transaction():
+            return write()
+    except psycopg.errors.CheckViolation as error:
+        if error.diag.constraint_name is not None:
+            raise
     with connection.transaction():
-        return way(connection, rows, owner)
+        return write()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import itertools
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkgrpc.datasets.periods import Every, Period, period_of, periods_around
+
+DAYS = st.dates(date(1, 1, 1), date(9999, 11, 30))
+EVERY = st.sampled_from(list(Every))
+
+
+@given(DAYS, EVERY)
+def test_every_day_is_in_one_period_and_the_next_one_begins_where_it_ends(day: date, every: Every) -> None:
+    period = period_of(day, every)
+    assert period.first <= day < period.until
+    assert period_of(period.first, every) == period_of(period.until - timedelta(days=1), every) == period
+    assert period_of(period.until, every).first == period.until
+
+
+@pytest.mark.parametrize(
+    ("every", "period"),
+    [
+        (Every.DAY, Period(date(2024, 2, 29), date(2024, 3, 1))),
+        (Every.WEEK, Period(date(2024, 2, 26), date(2024, 3, 4))),
+        (Every.MONTH, Period(date(2024, 2, 1), date(2024, 3, 1))),
+    ],
+)
+def test_periods_are_those_of_the_calendar(every: Every, period: Period) -> None:
+    assert period_of(date(2024, 2, 29), every) == period
+
+
+@given(st.dates(date(1970, 1, 1), date(2999, 1, 1)), EVERY)
+def test_the_periods_around_a_day_follow_each_other_from_the_one_before_it(today: date, every: Every) -> None:
+    periods = periods_around(today, every)
+    assert periods[1] == period_of(today, every)
+    assert len(periods) == 2 + every.ahead
+    assert all(one.until == other.first for one, other in itertools.pairwise(periods))
