@@ -27,6 +27,9 @@ By = Literal["workers", "copy", "staging"]
 """workers: our drain. copy: bare COPY. staging: COPY to a temporary table, then INSERT … ON CONFLICT."""
 SOME = 101
 """Every so manieth row is there already, or is refused: about 1 %. A prime number, for keys go round by 1000."""
+OTHERS_TIMES = 4
+"""Records of the window before, for each that comes."""
+WINDOW_S = 86_400
 _OPTION: Any = options_pb2.dataset
 
 
@@ -35,7 +38,9 @@ class Contestant:
     """Somebody who writes the load.
 
     there: every so manieth key is in the table before; 0 is none. refused: a check constraint refuses every so manieth
-    row. next_to: the name of the contestant whose rate is 1; ratio_min: what is aimed at then, 0 for nothing.
+    row. remembered: of a dataset with a window, what is known before: nothing, OTHERS_TIMES as many others of the
+    window before, or the same records. next_to: the name of the contestant whose rate is 1; ratio_min: what is aimed at
+    then, 0 for nothing.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Contestant:
     ratio_min: float = 0.0
     there: int = 0
     refused: int = 0
+    remembered: Literal["nothing", "others", "same"] = "nothing"
 
     def counts(self, load: Load) -> JobCounts:
         """Return what its jobs must count."""
@@ -60,6 +66,7 @@ def _every(step: int, load: Load) -> int:
 
 COPY, WIDE_COPY = "bare COPY BINARY", "bare COPY BINARY, wide"
 NEW = "ignore: all keys new"
+REMEMBERED = "dedupe: all records new"
 IGNORE_BY_HAND = "by hand: DO NOTHING, all there"
 UPDATE_BY_HAND = "by hand: DO UPDATE, all there"
 
@@ -70,6 +77,7 @@ def contestants() -> tuple[Contestant, ...]:
         _like_readings(name, "ignore" if name != "update" else "update")
         for name in ("new", "some", "there", "update", "bad")
     )
+    first, later, again = (_like_readings(f"dedupe_{name}", "ignore", WINDOW_S) for name in ("first", "later", "again"))
     own = Path(__file__).with_name("policies.proto")
     compiled = sources.compile_proto(own)
     ruled, wide = (define(compiled, f"bench.v1.{name}") for name in ("RuledReading", "Order"))
@@ -78,6 +86,9 @@ def contestants() -> tuple[Contestant, ...]:
         Contestant(COPY, "copy", new, rows, COPY),
         Contestant(NEW, "workers", new, rows, COPY, 0.75),
         Contestant("validation: 4 rules", "workers", ruled, rows, NEW, 0.65),
+        Contestant(REMEMBERED, "workers", first, rows, NEW, 0.6),
+        Contestant("dedupe: the same, a full window before", "workers", later, rows, NEW, remembered="others"),
+        Contestant("dedupe: all records known", "workers", again, rows, NEW, there=1, remembered="same"),
         Contestant("refused by the table: 1 %", "workers", bad, rows, NEW, 0.25, refused=SOME),
         Contestant("ignore: 1 % of the keys there", "workers", some, rows, COPY, there=SOME),
         Contestant(IGNORE_BY_HAND, "staging", there, rows, COPY, there=1),
@@ -89,11 +100,13 @@ def contestants() -> tuple[Contestant, ...]:
     )
 
 
-def _like_readings(name: str, conflict: str) -> Dataset:
+def _like_readings(name: str, conflict: str, window_s: int = 0) -> Dataset:
     """Return the example dataset with a table of its own: what a worker remembers of one does not touch another."""
     files = FileDescriptorSet.FromString(sources.compile_proto(sources.proto_root() / "examples/v1/sensors.proto"))
     option = files.file[-1].message_type[0].options.Extensions[_OPTION]
     option.table = f"readings_{name}"
+    if window_s:
+        option.dedupe_window.seconds = window_s
     option.conflict = options_pb2.ConflictPolicy.Value(f"CONFLICT_POLICY_{conflict.upper()}")
     return define(files.SerializeToString(), "examples.v1.SensorReading")
 

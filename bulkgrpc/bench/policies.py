@@ -12,11 +12,12 @@ from psycopg import sql
 
 from bulkgrpc.bench import bare, drain, programs, readings, watch
 from bulkgrpc.bench.bare import Baseline
-from bulkgrpc.bench.contest import Contestant, ContestResults
+from bulkgrpc.bench.contest import OTHERS_TIMES, Contestant, ContestResults
 from bulkgrpc.bench.ground import Connection, Ground, Place
 from bulkgrpc.bench.words import Load, Rate, Report
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
+from bulkgrpc.store import dedupe
 
 _NUMBER = sql.SQL("(value * 4)::bigint")
 """The number of a reading: `readings.batches` makes its value of it."""
@@ -42,6 +43,7 @@ def run(ground: Ground, contestants: Sequence[Contestant], load: Load, report: R
             for contestant in contestants:
                 report(f"round {number} of {load.rounds}: {contestant.name}")
                 _prepare(connection, contestant)
+                _remember(connection, contestant, contestants, load)
                 if contestant.by == "workers":
                     seconds = _drained_s(place, running, connection, contestant, load, payloads[contestant.name])
                     rates[contestant.name] = Rate(load.rows, seconds)
@@ -134,4 +136,22 @@ def _prepare(connection: Connection, contestant: Contestant) -> None:
         insert = sql.SQL("INSERT INTO {} SELECT * FROM {} WHERE {} % {} = 0")
         connection.execute(insert.format(name, _KEPT, _NUMBER, contestant.there))
     connection.execute(sql.SQL("VACUUM ANALYZE {}").format(name))
+    connection.execute("CHECKPOINT")
+
+
+def _remember(connection: Connection, contestant: Contestant, contestants: Sequence[Contestant], load: Load) -> None:
+    """Have what is to be known before in the halves of a dataset with a window, and nothing else."""
+    if not contestant.dataset.dedupe_window_s:
+        return
+    current, other = dedupe.names(contestant.dataset.name)
+    connection.execute(sql.SQL("TRUNCATE {}, {}").format(current, other))
+    if contestant.remembered == "others":
+        insert = sql.SQL(
+            "INSERT INTO {} SELECT gen_random_uuid() AS hash, now() FROM generate_series(1, %s) ORDER BY 1"
+        )
+        connection.execute(insert.format(other), (OTHERS_TIMES * load.rows,))
+    elif contestant.remembered == "same":
+        new = next(item for item in contestants if item.dataset.dedupe_window_s)
+        remembered, _ = dedupe.names(new.dataset.name)
+        connection.execute(sql.SQL("INSERT INTO {} SELECT * FROM {} ORDER BY hash").format(current, remembered))
     connection.execute("CHECKPOINT")

@@ -40,7 +40,11 @@ class RecordHashes:
     @classmethod
     def of(cls, words: Words) -> RecordHashes:
         """Sort hashes."""
-        return cls(words, np.lexsort((words[:, 1], words[:, 0])).astype(np.int32))
+        order = np.argsort(words[:, 0], kind="stable")
+        first, second = words[order].T
+        if ((first[1:] == first[:-1]) & (second[1:] < second[:-1])).any():
+            order = np.lexsort((words[:, 1], words[:, 0]))
+        return cls(words, order.astype(np.int32))
 
     def keep(self, mask: Mask) -> RecordHashes:
         """Return the hashes for which the mask is true."""

@@ -233,11 +233,13 @@ def _flatten(records: pa.StructArray, leaves: frozenset[str]) -> dict[str, pa.Ar
 def _hashes(codec: BatchCodec, payloads: Sequence[Payload], payload: Integers, record_index: Integers) -> RecordHashes:
     """Return the hashes of the records at these places."""
     # A payload without rows may be one that cannot be read at all.
-    numbers, place = np.unique(payload, return_inverse=True)
+    numbers = np.flatnonzero(np.bincount(payload, minlength=len(payloads)))
     read = [payloads[number] for number in numbers]
     counts = np.fromiter((item.records for item in read), np.int32, len(read))
+    starts = np.zeros(len(payloads), np.int32)
+    starts[numbers] = np.cumsum(counts) - counts
     words = codec.hasher.hashes([item.data for item in read], [item.tenant for item in read], counts)
-    return RecordHashes.of(words[(np.cumsum(counts) - counts)[place] + record_index])
+    return RecordHashes.of(words[starts[payload] + record_index])
 
 
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:

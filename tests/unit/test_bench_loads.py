@@ -79,4 +79,6 @@ def test_a_contestants_counts_are_those_of_the_rows_it_is_given() -> None:
     assert found["ignore: all keys new"] == JobCounts(8_000, 8_000)
     assert found["ignore: all keys there"] == JobCounts(8_000, 0, 8_000)
     assert found["update: all keys there"] == JobCounts(8_000, 8_000)
+    assert found["dedupe: all records new"] == JobCounts(8_000, 8_000)
+    assert found["dedupe: all records known"] == JobCounts(8_000, 0, 8_000)
     assert found["refused by the table: 1 %"] == JobCounts(8_000, 7_920, 0, 80)

@@ -40,7 +40,7 @@ class NewWriter:
         new[firsts[self._remember(connection, halves, rows.dataset.name, rows.hashes.bytes_of(firsts))]] = True
         if not new.any():
             return Written(np.zeros(int(owner.max(initial=0)) + 1, np.int32))
-        done = way(connection, rows.keep(new), owner[new])
+        done = way(connection, rows, owner) if new.all() else way(connection, rows.keep(new), owner[new])
         if not done.refused:
             return done
         positions = np.flatnonzero(new)
