@@ -14,6 +14,7 @@ from bulkgrpc.settings import WorkerSettings
 from bulkgrpc.store import ledger
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.dedupe import change_halves
+from bulkgrpc.store.filters import make_filters
 from bulkgrpc.store.housekeeping import count_overdue, expire_abandoned, keep_days, may_keep_house, sweep_held
 from bulkgrpc.store.partitions import keep_partitions
 
@@ -58,6 +59,7 @@ class Housekeeper:
             log.warning("housekeeping_failed", error=str(error))
         sweep_held(connection)
         change_halves(connection)
+        make_filters(connection)
         overdue = count_overdue(connection)
         metrics.jobs_overdue.set(overdue)
         metrics.jobs_abandoned.add(expired)

@@ -27,8 +27,6 @@ By = Literal["workers", "copy", "staging"]
 """workers: our drain. copy: bare COPY. staging: COPY to a temporary table, then INSERT … ON CONFLICT."""
 SOME = 101
 """Every so manieth row is there already, or is refused: about 1 %. A prime number, for keys go round by 1000."""
-OTHERS_TIMES = 4
-"""Records of the window before, for each that comes."""
 WINDOW_S = 86_400
 _OPTION: Any = options_pb2.dataset
 
@@ -38,8 +36,8 @@ class Contestant:
     """Somebody who writes the load.
 
     there: every so manieth key is in the table before; 0 is none. refused: a check constraint refuses every so manieth
-    row. remembered: of a dataset with a window, what is known before: nothing, OTHERS_TIMES as many others of the
-    window before, or the same records. next_to: the name of the contestant whose rate is 1; ratio_min: what is aimed at
+    row. remembered: of a dataset with a window, what is known before: nothing, as many other records, of the
+    window before, or the same ones. next_to: the name of the contestant whose rate is 1; ratio_min: what is aimed at
     then, 0 for nothing.
     """
 

@@ -12,12 +12,13 @@ from psycopg import sql
 
 from bulkgrpc.bench import bare, drain, programs, readings, watch
 from bulkgrpc.bench.bare import Baseline
-from bulkgrpc.bench.contest import OTHERS_TIMES, Contestant, ContestResults
+from bulkgrpc.bench.contest import Contestant, ContestResults
 from bulkgrpc.bench.ground import Connection, Ground, Place
 from bulkgrpc.bench.words import Load, Rate, Report
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.store import dedupe
+from bulkgrpc.store.filters import make_filters
 
 _NUMBER = sql.SQL("(value * 4)::bigint")
 """The number of a reading: `readings.batches` makes its value of it."""
@@ -145,11 +146,15 @@ def _remember(connection: Connection, contestant: Contestant, contestants: Seque
         return
     current, other = dedupe.names(contestant.dataset.name)
     connection.execute(sql.SQL("TRUNCATE {}, {}").format(current, other))
+    connection.execute(
+        "UPDATE bulk.dedupe SET filter = NULL, change_time = now() WHERE dataset = %s", (contestant.dataset.name,)
+    )
     if contestant.remembered == "others":
         insert = sql.SQL(
             "INSERT INTO {} SELECT gen_random_uuid() AS hash, now() FROM generate_series(1, %s) ORDER BY 1"
         )
-        connection.execute(insert.format(other), (OTHERS_TIMES * load.rows,))
+        connection.execute(insert.format(other), (load.rows,))
+        make_filters(connection)
     elif contestant.remembered == "same":
         new = next(item for item in contestants if item.dataset.dedupe_window_s)
         remembered, _ = dedupe.names(new.dataset.name)

@@ -233,7 +233,7 @@ def _flatten(records: pa.StructArray, leaves: frozenset[str]) -> dict[str, pa.Ar
 def _hashes(codec: BatchCodec, payloads: Sequence[Payload], payload: Integers, record_index: Integers) -> RecordHashes:
     """Return the hashes of the records at these places."""
     # A payload without rows may be one that cannot be read at all.
-    numbers = np.flatnonzero(np.bincount(payload, minlength=len(payloads)))
+    numbers = np.flatnonzero(np.bincount(payload, minlength=len(payloads))).tolist()
     read = [payloads[number] for number in numbers]
     counts = np.fromiter((item.records for item in read), np.int32, len(read))
     starts = np.zeros(len(payloads), np.int32)

@@ -10,6 +10,7 @@ clocks say, meet at the current half's unique index.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,6 +28,9 @@ from bulkgrpc.store import statements
 from bulkgrpc.store.writers.copy import Connection, copy_rows
 
 _SQL = statements.family("dedupe")
+HASHES_A_PAGE = 157
+"""The most that a page of a half holds."""
+PAGES_A_PIECE = 4096
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -35,15 +39,23 @@ Mask = npt.NDArray[np.bool_]
 class Halves:
     """A dataset's two halves as they stand for this transaction.
 
-    now: the time under which hashes are added. since: those added up to then are forgotten. other_empty: whether
-    nothing is in the half that is not the current one.
+    other_pages: how large the one is that is not the current one, in pages of the table. now: the time under which
+    hashes are added. since: those added up to then are forgotten. change_time: when the other one came out of use;
+    nothing of it has changed since. filtered: whether it has a filter.
     """
 
     current: sql.Identifier
     other: sql.Identifier
-    other_empty: bool
+    other_pages: int
     now: datetime
     since: datetime
+    change_time: datetime
+    filtered: bool
+
+    @property
+    def other_hashes(self) -> int:
+        """About how many hashes are in the half that is not the current one; at least so many pages can hold."""
+        return self.other_pages * HASHES_A_PAGE
 
 
 class HashArray(bytes):
@@ -99,9 +111,17 @@ def take(connection: Connection, dataset: str) -> Halves:
     row = connection.execute(_SQL["get_halves"], values).fetchone()
     if row is None:
         raise AssertionError(f"dataset {dataset} has halves but no window")
-    half, now, since, sizes = row
+    half, pages, *rest = row
     halves = (first, second)
-    return Halves(halves[half], halves[1 - half], sizes[1 - half] == 0, now, since)
+    return Halves(halves[half], halves[1 - half], pages[1 - half], *rest)
+
+
+def pieces(connection: Connection, halves: Halves) -> Iterator[bytes]:
+    """Return all hashes of the half that is not the current one, in pieces of up to 10 MB, one after the other."""
+    statement = sql.SQL(_SQL["piece"].decode()).format(half=halves.other)
+    for page in range(0, halves.other_pages, PAGES_A_PIECE):
+        values = {"from_page": f"({page},0)", "to_page": f"({page + PAGES_A_PIECE},0)"}
+        yield _bytes(connection, statement, values)
 
 
 def known(connection: Connection, half: sql.Identifier, since: datetime, hashes: HashArray) -> Positions:
@@ -153,11 +173,14 @@ def change_halves(connection: Connection) -> int:
     return changed
 
 
-def _positions(connection: Connection, statement: sql.Composed, values: dict[str, object]) -> Positions:
-    # In one value, as bytes: Python makes no object for each.
+def _positions(connection: Connection, statement: sql.Composed, values: Mapping[str, object]) -> Positions:
+    return np.frombuffer(_bytes(connection, statement, values), ">i4").astype(np.int64)
+
+
+def _bytes(connection: Connection, statement: sql.Composed, values: Mapping[str, object]) -> bytes:
+    # In one value, and in binary: Python makes no object for each hash.
     row = connection.cursor(binary=True).execute(statement, values).fetchone()
-    found = b"" if row is None or row[0] is None else row[0]
-    return np.frombuffer(found, ">i4").astype(np.int64)
+    return b"" if row is None or row[0] is None else bytes(row[0])
 
 
 def _text(name: sql.Identifier) -> str:

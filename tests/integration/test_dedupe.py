@@ -24,6 +24,7 @@ from bulkgrpc.store import dedupe, ledger
 from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.dedupe import HashArray
+from bulkgrpc.store.filters import make_filters
 from bulkgrpc.store.statements import family
 from bulkgrpc.store.transaction import write_chunk
 from bulkgrpc.store.writers.new import LOOKING_CHUNKS
@@ -303,6 +304,37 @@ def test_after_known_records_the_next_chunks_are_looked_up_and_then_added_straig
         per_chunk.append(len(looked))
     assert per_chunk == [0, 1, *[1] * LOOKING_CHUNKS, 0]
     assert counts(connection, "acme/a") == (LOOKING_CHUNKS + 3, LOOKING_CHUNKS + 2, 1, 0, 0)
+
+
+def test_a_filter_spares_new_records_the_look_up_and_finds_the_known(
+    worker: Worker, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    known = dedupe.known
+
+    def note(own: Connection, half: sql.Identifier, since: datetime, hashes: HashArray) -> object:
+        asked.append(len(hashes) // 16)
+        return known(own, half, since, hashes)
+
+    monkeypatch.setattr(dedupe, "known", note)
+    monkeypatch.setattr(dedupe, "PAGES_A_PIECE", 2)
+    worker.write(("acme/old", readings(0, 1000)))
+    assert make_filters(connection) == 0
+    for start in (1000, 5000):
+        let_pass(connection, 3000)
+        worker.write(("acme/young", readings(start, start + 1000)))
+        let_pass(connection, 601)
+        assert dedupe.change_halves(connection) == 3
+        asked.clear()
+        worker.write(("acme/a", readings(start + 2000, start + 2100)))
+        assert asked == [100]
+        assert make_filters(connection) == 1
+        assert make_filters(connection) == 0
+        worker.write(("acme/b", readings(start + 2100, start + 3100)))
+        assert sum(asked) < 160
+        young = readings(start + 500, start + 510)
+        worker.write((f"acme/known{start}", [*young, *readings(start + 3500, start + 3501)]))
+        assert counts(connection, f"acme/known{start}") == (11, 1, 10, 0, 0)
 
 
 def test_workers_that_write_the_same_records_at_once_write_each_once(

@@ -6,12 +6,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.hashes import RecordHasher, RecordHashes, Words
 from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.store.filters import HashFilter
 from tests.support import examples
 
 HASHER = RecordHasher()
@@ -66,6 +67,18 @@ def test_the_hashes_of_rows_are_those_of_their_records_whatever_else_is_in_the_c
         record = batches[rows.payload[row]][rows.record_index[row]]
         assert np.array_equal(rows.hashes.words[row], hashes([record])[0])
     assert rows.table.num_rows == 21
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3000))
+@settings(max_examples=20, deadline=None)
+def test_a_filter_never_denies_what_it_has_and_lets_little_else_through(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    there, others = rng.bytes(count * 16), rng.bytes(16 * 4000)
+    made = HashFilter.empty(count)
+    made.add(there[: count // 2 * 16])
+    made.add(there[count // 2 * 16 :])
+    assert made.may_have(there).all()
+    assert made.may_have(others).mean() < 0.06
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.booleans()), max_size=30))

@@ -1,10 +1,17 @@
 -- name: get_halves
--- Which of a dataset's halves is the current one, the time, since when hashes are known, how large the halves are.
-SELECT half, now, now - make_interval(secs => window_s),
-       ARRAY(SELECT pg_relation_size(name::regclass) FROM unnest(%(names)s::text[]) WITH ORDINALITY AS n (name, number)
-             ORDER BY number)
+-- Which of a dataset's halves is the current one, how many pages they have, the time, since when hashes are known, since
+-- when the halves are so, whether there is a filter.
+SELECT half,
+       ARRAY(SELECT pg_relation_size(name::regclass) / current_setting('block_size')::bigint FROM unnest(%(names)s::text[]) WITH ORDINALITY AS n (name, number)
+             ORDER BY number),
+       now, now - make_interval(secs => window_s), change_time, filter IS NOT NULL
 FROM bulk.dedupe, clock_timestamp() AS now
 WHERE dataset = %(dataset)s
+
+-- name: piece
+-- All hashes on the pages [from_page, to_page) of a half.
+SELECT string_agg(uuid_send(hash), ''::bytea) FROM {half}
+WHERE ctid >= %(from_page)s::tid AND ctid < %(to_page)s::tid
 
 -- name: known
 -- Positions, from 0, of the hashes that a half knows. LIMIT makes it an index look-up for each, whatever the statistics
@@ -38,9 +45,21 @@ SET LOCAL lock_timeout = '500ms'
 
 -- name: change_half
 -- Make the other half the current one, if that is still to be done; it is to be emptied.
-UPDATE bulk.dedupe SET half = 1 - half, change_time = clock_timestamp()
+UPDATE bulk.dedupe SET half = 1 - half, change_time = clock_timestamp(), filter = NULL
 WHERE dataset = %(dataset)s AND change_time + make_interval(secs => window_s) <= clock_timestamp()
 RETURNING half
+
+-- name: without_filter
+-- Datasets whose half that is not the current one may need a filter.
+SELECT dataset FROM bulk.dedupe WHERE filter IS NULL
+
+-- name: set_filter
+-- Keep the filter of the half that is not the current one. Under the lock on the halves: they do not change meanwhile.
+UPDATE bulk.dedupe SET filter = %(filter)s WHERE dataset = %(dataset)s
+
+-- name: get_filter
+-- The filter of the half that is not the current one.
+SELECT filter FROM bulk.dedupe WHERE dataset = %(dataset)s AND filter IS NOT NULL
 
 -- name: drop_known
 -- Of the rows that a job holds, delete those whose hash is known, or that have the hash of one before; add the others'.

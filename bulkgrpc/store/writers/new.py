@@ -12,6 +12,7 @@ from bulkgrpc.datasets.hashes import HASH_BYTES
 from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.store import dedupe
 from bulkgrpc.store.dedupe import Halves, HashArray, Mask
+from bulkgrpc.store.filters import Filters
 from bulkgrpc.store.writers.around import Way
 from bulkgrpc.store.writers.copy import Connection
 from bulkgrpc.store.writers.written import RefusedRow, Written
@@ -25,6 +26,7 @@ class NewWriter:
     """Writes the rows whose records are not known, remembers those, and knows which datasets had known ones lately."""
 
     _looking_left: dict[str, int] = field(default_factory=dict)
+    _filters: Filters = field(default_factory=Filters)
 
     def write(self, connection: Connection, rows: Rows, owner: Integers, way: Way) -> Written:
         """Write by `way` the rows whose records are new; the others count for nobody. Of equal records the first is.
@@ -54,16 +56,16 @@ class NewWriter:
         """Add the hashes, sorted, that are not known, and tell which those are."""
         left = self._looking_left.get(dataset, 0)
         unknown = np.ones(len(hashes) // HASH_BYTES, np.bool_)
-        if not halves.other_empty:
-            _strike(connection, halves, halves.other, hashes, unknown)
-        looked = left > 0 and _strike(connection, halves, halves.current, hashes, unknown)
+        maybe = self._filters.candidates(connection, dataset, halves, hashes)
+        _strike(connection, halves, halves.other, hashes, unknown, maybe)
+        looked = left > 0 and _strike(connection, halves, halves.current, hashes, unknown, unknown)
         try:
             with connection.transaction():
                 dedupe.add(connection, halves, _those(hashes, unknown))
         except psycopg.errors.UniqueViolation:
             looked = True
             if not left:
-                _strike(connection, halves, halves.current, hashes, unknown)
+                _strike(connection, halves, halves.current, hashes, unknown, unknown)
             candidates = np.flatnonzero(unknown)
             added = dedupe.merge(connection, halves, HashArray(_those(hashes, unknown)))
             unknown[:] = False
@@ -72,11 +74,15 @@ class NewWriter:
         return unknown
 
 
-def _strike(connection: Connection, halves: Halves, half: sql.Identifier, hashes: bytes, unknown: Mask) -> bool:
-    """Take from `unknown` what a half knows, and tell whether that was anything."""
-    candidates = np.flatnonzero(unknown)
-    there = dedupe.known(connection, half, halves.since, HashArray(_those(hashes, unknown)))
-    unknown[candidates[there]] = False
+def _strike(
+    connection: Connection, halves: Halves, half: sql.Identifier, hashes: bytes, unknown: Mask, candidates: Mask
+) -> bool:
+    """Take from `unknown` those of the candidates that a half knows, and tell whether that was anything."""
+    places = np.flatnonzero(candidates)
+    if not len(places):
+        return False
+    there = dedupe.known(connection, half, halves.since, HashArray(_those(hashes, candidates)))
+    unknown[places[there]] = False
     return len(there) > 0
 
 

@@ -103,8 +103,11 @@ CREATE TABLE bulk.dedupe (
   dataset     text             PRIMARY KEY,
   window_s    double precision NOT NULL,
   half        smallint         NOT NULL DEFAULT 0 CHECK (half IN (0, 1)),
-  change_time timestamptz      NOT NULL DEFAULT clock_timestamp()
+  change_time timestamptz      NOT NULL DEFAULT clock_timestamp(),
+  filter      bytea
 );
+ALTER TABLE bulk.dedupe ALTER filter SET STORAGE EXTERNAL;
+COMMENT ON COLUMN bulk.dedupe.filter IS 'A Bloom filter of the hashes in the half that is not added to.';
 COMMENT ON TABLE bulk.dedupe IS
   'Datasets whose records are remembered; the hashes are in two tables each, of which `half` is added to since change_time.';
 
