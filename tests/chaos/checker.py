@@ -34,7 +34,10 @@ class Violation:
 
 @dataclass(slots=True)
 class Submitted:
-    """One job as its client saw it, over all its submissions. rows: records a batch; bad: of them no valid ones."""
+    """One job as its client saw it, over all its submissions. rows: records a batch; bad: of them no valid ones.
+
+    lanes: batches go round them, and are in order on each.
+    """
 
     who: str
     key: str
@@ -42,6 +45,7 @@ class Submitted:
     batches: int
     rows: int
     bad: int
+    lanes: int = 1
     sent: int = 0
     acknowledged: int = 0
     sealed: bool = False
@@ -144,8 +148,8 @@ def _strays(evidence: Evidence, jobs: list[Submitted]) -> Iterator[Violation]:
 
 
 def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
-    """Every batch of a job: once if acknowledged, else at most once; whole; in order."""
-    before_is_there = True
+    """Every batch of a job: once if acknowledged, else at most once; whole; in its lane's order."""
+    is_there = [True] * job.lanes
     for number in range(job.sent):
         rows, distinct = evidence.batches.get((job.who, job.base // job.rows + number), (0, 0))
         name = f"batch {number} of {job.who}/{job.key}"
@@ -155,9 +159,10 @@ def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
             yield Violation(P2 if job.bad == 0 else P6, f"{name}: {distinct} of {job.good} good records are there")
         if number < job.acknowledged and distinct == 0 and not _excused(evidence, job):
             yield Violation(P1, f"{name} was acknowledged and is not there")
-        if distinct and not before_is_there:
+        lane = number % job.lanes
+        if distinct and not is_there[lane]:
             yield Violation(P4, f"{name} is there, the batch before it is not")
-        before_is_there = distinct > 0
+        is_there[lane] = distinct > 0
 
 
 def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
@@ -204,9 +209,11 @@ def _reads(events: Sequence[Event]) -> Iterator[Violation]:
     """The reader during the faults: one snapshot agrees with itself, and later ones never go back."""
     jobs: dict[str, tuple[int, int]] = {}
     offsets: dict[str, tuple[int, int]] = {}
+    restored: set[str] = set()
     for event in events:
         if event.kind == "fault" and event.data["name"] in ("replay", "restored"):
-            offsets.clear()
+            # Each once, and not at once: setting the ledger back waits for the workers that are at it.
+            restored.update(offsets)
         if event.kind != "read":
             continue
         for key, (state, written, found) in event.data["jobs"].items():
@@ -218,8 +225,11 @@ def _reads(events: Sequence[Event]) -> Iterator[Violation]:
             jobs[key] = (state, written)
         for partition, (next_offset, epoch) in event.data["offsets"].items():
             known_offset, known_epoch = offsets.get(partition, (0, 0))
-            if next_offset < known_offset or epoch < known_epoch:
+            goes_back = next_offset < known_offset or epoch < known_epoch
+            if goes_back and partition not in restored:
                 yield Violation(P5, f"a reader saw partition {partition} go back to {(next_offset, epoch)}")
+            if goes_back:
+                restored.discard(partition)
             offsets[partition] = (next_offset, epoch)
 
 

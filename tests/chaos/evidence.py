@@ -18,7 +18,7 @@ ROWS = 1000
 
 _BATCHES = """
 SELECT tenant, floor(value / %(rows)s)::bigint, count(*), count(DISTINCT value)
-FROM sensor_readings GROUP BY 1, 2
+FROM chaos.readings GROUP BY 1, 2
 """
 _JOBS = """
 SELECT j.job_id::text, j.state, j.accepted, j.written, j.duplicate, j.rejected, j.expired,
@@ -41,7 +41,11 @@ END $$;
 CREATE TRIGGER note_move AFTER UPDATE ON bulk.offsets FOR EACH ROW
   WHEN (old.next_offset <> new.next_offset) EXECUTE FUNCTION chaos.note_move();
 ALTER TABLE sensor_readings DROP CONSTRAINT sensor_readings_pkey;
+ALTER TABLE fleet_readings DROP CONSTRAINT fleet_readings_pkey;
 CREATE INDEX ON sensor_readings (tenant, value);
+CREATE INDEX ON fleet_readings (tenant, value);
+CREATE VIEW chaos.readings AS
+  SELECT tenant, value FROM sensor_readings UNION ALL SELECT tenant, value FROM fleet_readings;
 """
 """Every move of the ledger is kept in its own transaction; and nothing but the service prevents duplicates."""
 
@@ -127,4 +131,4 @@ def clear(postgres: str) -> None:
     """Forget the rows and moves of a run whose evidence was collected; the jobs and the ledger stay."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        connection.execute("TRUNCATE sensor_readings, chaos.moves")
+        connection.execute("TRUNCATE sensor_readings, fleet_readings, chaos.moves")

@@ -21,13 +21,20 @@ CONFIG = ClientConfig(
     open_deadline_s=10, acknowledge_deadline_s=10, retry_deadline_s=60, retry_cap_s=1, buffer_batches_max=24
 )
 PARTITIONS = 4
+LANES = 4
+"""Of jobs of `fleet_readings`."""
+SEVERAL_LANES = 0.4
+"""How likely a job has them."""
 BAD_RECORD = b"\x0a\xff\x01"
 """A record that says it is longer than it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job to submit. quits_at: break off after so many acknowledged batches; 0: never. returns: submit it again."""
+    """A job to submit. quits_at: break off after so many acknowledged batches; 0: never. returns: submit it again.
+
+    lanes: 1, or those of the dataset that has several.
+    """
 
     who: str
     key: str
@@ -36,11 +43,20 @@ class Plan:
     bad: int = 0
     quits_at: int = 0
     returns: bool = False
+    lanes: int = 1
+
+    @property
+    def dataset(self) -> str:
+        """Where its records go."""
+        return "sensor_readings" if self.lanes == 1 else "fleet_readings"
 
 
 def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) -> list[Plan]:
-    """Draw a job for each of some clients: one quits, one quits and comes back, one sends bad records."""
-    plans = []
+    """Draw a job for each of some clients: one quits, one quits and comes back, one sends bad records.
+
+    All but the first may have several lanes.
+    """
+    plans, several = [], random.Random(run)
     for number in range(clients):
         # Fewer bad ones: each costs the worker a search.
         size = max(4, batches // 5) if number == 3 else batches
@@ -52,6 +68,7 @@ def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) 
             bad=int(number == 3),
             quits_at=chance.randint(1, max(1, size // 2)) if number in (1, 2) else 0,
             returns=number == 2,
+            lanes=LANES if number and several.random() < SEVERAL_LANES else 1,
         )
         plans.append(plan)
     return plans
@@ -94,7 +111,7 @@ class Load:
     async def one(self, plan: Plan, ends_within_s: float) -> None:
         """Run one plan."""
         what = {"key": plan.key, "base": plan.base, "batches": plan.batches, "rows": ROWS, "bad": plan.bad}
-        self._history.note(plan.who, "submit", **what)
+        self._history.note(plan.who, "submit", **what, lanes=plan.lanes)
         async with AsyncBulkClient(self._address, tenant=plan.who, config=CONFIG) as client:
             if plan.quits_at and not await self._quit(client, plan):
                 return
@@ -143,7 +160,7 @@ class Load:
             known = progress
 
         handle = await client.submit(
-            "sensor_readings", self._batches(plan, holds=enough is None), idempotency_key=plan.key, on_progress=watch
+            plan.dataset, self._batches(plan, holds=enough is None), idempotency_key=plan.key, on_progress=watch
         )
         self._history.note(plan.who, "sent", key=plan.key, batches=plan.batches)
         self._history.note(plan.who, "sealed", key=plan.key)

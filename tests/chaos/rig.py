@@ -267,6 +267,6 @@ def _set_up_topic_and_tables(stack: ProxiedStack) -> None:
 
 
 async def _register(address: str) -> None:
-    dataset = examples.readings()
     async with AsyncBulkClient(address) as client:
-        await client.register_dataset(dataset.descriptors, dataset.message_type)
+        for dataset in (examples.readings(), examples.fleet()):
+            await client.register_dataset(dataset.descriptors, dataset.message_type)

@@ -77,6 +77,23 @@ def test_what_falsifies_a_promise_is_seen(promise: str, evidence: Evidence) -> N
     assert promise in names(evidence)
 
 
+def test_a_ledger_that_is_set_back_goes_back_once_even_if_a_reader_was_quicker() -> None:
+    replay = Event(6, "rig", "fault", {"name": "replay", "phase": "ledger set back"})
+    reads = [read(5, 3, 3000, 3000), replay, read(7, 3, 3000, 3000), read(8, 3, 3000, 3000, next_offset=0)]
+    once = replace(GOOD, events=[*GOOD.events, *reads])
+    assert not names(once)
+    again = [read(9, 3, 3000, 3000), read(10, 3, 3000, 3000, next_offset=0)]
+    assert "P5" in names(replace(once, events=[*once.events, *again]))
+
+
+def test_batches_are_in_order_on_each_lane() -> None:
+    events = [replace(GOOD.events[0], data={**JOB, "lanes": 2}), *GOOD.events[1:]]
+    several = replace(GOOD, events=events)
+    assert not names(several)
+    assert "P4" in names(replace(several, batches=without(0)))
+    assert "P4" not in names(replace(several, batches=without(1)))
+
+
 def test_a_batch_of_unknown_outcome_may_be_there_or_not() -> None:
     broke_off = [event for event in GOOD.events if event.kind != "sealed"]
     report = {job_id("c", "k"): replace(REPORT, state=1, accepted=2000, written=2000)}

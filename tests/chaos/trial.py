@@ -24,7 +24,7 @@ READ_EVERY_S = 0.2
 READ_AT_ONCE_MAX = 3
 _READ = """
 SELECT v.key, coalesce(j.state, 0), coalesce(j.written, 0),
-       (SELECT count(*) FROM sensor_readings r
+       (SELECT count(*) FROM chaos.readings r
         WHERE r.tenant = v.tenant AND r.value >= v.base AND r.value < v.base + v.size)
 FROM unnest(%(keys)s::text[], %(tenants)s::text[], %(ids)s::uuid[], %(bases)s::float8[], %(sizes)s::float8[])
      AS v (key, tenant, id, base, size)
