@@ -184,8 +184,8 @@ def add_counts(connection: Connection, done: Mapping[JobKey, JobTally], jobs: Ma
         "duplicate": [tally.duplicate for tally in tallies],
         "rejected": [tally.rejected for tally in tallies],
         "expired": [tally.expired for tally in tallies],
-        "sealed": [tally.sealed_at is not None for tally in tallies],
-        "seal_times": [tally.sealed_at for tally in tallies],
+        "sealed": [tally.ends_at is not None for tally in tallies],
+        "seal_times": [tally.ends_at for tally in tallies],
         "failures": [tally.failure for tally in tallies],
     }
     connection.execute(_SQL["add_counts"], values)

@@ -1,7 +1,8 @@
 """Jobs with several lanes, for which several workers write at the same time.
 
 Their rows are written side by side. What becomes of the job then is said by one worker at a time: it holds the job's
-row from here to the end of its transaction, and sees what the others said before.
+row from here to the end of its transaction, and sees what the others said before. Who seals a lane changes the
+job's row, if only its time: so PostgreSQL refuses a transaction that sees an older picture, as a repeatable read does.
 """
 
 from __future__ import annotations

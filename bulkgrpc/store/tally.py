@@ -16,7 +16,8 @@ from bulkgrpc.words import JobCounts, Message
 class JobTally:
     """Counts of records, the rejections, and how the job ends, if it does.
 
-    accepted = written + duplicate + rejected + expired + what an atomic job goes on holding.
+    accepted = written + duplicate + rejected + expired + what an atomic job goes on holding. sealed_at: when a seal
+    that the chunk applied was sent. unsealed: whether another lane's seal is still to come.
     """
 
     accepted: int = 0
@@ -25,7 +26,13 @@ class JobTally:
     expired: int = 0
     rejections: list[Rejection] = field(default_factory=list)
     sealed_at: datetime | None = None
+    unsealed: bool = False
     failure: str = ""
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the job's last seal was sent, if the chunk applied it."""
+        return None if self.unsealed else self.sealed_at
 
     @property
     def rejected(self) -> int:

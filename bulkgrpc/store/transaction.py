@@ -70,8 +70,7 @@ def _write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, wr
             _count(item, fate, work.tallies[item.message.spec.key])
         held_jobs = shared.hold(connection, jobs, view, plan)
         for spec in {item.message.spec.key: item.message.spec for item in items}.values():
-            if spec.key.job_id in held_jobs.unsealed:
-                work.tallies[spec.key].sealed_at = None
+            work.tallies[spec.key].unsealed = spec.key.job_id in held_jobs.unsealed
             if spec.key.job_id in jobs:
                 _decide(connection, spec, held_jobs.jobs[spec.key.job_id], work.tallies[spec.key])
         with connection.pipeline():
@@ -179,7 +178,7 @@ def _decide(connection: Connection, spec: JobSpec, row: JobRow, done: JobTally) 
     done.failure = failure(row.atomic, row.rejections_max, row.rejected + done.rejected, row.expired + done.expired)
     if not row.atomic:
         done.settle()
-    elif done.failure or done.sealed_at:
+    elif done.failure or done.ends_at:
         # What it holds is of no meaning once it has ended; housekeeping sweeps it, in pieces: there may be very much.
         written = 0 if done.failure else _apply_held(connection, spec, row, done)
         done.release(row.held, written)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
@@ -312,6 +313,29 @@ def test_lanes_whose_ends_come_at_the_same_moment_end_the_job_once(
         for done in [threads.submit(work, worker) for worker in workers]:
             done.result(60)
     assert {row(connection, job) for job in jobs} == {(JobState.SUCCEEDED, 20, 20, 0, 0, 0, 0)}
+
+
+def test_a_worker_that_cannot_see_another_lanes_seal_is_told_so_and_does_not_leave_the_job_open(
+    connection: Connection, workers: list[Worker]
+) -> None:
+    """Where the database says that transactions are repeatable reads, they see what was there when they began."""
+    first, second = workers
+    first.write(batch(0))
+    second.write(batch(1))
+    second.connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    held, usual = Held(), second.writer
+    second.writer = held
+    sent = [seal(1, 2), batch(1, 500, "other")]
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(second.write, *sent)
+        assert held.wrote.wait(30)
+        first.write(seal(0, 2))
+        held.go_on.set()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            writing.result(30)
+    second.writer = usual
+    second.write(*sent)
+    assert row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0, 0)
 
 
 def test_a_job_is_abandoned_only_once_all_of_its_partitions_are_applied(
