@@ -63,6 +63,8 @@ class Rows:
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> Rows:
         """Return the rows for which the mask is true; rejections stay."""
+        if mask.all():
+            return self
         return Rows(
             self.dataset,
             self.table.filter(pa.array(mask)),

@@ -39,7 +39,7 @@ def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Co
     columns = columns or rows.dataset.columns
     name = _name(rows.dataset, columns)
     connection.execute(_create(columns, name))
-    kept = rows.table.select([column.name for column in columns]).filter(pa.array(chosen))
+    kept = rows.keep(chosen).table.select([column.name for column in columns])
     positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
     copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions))
     return name
