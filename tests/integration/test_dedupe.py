@@ -32,6 +32,7 @@ from bulkgrpc.store.writers.table import TableWriter
 from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 from tests.integration.service_words import Parts
 from tests.support import examples
+from tests.support.cost import OPCODES_RATIO_MAX, cost
 from tests.support.database import Connection, count, register
 
 pytest_plugins = ["tests.integration.service_parts"]
@@ -436,6 +437,25 @@ def test_counts_and_rows_are_those_of_an_oracle_that_takes_one_record_at_a_time(
         rows = connection.execute(sql.SQL("SELECT value FROM {} ORDER BY 1").format(sql.Identifier(dataset)))
         expected_values = sorted(float(np.frombuffer(record[5:13])[0]) for record in oracle.table.values())
         assert [value for (value,) in rows] == expected_values
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_python_does_not_work_per_record(worker: Worker, connection: Connection, known: bool) -> None:
+    def opcodes(start: int, stop: int) -> int:
+        prepared = worker.chunk((f"acme/{start}", readings(start, stop)), (f"acme/{start}", readings(start, stop)))
+        rows = prepared.groups[0].rows
+        written = []
+
+        def write() -> None:
+            with connection.transaction(force_rollback=not known):
+                written.append(int(worker.writer.write(connection, rows, rows.payload).written.sum()))
+
+        executed, _ = cost(write)
+        assert written == [stop - start, 0 if known else stop - start]
+        return executed
+
+    few, many = opcodes(0, 500), opcodes(1000, 11_000)
+    assert many <= few * OPCODES_RATIO_MAX
 
 
 def test_the_binary_form_of_an_array_is_postgresqls(connection: Connection) -> None:
