@@ -346,6 +346,39 @@ async def test_an_offset_that_kafka_has_no_more_stops_the_worker(feed: Feed, con
     assert "bulk.offsets" in process.log.read_text()
 
 
+@pytest.mark.parametrize("site", ["mid_copy", "after_rows", "before_commit", "after_commit_before_kafka"])
+async def test_a_remembered_record_is_there_once_whichever_workers_bring_it_and_are_killed(
+    feed: Feed, connection: Connection, site: str
+) -> None:
+    dataset = examples.remembered()
+    register(connection, dataset)
+    # Nothing but what is remembered keeps a record from being there twice.
+    connection.execute("ALTER TABLE remembered_ignore DROP CONSTRAINT remembered_ignore_pkey")
+    jobs = [replace(spec(f"k{number}"), dataset=dataset.name) for number in range(PARTITIONS)]
+    killed = replace(
+        feed.worker("killed"),
+        environment={**feed.environment, "BULKGRPC_FAULT": f"{site}:kill:3", "BULKGRPC_CHUNK_ROWS_MAX": "1000"},
+    )
+    killed.start()
+    batches = [examples.reading_batch(number * 500, 1000) for number in range(10)]
+    for partition, job in enumerate(jobs):
+        ordered = batches if partition else batches[::-1]
+        messages = [batch(job, sequence, 1000, payload) for sequence, payload in enumerate(ordered)]
+        await send(feed, [*messages, seal(job, 10)], partition)
+    await asyncio.to_thread(killed.wait)
+    fleet = [feed.worker(f"next-{number}") for number in range(2)]
+    try:
+        for process in fleet:
+            process.start()
+        found = [await ended(connection, job, 60) for job in jobs]
+    finally:
+        for process in fleet:
+            process.stop()
+    assert [row[1] for row in found] == [10_000, 10_000]
+    assert sum(int(str(row[2])) for row in found) == count(connection, "remembered_ignore") == 5500
+    assert all(row[4] == 0 for row in found)
+
+
 async def test_a_missing_schema_stops_the_worker_with_what_to_do(feed: Feed, addresses: Addresses) -> None:
     empty = {**feed.environment, "BULKGRPC_POSTGRES": addresses.postgres.rsplit("/", 1)[0] + "/template1"}
     process = replace(feed.worker(), environment=empty)
