@@ -1,4 +1,4 @@
-"""What the decoder is told of a message: the same bytes, read so that nothing is lost before it can be checked."""
+"""What the codec is told of a message: the same bytes, so that nothing is lost before it can be checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def for_decoding(files: FileDescriptorSet) -> FileDescriptorSet:
     """Return the files with fields changed to others of the same bytes.
 
     An enum that is stored as its number is an int32. A google.type.Date or TimeOfDay is a message like any other: ptars
-    would make a date of it, and 1970-01-01 of a day that is in no calendar.
+    would make a date of it, and 1970-01-01 of a day that is in no calendar; and write 1970-01-01 as no day at all.
     """
     changed = FileDescriptorSet()
     changed.CopyFrom(files)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format, message_factory
 
 from bulkgrpc.cli.files import FileOptions, Format, open_batches
 from bulkgrpc.cli.files.mending import MendingFile
 from bulkgrpc.client import AsyncBulkClient, Batch, Rejection
 from bulkgrpc.client.packing import frame
+from bulkgrpc.datasets.definition import find_message
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.integration.service_words import Command, Parts
 from tests.integration.test_load_files import sensors_file, trade
 from tests.support import examples
@@ -130,6 +133,41 @@ def test_every_record_that_is_a_message_comes_back_as_it_was(tmp_path: Path, suf
         found.append(sent(batch.payload[position + len(framed) - len(record) : position + len(framed)]))
         position += len(framed)
     assert found == [sent(record) for record in records]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_field_of_every_type_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
+    dataset, path = examples.things(), tmp_path / f"bad{suffix}"
+    thing: Any = message_factory.GetMessageClass(find_message(dataset.descriptors, "tests.v1.Thing"))
+    documents: list[dict[str, Any]] = [
+        {"id": "1", "needed": 1},
+        {
+            "id": "2", "f_double": 0.5, "f_enum": "SORT_BAD", "f_enum_number": "SORT_GOOD", "o_int32": 0,
+            "o_string": "x", "r_enum_number": ["SORT_BAD", "SORT_GOOD"], "r_timestamp": ["1970-01-01T00:00:00Z"],
+            "w_timestamp": "1970-01-01T00:00:00Z", "w_duration": "-1.500s", "w_double": 0.0, "w_uint64": "0",
+            "w_string": "y", "w_bytes": "AAE=", "w_bool": False, "w_date": {"year": 1970, "month": 1, "day": 1},
+            "w_time": {}, "w_decimal": {"value": "1.50"}, "place": {"latitude": 0.0}, "money": {"units": "5"},
+            "j_part": {"label": "a", "parts": [{"label": "b", "tested": {"year": 1970, "month": 1, "day": 1}}]},
+            "j_parts": [{"serial": "18446744073709551615", "seal": "/w==", "made_at": "2001-01-01T00:00:00Z"}],
+            "j_counts": {"a": 1, "b": 0}, "j_by_number": {"7": {"weight": 1.5}},
+            "j_struct": {"s": None, "t": [1.0, "u"]}, "j_value": 3.5, "choice_text": "z", "needed": 2,
+        },
+        {"id": "3", "w_duration": "0s", "w_date": {"year": 2023, "month": 2, "day": 30}, "choice_number": 0,
+         "needed": 3, "w_time": {"hours": 23, "minutes": 59, "seconds": 58, "nanos": 123456000},
+         "j_struct": {}, "j_value": None},
+    ]  # fmt: skip
+    if suffix == ".jsonl":
+        del documents[2]["j_value"]  # null is "not set" in a JSON line
+    records = [json_format.ParseDict(document, thing()) for document in documents]
+    with MendingFile(path, dataset) as file:
+        file.add([Rejection(0, n, "C", "", "r", record.SerializeToString()) for n, record in enumerate(records)])
+    text = path.read_text()
+    assert "2023-02-30" in text, "a person sees what is wrong with it"
+    path.write_text(text.replace("2023-02-30", "2023-02-28"))
+    records[2].w_date.day = 28
+    (batch,) = open_batches(path, dataset, FileOptions(Format(suffix[1:]), 5000, ("",), mended=True))
+    found = [thing.FromString(record) for record in RecordBatch.FromString(batch.payload).records]
+    assert [json_format.MessageToDict(one) for one in found] == [json_format.MessageToDict(one) for one in records]
 
 
 def test_a_job_is_cancelled_listed_by_its_state_and_deleted(command: Command, tmp_path: Path) -> None:

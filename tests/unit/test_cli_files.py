@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as dt_time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bulkgrpc.cli.datasets import infer_proto
 from bulkgrpc.cli.files import FileOptions, FileProblem, Format, format_of, open_batches
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.rows import Payload, to_rows
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.support import examples
 
@@ -226,3 +232,104 @@ def test_the_same_file_gives_the_same_batches_every_time_across_block_boundaries
     assert first == second
     assert [batch.records for batch in first] == [70] * 7 + [10]
     assert (file.rows, file.read_bytes) == (500, file.size_bytes)
+
+
+SHAPES = """syntax = "proto3"; import "bulkgrpc/v1/options.proto"; import "google/type/date.proto";
+import "google/type/timeofday.proto"; import "google/type/decimal.proto"; import "google/protobuf/duration.proto";
+import "google/protobuf/struct.proto"; message N { int32 a = 1; string b = 2; }
+message M { option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]}; int64 id = 1; %s f = 2; }"""
+DAY = pa.array([0, 1, None], pa.date32())
+LASTS = pa.array([0, 1500, None], pa.duration("ms"))
+MAPS = pa.array([[("a", 1)], [], None], pa.map_(pa.string(), pa.int32()))
+PARTS = pa.array([[{"a": 0, "b": ""}], [], None], pa.list_(pa.struct([("a", pa.int32()), ("b", pa.string())])))
+
+
+def shaped(folder: Path, kind: str, cells: Any) -> list[Any]:
+    """Load a column of a type from a CSV file, given texts, or a Parquet file; return the table's values."""
+    proto = folder / "m.proto"
+    proto.write_text(SHAPES % kind)
+    dataset = examples.compiled(proto, "M")
+    if isinstance(cells, list):
+        path = csv_of(folder, *({"id": str(n), "f": cell} for n, cell in enumerate(cells)))
+    else:
+        path = folder / "t.parquet"
+        pyarrow.parquet.write_table(pa.table({"id": pa.array(range(len(cells)), pa.int64()), "f": cells}), path)
+    batches = list(open_batches(path, dataset, FileOptions(format_of(path))))
+    rows = to_rows(BatchCodec(dataset), [Payload("t", batch.records, batch.payload) for batch in batches])
+    assert not rows.rejected
+    found: list[Any] = rows.table.column("f").to_pylist()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "values"),
+    [
+        ("google.type.Date", ["1970-01-01", "1970-01-02", ""], [date(1970, 1, 1), date(1970, 1, 2), None]),
+        ("google.type.Date", DAY, [date(1970, 1, 1), date(1970, 1, 2), None]),
+        ("google.type.TimeOfDay", ["00:00:00", "23:59:59.000001", ""], [dt_time(), dt_time(23, 59, 59, 1), None]),
+        ("google.type.TimeOfDay", pa.array([0, 61], pa.time32("s")), [dt_time(), dt_time(0, 1, 1)]),
+        ("google.type.Decimal", ["0", "-1.50", ""], ["0", "-1.50", None]),
+        ("google.type.Decimal", pa.array([Decimal("1.50")], pa.decimal128(9, 2)), ["1.50"]),
+        ("google.protobuf.Duration", ["0s", "-1.5s", ""], [timedelta(), timedelta(seconds=-1.5), None]),
+        ("google.protobuf.Duration", LASTS, [timedelta(), timedelta(seconds=1.5), None]),
+        ("map<string, int32>", ['{"a": 1}', "{}", ""], ['{"a":1}', "{}", "{}"]),
+        ("map<string, int32>", MAPS, ['{"a":1}', "{}", "{}"]),
+        ("map<string, N>", ['{"x": {"a": 1}}'], ['{"x":{"a":1,"b":""}}']),
+        ("repeated N", ['[{"a": 1}, {}]', "[]", ""], ['[{"a":1,"b":""},{"a":0,"b":""}]', "[]", "[]"]),
+        ("repeated N", PARTS, ['[{"a":0,"b":""}]', "[]", "[]"]),
+        ("repeated google.type.Date", ['["1970-01-01"]'], ['[{"year":1970,"month":1,"day":1}]']),
+        ("google.protobuf.Struct", ['{"a": [1, null]}', ""], ['{"a":[1,null]}', None]),
+        ("google.protobuf.Value", ["3", '"x"', ""], ["3", '"x"', None]),
+    ],
+)
+def test_what_a_file_has_as_one_value_is_loaded(tmp_path: Path, kind: str, cells: Any, values: list[Any]) -> None:
+    assert shaped(tmp_path, kind, cells) == values
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "says"),
+    [
+        ("google.type.Date", ["1970-01-01", "1970-02-30"], "row 2 .* column f: '1970-02-30' is not a date like"),
+        ("google.type.TimeOfDay", ["24:00:00"], "column f: '24:00:00' is not a time of day like 06:30:00"),
+        ("google.protobuf.Duration", ["1s", "90"], "row 2 .* column f: '90' is not a duration like 1.5s"),
+        ("google.protobuf.Duration", pa.array([90]), "column f: 90 is not a duration"),
+        ("map<string, int32>", ["{}", '{"a": "x"}'], "row 2 .* column f: .* is not JSON, as Protobuf writes it"),
+        ("repeated N", ['[{"c": 1}]'], "column f: .* is not JSON, as Protobuf writes it"),
+        ("repeated N", ['{"a": 1}'], "column f: .* is not JSON, as Protobuf writes it"),
+        ("repeated N", ["["], "column f: '\\[' is not JSON, as Protobuf writes it"),
+        ("repeated N", pa.array([[1]]), "column f: \\[1\\] is not"),
+        ("map<string, int32>", pa.array([1]), "column f: 1 is not"),
+    ],
+)
+def test_what_is_no_such_value_is_named_with_its_column(tmp_path: Path, kind: str, cells: Any, says: str) -> None:
+    with pytest.raises(FileProblem, match=says):
+        shaped(tmp_path, kind, cells)
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        (b"PK\x03\x04" + bytes(range(256)) * 9, "a zip archive"),
+        (b"\x1f\x8b\x08", "packed with gzip"),
+        (b"PAR1", "a Parquet file"),
+        (b"a,b\n1,\xff\n", "not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "not UTF-8"),
+        (bytes(1000), "no text"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_file_that_is_no_text_is_refused_by_its_beginning(
+    tmp_path: Path, begin: bytes, says: str, suffix: str
+) -> None:
+    path = tmp_path / f"t.{suffix}"
+    path.write_bytes(begin)
+    assert says in problem(path)
+    if suffix == "csv":
+        with pytest.raises(FileProblem, match=says):
+            infer_proto(path, nulls=(), key="", table="")
+
+
+def test_a_character_cut_off_by_the_look_at_the_beginning_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("trade_id,quantity,order_id,risk,symbol\n1,1,1,1," + "é" * 70_000 + "\n")
+    assert len(rows_of(path, examples.trades())) == 1

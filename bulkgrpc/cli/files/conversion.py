@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bulkgrpc.cli.files.cells import COLUMN, Cells
 from bulkgrpc.cli.files.fields import Leaf, leaves_of
 from bulkgrpc.cli.files.problems import BadValue, FileProblem
 from bulkgrpc.cli.files.remarks import is_remark
-from bulkgrpc.cli.files.values import convert
-from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.cli.files.shapes import for_codec
+from bulkgrpc.cli.files.values import convert, plain, read_cells
+from bulkgrpc.datasets.codec import BatchCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +36,18 @@ class Rules:
 class Conversion:
     """Converts the blocks of one file to records of one dataset."""
 
-    def __init__(self, dataset: Dataset, schema: pa.Schema, rules: Rules) -> None:
-        self._dataset = dataset
-        self._schema = schema
+    def __init__(self, codec: BatchCodec, rules: Rules) -> None:
+        self._dataset = codec.dataset
+        self._schema = codec.record_schema
         self._rules = rules
-        self.leaves = leaves_of(dataset, schema)
+        self._cells = Cells(codec.dataset)
+        self.leaves = leaves_of(codec.dataset, codec.record_schema)
+        self._has_cells = any(leaf.json for leaf in self.leaves)
+        self.schema = self._schema.append(pa.field(COLUMN, pa.binary())) if self._has_cells else self._schema
         self._nulls = pa.array(rules.nulls, pa.string())
 
     def records(self, table: pa.Table) -> pa.RecordBatch:
-        """Return the records of a block, of the codec's schema.
+        """Return the records of a block, of `schema`: the codec's, and, where there may be some, cells.COLUMN.
 
         Raises FileProblem if its columns do not match the fields; BadValue for the lowest row that has a wrong value.
         """
@@ -49,18 +55,26 @@ class Conversion:
         columns = self._match(table)
         found: dict[tuple[str, ...], pa.Array] = {}
         present: dict[tuple[str, ...], pa.Array] = {}
+        cells = [pa.array([b""] * len(table), pa.binary())]
         wrong: list[BadValue] = []
         for leaf in self.leaves:
             name = columns.get(leaf.path)
             raw = pa.nulls(len(table), pa.null()) if name is None else table.column(name).combine_chunks()
             try:
-                found[leaf.path], present[leaf.path] = self._column(raw, leaf, name)
+                if name is not None and leaf.json and pa.types.is_string(plain(raw).type):
+                    there = self._there(raw)
+                    cells.append(read_cells(_where(plain(raw), there), leaf, name, self._cells))
+                    found[leaf.path], present[leaf.path] = _default(pa.nulls(len(table)), leaf), there
+                else:
+                    found[leaf.path], present[leaf.path] = self._column(raw, leaf, name)
             except BadValue as bad:
                 wrong.append(bad)
         if wrong:
             raise min(wrong, key=lambda bad: bad.row)
         arrays = [self._nest(field, (field.name,), found, present) for field in self._schema]
-        return pa.record_batch(arrays, schema=self._schema)
+        if self._has_cells:
+            arrays.append(pc.binary_join_element_wise(*cells, b""))
+        return pa.record_batch(arrays, schema=self.schema)
 
     def _match(self, table: pa.Table) -> dict[tuple[str, ...], str]:
         """Return the column of each leaf that has one."""
@@ -86,11 +100,10 @@ class Conversion:
         """Return a leaf's values and, for each, whether the file has one."""
         if name is None:
             return _default(raw, leaf), pa.array([False] * len(raw), pa.bool_())
-        text = pa.types.is_string(raw.type)
-        there = pc.invert(pc.is_in(raw, self._nulls)) if text and self._rules.nulls else pc.is_valid(raw)
+        text, there = pa.types.is_string(raw.type), self._there(raw)
         verbatim = text and pa.types.is_string(leaf.type) and not leaf.enum and not leaf.nullable and not leaf.key
         if not verbatim:
-            raw = pc.if_else(there, raw, pa.scalar(None, raw.type))
+            raw = _where(raw, there)
         values = convert(raw, leaf, name)
         if leaf.key and values.null_count:
             raise BadValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
@@ -101,6 +114,11 @@ class Conversion:
             raise BadValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)")
         return _default(values, leaf), there
 
+    def _there(self, raw: pa.Array) -> pa.Array:
+        """Return for each cell whether it is a value."""
+        as_null = pa.types.is_string(raw.type) and self._rules.nulls
+        return pc.invert(pc.is_in(raw, self._nulls)) if as_null else pc.is_valid(raw)
+
     def _nest(
         self,
         field: pa.Field,
@@ -109,13 +127,17 @@ class Conversion:
         present: dict[tuple[str, ...], pa.Array],
     ) -> pa.Array:
         if path in found:
-            return found[path]
+            return for_codec(found[path], field.type)
         children = [self._nest(child, (*path, child.name), found, present) for child in field.type]
         below = [there for leaf, there in present.items() if leaf[: len(path)] == path]
         any_there = below[0]
         for there in below[1:]:
             any_there = pc.or_(any_there, there)
         return pa.StructArray.from_arrays(children, fields=list(field.type), mask=pc.invert(any_there))
+
+
+def _where(raw: pa.Array, there: pa.Array) -> pa.Array:
+    return pc.if_else(there, raw, pa.scalar(None, raw.type))
 
 
 def flat(table: pa.Table) -> pa.Table:
@@ -128,10 +150,13 @@ def flat(table: pa.Table) -> pa.Table:
 def _default(values: pa.Array, leaf: Leaf) -> pa.Array:
     if leaf.nullable:
         return values.cast(leaf.type)
-    if leaf.enum and not pa.types.is_list(leaf.type):
+    if leaf.enum and pa.types.is_string(leaf.type):
         return pc.fill_null(values.cast(leaf.type), dict(leaf.enum)[0])
     if pa.types.is_map(leaf.type):
-        return pa.array([[]], leaf.type).take(pa.array([0] * len(values), pa.int32()))
+        values = pa.nulls(len(values), leaf.type) if pa.types.is_null(values.type) else values
+        empty_last = pa.concat_arrays([values, pa.array([[]], leaf.type)])
+        places = np.where(values.is_null().to_numpy(zero_copy_only=False), len(values), np.arange(len(values)))
+        return empty_last.take(pa.array(places))
     if pa.types.is_list(leaf.type):
         offsets = pa.array([0] * (len(values) + 1), pa.int32())
         return pa.ListArray.from_arrays(offsets, pa.array([], leaf.type.value_type), type=leaf.type)
@@ -141,7 +166,8 @@ def _default(values: pa.Array, leaf: Leaf) -> pa.Array:
 
 
 def _is_empty_by_nature(leaf: Leaf) -> bool:
-    return pa.types.is_string(leaf.type) or pa.types.is_binary(leaf.type) or bool(leaf.enum)
+    text = pa.types.is_string(leaf.type) or pa.types.is_binary(leaf.type)
+    return text or pa.types.is_nested(leaf.type) or bool(leaf.enum)
 
 
 def _first_null(values: pa.Array) -> int:

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from bulkgrpc.cli.files.shapes import file_type
 from bulkgrpc.datasets.columns import is_leaf
 from bulkgrpc.datasets.definition import Dataset, find_message
+
+_BYTES = "google.protobuf.BytesValue"
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A field of the message that holds values itself.
 
-    path: names from the message down. type: Arrow type of the codec's schema. nullable: whether "unset" is something of
-    its own rather than the default. key: whether it identifies a record. enum: names of its values by number.
+    path: names from the message down. type: Arrow type that a file has for it; `shapes` makes the codec's of it.
+    nullable: whether "unset" is something of its own rather than the default. key: whether it identifies a record.
+    enum: names of its values by number. json: whether text for it is JSON as Protobuf reads it. contains_itself:
+    whether nothing but such text can be read, for the codec has it as bytes from some depth on.
     """
 
     path: tuple[str, ...]
@@ -25,6 +30,8 @@ class Leaf:
     nullable: bool
     key: bool
     enum: tuple[tuple[int, str], ...] = ()
+    json: bool = False
+    contains_itself: bool = False
 
     @property
     def name(self) -> str:
@@ -40,6 +47,8 @@ class Leaf:
     @property
     def needed(self) -> str:  # noqa: PLR0911 — one for each sort of type
         """What it takes, for people."""
+        if self.json:
+            return "JSON, as Protobuf writes it"
         if pa.types.is_list(self.type):
             inner = Leaf(self.path, self.type.value_type, nullable=False, key=False, enum=self.enum)
             return f"a list in which each value is {inner.needed}"
@@ -51,8 +60,10 @@ class Leaf:
             return "a date like 2013-01-31"
         if pa.types.is_binary(self.type):
             return "base64"
-        if pa.types.is_nested(self.type) or pa.types.is_duration(self.type) or pa.types.is_time(self.type):
-            return "a value that no file but a Protobuf one has"
+        if pa.types.is_duration(self.type):
+            return "a duration like 1.5s"
+        if pa.types.is_time(self.type):
+            return "a time of day like 06:30:00"
         return {"double": "a number (double)", "float": "a number (float)", "bool": "true or false"}.get(
             str(self.type), "text" if pa.types.is_string(self.type) else f"a whole number ({self.type})"
         )
@@ -74,7 +85,26 @@ def _leaves(message: Descriptor, fields: list[pa.Field], path: tuple[str, ...], 
             yield from _leaves(nested, list(field.type), steps, keys)
             continue
         enum = () if described.enum_type is None else tuple((v.number, v.name) for v in described.enum_type.values)
-        yield Leaf(steps, field.type, field.nullable, ".".join(steps) in keys, enum)
+        kind = field.type if nested is None else file_type(nested.full_name, field.type)
+        element = kind.value_type if pa.types.is_list(kind) else kind
+        # A message that contains itself comes as its bytes.
+        recursive = nested is not None and pa.types.is_binary(element) and nested.full_name != _BYTES
+        yield Leaf(
+            steps,
+            kind,
+            field.nullable,
+            ".".join(steps) in keys,
+            enum,
+            json=recursive or pa.types.is_nested(element),
+            contains_itself=nested is not None and _contains_itself(nested, ()),
+        )
+
+
+def _contains_itself(message: Descriptor, above: tuple[str, ...]) -> bool:
+    if message.full_name in above:
+        return True
+    inner = [field.message_type for field in message.fields if field.message_type is not None]
+    return any(_contains_itself(one, (*above, message.full_name)) for one in inner)
 
 
 def _camel(name: str) -> str:

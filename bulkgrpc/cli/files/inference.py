@@ -14,7 +14,7 @@ from bulkgrpc.cli.files.problems import FileProblem
 from bulkgrpc.datasets.columns import TENANT
 
 DATE = "date"
-"""Type of a field that is a `string` with a column of type date: ptars writes no google.type.Date of 1970-01-01."""
+"""Type of a field that is a `string` with a column of type date: what a program writes is what a person reads."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SCALARS = {
     pa.int8(): "int32",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Container, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from bulkgrpc.cli.files.fields import Leaf, leaves_of
 from bulkgrpc.cli.files.opening import Format, format_of
 from bulkgrpc.cli.files.problems import FileProblem
 from bulkgrpc.cli.files.remarks import BYTES_COLUMN, REMARKS
@@ -31,12 +33,13 @@ class MendingFile:
     """
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
-        self._write = {Format.CSV: _write_csv, Format.JSONL: _write_jsonl}.get(format_of(path))
-        if self._write is None:
+        self._format = format_of(path)
+        if self._format not in (Format.CSV, Format.JSONL):
             raise FileProblem(f"{path.name}: rejections are written as .csv or .jsonl")
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._codec = BatchCodec(dataset)
+        self._documents = frozenset(leaf.name for leaf in leaves_of(dataset, self._codec.record_schema) if leaf.json)
         self._file: BinaryIO | None = None
         self.rows = 0
 
@@ -58,8 +61,11 @@ class MendingFile:
     def add(self, rejections: Sequence[Rejection]) -> None:
         """Add rejections, which must have their records."""
         assert self._file is not None  # noqa: S101 — it was entered
-        assert self._write is not None  # noqa: S101 — __init__ saw to it
-        self._write(as_table(self._codec, rejections), self._file, header=self.rows == 0 and not rejections)
+        table = as_table(self._codec, rejections)
+        if self._format is Format.JSONL:
+            _write_jsonl(table, self._file, self._documents)
+        else:
+            _write_csv(table, self._file, header=self.rows == 0 and not rejections)
         self.rows += len(rejections)
 
 
@@ -70,7 +76,10 @@ def as_table(codec: BatchCodec, rejections: Sequence[Rejection]) -> pa.Table:
     """
     records = [rejection.record for rejection in rejections]
     decoded = _decoded(codec, records)
-    columns = {name: _plain(values) for name, values in _leaves(decoded, "")}
+    columns = {}
+    for leaf in leaves_of(codec.dataset, codec.record_schema):
+        values = _at(decoded, leaf.path)
+        columns[leaf.name] = codec.documents.texts(leaf.name, values) if leaf.json else _plain(values, leaf)
     values = (
         pa.array([rejection.sequence for rejection in rejections], pa.int64()),
         pa.array([rejection.record_index for rejection in rejections], pa.int64()),
@@ -101,35 +110,48 @@ def _decoded(codec: BatchCodec, records: Sequence[bytes]) -> pa.StructArray:
     return pa.concat_arrays([_decoded(codec, records[:half]), _decoded(codec, records[half:])])
 
 
-def _leaves(records: pa.StructArray, above: str) -> Iterator[tuple[str, pa.Array]]:
-    for field, values in zip(records.type, records.flatten(), strict=True):
-        if pa.types.is_struct(field.type):
-            yield from _leaves(values, f"{above}{field.name}.")
-        else:
-            yield f"{above}{field.name}", values
-
-
-def _plain(values: pa.Array) -> pa.Array:
-    """Return values as `load` reads them: times as ISO 8601, bytes as base64."""
-    if pa.types.is_timestamp(values.type):
-        return pc.strftime(values, format=_ISO)
-    if pa.types.is_binary(values.type):
-        return pa.array([None if value is None else _base64(value) for value in values.to_pylist()], pa.string())
-    if pa.types.is_list(values.type):
-        item = _plain_item(values.type.value_type)
-        lists = [None if value is None else [item(one) for one in value] for value in values.to_pylist()]
-        return pa.array(lists, None if any(lists) else values.type)
+def _at(records: pa.StructArray, path: Sequence[str]) -> pa.Array:
+    values: pa.Array = records
+    for step in path:
+        values = dict(zip((field.name for field in values.type), values.flatten(), strict=True))[step]
     return values
 
 
-def _plain_item(kind: pa.DataType) -> Callable[[Any], object]:
-    if pa.types.is_timestamp(kind):
-        return datetime.isoformat
-    return _base64 if pa.types.is_binary(kind) else lambda value: value
+def _plain(values: pa.Array, leaf: Leaf) -> pa.Array:
+    """Return values as `load` reads them: times as ISO 8601, bytes as base64, a date that is none as it came."""
+    if pa.types.is_timestamp(values.type):
+        return pc.strftime(values, format=_ISO)
+    if pa.types.is_list(leaf.type):
+        item = _plain_item(leaf.type.value_type, leaf.enum)
+        lists = [None if value is None else [item(one) for one in value] for value in values.to_pylist()]
+        return pa.array(lists, None if any(lists) else pa.list_(pa.string()))
+    numbers = leaf.enum and pa.types.is_integer(leaf.type)
+    told = numbers or pa.types.is_binary(leaf.type) or pa.types.is_duration(leaf.type)
+    if told or not values.type.equals(leaf.type):
+        item = _plain_item(leaf.type, leaf.enum)
+        return pa.array([None if value is None else item(value) for value in values.to_pylist()], pa.string())
+    return values
+
+
+def _plain_item(kind: pa.DataType, enum: Sequence[tuple[int, str]]) -> Callable[[Any], object]:
+    if pa.types.is_integer(kind) and enum:
+        names = dict(enum)
+        return lambda number: names.get(number, str(number))
+    found = next((tell for is_kind, tell in _TELL if is_kind(kind)), None)
+    return found or (lambda value: value["value"] if isinstance(value, dict) else value)
 
 
 def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
+
+
+_TELL: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], str]], ...] = (
+    (pa.types.is_timestamp, datetime.isoformat),
+    (pa.types.is_date, lambda day: f"{day['year']:04}-{day['month']:02}-{day['day']:02}"),
+    (pa.types.is_time, lambda at: f"{at['hours']:02}:{at['minutes']:02}:{at['seconds']:02}.{at['nanos'] // 1000:06}"),
+    (pa.types.is_duration, lambda lasts: f"{Decimal(lasts // timedelta(microseconds=1)) / 1_000_000:f}s"),
+    (pa.types.is_binary, _base64),
+)
 
 
 def _write_csv(table: pa.Table, file: BinaryIO, *, header: bool) -> None:
@@ -143,7 +165,7 @@ def _text(values: pa.Array) -> pa.Array:
     return values.cast(pa.string())
 
 
-def _write_jsonl(table: pa.Table, file: BinaryIO, *, header: bool) -> None:
+def _write_jsonl(table: pa.Table, file: BinaryIO, documents: Container[str]) -> None:
     for row in table.to_pylist():
         document: dict[str, Any] = {}
         for name, value in row.items():
@@ -152,5 +174,5 @@ def _write_jsonl(table: pa.Table, file: BinaryIO, *, header: bool) -> None:
                 inner = document
                 for step in above:
                     inner = inner.setdefault(step, {})
-                inner[last] = value
+                inner[last] = json.loads(value) if name in documents else value
         file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from bulkgrpc import limits
+from bulkgrpc.cli.files.cells import COLUMN, merged
 from bulkgrpc.cli.files.conversion import Conversion, Rules
 from bulkgrpc.cli.files.problems import BadValue, FileProblem
 from bulkgrpc.cli.files.protobuf import read_delimited
@@ -83,7 +84,7 @@ class FileBatches:
             ignore_unknown=options.ignore_unknown,
             mended=options.mended,
         )
-        self._conversion = Conversion(dataset, self._codec.record_schema, rules)
+        self._conversion = Conversion(self._codec, rules)
         self.size_bytes = path.stat().st_size
         self.read_bytes = 0
         self.rows = 0
@@ -107,7 +108,7 @@ class FileBatches:
             yield batch, read_bytes
 
     def _converted(self) -> Iterator[tuple[Batch, int]]:
-        rest = self._codec.record_schema.empty_table()
+        rest = self._conversion.schema.empty_table()
         for block in self._blocks():
             whole = pa.concat_tables([rest, block.table])
             cut = len(whole) - len(whole) % self._options.batch_rows
@@ -146,9 +147,12 @@ class FileBatches:
         yield from self._encode(records, self._options.batch_rows)
 
     def _encode(self, records: pa.RecordBatch, batch_rows: int) -> Iterator[Batch]:
-        for position, payload in enumerate(self._codec.encode(records, batch_rows)):
+        fields = records.select(self._codec.record_schema.names)
+        for position, encoded in enumerate(self._codec.encode(fields, batch_rows)):
             start = position * batch_rows
             rows = min(batch_rows, records.num_rows - start)
+            more = records.column(COLUMN).slice(start, rows) if COLUMN in records.schema.names else None
+            payload = encoded if more is None else merged(encoded, more)
             if len(payload) <= BATCH_BYTES_MAX:
                 yield Batch(payload, rows)
             elif rows > 1:

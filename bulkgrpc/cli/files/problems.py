@@ -12,6 +12,10 @@ class FileProblem(Exception):
     """A file cannot be submitted. `str()` is one line: file, row, column, value, and what is needed."""
 
 
+class UnfitValue(ValueError):
+    """At least one value of an array does not fit; which one is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class BadValue(Exception):
     """A value that its field does not take.

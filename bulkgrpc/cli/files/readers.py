@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +16,19 @@ import pyarrow.parquet
 from bulkgrpc.cli.files.conversion import flat
 from bulkgrpc.cli.files.fields import Leaf
 from bulkgrpc.cli.files.problems import BadValue, FileProblem, shown
+from bulkgrpc.cli.files.values import is_text_in_json
 
 BLOCK_BYTES = 4 * 1024 * 1024
 """Read at once. A row longer than that cannot be read."""
 PARQUET_BLOCK_ROWS = 20_000
+_BEGIN_BYTES = 64 * 1024
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "packed with gzip",
+    b"\x28\xb5\x2f\xfd": "packed with Zstandard",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ def read_csv(path: Path) -> Iterator[Block]:
 
     Raises FileProblem for a row with too few or too many cells, or text that is not UTF-8.
     """
+    _check_text(path)
     with path.open("rb") as file:
         try:
             reader = pyarrow.csv.open_csv(
@@ -51,6 +62,23 @@ def read_csv(path: Path) -> Iterator[Block]:
                 yield Block(pa.Table.from_batches([batch]), file.tell())
         except pa.ArrowInvalid as error:
             raise FileProblem(f"{path.name}: {_one_line(error)} (the header is row #1)") from error
+
+
+def _check_text(path: Path) -> None:
+    """Check that a file begins as text does: what does not is read for a long time, and understood as anything."""
+    with path.open("rb") as file:
+        begin = file.read(_BEGIN_BYTES)
+    what = next((what for magic, what in _MAGIC.items() if begin.startswith(magic)), None)
+    try:
+        # The last character may be cut off.
+        codecs.getincrementaldecoder("utf-8")().decode(begin)
+    except UnicodeDecodeError:
+        what = what or "text that is not UTF-8, or no text at all"
+    # A text may have one: it is rejected by its record, and comes back in a file of rejections.
+    if what is None and begin.count(0) * 10 > len(begin):
+        what = "no text"
+    if what is not None:
+        raise FileProblem(f"{path.name}: it is {what}: unpack it, save it as UTF-8, or say another --format")
 
 
 def read_parquet(path: Path) -> Iterator[Block]:
@@ -72,7 +100,9 @@ def read_jsonl(path: Path, leaves: tuple[Leaf, ...]) -> Iterator[Block]:
     Raises FileProblem or a BadValue turned into one for the first line that does not fit.
     """
     rows = 0
-    for lines, read_bytes in _line_blocks(path):
+    documents = frozenset(spelling for leaf in leaves if leaf.json for spelling in leaf.spellings)
+    for block, read_bytes in _line_blocks(path):
+        lines = _documents_as_text(block, documents) if documents else block
         table = _parse_lines(lines, leaves)
         if table is None:
             raise _bad_line(path, lines, leaves, rows)
@@ -82,6 +112,7 @@ def read_jsonl(path: Path, leaves: tuple[Leaf, ...]) -> Iterator[Block]:
 
 def _line_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
     """Give blocks of whole lines, and up to where they reach."""
+    _check_text(path)
     rest = b""
     with path.open("rb") as file:
         while data := file.read(BLOCK_BYTES):
@@ -94,6 +125,26 @@ def _line_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
                 yield data[:end], file.tell() - len(rest)
         if rest.strip():
             yield rest + b"\n", file.tell()
+
+
+def _documents_as_text(lines: bytes, documents: frozenset[str]) -> bytes:
+    """Return lines of JSON with what is JSON to the conversion too as text."""
+
+    def told(value: object, path: str) -> object:
+        if path in documents:
+            return None if value is None else json.dumps(value)
+        if isinstance(value, dict):
+            return {name: told(inner, f"{path}.{name}" if path else name) for name, inner in value.items()}
+        return value
+
+    def line(text: bytes) -> bytes:
+        try:
+            return json.dumps(told(json.loads(text), "")).encode()
+        except (ValueError, RecursionError):
+            # What is wrong with it is said where it is read.
+            return text
+
+    return b"\n".join(line(text) for text in lines.split(b"\n") if text.strip()) + b"\n"
 
 
 def _parse_lines(lines: bytes, leaves: tuple[Leaf, ...]) -> pa.Table | None:
@@ -132,10 +183,11 @@ def _json_fields(tree: dict[str, object]) -> list[pa.Field]:
 
 
 def _json_type(leaf: Leaf, kind: pa.DataType, *, text_integers: bool) -> pa.DataType:
+    if leaf.json:
+        return pa.string()
     if pa.types.is_list(kind):
         return pa.list_(_json_type(leaf, kind.value_type, text_integers=text_integers))
-    as_text = leaf.enum or pa.types.is_timestamp(kind) or pa.types.is_binary(kind)
-    if as_text or (text_integers and kind in (pa.int64(), pa.uint64())):
+    if leaf.enum or is_text_in_json(kind) or (text_integers and kind in (pa.int64(), pa.uint64())):
         return pa.string()
     return kind
 

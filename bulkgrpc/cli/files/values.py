@@ -6,22 +6,28 @@ import base64
 import binascii
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from bulkgrpc.cli.files.cells import Cells
 from bulkgrpc.cli.files.fields import Leaf
-from bulkgrpc.cli.files.problems import BadValue
+from bulkgrpc.cli.files.problems import BadValue, UnfitValue
 
 Convert = Callable[[pa.Array], pa.Array]
 _UTC = pa.timestamp("us", "UTC")
 _ZONE = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
+_TIME_OF_DAY = r"^(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?$"
+_DURATION = r"^-?\d{1,12}(?:\.\d{1,6})?s$"
 
 
-class UnfitValue(ValueError):
-    """At least one value of an array does not fit; which one is not known."""
+def read_cells(column: pa.Array, leaf: Leaf, name: str, cells: Cells) -> pa.Array:
+    """Read a column of JSON texts; see `Cells.read`. Raises BadValue for the first value that does not fit."""
+    return _converted(column, partial(cells.read, path=leaf.path), leaf, name)
 
 
 def convert(column: pa.Array, leaf: Leaf, name: str) -> pa.Array:
@@ -31,10 +37,13 @@ def convert(column: pa.Array, leaf: Leaf, name: str) -> pa.Array:
     numbers of enum values, base64 for bytes, a JSON array for a list. Other types are cast, never losing anything.
     name: the column's in the file. Raises BadValue for the first value that does not fit.
     """
-    column = _plain(column)
-    if column.type.equals(leaf.type) and not leaf.enum:
+    column = plain(column)
+    if column.type.equals(leaf.type) and not (leaf.enum or leaf.contains_itself):
         return column
-    how = _converter(column.type, leaf)
+    return _converted(column, _converter(column.type, leaf), leaf, name)
+
+
+def _converted(column: pa.Array, how: Convert, leaf: Leaf, name: str) -> pa.Array:
     try:
         return how(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnfitValue):
@@ -42,7 +51,8 @@ def convert(column: pa.Array, leaf: Leaf, name: str) -> pa.Array:
         raise BadValue(row, name, column[row].as_py(), leaf.needed) from None
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def plain(column: pa.Array) -> pa.Array:
+    """Return a column without what is only another form of it: dictionaries, long texts."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
@@ -65,24 +75,32 @@ def _first_unfit(column: pa.Array, how: Convert) -> int:
 
 def _converter(source: pa.DataType, leaf: Leaf) -> Convert:
     text = pa.types.is_string(source)
+    foreign = pa.types.is_duration(leaf.type) or pa.types.is_time(leaf.type)
+    if leaf.contains_itself or (foreign and not (text or pa.types.is_temporal(source))):
+        # What the codec would lose, and numbers of no unit.
+        return partial(_refuse, kind=leaf.type)
     if pa.types.is_list(leaf.type):
         return lambda column: _lists(_parsed_lists(column, leaf) if text else column, leaf)
     if leaf.enum:
         return lambda column: _enum_names(column, leaf)
-    if text and pa.types.is_timestamp(leaf.type):
-        return _times
-    if text and pa.types.is_binary(leaf.type):
-        return _from_base64
-    if pa.types.is_string(leaf.type) and not pa.types.is_date32(source):
+    reads = next((read for is_kind, read in _READ_TEXT if text and is_kind(leaf.type)), None)
+    if reads is not None:
+        return reads
+    if pa.types.is_string(leaf.type) and not (pa.types.is_date32(source) or pa.types.is_decimal(source)):
         # A number for a text field may have lost its leading zeros long before it came here.
-        return _refuse
+        return partial(_refuse, kind=leaf.type)
     return lambda column: column.cast(leaf.type)
 
 
-def _refuse(column: pa.Array) -> pa.Array:
+def is_text_in_json(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are texts in JSON."""
+    return bool(pa.types.is_temporal(kind) or pa.types.is_binary(kind) or pa.types.is_string(kind))
+
+
+def _refuse(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if column.null_count < len(column):
         raise UnfitValue
-    return pa.nulls(len(column), pa.string())
+    return pa.nulls(len(column), kind)
 
 
 def _times(column: pa.Array) -> pa.Array:
@@ -92,13 +110,34 @@ def _times(column: pa.Array) -> pa.Array:
     return pc.if_else(zoned, column, pc.binary_join_element_wise(column, "Z", "")).cast(_UTC)
 
 
+def _times_of_day(column: pa.Array) -> pa.Array:
+    if not _all_like(column, _TIME_OF_DAY):
+        raise UnfitValue
+    moments = pc.binary_join_element_wise("1970-01-01T", column, "Z", "").cast(_UTC)
+    return moments.cast(pa.int64()).cast(pa.time64("us"))
+
+
+def _durations(column: pa.Array) -> pa.Array:
+    if not _all_like(column, _DURATION):
+        raise UnfitValue
+    seconds = pc.utf8_rtrim(column, "s").cast(pa.decimal128(24, 6))
+    return pc.multiply(seconds, pa.scalar(Decimal(1_000_000))).cast(pa.int64()).cast(pa.duration("us"))
+
+
+def _all_like(column: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.fill_null(pc.match_substring_regex(column, pattern), True)).as_py())
+
+
 def _enum_names(column: pa.Array, leaf: Leaf) -> pa.Array:
     names = [name for _, name in leaf.enum]
-    known = pa.array(names + [str(number) for number, _ in leaf.enum])
+    numbers = [number for number, _ in leaf.enum]
+    known = pa.array(names + [str(number) for number in numbers])
     found = pc.index_in(column.cast(pa.string()), known)
     if found.null_count != column.null_count:
         raise UnfitValue
-    return pa.array(names + names).take(found)
+    # One that is stored as its number is one to the codec too.
+    values = pa.array(names + names) if pa.types.is_string(leaf.type) else pa.array(numbers + numbers, leaf.type)
+    return values.take(found)
 
 
 def _from_base64(column: pa.Array) -> pa.Array:
@@ -112,11 +151,19 @@ def _from_base64(column: pa.Array) -> pa.Array:
         raise UnfitValue from error
 
 
+_READ_TEXT: tuple[tuple[Callable[[pa.DataType], bool], Convert], ...] = (
+    (pa.types.is_timestamp, _times),
+    (pa.types.is_time, _times_of_day),
+    (pa.types.is_duration, _durations),
+    (pa.types.is_binary, _from_base64),
+)
+
+
 def _parsed_lists(column: pa.Array, leaf: Leaf) -> pa.Array:
     """Read each text as a JSON array."""
     if pc.any(pc.match_substring(column, "\n")).as_py():
         raise UnfitValue
-    inner = pa.string() if leaf.enum or pa.types.is_binary(leaf.type.value_type) else leaf.type.value_type
+    inner = pa.string() if leaf.enum or is_text_in_json(leaf.type.value_type) else leaf.type.value_type
     schema = pa.schema([pa.field("v", pa.list_(inner))])
     lines = pc.binary_join_element_wise('{"v":', pc.fill_null(column, "null"), "}", "")
     document = "\n".join(lines.to_pylist()).encode() + b"\n"
