@@ -193,7 +193,8 @@ class LiveJobs:
                 task.cancel()
                 raise TimeoutError(f"no answer within {DEADLINE_S:g} s")
             return task.result()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
+            # A write to a connection that died in this moment is a RuntimeError of uvloop (0.23.0).
             self._avoid_until_s = self._clock() + AVOID_S
             raise CacheUnavailable(f"Redis: {error or type(error).__name__}") from error
 

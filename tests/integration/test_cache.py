@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from bulkgrpc.cache.job import DIGEST_CHARS, DIGESTS_MAX, LiveJob
@@ -190,3 +191,23 @@ async def test_redis_is_asked_again_after_a_while(addresses: Addresses) -> None:
 
 async def test_the_eviction_policy_is_told(live: LiveJobs) -> None:
     assert await live.eviction_policy() != ""
+
+
+def test_a_connection_that_died_unnoticed_is_an_absence_like_any_other_and_the_next_one_is_good(
+    addresses: Addresses,
+) -> None:
+    """The servers run on uvloop, whose transports say it in their own way."""
+    now_s = [0.0]
+
+    async def ask() -> None:
+        async with LiveJobs(addresses.redis, lambda: now_s[0]) as live:
+            job = a_job()
+            await live.remember(job)
+            for connection in live._redis.connection_pool._available_connections:
+                connection._writer.transport.abort()
+            with pytest.raises(CacheUnavailable):
+                await live.get(job.spec.key)
+            now_s[0] += 2 * AVOID_S
+            assert await live.get(job.spec.key) == job
+
+    uvloop.run(ask())
