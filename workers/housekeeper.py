@@ -65,10 +65,10 @@ class Housekeeper:
         metrics.jobs_abandoned.add(expired)
         if expired or overdue:
             log.warning("jobs_late", expired=expired, overdue=overdue)
+        keep_days(connection, self._settings.retention_days)
         kept = keep_partitions(connection, datetime.now(UTC).date())
         for reason in kept.not_made:
             log.warning("partition_not_made", reason=reason)
-        keep_days(connection, self._settings.retention_days)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -100,12 +100,18 @@ def _filled(record: Message) -> Message:
         if field.is_repeated and field.message_type is not None:
             value.add()
         elif field.is_repeated:
-            value.append(b"" if field.type == field.TYPE_BYTES else _EMPTY.get(field.cpp_type, 0))
+            value.append(_element(field))
         elif field.message_type is not None:
             value.SetInParent()
         else:
             setattr(record, field.name, value)
     return record
+
+
+def _element(field: Any) -> object:
+    if field.enum_type is not None:
+        return field.enum_type.values[0].number
+    return b"" if field.type == field.TYPE_BYTES else _EMPTY.get(field.cpp_type, 0)
 
 
 def _fault_of_field(descriptors: bytes, message: Descriptor, field: str) -> bool:

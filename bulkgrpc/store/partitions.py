@@ -16,6 +16,7 @@ from psycopg import sql
 from bulkgrpc import limits
 from bulkgrpc.datasets import ddl
 from bulkgrpc.datasets.definition import Dataset, define
+from bulkgrpc.datasets.overrides import InvalidDataset
 from bulkgrpc.datasets.periods import Period, period_of, periods_around
 from bulkgrpc.store import statements
 from bulkgrpc.store.ledger import Connection
@@ -45,12 +46,19 @@ class Kept:
 
 def keep_partitions(connection: Connection, today: date) -> Kept:
     """Make the partitions of the time to come, and those of stray rows. Raises psycopg.Error if PostgreSQL is away."""
-    made, not_made = 0, []
+    made, not_made = 0, list[str]()
     for descriptors, message_type, version in connection.execute(_SQL["time_partitioned"]).fetchall():
-        keeper = _Keeper(connection, define(descriptors, message_type, version), today)
-        keeper.keep()
-        made += keeper.made
-        not_made += keeper.not_made
+        try:
+            keeper = _Keeper(connection, define(descriptors, message_type, version), today)
+            keeper.keep()
+        except (InvalidDataset, psycopg.Error) as error:
+            if connection.closed:
+                raise
+            # Whatever it is, the partitions of other tables do not wait for it.
+            not_made.append(f"partitions of {message_type}: {' '.join(str(error).split())}")
+        else:
+            made += keeper.made
+            not_made += keeper.not_made
     return Kept(made, tuple(not_made))
 
 

@@ -195,6 +195,19 @@ async def test_a_table_is_registered_with_its_partitions_and_another_period_is_r
         assert refused.value.field == "partition_by_time"
 
 
+def test_a_table_that_cannot_be_kept_does_not_stop_the_others(connection: Connection, tmp_path: Path) -> None:
+    register(connection, made(tmp_path))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "events.proto").write_text(
+        (PROTO % ("IGNORE", "MONTH", "google.type.Date")).replace('"events"', '"a"')
+    )
+    register(connection, examples.compiled(tmp_path / "a" / "events.proto", "E"))
+    connection.execute("UPDATE bulk.datasets SET message_type = 'Gone' WHERE dataset = 'a'")
+    kept = keep_partitions(connection, TODAY)
+    assert (kept.made, len(kept.not_made)) == (5, 1)
+    assert "Gone" in kept.not_made[0]
+
+
 def test_a_table_without_partitions_by_time_is_left_alone(connection: Connection) -> None:
     register(connection, examples.readings())
     assert keep_partitions(connection, TODAY).made == 0

@@ -90,6 +90,18 @@ def test_a_rule_that_cannot_be_compiled_refuses_the_dataset_and_names_its_field(
     assert refused.value.field == field
 
 
+def test_rules_of_a_message_of_protos_second_version_are_compiled(tmp_path: Path) -> None:
+    file = tmp_path / "m.proto"
+    file.write_text(
+        'syntax = "proto2"; import "buf/validate/validate.proto"; import "bulkgrpc/v1/options.proto"; '
+        "enum E { ONE = 1; } message P { required int32 size = 1; } "
+        'message M { option (bulkgrpc.v1.dataset) = {table: "m" key: "id"}; required string id = 1 '
+        "[(buf.validate.field).string.min_len = 1]; repeated E es = 2; optional E e = 3; repeated bytes bs = 4; "
+        "repeated P ps = 5; map<string, P> by_name = 6; repeated bool flags = 7; repeated string texts = 8; }"
+    )
+    assert BatchCodec(define(sources.compile_proto(file), "M"))._rules is not None
+
+
 def test_a_rule_that_fails_on_an_empty_record_alone_is_taken(tmp_path: Path) -> None:
     codec = _codec(tmp_path, "; int32 n = 4 " + CEL % "10 / this > 1")
     rows = to_rows(codec, [Payload("acme", 2, examples.batch_of(_records(codec, {"id": "a", "n": 2}, {"id": "b"})))])
