@@ -17,6 +17,7 @@ from bulkgrpc.bench.ground import Connection, Ground, Place
 from bulkgrpc.bench.words import Load, Rate, Report
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
+from bulkgrpc.settings import PREFIX
 from bulkgrpc.store import dedupe
 from bulkgrpc.store.filters import make_filters
 
@@ -28,10 +29,12 @@ _KEPT = sql.Identifier("bench_kept")
 def run(ground: Ground, contestants: Sequence[Contestant], load: Load, report: Report) -> ContestResults:
     """Measure all contestants in `load.rounds` rounds. Raises BenchFailed."""
     payloads = _payloads(contestants, load)
+    # Left alone the workers would set the size of their chunks, and what is written by hand could not have the same.
+    same_size = {f"{PREFIX}CHUNK_ROWS_{bound}": str(load.chunk_rows) for bound in ("MIN", "MAX")}
     rounds = []
     with (
         ground.place("policies", load.tenants) as place,
-        programs.workers(place, load.workers, ground.directory) as running,
+        programs.workers(place, load.workers, ground.directory, same_size) as running,
         ground.connection() as connection,
     ):
         watch.group_settles(place, load.workers)

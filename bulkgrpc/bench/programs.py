@@ -6,10 +6,11 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from bulkgrpc.bench.ground import Place
 from bulkgrpc.bench.words import BenchFailed
@@ -43,11 +44,13 @@ class Program:
 
 
 @contextmanager
-def workers(place: Place, count: int, logs: Path) -> Iterator[list[Program]]:
-    """Run `count` workers."""
+def workers(
+    place: Place, count: int, logs: Path, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[list[Program]]:
+    """Run `count` workers. settings: variables beside those of the place."""
     with ExitStack() as stack:
         yield [
-            stack.enter_context(_running(f"worker {number + 1}", ["workers.process"], place, logs))
+            stack.enter_context(_running(f"worker {number + 1}", ["workers.process"], place, logs, settings))
             for number in range(count)
         ]
 
@@ -60,12 +63,14 @@ def server(place: Place, logs: Path) -> Iterator[tuple[Program, str]]:
 
 
 @contextmanager
-def _running(name: str, module: list[str], place: Place, logs: Path) -> Iterator[Program]:
+def _running(
+    name: str, module: list[str], place: Place, logs: Path, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Program]:
     log = logs / f"{place.topic}.{name.replace(' ', '-')}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
-            env=place.environment(),
+            env={**place.environment(), **settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

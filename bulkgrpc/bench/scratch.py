@@ -20,6 +20,8 @@ from bulkgrpc.store.connection import connect
 
 _HEADER_BYTES = 19
 """Of COPY's binary form: signature, flags, length of the extension."""
+_LEDGER_STATEMENTS = 8
+"""A worker's transaction has about so many beside its rows: offsets, jobs, lanes, batches, counts."""
 _TRAILER = b"\xff\xff"
 _POSITION = sql.Identifier("bulkgrpc_position")
 
@@ -65,19 +67,28 @@ class Scratch:
     def written_s(self, chunk_rows: int, chunks: int) -> list[float]:
         """Empty the copy, write so many chunks of so many rows, and return the time of each, its commit included.
 
+        Each is a transaction with a COPY, and with as many small statements as a worker has for its ledger.
+
         The pool must have so many rows. Each chunk is sorted by key, and encoded before the clock starts.
         """
         target = sql.Identifier(self.schema, "rows")
         encoded = self._encoded(chunk_rows, chunks)
         self.connection.execute(sql.SQL("TRUNCATE {}").format(target))
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(target, _names(self.columns))
+        advance = sql.SQL("UPDATE {} SET next = next + 1 WHERE number = %s").format(self._ledger)
         times = []
         for chunk in encoded:
             begun_s = time.perf_counter()
             with self.connection.transaction():
                 copy_chunk(self.connection, statement, chunk)
+                for number in range(_LEDGER_STATEMENTS):
+                    self.connection.execute(advance, (number,))
             times.append(time.perf_counter() - begun_s)
         return times
+
+    @property
+    def _ledger(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, "ledger")
 
     def _encoded(self, chunk_rows: int, chunks: int) -> list[bytes]:
         select = sql.SQL(
@@ -117,6 +128,10 @@ def scratch(postgres: str, dataset: str, pool_rows: int) -> Iterator[Scratch]:
                     sql.Identifier(schema, "rows"), sql.Identifier(SCHEMA, dataset)
                 )
             )
+            ledger = sql.SQL("CREATE TABLE {name} (number integer PRIMARY KEY, next bigint NOT NULL DEFAULT 0)")
+            connection.execute(ledger.format(name=sql.Identifier(schema, "ledger")))
+            numbers = sql.SQL("INSERT INTO {} SELECT generate_series(0, {})")
+            connection.execute(numbers.format(sql.Identifier(schema, "ledger"), _LEDGER_STATEMENTS - 1))
             sampled = _fill(connection, schema, dataset, columns, pool_rows)
             yield Scratch(connection, schema, tuple(columns), key, sampled)
     finally:
