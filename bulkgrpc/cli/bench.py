@@ -99,7 +99,7 @@ def bench_memory(
 
 @app.command("policies")
 def bench_policies(
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 600_000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 500_000,
     batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows in a batch.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the baselines.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; medians count.")] = 3,
