@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from google.protobuf import message_factory
+from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.client import AsyncBulkClient, JobState, Reason, Refused
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto
+from bulkgrpc.store.catalog import Catalog, JobsNotEnded
+from bulkgrpc.store.connection import connect
+from bulkgrpc.store.jobs import DatasetDeleted, JobStore, open_values
+from bulkgrpc.store.statements import family
+from bulkgrpc.words import JobKey, JobSpec
 from tests.integration.service_words import Command, Parts
+from tests.support import examples
+from tests.support.database import Connection, count, register
+from tests.support.waiting import eventually
 
 pytest_plugins = ["tests.integration.service_parts"]
 
@@ -134,3 +145,49 @@ def test_the_command_asks_before_it_deletes(command: Command, parts: Parts, tmp_
         "table_dropped": True,
     }
     assert parts.rows("SELECT to_regclass('asked')") == [(None,)]
+
+
+def job_of(key: str) -> JobSpec:
+    return JobSpec(JobKey.derive("acme", key), key, "sensor_readings", 1)
+
+
+def somebody_waits(connection: Connection) -> bool:
+    found = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone()
+    return found is not None and found[0] > 0
+
+
+async def test_a_job_that_is_being_opened_keeps_its_dataset(database: str, connection: Connection) -> None:
+    register(connection, examples.readings())
+    async with AsyncConnectionPool(database, kwargs={"autocommit": True}) as pool:
+        with connect(database, "opener") as opener, opener.transaction():
+            values = open_values(job_of("k"), [0], datetime.now(UTC), of_deleted=False)
+            for name in ("lock_job", "open_job"):
+                opener.execute(family("jobs")[name], values)
+            deleting = asyncio.create_task(Catalog(pool).delete("sensor_readings", drop_table=True))
+            await eventually(lambda: somebody_waits(connection))
+        with pytest.raises(JobsNotEnded) as kept:
+            await deleting
+        assert kept.value.names == [job_of("k").key.name]
+    assert count(connection, "sensor_readings") == 0
+
+
+async def test_a_job_waits_for_a_deletion_under_way_and_is_not_opened(database: str, connection: Connection) -> None:
+    register(connection, examples.readings())
+    async with AsyncConnectionPool(database, kwargs={"autocommit": True}, min_size=2) as pool:
+        with connect(database, "reader") as reader, reader.transaction():
+            # Whoever reads the table keeps the deletion from ending.
+            reader.execute("SELECT FROM sensor_readings")
+            deleting = asyncio.create_task(Catalog(pool).delete("sensor_readings", drop_table=True))
+            await eventually(
+                lambda: (
+                    connection.execute("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation'").fetchone()
+                    is not None
+                )
+            )
+            opening = asyncio.create_task(JobStore(pool).open_job(job_of("k"), [0], datetime.now(UTC)))
+            await eventually(lambda: somebody_waits(connection))
+        assert await deleting
+        with pytest.raises(DatasetDeleted):
+            await opening
+        # What was acknowledged while nobody could be asked is to be accounted for all the same.
+        await JobStore(pool).open_job(job_of("k"), [0], datetime.now(UTC), of_deleted=True)
