@@ -34,6 +34,11 @@ chunks_refused = _meter.create_counter(
     unit="{chunk}",
     description="Chunks that the ledger did not take: replayed, after a gap, fenced",
 )
+partitions_stalled = _meter.create_counter(
+    "bulkgrpc.partitions.stalled",
+    unit="{partition}",
+    description="Partitions whose messages Kafka had and did not send, so that this worker joined its group anew",
+)
 messages_dead = _meter.create_counter(
     "bulkgrpc.messages.dead", unit="{message}", description="Messages that this worker put on the dead-letter topic"
 )

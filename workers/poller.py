@@ -27,6 +27,7 @@ from bulkgrpc.store.transaction import Applied
 from bulkgrpc.store.tuning import ChunkTuner
 from bulkgrpc.words import JobCounts, Kind, Ownership
 from workers.ownership import Holdings
+from workers.stall import StallWatch
 from workers.writer import ChunkWriter, Result
 
 log = structlog.get_logger()
@@ -37,7 +38,7 @@ IDLE_POLL_S = 0.1
 """How long a poll waits when nothing is in hand."""
 WRITER_WAIT_S = 0.02
 """How long to wait for the writer before looking at Kafka again; the consumer is polled at least this often."""
-PAUSE_AFTER_S = 1.0
+PAUSE_AFTER_S = 3.0
 """A writer that takes longer for a chunk is stuck: stop fetching, so that nothing piles up, but keep polling.
 Not sooner, for a pause throws away what was fetched ahead."""
 
@@ -73,6 +74,7 @@ class Poller:
         self._paused = False
         self._take_up_at = 0.0
         self._backoff = Backoff()
+        self._stall = StallWatch()
 
     def run(self) -> None:
         """Poll, assemble, decode, hand over, commit; until `stopping` is set, then drain.
@@ -92,6 +94,7 @@ class Poller:
         self._settle(0)
         self._unpause_if_idle()
         self._take_up()
+        self._rejoin_if_stalled()
         if not self._builder.full and self._fill() and not self._builder.full and self._writer.outstanding:
             return
         if self._ready():
@@ -240,6 +243,23 @@ class Poller:
         if self._paused and self._builder.empty and not self._backlog and not self._writer.outstanding:
             self._paused = False
             self._consumer.resume(self._holdings.held)
+
+    def _rejoin_if_stalled(self) -> None:
+        """Join the group anew if messages that Kafka has do not come."""
+        if self._paused:
+            self._stall.clear()
+            return
+        stalled = self._stall.stalled(self._holdings.held, time.monotonic(), self._consumer.end)
+        if not stalled:
+            return
+        log.error("partitions_stalled", next_offsets=dict(stalled))
+        metrics.partitions_stalled.add(len(stalled))
+        self._stall.clear()
+        self._stale = self._writer.outstanding
+        self._builder.clear()
+        self._backlog.clear()
+        self._holdings = Holdings()
+        self._consumer.rejoin(LEAVE_WITHIN_S)
 
     def _keep_polling(self) -> None:
         """While PostgreSQL is stuck, stay in the group without fetching more."""

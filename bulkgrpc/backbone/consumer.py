@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from bulkgrpc.settings import WorkerSettings
 Partitions = Sequence[int]
 Assigned = Callable[[Partitions], Mapping[int, int]]
 Revoked = Callable[[Partitions], None]
+END_WITHIN_S = 1.0
 _QUEUE_KBYTES_MAX = 32 * 1024
 
 
@@ -49,12 +51,10 @@ class RecordsConsumer:
     """
 
     def __init__(self, settings: WorkerSettings, assigned: Assigned, revoked: Revoked) -> None:
+        self._settings = settings
         self._topic = settings.topic
         self._assigned, self._revoked = assigned, revoked
-        self._consumer = Consumer(_configuration(settings))
-        self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-        )
+        self._consumer = self._join()
 
     def fetch(self, messages_max: int, timeout_s: float) -> list[Fetched]:
         """Return messages: waits up to `timeout_s` for the first, then takes those that are here.
@@ -96,6 +96,23 @@ class RecordsConsumer:
             positions = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
             self._consumer.commit(offsets=positions, asynchronous=True)
 
+    def end(self, partition: int) -> int | None:
+        """Return the offset after the last message that Kafka has of a partition, None if it does not tell in time."""
+        try:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), END_WITHIN_S)
+        except KafkaException:
+            return None
+        return int(end)
+
+    def rejoin(self, timeout_s: float) -> None:
+        """Leave the group, or, if Kafka does not let go within `timeout_s`, forget it, and join it as a new member.
+
+        `revoked` may be called for the partitions held, or not.
+        """
+        with contextlib.suppress(GroupNotLeft):
+            self.close(timeout_s)
+        self._consumer = self._join()
+
     def close(self, timeout_s: float) -> None:
         """Leave the group, so that the partitions go to others without waiting for a time-out.
 
@@ -106,6 +123,11 @@ class RecordsConsumer:
         closing.join(timeout_s)
         if closing.is_alive():
             raise GroupNotLeft(f"Kafka did not answer within {timeout_s:.0f} s: the partitions move later")
+
+    def _join(self) -> Consumer:
+        consumer = Consumer(_configuration(self._settings))
+        consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
+        return consumer
 
     def _partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
@@ -122,7 +144,9 @@ class RecordsConsumer:
         self.resume(starts)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._revoked([partition.partition for partition in partitions])
+        # One that did not let go in time may say so late, beside the new one.
+        if consumer is self._consumer:
+            self._revoked([partition.partition for partition in partitions])
         consumer.incremental_unassign(partitions)
 
     def _raise_if_lasting(self, error: KafkaError) -> None:

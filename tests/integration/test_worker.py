@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import signal
+import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,10 +21,11 @@ from confluent_kafka.admin import AdminClient
 from psycopg_pool import AsyncConnectionPool
 from typer.testing import CliRunner
 
+from bulkgrpc.backbone.consumer import Fetched
 from bulkgrpc.backbone.producer import BackboneProducer
 from bulkgrpc.backbone.topics import ensure_topic
 from bulkgrpc.cli.app import app
-from bulkgrpc.settings import ServerSettings, load
+from bulkgrpc.settings import ServerSettings, WorkerSettings, load
 from bulkgrpc.stack import Addresses
 from bulkgrpc.store import ledger
 from bulkgrpc.store.catalog import Catalog
@@ -34,6 +36,8 @@ from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.processes import Process
 from tests.support.waiting import eventually
+from workers import stall
+from workers.poller import Poller
 
 PARTITIONS = 2
 
@@ -403,3 +407,37 @@ def test_a_connection_of_ours_has_deadlines(addresses: Addresses) -> None:
             row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
             assert row is not None
             assert row[0] not in ("0", "")
+
+
+async def test_a_consumer_that_went_deaf_joins_anew_and_goes_on(
+    feed: Feed, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall, "SILENT_S", 1.0)
+    monkeypatch.setattr(stall, "LOOK_EVERY_S", 0.2)
+    stopping = threading.Event()
+    settings = load(
+        WorkerSettings,
+        kafka=feed.settings.kafka,
+        postgres=feed.settings.postgres,
+        topic=feed.settings.topic,
+        group=feed.settings.topic,
+    )
+    poller = Poller(settings, stopping)
+    consumer, fetch = poller._consumer, poller._consumer.fetch
+    first = consumer._consumer
+
+    def deaf(messages_max: int, timeout_s: float) -> list[Fetched]:
+        """As librdkafka is at times, and tells nobody."""
+        found = fetch(messages_max, timeout_s)
+        return [] if consumer._consumer is first else found
+
+    monkeypatch.setattr(consumer, "fetch", deaf)
+    running = asyncio.create_task(asyncio.to_thread(poller.run))
+    try:
+        await eventually(lambda: len(poller._holdings.held) == PARTITIONS)
+        job = spec("deaf")
+        await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])
+        assert await ended(connection, job) == (3, 10, 10, 0, 0)
+    finally:
+        stopping.set()
+        await running

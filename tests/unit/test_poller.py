@@ -20,6 +20,7 @@ from bulkgrpc.store.transaction import Applied
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message, Outcome, Ownership
 from workers import poller as module
 from workers.poller import Poller
+from workers.stall import LOOK_EVERY_S, SILENT_S
 from workers.writer import Result
 
 
@@ -32,6 +33,8 @@ class Kafka:
         self.paused: set[int] = set()
         self.sought: list[Mapping[int, int]] = []
         self.committed: dict[int, int] = {}
+        self.ends: dict[int, int | None] = {}
+        self.rejoined = 0
 
     def give(self, partitions: Sequence[int]) -> None:
         """Assign partitions, as RecordsConsumer does."""
@@ -54,6 +57,13 @@ class Kafka:
 
     def resume(self, partitions: Iterable[int]) -> None:
         self.paused -= set(partitions)
+
+    def end(self, partition: int) -> int | None:
+        return self.ends.get(partition, 0)
+
+    def rejoin(self, _timeout_s: float) -> None:
+        self.rejoined += 1
+        self.give([0, 1])
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         self.committed |= offsets
@@ -232,3 +242,35 @@ def test_after_a_chunk_that_took_too_long_its_messages_are_read_again_into_small
     poller._step()
     assert poller._builder.bounds.rows_max < before
     assert kafka.sought[-1] == {0: 0, 1: 0}
+
+
+def test_messages_that_kafka_has_and_does_not_send_make_the_worker_join_anew(
+    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+) -> None:
+    poller, kafka, writer, ledger = parts
+    poller._step()
+    kafka.ends = {0: 1}
+    clock[0] += SILENT_S - 1
+    poller._step()
+    assert kafka.rejoined == 0
+    clock[0] += LOOK_EVERY_S
+    poller._step()
+    assert kafka.rejoined == 1
+    epoch = ledger.places[0].owner_epoch
+    kafka.coming += [seal(0, 0)]
+    poller._step()
+    poller._step()
+    assert [span.owner_epoch for span in writer.written().chunk.spans] == [epoch]
+
+
+def test_silence_where_there_is_nothing_to_be_said_is_no_stall(
+    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+) -> None:
+    poller, kafka, _, _ = parts
+    for _ in range(5):
+        clock[0] += SILENT_S
+        poller._step()
+    kafka.ends = {0: None, 1: None}
+    clock[0] += SILENT_S
+    poller._step()
+    assert kafka.rejoined == 0
