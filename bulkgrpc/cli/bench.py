@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -99,9 +100,11 @@ def bench_memory(
 
 @app.command("policies")
 def bench_policies(
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 500_000,
+    *,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 800_000,
     batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows in a batch.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the baselines.")] = 2,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows of a transaction, of workers and by hand.")] = 40_000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; medians count.")] = 3,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -117,7 +120,7 @@ def bench_policies(
     from bulkgrpc.bench import contest, machine, policies, report
     from bulkgrpc.bench.ground import ground
 
-    load = Load.of(rows, batch_rows, workers, rounds, 0)
+    load = replace(Load.of(rows, batch_rows, workers, rounds, 0), chunk_rows=chunk_rows)
     contestants = contest.contestants()
     datasets = {contestant.dataset.name: contestant.dataset for contestant in contestants}
     with _errors(), console.progress(policies.steps(contestants, load) + 1, as_json) as tell:
