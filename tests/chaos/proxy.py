@@ -85,29 +85,31 @@ class Proxies:
         self._thread.join(_READY_S)
         self._loop.close()
 
-    def open(self, port: int, target_port: int) -> Proxy:
-        """Listen on `port` and pass everything on to `target_port`, both on the loopback interface."""
-        proxy = Proxy(self._loop, target_port)
-        asyncio.run_coroutine_threadsafe(proxy.listen(port), self._loop).result(_READY_S)
+    def open(self) -> Proxy:
+        """Listen on a free port of the loopback interface; what comes is passed on once `target_port` is set."""
+        proxy = Proxy(self._loop)
+        asyncio.run_coroutine_threadsafe(proxy.listen(), self._loop).result(_READY_S)
         self._opened.append(proxy)
         return proxy
 
 
 class Proxy:
-    """One listening port. `set` and `reset` may be called from any thread."""
+    """One listening port. `set` and `reset` may be called from any thread. target_port: where it leads to."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target_port: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._target_port = target_port
+        self.port = 0
+        self.target_port = 0
         self._mood = Mood()
         self._links: set[_Link] = set()
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self.cuts = 0
 
-    async def listen(self, port: int) -> None:
+    async def listen(self) -> None:
         """Begin to listen."""
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, port)
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Listen no more; reset what is open."""
@@ -151,7 +153,7 @@ class Proxy:
         link = _Link(writer)
         self._links.add(link)
         try:
-            far_reader, link.far = await asyncio.open_connection(LOOPBACK, self._target_port)
+            far_reader, link.far = await asyncio.open_connection(LOOPBACK, self.target_port)
             link.tasks = [
                 asyncio.ensure_future(self._pump(link, reader, link.far, Way.TO)),
                 asyncio.ensure_future(self._pump(link, far_reader, writer, Way.FROM)),

@@ -226,15 +226,15 @@ class Rig:
 @contextmanager
 def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
     """Run everything; end and remove it afterwards."""
-    stack = ProxiedStack(data_dir)
-    listen = choose_free()
     with ExitStack() as undo:
+        proxies = undo.enter_context(Proxies())
+        opened = {pair: proxies.open() for pair in PAIRS}
+        ports = {pair: proxy.port for pair, proxy in opened.items()}
+        stack = ProxiedStack(data_dir, ports["server-kafka"], ports["worker-kafka"])
         undo.callback(stack.destroy)
         stack.up()
-        proxies = undo.enter_context(Proxies())
-        _set_up_topic_and_tables(stack)
-        ports = {pair: choose_free() for pair in PAIRS}
-        ports |= {"server-kafka": stack.server.advertised, "worker-kafka": stack.worker.advertised}
+        schema.migrate(stack.addresses.postgres)
+        listen = choose_free()
         postgres, redis = (
             int(re.findall(r":(\d+)/", url)[-1]) for url in (stack.addresses.postgres, stack.addresses.redis)
         )
@@ -246,7 +246,8 @@ def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
             "worker-kafka": stack.worker.port,
             "worker-postgres": postgres,
         }
-        opened = {pair: proxies.open(ports[pair], target) for pair, target in targets.items()}
+        for pair, target in targets.items():
+            opened[pair].target_port = target
         running = Rig(stack, opened, f"127.0.0.1:{ports['client-server']}", logs)
         undo.callback(running.end)
         running.launch(ports, listen, workers)
@@ -260,10 +261,6 @@ def calm(running: Rig) -> None:
     """Make every proxy a good one."""
     for proxy in running.proxies.values():
         proxy.set(Mood())
-
-
-def _set_up_topic_and_tables(stack: ProxiedStack) -> None:
-    schema.migrate(stack.addresses.postgres)
 
 
 async def _register(address: str) -> None:

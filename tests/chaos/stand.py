@@ -54,9 +54,9 @@ class ProxiedKafka(Kafka):
 class ProxiedStack(Stack):
     """A stack whose broker has listeners for servers and workers. server, worker: those listeners."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, server_port: int, worker_port: int) -> None:
         super().__init__(data_dir)
-        self.server = Listener("SERVER", choose_free(), choose_free())
-        self.worker = Listener("WORKER", choose_free(), choose_free())
+        self.server = Listener("SERVER", choose_free(), server_port)
+        self.worker = Listener("WORKER", choose_free(), worker_port)
         kafka = ProxiedKafka(self.data_dir / "kafka", 384, (self.server, self.worker))
         self._parts = (Part(kafka, self._state), *self._parts[1:])
