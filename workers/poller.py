@@ -71,6 +71,7 @@ class Poller:
         self._stale = 0  # outstanding chunks whose results do not count: the ledger refused one before them
         self._first_at = 0.0
         self._written_at = 0.0
+        self._empty_at = 0.0
         self._paused = False
         self._take_up_at = 0.0
         self._backoff = Backoff()
@@ -127,6 +128,8 @@ class Poller:
         found = bool(self._backlog)
         if found:
             faults.reach("after_poll")
+        else:
+            self._empty_at = time.monotonic()
         if self._builder.empty:
             self._first_at = time.monotonic()
         while self._backlog and not self._builder.full:
@@ -249,7 +252,7 @@ class Poller:
         if self._paused:
             self._stall.clear()
             return
-        stalled = self._stall.stalled(self._holdings.held, time.monotonic(), self._consumer.end)
+        stalled = self._stall.stalled(self._holdings.held, time.monotonic(), self._empty_at, self._consumer.end)
         if not stalled:
             return
         log.error("partitions_stalled", next_offsets=dict(stalled))

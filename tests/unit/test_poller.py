@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from bulkgrpc.store.transaction import Applied
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message, Outcome, Ownership
 from workers import poller as module
 from workers.poller import Poller
-from workers.stall import LOOK_EVERY_S, SILENT_S
+from workers.stall import BEHIND_S, LOOK_EVERY_S, SILENT_S
 from workers.writer import Result
 
 
@@ -244,17 +245,23 @@ def test_after_a_chunk_that_took_too_long_its_messages_are_read_again_into_small
     assert kafka.sought[-1] == {0: 0, 1: 0}
 
 
+def pass_time(poller: Poller, clock: list[float], seconds: float) -> None:
+    """Let the poller look at Kafka all along."""
+    until_s = clock[0] + seconds
+    while clock[0] < until_s:
+        clock[0] += LOOK_EVERY_S
+        poller._step()
+
+
 def test_messages_that_kafka_has_and_does_not_send_make_the_worker_join_anew(
     parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
 ) -> None:
     poller, kafka, writer, ledger = parts
     poller._step()
     kafka.ends = {0: 1}
-    clock[0] += SILENT_S - 1
-    poller._step()
+    pass_time(poller, clock, SILENT_S)
     assert kafka.rejoined == 0
-    clock[0] += LOOK_EVERY_S
-    poller._step()
+    pass_time(poller, clock, LOOK_EVERY_S)
     assert kafka.rejoined == 1
     epoch = ledger.places[0].owner_epoch
     kafka.coming += [seal(0, 0)]
@@ -267,10 +274,42 @@ def test_silence_where_there_is_nothing_to_be_said_is_no_stall(
     parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
 ) -> None:
     poller, kafka, _, _ = parts
-    for _ in range(5):
-        clock[0] += SILENT_S
-        poller._step()
+    pass_time(poller, clock, 5 * SILENT_S)
     kafka.ends = {0: None, 1: None}
-    clock[0] += SILENT_S
-    poller._step()
+    pass_time(poller, clock, 2 * SILENT_S)
     assert kafka.rejoined == 0
+
+
+def test_a_message_that_came_to_kafka_just_now_is_no_stall_however_long_there_was_none(
+    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+) -> None:
+    poller, kafka, _, _ = parts
+    pass_time(poller, clock, 5 * SILENT_S)
+    kafka.ends = {0: 1}
+    pass_time(poller, clock, LOOK_EVERY_S)
+    assert kafka.rejoined == 0
+
+
+def test_a_message_that_waits_behind_those_of_another_partition_is_no_stall_for_long(
+    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+) -> None:
+    poller, kafka, writer, ledger = parts
+    poller._step()
+    kafka.ends = {1: 1}
+    offset = 0
+
+    def busy(seconds: float) -> None:
+        nonlocal offset
+        until_s = clock[0] + seconds
+        while clock[0] < until_s:
+            clock[0] += 1
+            kafka.coming.append(seal(0, offset))
+            offset += 1
+            poller._step()
+            writer.written()
+            ledger.places[0] = replace(ledger.places[0], next_offset=offset)
+
+    busy(5 * SILENT_S)
+    assert kafka.rejoined == 0
+    busy(BEHIND_S)
+    assert kafka.rejoined == 1
