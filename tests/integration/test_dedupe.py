@@ -261,6 +261,29 @@ def test_changing_halves_waits_for_no_writer_for_long_and_no_writer_is_lost(
     assert dedupe.change_halves(connection) == 1
 
 
+def test_a_writer_that_sees_the_halves_as_they_were_is_told_so(
+    worker: Worker, database: str, connection: Connection
+) -> None:
+    """Where transactions are repeatable reads: its hashes would go into the half that must not change any more."""
+    let_pass(connection, 3600)
+    with connect(database, "tests-other") as own:
+        own.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        own.execute("SELECT FROM bulk.offsets")
+        assert dedupe.change_halves(connection) == len(POLICIES)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            dedupe.take(own, "remembered_ignore")
+
+
+def test_making_a_filter_waits_for_no_writer(worker: Worker, database: str, connection: Connection) -> None:
+    worker.write(("acme/a", readings(0, 10)))
+    let_pass(connection, 3600)
+    assert dedupe.change_halves(connection) == len(POLICIES)
+    with connect(database, "tests-other") as own, own.transaction():
+        dedupe.take(own, "remembered_ignore")
+        connection.execute("SET lock_timeout = '1s'")
+        assert make_filters(connection) == 1
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_an_atomic_job_is_deduped_when_it_is_applied(worker: Worker, connection: Connection, policy: Conflict) -> None:
     dataset = f"remembered_{policy}"

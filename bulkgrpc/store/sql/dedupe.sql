@@ -5,8 +5,9 @@ SELECT half,
        ARRAY(SELECT pg_relation_size(name::regclass) / current_setting('block_size')::bigint FROM unnest(%(names)s::text[]) WITH ORDINALITY AS n (name, number)
              ORDER BY number),
        now, now - make_interval(secs => window_s), change_time, filter IS NOT NULL
-FROM bulk.dedupe, clock_timestamp() AS now
+FROM bulk.dedupe d, clock_timestamp() AS now
 WHERE dataset = %(dataset)s
+FOR KEY SHARE OF d
 
 -- name: piece
 -- All hashes on the pages [from_page, to_page) of a half.

@@ -104,7 +104,9 @@ CREATE TABLE bulk.dedupe (
   window_s    double precision NOT NULL,
   half        smallint         NOT NULL DEFAULT 0 CHECK (half IN (0, 1)),
   change_time timestamptz      NOT NULL DEFAULT clock_timestamp(),
-  filter      bytea
+  filter      bytea,
+  -- Makes the half part of a key: who saw another one cannot lock the row, see get_halves.
+  UNIQUE (dataset, half)
 );
 ALTER TABLE bulk.dedupe ALTER filter SET STORAGE EXTERNAL;
 COMMENT ON COLUMN bulk.dedupe.filter IS 'A Bloom filter of the hashes in the half that is not added to.';
