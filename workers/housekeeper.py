@@ -48,27 +48,50 @@ class Housekeeper:
             except psycopg.Error as error:
                 log.warning("housekeeping_failed", error=str(error).strip())
                 self._disconnect()
+            except Exception:
+                # Whatever it is: a thread that ended would keep the lock, and nobody would keep house any more.
+                log.exception("housekeeping_failed")
+                self._disconnect()
         self._disconnect()
 
     def _round(self, connection: ledger.Connection) -> None:
-        expired = 0
-        try:
-            ends = end_offsets(self._settings)
-            expired = expire_abandoned(connection, self._settings.topic, ends, self._settings.abandoned_after_s)
-        except BackboneUnavailable as error:
-            log.warning("housekeeping_failed", error=str(error))
-        sweep_held(connection)
-        change_halves(connection)
-        make_filters(connection)
+        """Do every chore; one that fails is tried again next time, and holds up no other."""
+        chores = (
+            self._keep_days,
+            self._keep_partitions,
+            self._expire_abandoned,
+            sweep_held,
+            change_halves,
+            make_filters,
+            self._count_overdue,
+        )
+        for chore in chores:
+            try:
+                chore(connection)
+            except (psycopg.Error, BackboneUnavailable) as error:
+                log.warning("housekeeping_failed", chore=chore.__name__.strip("_"), error=str(error).strip())
+                if connection.closed:
+                    raise
+
+    def _keep_days(self, connection: ledger.Connection) -> None:
+        keep_days(connection, self._settings.retention_days)
+
+    def _keep_partitions(self, connection: ledger.Connection) -> None:
+        for reason in keep_partitions(connection, datetime.now(UTC).date()).not_made:
+            log.warning("partition_not_made", reason=reason)
+
+    def _expire_abandoned(self, connection: ledger.Connection) -> None:
+        ends = end_offsets(self._settings)
+        expired = expire_abandoned(connection, self._settings.topic, ends, self._settings.abandoned_after_s)
+        metrics.jobs_abandoned.add(expired)
+        if expired:
+            log.warning("jobs_abandoned", expired=expired)
+
+    def _count_overdue(self, connection: ledger.Connection) -> None:
         overdue = count_overdue(connection)
         metrics.jobs_overdue.set(overdue)
-        metrics.jobs_abandoned.add(expired)
-        if expired or overdue:
-            log.warning("jobs_late", expired=expired, overdue=overdue)
-        keep_days(connection, self._settings.retention_days)
-        kept = keep_partitions(connection, datetime.now(UTC).date())
-        for reason in kept.not_made:
-            log.warning("partition_not_made", reason=reason)
+        if overdue:
+            log.warning("jobs_late", overdue=overdue)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
