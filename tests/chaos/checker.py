@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bulkgrpc.promises import P1, P2, P3, P4, P5, P6, P8, P9, Promise
+from bulkgrpc.promises import P1, P2, P3, P4, P5, P6, P7, P8, P9, Promise
 from bulkgrpc.words import JobState
 from tests.chaos.evidence import Evidence, JobReport, job_id
 from tests.chaos.history import Event
@@ -81,6 +81,7 @@ def check(evidence: Evidence) -> list[Violation]:
         *(v for job in jobs for v in _report(evidence, job)),
         *_reads(evidence.events),
         *_moves(evidence),
+        *_memory(evidence.events),
         *_liveness(evidence.events),
     ]
     if loud:
@@ -244,6 +245,12 @@ def _moves(evidence: Evidence) -> Iterator[Violation]:
         if move.to_offset <= move.from_offset or move.from_offset != offset or move.owner_epoch < epoch:
             yield Violation(P5, f"the ledger stood at {(offset, epoch)} and was moved by {move}")
         stands[move.partition] = (move.to_offset, move.owner_epoch)
+
+
+def _memory(events: Sequence[Event]) -> Iterator[Violation]:
+    for event in events:
+        if event.kind == "memory" and event.data["grown_bytes"] > event.data["bound_bytes"]:
+            yield Violation(P7, f"{event.who} grew by {event.data['grown_bytes'] >> 20} MiB")
 
 
 def _liveness(events: Sequence[Event]) -> Iterator[Violation]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal[
+    "memory",  # grown_bytes, bound_bytes: what a process grew by, and may grow by
     "submit",  # key, base, batches, rows, bad: what a client is about to submit, all its batches
     "sent",  # key, batches: so many were handed to a stream at least once
     "acknowledged",  # key, batches: all before this one were acknowledged

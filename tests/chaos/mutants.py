@@ -105,6 +105,19 @@ def no_retry() -> None:
     _replace(Backoff, "take", lambda _: 3600.0)
 
 
+def no_budget() -> None:
+    """The server takes from its clients whatever comes, although Kafka does not."""
+    from bulkgrpc.backbone.producer import BackboneProducer
+    from bulkgrpc.server.budget import ByteBudget
+
+    async def acquire(_self: ByteBudget, _size_bytes: int) -> int:
+        return 0
+
+    _replace(ByteBudget, "acquire", acquire)
+    start = BackboneProducer.__init__
+    _replace(BackboneProducer, "__init__", lambda self, settings, _queue_bytes_max: start(self, settings, 1 << 30))
+
+
 def silent_reset() -> None:
     """Where Kafka lost an offset, the worker goes on with what there is."""
     from bulkgrpc.backbone import consumer
@@ -151,6 +164,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         careless_commit,
         silent_rejections,
         no_retry,
+        no_budget,
         silent_reset,
         short_poll,
     )

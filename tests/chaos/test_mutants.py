@@ -11,22 +11,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import psutil
 import pytest
 from confluent_kafka import Producer
 
 from bulkgrpc.backbone.message import to_headers
 from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.client import AsyncBulkClient, Batch, ClientConfig
 from bulkgrpc.words import JobKey, JobSpec, Kind, Message, digest_of
-from tests.chaos import evidence, trial
+from tests.chaos import checker, evidence, trial
+from tests.chaos.evidence import Evidence
 from tests.chaos.fault import Fault
 from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.trial import Verdict
+from tests.support import examples
 from tests.support.waiting import wait_for
 
 SEED = 1
 BATCHES = 10
 LIVES_WITHIN_S = 15.0
+PRESS_CLIENTS = 4
+PRESS_BYTES = 100 << 20
+PRESS_ROWS = 20_000
+PRESS_S = 6.0
+PRESS_BOUND_BYTES = 120 << 20
+"""The budget of 16 MiB, a batch or two of each stream in gRPC's own buffers, and what the allocator keeps."""
 
 
 @pytest.fixture
@@ -127,9 +137,50 @@ async def test_without_trying_again_p8_is_broken(disguised: Rig) -> None:
     assert "P8" in await attempt(disguised, "no_retry", Fault("hung up", "postgres", hung_up), 5.0)
 
 
+async def test_without_a_byte_budget_p7_is_broken(disguised: Rig) -> None:
+    assert "P7" in await press(disguised, "no_budget")
+
+
+async def test_a_kafka_that_stands_still_does_not_fill_the_servers_memory(disguised: Rig) -> None:
+    assert not await press(disguised, "none")
+
+
 @contextmanager
 def calm_weather(_: Rig, __: random.Random) -> Iterator[None]:
     yield
+
+
+async def press(rig: Rig, mutant: str) -> set[str]:
+    """Clients send as fast as they can while Kafka stands still; return what is broken of the server's bounds."""
+    await asyncio.to_thread(rig.disguise, mutant)
+    history = rig.renew_history(f"press-{mutant.replace('_', '')}")
+    batch = Batch(examples.reading_batch(0, PRESS_ROWS), PRESS_ROWS)
+    config = ClientConfig(buffer_bytes_max=PRESS_BYTES, retry_deadline_s=5)
+    kafka, server = rig.stack.part("kafka"), psutil.Process(rig.server.pid)
+
+    async def submit(number: int) -> None:
+        batches = PRESS_BYTES // len(batch.payload)
+        async with AsyncBulkClient(rig.address, tenant=f"press-{number}", config=config) as client:
+            await client.submit("sensor_readings", [batch] * batches)
+
+    before = server.memory_info().rss
+    kafka.kill(signal.SIGSTOP)
+    submissions = [asyncio.create_task(submit(number)) for number in range(PRESS_CLIENTS)]
+    try:
+        most = before
+        for _ in range(20):
+            await asyncio.sleep(PRESS_S / 20)
+            most = max(most, server.memory_info().rss)
+        history.note("server", "memory", grown_bytes=most - before, bound_bytes=PRESS_BOUND_BYTES)
+    finally:
+        for submission in submissions:
+            submission.cancel()
+        await asyncio.gather(*submissions, return_exceptions=True)
+        kafka.kill(signal.SIGCONT)
+    await trial.catch_up(rig, LIVES_WITHIN_S)
+    found = checker.check(Evidence(history.events(), {}, {}))
+    print("\n".join(map(str, found)))
+    return {violation.promise.name for violation in found}
 
 
 async def resend(rig: Rig, mutant: str, sequences: tuple[int, ...]) -> set[str]:
