@@ -338,6 +338,21 @@ def test_a_worker_that_cannot_see_another_lanes_seal_is_told_so_and_does_not_lea
     assert row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0, 0)
 
 
+def test_a_worker_that_cannot_see_that_another_made_the_job_tries_again(
+    connection: Connection, workers: list[Worker]
+) -> None:
+    """A repeatable read whose picture is of before, as after PostgreSQL was away while the job was opened."""
+    first, second = workers
+    second.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    second.connection.execute("SELECT FROM bulk.jobs")
+    first.write(batch(0))
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        ledger.open_job(second.connection, Received(second.partition, 0, *batch(1)))
+    second.connection.rollback()
+    second.write(batch(1))
+    assert row(connection)[:3] == (JobState.OPEN, 20, 20)
+
+
 def test_a_job_is_abandoned_only_once_all_of_its_partitions_are_applied(
     connection: Connection, workers: list[Worker]
 ) -> None:

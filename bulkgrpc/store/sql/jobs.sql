@@ -16,6 +16,8 @@ WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
   AND (%(of_deleted)s
        OR NOT EXISTS (SELECT FROM bulk.datasets d
                       WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
+-- Of the same day there is none, but for a transaction that sees an older picture: this tells it so, and it is tried again.
+ON CONFLICT DO NOTHING
 
 -- name: get_job
 -- One job of a tenant, with the first sequence that is not applied.
