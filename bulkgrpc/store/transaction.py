@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -46,10 +45,18 @@ def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, wri
     Raises ledger.NotNext if the ledger does not take the chunk, psycopg.Error if PostgreSQL fails; nothing was applied
     then, but where the connection broke during the commit only the ledger can tell.
     """
+    missing = False
     while True:
-        # Another worker ends a job, or moves its lane on, only so often.
-        with contextlib.suppress(shared.Overtaken):
+        try:
             return _write_chunk(connection, topic, prepared, writer)
+        except shared.Overtaken:
+            # Another worker ends a job, or moves its lane on, only so often.
+            continue
+        except psycopg.errors.UndefinedTable:
+            # A job with several lanes may have been cancelled, and its dataset deleted, after the chunk was planned.
+            if missing:
+                raise
+            missing = True
 
 
 def _write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:

@@ -15,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.store import ledger
+from bulkgrpc.store.catalog import Catalog
 from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.store.connection import connect
 from bulkgrpc.store.housekeeping import expire_abandoned
@@ -270,6 +271,30 @@ async def test_a_job_is_cancelled_at_once_while_workers_write_for_it_and_nothing
     assert not await store.delete_job(spec("k").key)
     second.write(seal(1, 2, options=options))
     assert await store.delete_job(spec("k").key)
+
+
+async def test_a_job_may_be_cancelled_and_its_dataset_deleted_before_a_worker_comes_to_write_its_rows(
+    connection: Connection, database: str, workers: list[Worker], store: JobStore
+) -> None:
+    first, second = workers
+    first.write(batch(0))
+    held = Held(before=True)
+    second.writer = held
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(second.write, batch(1))
+        assert held.wrote.wait(30)
+        await store.cancel_job(spec("k").key)
+        async with AsyncConnectionPool(database, min_size=1, open=False, kwargs={"autocommit": True}) as pool:
+            assert await Catalog(pool).delete("fleet_readings", drop_table=True)
+        held.go_on.set()
+        writing.result(30)
+    assert row(connection) == (JobState.CANCELLED, 20, 10, 0, 0, 10, 0)
+
+
+def test_a_table_that_is_gone_while_its_dataset_is_not_is_told(connection: Connection, workers: list[Worker]) -> None:
+    connection.execute("DROP TABLE fleet_readings")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        workers[0].write(batch(0))
 
 
 async def test_an_atomic_job_is_applied_whole_by_whoever_applies_the_last_seal_in_the_order_of_its_sequences(
