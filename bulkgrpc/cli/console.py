@@ -128,11 +128,32 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
         "message_type": dataset.message_type,
         "key": list(dataset.key),
         "conflict": dataset.conflict,
+        "dedupe_window_s": dataset.dedupe_window_s,
+        "lanes": dataset.lanes,
+        "time_to_live_s": dataset.time_to_live_s,
+        "hash_partitions": dataset.hash_partitions,
+        "time_partitions": None if dataset.time_partitions is None else asdict(dataset.time_partitions),
         "columns": [
             {"name": column.name, "field": column.field, "type": column.type, "nullable": column.nullable}
             for column in dataset.columns
         ],
     }
+
+
+def treatment(dataset: Dataset) -> str:
+    """Say how a dataset's records are treated, in one line."""
+    said = [f"a key that is there: {dataset.conflict}"]
+    if dataset.dedupe_window_s:
+        said.append(f"records remembered for {dataset.dedupe_window_s:g} s")
+    if dataset.lanes > 1:
+        said.append(f"{dataset.lanes} lanes")
+    if dataset.time_to_live_s:
+        said.append(f"batches discarded after {dataset.time_to_live_s:g} s")
+    if dataset.hash_partitions:
+        said.append(f"{dataset.hash_partitions} partitions by hash of the key")
+    if dataset.time_partitions is not None:
+        said.append(f"partitions by {dataset.time_partitions.every} of {dataset.time_partitions.column}")
+    return "; ".join(said)
 
 
 def jobs_table(jobs: list[Job], *, with_ids: bool = True) -> Table:

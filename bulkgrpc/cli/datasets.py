@@ -138,7 +138,7 @@ def show(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dataset's columns: their names, the fields they are filled from, their types.
+    """Show a dataset's columns, with the fields they are filled from and their types, and how it is treated.
 
     bulkgrpc datasets show weather
     """
@@ -147,7 +147,8 @@ def show(
     if as_json:
         console.print_json(console.dataset_document(dataset))
         return
-    table = Table("column", "field", "type", "null", "key", title=f"{dataset.name} ({dataset.message_type})")
+    title = f"{dataset.name}, version {dataset.version} ({dataset.message_type})"
+    table = Table("column", "field", "type", "null", "key", title=title, caption=console.treatment(dataset))
     for column in dataset.columns:
         key = str(dataset.primary_key.index(column.name) + 1) if column.name in dataset.primary_key else ""
         table.add_row(column.name, column.field, column.type, "yes" if column.nullable else "", key)

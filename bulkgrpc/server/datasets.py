@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
+
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import define
 from bulkgrpc.datasets.evolution import Incompatible
-from bulkgrpc.errors import Conflict, Invalid, NotFound, NotNow, Reason
+from bulkgrpc.errors import Conflict, Invalid, NotFound, NotNow, Reason, Unavailable
 from bulkgrpc.server.caller import ADMIN, READ, Callers
 from bulkgrpc.server.guard import Context, metadata_of
 from bulkgrpc.server.messages import DATASET_PREFIX
@@ -56,7 +58,7 @@ class DatasetService:
         except DatasetExists as error:
             raise Conflict(Reason.DATASET_EXISTS, str(error), field="message_type") from error
         except StoreAway as error:
-            raise store_unavailable() from error
+            raise _unavailable(error, dataset.name) from error
         return datasets_pb2.RegisterDatasetResponse(dataset=_public(registered, descriptors=True))
 
     async def get_dataset(
@@ -125,10 +127,19 @@ class DatasetService:
                 field="drop_table",
             ) from error
         except StoreAway as error:
-            raise store_unavailable() from error
+            raise _unavailable(error, name) from error
         if not there:
             raise _not_found(name)
         return datasets_pb2.DeleteDatasetResponse()
+
+
+def _unavailable(error: StoreAway, name: str) -> Unavailable:
+    if isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+        return Unavailable(
+            Reason.TABLE_BUSY,
+            f"table {name} is held by a transaction that takes longer than 2 s: try again when it is over",
+        )
+    return store_unavailable()
 
 
 def _has_jobs(name: str, error: JobsNotEnded) -> NotNow:

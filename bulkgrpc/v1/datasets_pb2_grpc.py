@@ -116,6 +116,7 @@ class DatasetServiceServicer:
         NOT_FOUND: the dataset is not registered, or was deleted before (DATASET_NOT_FOUND).
         FAILED_PRECONDITION: jobs of it have not ended (DATASET_HAS_JOBS): wait for them, or cancel them. Or something
         depends on the table that is to be dropped, for instance a view (TABLE_IN_USE).
+        UNAVAILABLE: somebody's transaction holds the table for longer than 2 s (TABLE_BUSY).
         PERMISSION_DENIED: the caller has not the scope `bulk.admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import message_factory
 from psycopg_pool import AsyncConnectionPool
 
-from bulkgrpc.client import AsyncBulkClient, JobState, Reason, Refused
+from bulkgrpc.client import AsyncBulkClient, BulkError, ClientConfig, JobState, Reason, Refused
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto
 from bulkgrpc.store.catalog import Catalog, JobsNotEnded
@@ -24,6 +24,7 @@ from bulkgrpc.words import JobKey, JobSpec
 from tests.integration.service_words import Command, Parts
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.processes import Service
 from tests.support.waiting import eventually
 
 pytest_plugins = ["tests.integration.service_parts"]
@@ -131,6 +132,20 @@ async def test_a_table_that_something_depends_on_is_not_dropped(
         await client.delete_dataset("viewed", drop_table=True)
     assert refused.value.reason == Reason.TABLE_IN_USE
     assert (await client.get_dataset("viewed")).version == 1, "the dataset is not half deleted"
+
+
+async def test_a_table_that_a_long_transaction_holds_is_said_to_be_busy(
+    running: Service, parts: Parts, tmp_path: Path
+) -> None:
+    descriptors, _ = compiled(tmp_path, "held_up", "")
+    async with AsyncBulkClient(running.address, config=ClientConfig(retry_deadline_s=0.1)) as client:
+        await client.register_dataset(descriptors, "M")
+        with psycopg.connect(parts.postgres) as connection:
+            connection.execute("SELECT FROM held_up")
+            with pytest.raises(BulkError, match="table held_up is held by a transaction") as refused:
+                await client.delete_dataset("held_up", drop_table=True)
+        assert refused.value.reason == Reason.TABLE_BUSY
+        await client.delete_dataset("held_up", drop_table=True)
 
 
 def test_the_command_asks_before_it_deletes(command: Command, parts: Parts, tmp_path: Path) -> None:
