@@ -108,8 +108,10 @@ class Connection:
     async def call(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         """Make a unary call, trying again while that may help, within `call_deadline_s` in all.
 
-        Only for calls that may be made twice; all of ours may. Raises BulkError.
+        Only for calls that may be made twice; all of ours may. Raises BulkError: what the server refused the call with,
+        also if it did not answer the last try in time.
         """
+        refused: errors.BulkError | None = None
         now_s = asyncio.get_running_loop().time
         ends_at_s = now_s() + self.config.call_deadline_s
         patience = Patience(self.config, reached=self.reached)
@@ -119,6 +121,10 @@ class Connection:
                 answer = await method(request, timeout=left_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 failure = self.understand(error)
+                if isinstance(failure, errors.Refused):
+                    refused = failure
+                elif refused is not None and now_s() >= ends_at_s:
+                    raise refused from error
             else:
                 self.reached = True
                 return answer

@@ -16,7 +16,7 @@ from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.caller import WRITE, Callers
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import Context, metadata_of
-from bulkgrpc.server.messages import closed, read_header, unsealed
+from bulkgrpc.server.messages import Seal, closed, read_batch, read_header, unsealed
 from bulkgrpc.server.notes import Notes
 from bulkgrpc.server.opening import OpenedJob, Opener
 from bulkgrpc.server.storage import Storage, StoreAway
@@ -122,7 +122,7 @@ class IngestService:
             async with parts.opener.open(caller.tenant, header) as opened:
                 await answers.opened(opened)
                 if opened.replayed:
-                    if await _next(context) is not None:
+                    if (raw := await _next(context)) is not None and not self._is_seal(raw):
                         raise closed(opened.job)
                     return Sealed(opened.job, replayed=True)
                 submission = self._submission(opened, metadata)
@@ -133,6 +133,10 @@ class IngestService:
                         return await self._seal(stream, opened)
                 except TimeoutError as error:
                     raise _seal_timeout(opened.job.spec.key) from error
+
+    def _is_seal(self, raw: bytes) -> bool:
+        settings = self._parts.settings
+        return isinstance(read_batch(raw, settings.batch_bytes_max, settings.batch_records_max), Seal)
 
     def _submission(self, opened: OpenedJob, metadata: Iterable[tuple[str, str | bytes]]) -> Submission:
         settings, job = self._parts.settings, opened.job

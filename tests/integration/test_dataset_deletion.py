@@ -138,7 +138,7 @@ async def test_a_table_that_a_long_transaction_holds_is_said_to_be_busy(
     running: Service, parts: Parts, tmp_path: Path
 ) -> None:
     descriptors, _ = compiled(tmp_path, "held_up", "")
-    async with AsyncBulkClient(running.address, config=ClientConfig(retry_deadline_s=0.1)) as client:
+    async with AsyncBulkClient(running.address, config=ClientConfig(call_deadline_s=4)) as client:
         await client.register_dataset(descriptors, "M")
         with psycopg.connect(parts.postgres) as connection:
             connection.execute("SELECT FROM held_up")

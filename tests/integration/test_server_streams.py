@@ -96,6 +96,14 @@ async def test_a_stream_that_ends_without_the_seal_that_it_promised_leaves_its_j
     assert answers[-1].sealed.job.counts.accepted == 4
 
 
+async def test_a_sealed_job_may_be_sealed_again(client: Peer) -> None:
+    key = a_key()
+    first = header(idempotency_key=key, explicit_seal=True)
+    await client.whole(first, batch(0), Request(seal=ingest_pb2.Seal(batches=1)))
+    answers = await client.whole(first, Request(seal=ingest_pb2.Seal(batches=1)))
+    assert answers[-1].sealed.replayed
+
+
 @pytest.mark.parametrize(("batches", "reason"), [(1, Reason.SEQUENCE_BACKWARD), (3, Reason.SEQUENCE_GAP)])
 async def test_a_seal_that_does_not_stand_after_the_last_batch_is_refused(
     client: Peer, batches: int, reason: Reason
