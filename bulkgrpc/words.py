@@ -225,8 +225,11 @@ def lane_of(sequence: int, lanes: int) -> int:
 
 
 def digest_of(payload: bytes) -> bytes:
-    """Return the 128-bit BLAKE2b of a batch's bytes: two batches with the same sequence are the same if it is."""
-    return hashlib.blake2b(payload, digest_size=16).digest()
+    """Return the first 128 bits of a batch's SHA-256: two batches with the same sequence are the same if they are.
+
+    Processors have instructions for it: it takes half as long as BLAKE2b.
+    """
+    return hashlib.sha256(payload).digest()[:16]
 
 
 class Outcome(enum.Enum):

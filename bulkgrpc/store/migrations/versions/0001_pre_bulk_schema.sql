@@ -74,7 +74,7 @@ CREATE TABLE bulk.batches (
   digest     bytea   NOT NULL,
   PRIMARY KEY (create_day, job_id, sequence)
 ) PARTITION BY RANGE (create_day);
-COMMENT ON TABLE bulk.batches IS 'Ledger: the 128-bit BLAKE2b of each batch applied; the same sequence with another is refused.';
+COMMENT ON TABLE bulk.batches IS 'Ledger: the first 128 bits of the SHA-256 of each batch applied; the same sequence with another is refused.';
 
 CREATE TABLE bulk.rejections (
   create_day   date    NOT NULL,
