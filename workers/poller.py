@@ -235,11 +235,14 @@ class Poller:
 
     def _start_over(self) -> None:
         """Drop all that is in hand, and doubt where every partition stands."""
+        self._drop_in_hand()
+        self._consumer.pause(self._holdings.doubt())
+
+    def _drop_in_hand(self) -> None:
         self._stale = self._writer.outstanding
         self._builder.clear()
         self._backlog.clear()
         self._paused = False
-        self._consumer.pause(self._holdings.doubt())
 
     def _unpause_if_idle(self) -> None:
         """Fetch again once nothing is in hand any more: nothing will be committed that would say so."""
@@ -258,9 +261,7 @@ class Poller:
         log.error("partitions_stalled", next_offsets=dict(stalled))
         metrics.partitions_stalled.add(len(stalled))
         self._stall.clear()
-        self._stale = self._writer.outstanding
-        self._builder.clear()
-        self._backlog.clear()
+        self._drop_in_hand()
         self._holdings = Holdings()
         self._consumer.rejoin(LEAVE_WITHIN_S)
 

@@ -169,13 +169,11 @@ def plan(known: Registered | None, dataset: Dataset, table: Mapping[str, FoundCo
     known: the newest version of its name, deleted or not. table: the columns of the table of its name, none if it is
     not there. Raises Incompatible if it is no next version of `known`, or does not fit a table that was kept.
     """
-    today = datetime.now(UTC).date()
+    made = (create_table(dataset), *create_periods(dataset, datetime.now(UTC).date()))
     if known is None:
-        made = (create_table(dataset), *create_periods(dataset, today))
         return Plan(replace(dataset, version=1), made, new_version=True)
     following = replace(dataset, version=known.dataset.version + 1)
     if known.deleted:
-        made = (create_table(dataset), *create_periods(dataset, today))
         statements = take_over(known.dataset, dataset, table) if table else made
         return Plan(following, statements, new_version=True)
     if same(known.dataset, dataset):
