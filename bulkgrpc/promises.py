@@ -30,7 +30,7 @@ P2: Final = Promise(
     "P2",
     "Sending a batch again changes nothing, however often, to whichever server, after any crash, with Redis empty: one "
     "whose outcome its client does not know is there once or not at all.",
-    "store/chunk.py (plan_lanes), words.may_apply_batch, store/ledger.py (lanes and digests)",
+    "store/chunk.py (plan_lanes), model.may_apply_batch, store/ledger.py (lanes and digests)",
     "a batch that is there twice, or in part, or that nobody sent",
 )
 P3: Final = Promise(
@@ -43,13 +43,13 @@ P4: Final = Promise(
     "P4",
     "The batches of a lane are applied in their order and without holes. A job has one lane unless its dataset asks "
     "for more.",
-    "words.may_apply_batch, server/messages.py (check_sequence)",
+    "model.may_apply_batch, server/messages.py (check_sequence)",
     "a batch that is there while one before it in its lane is not",
 )
 P5: Final = Promise(
     "P5",
     "A worker that lost its partition writes nothing to it any more, however late it wakes.",
-    "store/ledger.py (lock_spans, acquire), words.may_apply_span",
+    "store/ledger.py (lock_spans, acquire), model.may_apply_span",
     "a partition's offset in the ledger that goes back, or is left out, or moves under an older epoch",
 )
 P6: Final = Promise(

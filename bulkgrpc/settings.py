@@ -69,7 +69,9 @@ class WorkerSettings(StackSettings):
         86_400.0, gt=0, description="seconds without a batch after which an open job is ended as EXPIRED"
     )
     retention_days: int = Field(7, ge=2, description="days for which job rows, ledgers and rejections are kept")
-    housekeeping_s: float = Field(10.0, gt=0, description="seconds between two rounds of the worker that keeps house")
+    maintenance_interval_s: float = Field(
+        10.0, gt=0, description="seconds between two maintenance rounds of the leader"
+    )
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bulkgrpc.words import Ownership
+from bulkgrpc.model import Ownership
 
 
 @dataclass(slots=True)

@@ -12,20 +12,20 @@ import structlog
 from confluent_kafka import KafkaException
 
 from bulkgrpc import faults, metrics
-from bulkgrpc.backbone.consumer import Fetched, OffsetLost, RecordsConsumer
-from bulkgrpc.backbone.dead_letters import DeadLetters
-from bulkgrpc.backbone.message import MalformedMessage, from_headers
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.kafka.consumer import Fetched, OffsetLost, RecordsConsumer
+from bulkgrpc.kafka.dead_letters import DeadLetters
+from bulkgrpc.kafka.message import MalformedMessage, from_headers
+from bulkgrpc.model import JobCounts, Kind, Ownership
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.catalog import get_dataset
+from bulkgrpc.postgres.chunk import ChunkBounds, ChunkBuilder, Received, prepare
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.transaction import Applied
+from bulkgrpc.postgres.tuning import ChunkTuner
 from bulkgrpc.settings import WorkerSettings
-from bulkgrpc.store import ledger
-from bulkgrpc.store.catalog import get_dataset
-from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Received, prepare
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.transaction import Applied
-from bulkgrpc.store.tuning import ChunkTuner
-from bulkgrpc.words import JobCounts, Kind, Ownership
 from workers.ownership import Holdings
 from workers.stall import StallWatch
 from workers.writer import ChunkWriter, Result

@@ -19,12 +19,12 @@ import typer
 from confluent_kafka import KafkaException
 
 from bulkgrpc import allocator, logs
-from bulkgrpc.backbone.consumer import GroupNotLeft, OffsetLost
-from bulkgrpc.backbone.topics import BackboneUnavailable, ensure_topic
+from bulkgrpc.kafka.consumer import GroupNotLeft, OffsetLost
+from bulkgrpc.kafka.topics import KafkaUnavailable, ensure_topic
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.connection import connect
 from bulkgrpc.settings import WorkerSettings, load
-from bulkgrpc.store import schema
-from bulkgrpc.store.connection import connect
-from workers.housekeeper import Housekeeper
+from workers.maintenance import Maintenance
 from workers.poller import DatasetGone, Poller
 
 log = structlog.get_logger()
@@ -60,7 +60,7 @@ def run(
             schema.check(connection)
         ensure_topic(settings)
         poller = Poller(settings, stopping)
-        Housekeeper(settings, stopping).start()
+        Maintenance(settings, stopping).start()
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
         poller.run()
@@ -68,7 +68,7 @@ def run(
         _end_at_once(error)
     except psycopg.OperationalError as error:
         _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {str(error).strip()}")
-    except (schema.SchemaMissing, BackboneUnavailable) as error:
+    except (schema.SchemaMissing, KafkaUnavailable) as error:
         _fail(str(error))
     except OffsetLost as error:
         _fail(f"Kafka has no longer the offset that the ledger (table bulk.offsets) needs next: {error}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bulkgrpc.words import Ownership
+from bulkgrpc.model import Ownership
 
 SILENT_S = 20.0
 """A partition whose next message Kafka is known to have, and of which nothing came for so long, is stalled."""

@@ -11,13 +11,13 @@ import psycopg
 import structlog
 
 from bulkgrpc.backoff import Backoff
+from bulkgrpc.model import Outcome
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.chunk import PreparedChunk
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.transaction import Applied, write_chunk
+from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.settings import WorkerSettings
-from bulkgrpc.store import ledger
-from bulkgrpc.store.chunk import PreparedChunk
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.transaction import Applied, write_chunk
-from bulkgrpc.store.writers.table import TableWriter
-from bulkgrpc.words import Outcome
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """The benchmark: throughput, latency and memory, each next to a bare COPY of the same rows in the same run.
 
-words.py      what is measured, and the figures
+model.py      what is measured, and the figures
 readings.py   sensor readings as batches; orders.py wide orders; trades.py large trades for the memory run
 ground.py     the stack, a database and topics of the benchmark's own
 programs.py   server and workers as processes; child.py processes that run a function of ours

@@ -16,12 +16,12 @@ from psycopg import sql
 from bulkgrpc.bench import readings, watch
 from bulkgrpc.bench.child import GO, READY, Pipe, children, receive
 from bulkgrpc.bench.ground import Connection, Ground
-from bulkgrpc.bench.words import Load, Rate
+from bulkgrpc.bench.model import Load, Rate
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Payload, to_rows
-from bulkgrpc.store.writers.update import on_conflict
+from bulkgrpc.postgres.writers.update import on_conflict
 
 _PIECE_BYTES = 1 << 20
 _WITHIN_S = 600.0

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from bulkgrpc.bench.words import BenchFailed
+from bulkgrpc.bench.model import BenchFailed
 
 Pipe = Connection
 """Messages that two processes send each other."""

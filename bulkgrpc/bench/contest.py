@@ -14,12 +14,12 @@ from typing import Any, Literal
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from bulkgrpc.bench import orders, readings
-from bulkgrpc.bench.words import Load, Rate
+from bulkgrpc.bench.model import Load, Rate
 from bulkgrpc.datasets import sources
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset, define
+from bulkgrpc.model import JobCounts
 from bulkgrpc.v1 import options_pb2
-from bulkgrpc.words import JobCounts
 
 Batches = Callable[[BatchCodec, int, int, int], list[bytes]]
 """Encodes the records [first, first + rows) of a tenant: `readings.batches`, `orders.batches`."""

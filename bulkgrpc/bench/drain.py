@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError
 
-from bulkgrpc.backbone.producer import BackboneProducer
 from bulkgrpc.bench import programs, readings, watch
 from bulkgrpc.bench.ground import Ground, Place
-from bulkgrpc.bench.words import BenchFailed, Load, Rate
+from bulkgrpc.bench.model import BenchFailed, Load, Rate
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobCounts, JobKey, JobSpec, Kind, Message
+from bulkgrpc.kafka.producer import RecordsProducer
+from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind, Message
 
 STOPPED_S_MAX = 4.0
 """The embedded Kafka takes a consumer for dead after 6 s."""
@@ -110,7 +110,7 @@ async def _fill(place: Place, planned: Iterable[Planned]) -> None:
         if error is not None:
             failures.append(error.str())
 
-    async with BackboneProducer(place.settings(), _QUEUE_BYTES_MAX) as producer:
+    async with RecordsProducer(place.settings(), _QUEUE_BYTES_MAX) as producer:
         for partition, message, payload in planned:
             await in_flight.acquire()
             producer.send(partition, message, payload, delivered)

@@ -17,13 +17,13 @@ from confluent_kafka.admin import AdminClient
 from psycopg import conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from bulkgrpc.backbone.topics import ensure_topic
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.kafka.topics import ensure_topic
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.settings import PREFIX, StackSettings, load
 from bulkgrpc.stack import Addresses, Stack
-from bulkgrpc.store import schema
-from bulkgrpc.store.catalog import Catalog
 
 DATABASE = "bulkgrpc_bench"
 _TEMPORARY_ROOT = Path("/var/tmp")  # noqa: S108 — a directory of a random name below; /tmp may be memory

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from bulkgrpc.bench import programs, readings, watch
 from bulkgrpc.bench.child import GO, READY, Child, Pipe, children, receive
 from bulkgrpc.bench.ground import Connection, Ground
-from bulkgrpc.bench.words import BenchFailed, Latency, Load, Quantiles
+from bulkgrpc.bench.model import BenchFailed, Latency, Load, Quantiles
 from bulkgrpc.client import AsyncBulkClient, Batch, Progress
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobCounts
+from bulkgrpc.model import JobCounts
 
 BATCH_ROWS = 100
 EVERY_S = 0.05

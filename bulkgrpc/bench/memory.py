@@ -17,8 +17,7 @@ from confluent_kafka.admin import AdminClient
 from bulkgrpc.bench import programs, trades, watch
 from bulkgrpc.bench.child import GO, READY, Child, Pipe, children, receive
 from bulkgrpc.bench.ground import Connection, Ground, Place
-from bulkgrpc.bench.programs import Program
-from bulkgrpc.bench.words import (
+from bulkgrpc.bench.model import (
     SERVER_RSS_MB_MAX,
     WORKER_RSS_MB_MAX,
     BenchFailed,
@@ -27,10 +26,11 @@ from bulkgrpc.bench.words import (
     Resident,
     Sample,
 )
+from bulkgrpc.bench.programs import Program
 from bulkgrpc.client import AsyncBulkClient, Batch, ClientConfig
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobCounts
+from bulkgrpc.model import JobCounts
 
 SAMPLE_EVERY_S = 0.5
 WORKERS = 2

@@ -14,12 +14,12 @@ from bulkgrpc.bench import bare, drain, programs, readings, watch
 from bulkgrpc.bench.bare import Baseline
 from bulkgrpc.bench.contest import Contestant, ContestResults
 from bulkgrpc.bench.ground import Connection, Ground, Place
-from bulkgrpc.bench.words import Load, Rate, Report
+from bulkgrpc.bench.model import Load, Rate, Report
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
+from bulkgrpc.postgres import dedupe
+from bulkgrpc.postgres.filters import make_filters
 from bulkgrpc.settings import PREFIX
-from bulkgrpc.store import dedupe
-from bulkgrpc.store.filters import make_filters
 
 _NUMBER = sql.SQL("(value * 4)::bigint")
 """The number of a reading: `readings.batches` makes its value of it."""

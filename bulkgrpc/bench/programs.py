@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bulkgrpc.bench.ground import Place
-from bulkgrpc.bench.words import BenchFailed
+from bulkgrpc.bench.model import BenchFailed
 
 _READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 30.0

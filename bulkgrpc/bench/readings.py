@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from bulkgrpc.backbone.partition import partition_of
-from bulkgrpc.bench.words import Load
+from bulkgrpc.bench.model import Load
 from bulkgrpc.datasets import definition, sources
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.kafka.partition import partition_of
 
 TABLE = "sensor_readings"
 SENSORS = 1000

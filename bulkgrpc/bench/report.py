@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from bulkgrpc.bench import words
+from bulkgrpc.bench import model
 from bulkgrpc.bench.contest import ContestResults
 from bulkgrpc.bench.machine import Machine
-from bulkgrpc.bench.words import MemoryResults, Results, Round
+from bulkgrpc.bench.model import MemoryResults, Results, Round
 
 
 def machine_line(machine: Machine) -> str:
@@ -37,20 +37,20 @@ def throughput_table(results: Results) -> Table:
             [item.drain.rows_per_s for item in rounds],
             results.drain_ratio,
             [item.drain_ratio for item in rounds],
-            words.DRAIN_RATIO_MIN,
+            model.DRAIN_RATIO_MIN,
         ),
         (
             "whole path: client to table",
             [item.whole.rows_per_s for item in rounds],
             results.whole_ratio,
             [item.whole_ratio for item in rounds],
-            words.WHOLE_RATIO_MIN,
+            model.WHOLE_RATIO_MIN,
         ),
     ):
         between = f"{min(ratios):.2f}, {max(ratios):.2f}"
         table.add_row(name, f"{_rate(rates)} rows/s", f"{ratio:.2f}", between, f">= {target:g}", _met(ratio >= target))
     visible, acknowledged = results.latency.visible, results.latency.acknowledged
-    target_ms = words.VISIBLE_P50_MS_MAX
+    target_ms = model.VISIBLE_P50_MS_MAX
     met = _met(visible.p50_ms <= target_ms)
     table.add_row("send to visible, p50", f"{visible.p50_ms:.1f} ms", "", "", f"<= {target_ms:g} ms", met)
     table.add_row("send to visible, p99", f"{visible.p99_ms:.1f} ms", "", "", "", "")
@@ -130,9 +130,9 @@ def throughput_document(machine: Machine, results: Results) -> dict[str, object]
         "whole_ratio": round(results.whole_ratio, 3),
         "latency": asdict(results.latency),
         "targets_met": {
-            "drain_ratio": results.drain_ratio >= words.DRAIN_RATIO_MIN,
-            "whole_ratio": results.whole_ratio >= words.WHOLE_RATIO_MIN,
-            "visible_p50_ms": results.latency.visible.p50_ms <= words.VISIBLE_P50_MS_MAX,
+            "drain_ratio": results.drain_ratio >= model.DRAIN_RATIO_MIN,
+            "whole_ratio": results.whole_ratio >= model.WHOLE_RATIO_MIN,
+            "visible_p50_ms": results.latency.visible.p50_ms <= model.VISIBLE_P50_MS_MAX,
         },
     }
 

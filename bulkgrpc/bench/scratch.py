@@ -13,10 +13,10 @@ from psycopg import sql
 
 from bulkgrpc.bench.bare import copy_chunk
 from bulkgrpc.bench.ground import Connection
-from bulkgrpc.bench.words import BenchFailed
+from bulkgrpc.bench.model import BenchFailed
 from bulkgrpc.datasets.columns import TENANT
 from bulkgrpc.datasets.ddl import SCHEMA
-from bulkgrpc.store.connection import connect
+from bulkgrpc.postgres.connection import connect
 
 _HEADER_BYTES = 19
 """Of COPY's binary form: signature, flags, length of the extension."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bulkgrpc.bench import bare, drain, latency, readings, whole
 from bulkgrpc.bench.ground import Ground
-from bulkgrpc.bench.words import Load, Report, Results, Round
+from bulkgrpc.bench.model import Load, Report, Results, Round
 
 
 def run(ground: Ground, load: Load, report: Report) -> Results:

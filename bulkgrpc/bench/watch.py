@@ -13,10 +13,10 @@ from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from bulkgrpc.bench.ground import Place
-from bulkgrpc.bench.words import BenchFailed
+from bulkgrpc.bench.model import BenchFailed
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobCounts, JobState
+from bulkgrpc.model import JobCounts, JobState
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 EVERY_S = 0.01

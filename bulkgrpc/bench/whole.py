@@ -9,11 +9,11 @@ import time
 from bulkgrpc.bench import programs, readings, watch
 from bulkgrpc.bench.child import READY, Pipe, children, receive
 from bulkgrpc.bench.ground import Ground
-from bulkgrpc.bench.words import Load, Rate
+from bulkgrpc.bench.model import Load, Rate
 from bulkgrpc.client import AsyncBulkClient, Batch
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobCounts
+from bulkgrpc.model import JobCounts
 
 _WITHIN_S = 600.0
 

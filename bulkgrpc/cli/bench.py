@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bulkgrpc.bench.words import BenchFailed, Load, MemoryLoad
+from bulkgrpc.bench.model import BenchFailed, Load, MemoryLoad
 from bulkgrpc.cli import console
 from bulkgrpc.stack import StackError
 

@@ -21,8 +21,8 @@ from bulkgrpc.client import Dataset, DatasetPlan
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto, message_types
+from bulkgrpc.model import is_dataset
 from bulkgrpc.v1 import options_pb2
-from bulkgrpc.words import is_dataset
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help="Bind Protobuf messages to tables."

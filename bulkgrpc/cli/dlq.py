@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bulkgrpc.backbone.dead_letters import DeadLetter, DeadLetters
-from bulkgrpc.backbone.topics import BackboneUnavailable
 from bulkgrpc.cli import console
+from bulkgrpc.kafka.dead_letters import DeadLetter, DeadLetters
+from bulkgrpc.kafka.topics import KafkaUnavailable
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
 
@@ -95,7 +95,7 @@ def _read() -> tuple[DeadLetters, list[DeadLetter]]:
     try:
         letters = DeadLetters(load_settings(StackSettings))
         return letters, list(letters.unsettled())
-    except BackboneUnavailable as error:
+    except KafkaUnavailable as error:
         raise console.CommandFailed(str(error)) from error
 
 

@@ -10,9 +10,9 @@ import psycopg
 import typer
 
 from bulkgrpc.cli import console
+from bulkgrpc.postgres import schema
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
-from bulkgrpc.store import schema
 
 
 def server(context: typer.Context) -> None:

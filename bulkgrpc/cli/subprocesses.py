@@ -67,11 +67,11 @@ async def _ready_line(name: str, process: asyncio.subprocess.Process, log: Path)
     except TimeoutError:
         raise CommandFailed(f"the {name} was not ready after {READY_WITHIN_S:.0f} s: see {log}") from None
     if not line:
-        raise CommandFailed(f"the {name} ended at once: {last_words(log)} (see {log})")
+        raise CommandFailed(f"the {name} ended at once: {last_line(log)} (see {log})")
     return line.decode().strip()
 
 
-def last_words(log: Path) -> str:
+def last_line(log: Path) -> str:
     """Return the last line of a log, cut to what fits into a line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][-_SAID_BYTES_MAX:] if lines else "it said nothing"

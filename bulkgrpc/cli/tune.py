@@ -10,7 +10,7 @@ from rich.bar import Bar
 from rich.table import Table
 
 from bulkgrpc.bench.curve import GAIN_MIN, Point, worth
-from bulkgrpc.bench.words import BenchFailed
+from bulkgrpc.bench.model import BenchFailed
 from bulkgrpc.cli import console
 from bulkgrpc.settings import StackSettings, WorkerSettings
 from bulkgrpc.settings import load as load_settings

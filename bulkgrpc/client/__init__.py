@@ -3,11 +3,11 @@
 from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import ClientConfig, Tls
 from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
+from bulkgrpc.client.model import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.client.sync import BulkClient, JobHandle
-from bulkgrpc.client.words import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
-from bulkgrpc.words import JobCounts, JobOptions, JobState
+from bulkgrpc.model import JobCounts, JobOptions, JobState
 
 __all__ = [
     "AsyncBulkClient",

@@ -16,19 +16,19 @@ from typing import Self
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from bulkgrpc.client import words
+from bulkgrpc.client import model
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.connection import Connection
 from bulkgrpc.client.drawing import draw
 from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
+from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.outbox import OnProgress, Outbox
 from bulkgrpc.client.packing import Packer
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
 from bulkgrpc.client.window import Window
-from bulkgrpc.client.words import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.model import JobOptions, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
-from bulkgrpc.words import JobOptions, is_dataset, is_idempotency_key
 
 WAIT_DEADLINE_S = 300.0
 """In which a job should have ended, by the service's promise."""
@@ -103,7 +103,7 @@ class AsyncJobHandle:
         async with aclosing(answers):
             answer: jobs_pb2.WatchJobResponse
             async for answer in answers:
-                self._job = words.job_of(answer.job)
+                self._job = model.job_of(answer.job)
                 if self._job != last:
                     last = self._job
                     yield last
@@ -117,7 +117,7 @@ class AsyncJobHandle:
         answer: jobs_pb2.CancelJobResponse = await connection.call(
             connection.jobs.CancelJob, jobs_pb2.CancelJobRequest(name=self._name)
         )
-        self._job = words.job_of(answer.job)
+        self._job = model.job_of(answer.job)
         return self._job
 
     async def delete(self) -> None:
@@ -140,7 +140,7 @@ class AsyncJobHandle:
             )
             answer: jobs_pb2.ListRejectionsResponse = await connection.call(connection.jobs.ListRejections, request)
             for rejection in answer.rejections:
-                yield words.rejection_of(rejection)
+                yield model.rejection_of(rejection)
             token = answer.next_page_token
             if not token:
                 return
@@ -216,9 +216,9 @@ class AsyncBulkClient:
         without progress; WrongInput for what is no record; whatever `batches` raises. In all these cases the job, if it
         was opened, stays open for another submission with its key.
         """
-        name, version = words.name_and_version(dataset)
+        name, version = model.name_and_version(dataset)
         key = idempotency_key or uuid.uuid4().hex
-        header = Header(words.resource(name), key, dict(labels or {}), options, version)
+        header = Header(model.resource(name), key, dict(labels or {}), options, version)
         _check(header)
         outbox = Outbox(Window(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
         submission = Submission(self._connection, header, outbox)
@@ -230,7 +230,7 @@ class AsyncBulkClient:
 
         drawing = asyncio.create_task(draw(batches, Packer(self._config), outbox, check_type))
         try:
-            sealed = words.job_of(await submission.run())
+            sealed = model.job_of(await submission.run())
         except SourceFailed as failed:
             raise failed.failure from None
         finally:
@@ -247,7 +247,7 @@ class AsyncBulkClient:
         answer: jobs_pb2.GetJobResponse = await self._connection.call(
             self._connection.jobs.GetJob, jobs_pb2.GetJobRequest(name=name)
         )
-        return words.job_of(answer.job)
+        return model.job_of(answer.job)
 
     async def list_jobs(self) -> AsyncIterator[Job]:
         """Give the tenant's jobs, newest first, asking for a page at a time."""
@@ -257,7 +257,7 @@ class AsyncBulkClient:
                 self._connection.jobs.ListJobs, jobs_pb2.ListJobsRequest(page_size=_PAGE_SIZE, page_token=token)
             )
             for job in answer.jobs:
-                yield words.job_of(job)
+                yield model.job_of(job)
             token = answer.next_page_token
             if not token:
                 return
@@ -275,7 +275,7 @@ class AsyncBulkClient:
         answer: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
             self._connection.datasets.RegisterDataset, request
         )
-        return words.dataset_of(answer.dataset)
+        return model.dataset_of(answer.dataset)
 
     async def plan_dataset(self, descriptors: bytes, message_type: str) -> DatasetPlan:
         """Tell what `register_dataset` would do, doing nothing. Raises what that would raise."""
@@ -285,7 +285,7 @@ class AsyncBulkClient:
         answer: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
             self._connection.datasets.RegisterDataset, request
         )
-        return DatasetPlan(words.dataset_of(answer.dataset), tuple(answer.statements), answer.new_version)
+        return DatasetPlan(model.dataset_of(answer.dataset), tuple(answer.statements), answer.new_version)
 
     async def list_dataset_versions(self, name: str) -> AsyncIterator[Dataset]:
         """Give the versions of a dataset, the newest first, without their descriptors, asking for a page at a time."""
@@ -294,11 +294,11 @@ class AsyncBulkClient:
             answer: datasets_pb2.ListDatasetVersionsResponse = await self._connection.call(
                 self._connection.datasets.ListDatasetVersions,
                 datasets_pb2.ListDatasetVersionsRequest(
-                    name=words.resource(name), page_size=_PAGE_SIZE, page_token=token
+                    name=model.resource(name), page_size=_PAGE_SIZE, page_token=token
                 ),
             )
             for dataset in answer.datasets:
-                yield words.dataset_of(dataset)
+                yield model.dataset_of(dataset)
             token = answer.next_page_token
             if not token:
                 return
@@ -306,9 +306,9 @@ class AsyncBulkClient:
     async def get_dataset(self, name: str) -> Dataset:
         """Return a dataset with its descriptors. Raises Refused with DATASET_NOT_FOUND, or another BulkError."""
         answer: datasets_pb2.GetDatasetResponse = await self._connection.call(
-            self._connection.datasets.GetDataset, datasets_pb2.GetDatasetRequest(name=words.resource(name))
+            self._connection.datasets.GetDataset, datasets_pb2.GetDatasetRequest(name=model.resource(name))
         )
-        return words.dataset_of(answer.dataset)
+        return model.dataset_of(answer.dataset)
 
     async def delete_dataset(self, name: str, *, drop_table: bool = False) -> None:
         """Delete a dataset: nobody opens a job of it any more. Its table stays unless `drop_table`.
@@ -316,7 +316,7 @@ class AsyncBulkClient:
         Raises Refused with DATASET_NOT_FOUND, DATASET_HAS_JOBS (they have not ended) or TABLE_IN_USE (something depends
         on the table to be dropped), or another BulkError.
         """
-        request = datasets_pb2.DeleteDatasetRequest(name=words.resource(name), drop_table=drop_table)
+        request = datasets_pb2.DeleteDatasetRequest(name=model.resource(name), drop_table=drop_table)
         await self._connection.call(self._connection.datasets.DeleteDataset, request)
 
     async def list_datasets(self) -> AsyncIterator[Dataset]:
@@ -328,7 +328,7 @@ class AsyncBulkClient:
                 datasets_pb2.ListDatasetsRequest(page_size=_PAGE_SIZE, page_token=token),
             )
             for dataset in answer.datasets:
-                yield words.dataset_of(dataset)
+                yield model.dataset_of(dataset)
             token = answer.next_page_token
             if not token:
                 return

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from bulkgrpc.client.model import Batch, Item, Source
 from bulkgrpc.client.outbox import Outbox
 from bulkgrpc.client.packing import Packer
-from bulkgrpc.client.words import Batch, Item, Source
 
 CheckType = Callable[[str], Awaitable[None]]
 

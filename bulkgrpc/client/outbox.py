@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from bulkgrpc.client.model import Batch, Progress
 from bulkgrpc.client.window import Numbered, Window
-from bulkgrpc.client.words import Batch, Progress
 
 OnProgress = Callable[[Progress], None]
 

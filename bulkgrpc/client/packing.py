@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from bulkgrpc.client.config import ClientConfig
 from bulkgrpc.client.errors import WrongInput
-from bulkgrpc.client.words import Batch, Item
+from bulkgrpc.client.model import Batch, Item
 
 _RECORDS_TAG = b"\x12"
 """Field 2, length-delimited: `RecordBatch.records`."""

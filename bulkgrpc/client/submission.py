@@ -17,14 +17,14 @@ import grpc
 from bulkgrpc.client.backoff import Patience, pause_s
 from bulkgrpc.client.connection import Connection, RecordStream
 from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused
+from bulkgrpc.client.model import options_message
 from bulkgrpc.client.outbox import Outbox, SourceFailed
 from bulkgrpc.client.packing import varint
 from bulkgrpc.client.window import Numbered
-from bulkgrpc.client.words import options_message
 from bulkgrpc.errors import NotNow, Reason
+from bulkgrpc.model import JobOptions, JobState
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from bulkgrpc.wire.v1 import wire_pb2
-from bulkgrpc.words import JobOptions, JobState
 
 _SEQUENCE_TAG = b"\x08"
 """Field 1, varint: `RecordBatch.sequence`."""

@@ -19,10 +19,10 @@ from typing import Any, Self, TypeVar
 
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
+from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.outbox import OnProgress
-from bulkgrpc.client.words import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.words import JobOptions
+from bulkgrpc.model import JobOptions
 
 Answer = TypeVar("Answer")
 _END = object()

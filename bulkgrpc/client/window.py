@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from bulkgrpc.client.words import Batch, Progress
+from bulkgrpc.client.model import Batch, Progress
 
 
 @dataclass(frozen=True, slots=True)

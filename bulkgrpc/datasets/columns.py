@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from bulkgrpc import words
+from bulkgrpc import model
 from bulkgrpc.datasets.documents import message_of
 from bulkgrpc.datasets.overrides import SCALARS, InvalidDataset, Kind, Stored, column_options, overridden
 from bulkgrpc.v1 import options_pb2
@@ -174,7 +174,7 @@ def default_scalar(type_: str, default: str) -> pa.Scalar:
 
 def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
     where = column.field
-    if not words.is_dataset(column.name):
+    if not model.is_dataset(column.name):
         raise InvalidDataset(
             where,
             f"field {where}: {column.name!r} is no valid column name: a letter, then up to 62 of a-z, 0-9 and _: "

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MessageOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from bulkgrpc import limits, words
+from bulkgrpc import limits, model
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
 from bulkgrpc.datasets.periods import Every
 from bulkgrpc.v1 import options_pb2
@@ -74,7 +74,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
     descriptor = find_message(descriptors, message_type)
     options = _options(descriptor)
     name = options.table or _snake_case(descriptor.name)
-    if not words.is_dataset(name):
+    if not model.is_dataset(name):
         raise InvalidDataset(
             "table", f"table {name!r} is no valid name: a letter, then up to 62 of a-z, 0-9 and _, all lower case"
         )

@@ -9,9 +9,9 @@ from typing import Any, Final, Protocol
 import jwt
 
 from bulkgrpc.errors import Denied, Invalid, Reason, Unauthenticated
+from bulkgrpc.model import is_tenant
 from bulkgrpc.server.keys import KeySet
 from bulkgrpc.settings import ServerSettings
-from bulkgrpc.words import is_tenant
 
 WRITE: Final = "bulk.write"
 READ: Final = "bulk.read"

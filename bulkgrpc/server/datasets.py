@@ -10,6 +10,9 @@ from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import define
 from bulkgrpc.datasets.evolution import Incompatible
 from bulkgrpc.errors import Conflict, Invalid, NotFound, NotNow, Reason, Unavailable
+from bulkgrpc.model import is_dataset
+from bulkgrpc.postgres.catalog import DatasetExists, JobsNotEnded, Plan, Registered, TableInUse
+from bulkgrpc.postgres.dry_run import dry_run
 from bulkgrpc.server.caller import ADMIN, READ, Callers
 from bulkgrpc.server.guard import Context, metadata_of
 from bulkgrpc.server.messages import DATASET_PREFIX
@@ -20,12 +23,9 @@ from bulkgrpc.server.paging import (
     token_after_version,
     version_page_start,
 )
-from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
+from bulkgrpc.server.storage import PostgresUnavailable, Storage, postgres_unavailable
 from bulkgrpc.server.translate import to_dataset
-from bulkgrpc.store.catalog import DatasetExists, JobsNotEnded, Plan, Registered, TableInUse
-from bulkgrpc.store.rehearsal import rehearse
 from bulkgrpc.v1 import datasets_pb2
-from bulkgrpc.words import is_dataset
 
 
 class DatasetService:
@@ -47,7 +47,7 @@ class DatasetService:
             )
         try:
             dataset = define(request.descriptors.SerializeToString(), request.message_type)
-            await asyncio.to_thread(rehearse, dataset)
+            await asyncio.to_thread(dry_run, dataset)
             if request.validate_only:
                 return _planned(await self._storage.plan(dataset))
             registered = await self._storage.register(dataset)
@@ -57,7 +57,7 @@ class DatasetService:
             raise Invalid(Reason.INVALID_DATASET, str(error), field=error.field) from error
         except DatasetExists as error:
             raise Conflict(Reason.DATASET_EXISTS, str(error), field="message_type") from error
-        except StoreAway as error:
+        except PostgresUnavailable as error:
             raise _unavailable(error, dataset.name) from error
         return datasets_pb2.RegisterDatasetResponse(dataset=_public(registered, descriptors=True))
 
@@ -70,8 +70,8 @@ class DatasetService:
         name = _name(request.name)
         try:
             registered = await self._storage.get_dataset(name)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         if registered is None:
             raise _not_found(name)
         return datasets_pb2.GetDatasetResponse(dataset=_public(registered, descriptors=True))
@@ -85,8 +85,8 @@ class DatasetService:
         size, after = page_size(request.page_size), dataset_page_start(request.page_token)
         try:
             found = await self._storage.list_datasets(size + 1, after)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         token = token_after_dataset(found[size - 1].dataset.name) if len(found) > size else ""
         datasets = [_public(registered, descriptors=False) for registered in found[:size]]
         return datasets_pb2.ListDatasetsResponse(datasets=datasets, next_page_token=token)
@@ -101,8 +101,8 @@ class DatasetService:
         size, before = page_size(request.page_size), version_page_start(request.page_token)
         try:
             found = await self._storage.versions(name, size + 1, before)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         if not found and not before:
             raise _not_found(name)
         token = token_after_version(found[size - 1].dataset.version) if len(found) > size else ""
@@ -126,20 +126,20 @@ class DatasetService:
                 f"table {name} cannot be dropped, for {error}: drop that first, or leave drop_table out",
                 field="drop_table",
             ) from error
-        except StoreAway as error:
+        except PostgresUnavailable as error:
             raise _unavailable(error, name) from error
         if not there:
             raise _not_found(name)
         return datasets_pb2.DeleteDatasetResponse()
 
 
-def _unavailable(error: StoreAway, name: str) -> Unavailable:
+def _unavailable(error: PostgresUnavailable, name: str) -> Unavailable:
     if isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
         return Unavailable(
             Reason.TABLE_BUSY,
             f"table {name} is held by a transaction that takes longer than 2 s: try again when it is over",
         )
-    return store_unavailable()
+    return postgres_unavailable()
 
 
 def _has_jobs(name: str, error: JobsNotEnded) -> NotNow:

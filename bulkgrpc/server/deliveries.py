@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError
 
 from bulkgrpc import limits
-from bulkgrpc.cache.job import DIGESTS_MAX
 from bulkgrpc.errors import Reason, Unavailable
+from bulkgrpc.redis.job import DIGESTS_MAX
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.messages import Batch
 
@@ -98,7 +98,7 @@ class Deliveries:
     async def settled(self) -> None:
         """Wait until everything sent is stored.
 
-        Raises Unavailable (BACKBONE_UNAVAILABLE) if something cannot be stored, or not in time.
+        Raises Unavailable (KAFKA_UNAVAILABLE) if something cannot be stored, or not in time.
         """
         while self._check() and self._sent:
             await self._wait()
@@ -137,14 +137,14 @@ class Deliveries:
 
     def _check(self) -> bool:
         if self._failure:
-            raise backbone_unavailable(self._failure)
+            raise kafka_unavailable(self._failure)
         return True
 
 
-def backbone_unavailable(cause: str) -> Unavailable:
+def kafka_unavailable(cause: str) -> Unavailable:
     """Return the refusal for a batch that Kafka did not take."""
     return Unavailable(
-        Reason.BACKBONE_UNAVAILABLE,
+        Reason.KAFKA_UNAVAILABLE,
         f"Kafka did not store a batch ({cause}): open the job again with its idempotency key and go on from the first "
         "batch that was not acknowledged",
     )

@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Final
 
 from bulkgrpc import limits
-from bulkgrpc.cache.job import LiveJob, overlay
 from bulkgrpc.errors import Invalid, Reason, TooLate
+from bulkgrpc.model import Job, JobKey
+from bulkgrpc.redis.job import LiveJob, overlay
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.caller import WRITE, Callers
 from bulkgrpc.server.gate import Gate
@@ -19,13 +20,12 @@ from bulkgrpc.server.guard import Context, metadata_of
 from bulkgrpc.server.messages import Seal, closed, read_batch, read_header, unsealed
 from bulkgrpc.server.notes import Notes
 from bulkgrpc.server.opening import OpenedJob, Opener
-from bulkgrpc.server.storage import Storage, StoreAway
+from bulkgrpc.server.storage import PostgresUnavailable, Storage
 from bulkgrpc.server.stream import Backbone, JobStream, Submission
 from bulkgrpc.server.translate import to_job
 from bulkgrpc.server.watching import JobWatch
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import ingest_pb2
-from bulkgrpc.words import Job, JobKey
 
 HEADER_TIMEOUT_S: Final = 10.0
 JOB_METADATA: Final = "bulkgrpc-job"
@@ -213,7 +213,7 @@ class IngestService:
         """Mark the row; without PostgreSQL the worker that applies the seal does."""
         try:
             return await self._parts.storage.seal_job(key, seal_time)
-        except StoreAway:
+        except PostgresUnavailable:
             return None
 
     async def _remember(self, live: LiveJob) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from bulkgrpc.cache.job import LiveJob, overlay
-from bulkgrpc.cache.live import CacheUnavailable, Holder, LiveJobs
 from bulkgrpc.errors import Invalid, NotFound, NotNow, Reason
+from bulkgrpc.model import Job, JobKey, JobState, is_tenant
+from bulkgrpc.postgres.rejections import PAGE_BYTES_MAX
+from bulkgrpc.redis.job import LiveJob, overlay
+from bulkgrpc.redis.live import Holder, LiveJobs, RedisUnavailable
 from bulkgrpc.server.caller import READ, WRITE, Caller, Callers
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import Context, metadata_of
@@ -22,12 +24,10 @@ from bulkgrpc.server.paging import (
     token_after_job,
     token_after_rejection,
 )
-from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
+from bulkgrpc.server.storage import PostgresUnavailable, Storage, postgres_unavailable
 from bulkgrpc.server.translate import to_job, to_rejection
 from bulkgrpc.server.watching import JobWatch
-from bulkgrpc.store.rejections import PAGE_BYTES_MAX
 from bulkgrpc.v1 import jobs_pb2
-from bulkgrpc.words import Job, JobKey, JobState, is_tenant
 
 PARENT_PREFIX = "tenants/"
 
@@ -63,8 +63,8 @@ class JobService:
         try:
             # One more than asked tells whether there is a next page.
             rows = await self._parts.storage.list_jobs(caller.tenant, size + 1, after)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         token = token_after_job(rows[size - 1]) if len(rows) > size else ""
         jobs = [self._told(job) for job in await self._brought_forward(rows[:size])]
         return jobs_pb2.ListJobsResponse(jobs=jobs, next_page_token=token)
@@ -93,8 +93,8 @@ class JobService:
         key = _own_key(caller, request.name, "name")
         try:
             job = await self._parts.storage.cancel_job(key) or await self._cancel_without_row(key)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         if job.state is not JobState.CANCELLED:
             raise NotNow(
                 Reason.JOB_ENDED, f"{key.name} has ended as {job.state.name}; only a job that has not can be cancelled"
@@ -125,8 +125,8 @@ class JobService:
                         f"the seal of {key.name} was not applied: messages of it may still come; seal it, or leave it "
                         "to be dropped with its day",
                     )
-            except (CacheUnavailable, StoreAway) as error:
-                raise store_unavailable() from error
+            except (RedisUnavailable, PostgresUnavailable) as error:
+                raise postgres_unavailable() from error
         return jobs_pb2.DeleteJobResponse()
 
     async def list_rejections(
@@ -141,8 +141,8 @@ class JobService:
                 # A job without a row has no rejections, but it may be there.
                 await self._find(key)
             found = await self._parts.storage.rejections(key.job_id, size + 1, after, with_records=request.with_records)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         page = found[:size]
         cut = request.with_records and sum(len(rejection.record) for _, rejection in page) >= PAGE_BYTES_MAX
         token = token_after_rejection(page[-1][0]) if len(found) > size or cut else ""
@@ -156,13 +156,13 @@ class JobService:
         return caller
 
     async def _find(self, key: JobKey) -> Job:
-        """Return a job as PostgreSQL and Redis know it. Raises NotFound, Unavailable (STORE_UNAVAILABLE)."""
+        """Return a job as PostgreSQL and Redis know it. Raises NotFound, Unavailable (POSTGRES_UNAVAILABLE)."""
         live = await self._known(key)
         try:
             row = await self._parts.storage.get_job(key)
-        except StoreAway as error:
+        except PostgresUnavailable as error:
             if live is None:
-                raise store_unavailable() from error
+                raise postgres_unavailable() from error
             return live.as_job()
         if row is not None:
             return overlay(row, live)
@@ -174,7 +174,7 @@ class JobService:
         open_keys = [row.spec.key for row in rows if not row.state.ended]
         try:
             lives = await self._parts.live.get_many(open_keys)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return list(rows)
         return [overlay(row, lives.get(row.spec.key)) for row in rows]
 
@@ -196,13 +196,13 @@ class JobService:
         )
         try:
             await self._parts.live.remember(live)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return
 
     async def _known(self, key: JobKey) -> LiveJob | None:
         try:
             return await self._parts.live.get(key)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return None
 
     def _told(self, job: Job) -> jobs_pb2.Job:

@@ -79,7 +79,7 @@ class KeySet:
                     _log.warning("the key set cannot be read; known keys stay", error=str(error))
         if not self._keys:
             raise Unavailable(
-                Reason.STORE_UNAVAILABLE,
+                Reason.POSTGRES_UNAVAILABLE,
                 "the keys that tokens are checked with cannot be read now: try again in a moment",
             )
 

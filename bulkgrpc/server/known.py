@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from bulkgrpc.cache.live import CacheUnavailable, LiveJobs
 from bulkgrpc.errors import Reason, Unavailable
-from bulkgrpc.server.storage import Storage, StoreAway
-from bulkgrpc.words import JobKey
+from bulkgrpc.model import JobKey
+from bulkgrpc.redis.live import LiveJobs, RedisUnavailable
+from bulkgrpc.server.storage import PostgresUnavailable, Storage
 
 PAGE_SIZE: Final = 1024
 
@@ -51,11 +51,11 @@ class KnownBatches:
     async def _from_redis(self) -> Mapping[int, bytes]:
         try:
             return await self._live.digests(self._key)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return {}
 
     async def _from_postgresql(self, from_sequence: int) -> Mapping[int, bytes]:
         try:
             return await self._storage.digests(self._key, from_sequence, PAGE_SIZE)
-        except StoreAway:
+        except PostgresUnavailable:
             return {}

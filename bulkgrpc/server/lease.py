@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NoReturn
 
-from bulkgrpc.cache.live import LEASE_TTL_S, CacheUnavailable, Holder, LiveJobs
 from bulkgrpc.errors import Busy, Reason, Unavailable
-from bulkgrpc.words import JobKey
+from bulkgrpc.model import JobKey
+from bulkgrpc.redis.live import LEASE_TTL_S, Holder, LiveJobs, RedisUnavailable
 
 RENEW_S: Final = LEASE_TTL_S / 3
 
@@ -26,7 +26,7 @@ class Lease:
         """Check that no other stream took the job over. Raises Busy (JOB_BUSY) if one did."""
         try:
             ours = await self._live.renew_lease(self._key, self._holder)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return
         if not ours:
             raise busy(self._key)
@@ -47,17 +47,17 @@ async def held(live: LiveJobs, key: JobKey, holder: Holder, *, required: bool) -
     try:
         if not await live.take_lease(key, holder):
             raise busy(key)
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         if required:
             raise Unavailable(
-                Reason.STORE_UNAVAILABLE,
+                Reason.POSTGRES_UNAVAILABLE,
                 "Redis does not answer, and nothing is begun here without it: try again in a moment",
             ) from error
     try:
         yield Lease(live, key, holder)
     finally:
         # Without Redis it runs out by itself.
-        with suppress(CacheUnavailable):
+        with suppress(RedisUnavailable):
             await live.release_lease(key, holder)
 
 

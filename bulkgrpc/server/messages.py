@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits
 from bulkgrpc.errors import Conflict, Invalid, NotNow, OutOfOrder, Reason, TooMuch
+from bulkgrpc.model import Job, JobOptions, JobState, digest_of, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from bulkgrpc.wire.v1 import wire_pb2
-from bulkgrpc.words import Job, JobOptions, JobState, digest_of, is_dataset, is_idempotency_key
 
 DATASET_PREFIX = "datasets/"
 

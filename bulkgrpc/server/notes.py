@@ -7,8 +7,8 @@ import uuid
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from bulkgrpc.cache.job import LiveJob
-from bulkgrpc.cache.live import CacheUnavailable, LiveJobs
+from bulkgrpc.redis.job import LiveJob
+from bulkgrpc.redis.live import LiveJobs, RedisUnavailable
 
 EVERY_S: Final = 0.1
 
@@ -37,7 +37,7 @@ class Notes:
         async with self._writing:
             newest, self._newest = self._newest, {}
             self._noted.clear()
-            with suppress(CacheUnavailable):
+            with suppress(RedisUnavailable):
                 await self._live.remember(*newest.values())
 
     async def keep(self) -> NoReturn:

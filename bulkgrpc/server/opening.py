@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from bulkgrpc.backbone.partition import partitions_of
-from bulkgrpc.cache.job import LiveJob, overlay
-from bulkgrpc.cache.live import CacheUnavailable, Holder, LiveJobs
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Busy, Conflict, NotFound, Reason, Unavailable
+from bulkgrpc.kafka.partition import partitions_of
+from bulkgrpc.model import Job, JobCounts, JobKey, JobSpec, JobState
+from bulkgrpc.postgres.catalog import Registered
+from bulkgrpc.postgres.jobs import DatasetDeleted
+from bulkgrpc.redis.job import LiveJob, overlay
+from bulkgrpc.redis.live import Holder, LiveJobs, RedisUnavailable
 from bulkgrpc.server.deliveries import Deliveries
 from bulkgrpc.server.known import KnownBatches
 from bulkgrpc.server.lease import Lease, held
 from bulkgrpc.server.messages import Header
-from bulkgrpc.server.storage import Storage, StoreAway, store_unavailable
-from bulkgrpc.store.catalog import Registered
-from bulkgrpc.store.jobs import DatasetDeleted
-from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState
+from bulkgrpc.server.storage import PostgresUnavailable, Storage, postgres_unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Opener:
         """Open the job of a header and hold it while the context lasts.
 
         Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy
-        (JOB_BUSY), Unavailable (RESUME_NOT_READY, STORE_UNAVAILABLE).
+        (JOB_BUSY), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
         dataset = await self._dataset(header)
@@ -107,8 +107,8 @@ class Opener:
         name, version = header.dataset, header.dataset_version
         try:
             registered = await self._storage.get_dataset(name, version)
-        except StoreAway as error:
-            raise store_unavailable() from error
+        except PostgresUnavailable as error:
+            raise postgres_unavailable() from error
         if registered is None:
             raise _not_registered(name)
         if version and not registered.first_version <= version <= registered.dataset.version:
@@ -142,7 +142,7 @@ class Opener:
         create_time = self._now() if live is None else live.create_time
         try:
             row = await self._storage.open_job(spec, partitions, create_time)
-        except StoreAway:
+        except PostgresUnavailable:
             # What Redis says then stands, an end included.
             new = Job(spec, partitions[:1], JobState.OPEN, JobCounts(), 0, create_time)
             row = new if live is None else live.as_job()
@@ -155,7 +155,7 @@ class Opener:
     async def _known(self, key: JobKey) -> LiveJob | None:
         try:
             return await self._live.get(key)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return None
 
     async def _remember(self, job: Job) -> None:
@@ -166,7 +166,7 @@ class Opener:
         )
         try:
             await self._live.remember(live)
-        except CacheUnavailable:
+        except RedisUnavailable:
             return
 
 

@@ -9,9 +9,9 @@ import uuid
 
 from bulkgrpc import limits
 from bulkgrpc.errors import Invalid, Reason
-from bulkgrpc.store.jobs import PageStart
-from bulkgrpc.store.rejections import Place
-from bulkgrpc.words import Job, from_us, is_dataset, to_us
+from bulkgrpc.model import Job, from_us, is_dataset, to_us
+from bulkgrpc.postgres.jobs import PageStart
+from bulkgrpc.postgres.rejections import Place
 
 _PLACE = re.compile(r"([0-9]{1,18})/([0-9]{1,9})/([0-9]{1,18})")
 

@@ -18,9 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from bulkgrpc import limits
-from bulkgrpc.backbone.producer import BackboneProducer
-from bulkgrpc.backbone.topics import BackboneUnavailable, ensure_topic
-from bulkgrpc.cache.live import CacheUnavailable, LiveJobs
+from bulkgrpc.kafka.producer import RecordsProducer
+from bulkgrpc.kafka.topics import KafkaUnavailable, ensure_topic
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.catalog import Catalog
+from bulkgrpc.postgres.jobs import JobStore
+from bulkgrpc.redis.live import LiveJobs, RedisUnavailable
 from bulkgrpc.server import handlers
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.caller import callers_of
@@ -34,9 +37,6 @@ from bulkgrpc.server.storage import Storage, make_pool
 from bulkgrpc.server.supervisor import WRONG_SETTINGS
 from bulkgrpc.server.watching import JobWatch
 from bulkgrpc.settings import ServerSettings
-from bulkgrpc.store import schema
-from bulkgrpc.store.catalog import Catalog
-from bulkgrpc.store.jobs import JobStore
 
 STARTUP_S: Final = 20.0
 STOP_GRACE_S: Final = 2.0
@@ -66,7 +66,7 @@ class Serving:
     gate: Gate
     server: grpc.aio.Server
     health: HealthServicer
-    producer: BackboneProducer
+    producer: RecordsProducer
 
 
 async def serve(settings: ServerSettings, announce: Callable[[str], None], *, shared_port: bool) -> int:
@@ -114,7 +114,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         pool = make_pool(settings.postgres)
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, timeout=1.0)
-        producer = await stack.enter_async_context(BackboneProducer(settings, settings.in_flight_bytes_max))
+        producer = await stack.enter_async_context(RecordsProducer(settings, settings.in_flight_bytes_max))
         storage, notes = Storage(JobStore(pool), Catalog(pool)), Notes(live)
         watch = JobWatch(storage, live)
         stack.push_async_callback(notes.flush)
@@ -206,7 +206,7 @@ async def _partitions(settings: ServerSettings) -> int:
     while True:
         try:
             return await asyncio.to_thread(ensure_topic, settings)
-        except BackboneUnavailable as error:
+        except KafkaUnavailable as error:
             if asyncio.get_running_loop().time() > give_up_s:
                 raise CannotServe(f"{error}: check BULKGRPC_KAFKA") from error
         await asyncio.sleep(0.2)
@@ -215,7 +215,7 @@ async def _partitions(settings: ServerSettings) -> int:
 async def _warn_of_eviction(live: LiveJobs) -> None:
     try:
         policy = await live.eviction_policy()
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         _log.warning("Redis does not answer; serving all the same", error=str(error))
         return
     if policy not in ("noeviction", ""):

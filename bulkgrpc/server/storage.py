@@ -16,10 +16,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason, Unavailable
-from bulkgrpc.store.catalog import Catalog, Plan, Registered
-from bulkgrpc.store.jobs import JobStore, PageStart
-from bulkgrpc.store.rejections import Place, Rejection
-from bulkgrpc.words import Job, JobKey, JobSpec
+from bulkgrpc.model import Job, JobKey, JobSpec
+from bulkgrpc.postgres.catalog import Catalog, Plan, Registered
+from bulkgrpc.postgres.jobs import JobStore, PageStart
+from bulkgrpc.postgres.rejections import Place, Rejection
 
 ON_A_STREAM_S: Final = 1.0
 """A stream waits no longer than this; it can do without."""
@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class StoreAway(Exception):
+class PostgresUnavailable(Exception):
     """PostgreSQL does not answer, or not in time."""
 
 
@@ -65,7 +65,7 @@ class _Remembered:
 
 
 class Storage:
-    """Asks the job store and the catalog. Every method raises StoreAway if there is no answer in time."""
+    """Asks the job store and the catalog. Every method raises PostgresUnavailable if there is no answer in time."""
 
     def __init__(self, jobs: JobStore, catalog: Catalog, clock: Callable[[], float] = time.monotonic) -> None:
         self._jobs = jobs
@@ -158,7 +158,7 @@ class Storage:
             if found is not None and version and version > found.dataset.version:
                 # The question may have been under way before the version was registered.
                 found = await self._ask_dataset(name)
-        except StoreAway:
+        except PostgresUnavailable:
             if known is None or not knows:
                 raise
             return known.registered
@@ -198,11 +198,11 @@ class Storage:
             raise
         if not done:
             self._abandon(task)
-            raise StoreAway(f"PostgreSQL did not answer within {deadline_s:g} s")
+            raise PostgresUnavailable(f"PostgreSQL did not answer within {deadline_s:g} s")
         try:
             return task.result()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise StoreAway(f"PostgreSQL: {error}") from error
+            raise PostgresUnavailable(f"PostgreSQL: {error}") from error
 
     def _abandon(self, task: asyncio.Task[Any]) -> None:
         self._abandoned.add(task)
@@ -215,8 +215,8 @@ class Storage:
             _log.debug("a question to PostgreSQL that nobody waited for failed", error=str(error))
 
 
-def store_unavailable() -> Unavailable:
+def postgres_unavailable() -> Unavailable:
     """Return the refusal of a call that cannot be answered without PostgreSQL."""
     return Unavailable(
-        Reason.STORE_UNAVAILABLE, "PostgreSQL does not answer, so this cannot be told now: try again in a moment"
+        Reason.POSTGRES_UNAVAILABLE, "PostgreSQL does not answer, so this cannot be told now: try again in a moment"
     )

@@ -11,10 +11,10 @@ from typing import Protocol
 from confluent_kafka import KafkaError, KafkaException
 
 from bulkgrpc import limits
+from bulkgrpc.model import JobSpec, Kind, Message, lane_of
 from bulkgrpc.server.budget import ByteBudget
-from bulkgrpc.server.deliveries import Deliveries, backbone_unavailable
+from bulkgrpc.server.deliveries import Deliveries, kafka_unavailable
 from bulkgrpc.server.messages import Batch, Seal, check_repeated, check_seal, check_sequence, read_batch
-from bulkgrpc.words import JobSpec, Kind, Message, lane_of
 
 QUEUE_RETRY_S = 0.01
 TURN_BYTES = 64 * 1024
@@ -22,12 +22,12 @@ TURN_BYTES = 64 * 1024
 
 
 class Backbone(Protocol):
-    """What a stream needs of `bulkgrpc.backbone.producer.BackboneProducer`."""
+    """What a stream needs of `bulkgrpc.kafka.producer.RecordsProducer`."""
 
     def send(
         self, partition: int, message: Message, payload: bytes, delivered: Callable[[KafkaError | None], None]
     ) -> None:
-        """Send a message; see BackboneProducer.send."""
+        """Send a message; see RecordsProducer.send."""
 
 
 class Known(Protocol):
@@ -96,7 +96,7 @@ class JobStream:
         """Send on a batch that was checked; returns once it is handed to Kafka's client, which may be slow.
 
         A batch that was accepted before this stream is on Kafka: it is only compared with what was accepted then.
-        Raises Unavailable (BACKBONE_UNAVAILABLE) if Kafka takes nothing in time; Conflict (BATCH_CONFLICT) or
+        Raises Unavailable (KAFKA_UNAVAILABLE) if Kafka takes nothing in time; Conflict (BATCH_CONFLICT) or
         Unavailable (RESUME_NOT_READY) for a batch that came again and is another, or cannot be compared.
         """
         if batch.sequence < self._submission.next_sequence:
@@ -146,7 +146,7 @@ class JobStream:
             async with asyncio.timeout(limits.DELIVERY_TIMEOUT_S):
                 return await self._budget.acquire(size_bytes)
         except TimeoutError as error:
-            raise backbone_unavailable("it takes batches too slowly") from error
+            raise kafka_unavailable("it takes batches too slowly") from error
 
     async def _send(self, batch: Batch | None, held_bytes: int, message: Message) -> None:
         payload = b"" if batch is None else batch.payload
@@ -163,10 +163,10 @@ class JobStream:
                 except BufferError as error:
                     # The budget is below librdkafka's queue, so only very many very small batches come here.
                     if loop.time() > give_up_s:
-                        raise backbone_unavailable("its queue is full") from error
+                        raise kafka_unavailable("its queue is full") from error
                     await asyncio.sleep(QUEUE_RETRY_S)
                 except KafkaException as error:
-                    raise backbone_unavailable(str(error.args[0])) from error
+                    raise kafka_unavailable(str(error.args[0])) from error
         finally:
             if not sent:
                 self._budget.release(held_bytes)

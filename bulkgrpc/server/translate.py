@@ -9,10 +9,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.model import Job, JobCounts, JobOptions, to_us
+from bulkgrpc.postgres.rejections import Rejection
 from bulkgrpc.server.messages import DATASET_PREFIX
-from bulkgrpc.store.rejections import Rejection
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
-from bulkgrpc.words import Job, JobCounts, JobOptions, to_us
 
 
 def to_job(job: Job, now: datetime) -> jobs_pb2.Job:

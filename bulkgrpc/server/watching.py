@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-from bulkgrpc.cache.job import LiveJob, overlay
-from bulkgrpc.cache.live import CacheUnavailable, LiveJobs
 from bulkgrpc.errors import Reason, TooMuch
+from bulkgrpc.model import Job, JobKey
+from bulkgrpc.redis.job import LiveJob, overlay
+from bulkgrpc.redis.live import LiveJobs, RedisUnavailable
 from bulkgrpc.server.messages import ended_already
-from bulkgrpc.server.storage import Storage, StoreAway
-from bulkgrpc.words import Job, JobKey
+from bulkgrpc.server.storage import PostgresUnavailable, Storage
 
 EVERY_S: Final = 0.25
 STREAMS_EVERY_S: Final = 1.0
@@ -122,7 +122,7 @@ class JobWatch:
             return
         try:
             rows = {job.spec.key.job_id: job for job in await self._storage.get_jobs(list(asked))}
-        except StoreAway:
+        except PostgresUnavailable:
             return
         for watched in streams:
             row = _of(rows, watched.key)
@@ -143,7 +143,7 @@ class JobWatch:
     async def _lives(self, keys: set[JobKey]) -> Mapping[JobKey, LiveJob] | None:
         try:
             return await self._live.get_many(list(keys))
-        except CacheUnavailable:
+        except RedisUnavailable:
             return None
 
 

@@ -5,9 +5,9 @@ For development, tests and demos; a deployment brings its own.
 """
 
 from bulkgrpc.stack.jars import install
+from bulkgrpc.stack.model import Addresses, PartState, PartStatus, Phase, Ports, Progress, StackError
 from bulkgrpc.stack.part import Part
 from bulkgrpc.stack.stack import Stack, default_data_dir
-from bulkgrpc.stack.words import Addresses, PartState, PartStatus, Phase, Ports, Progress, StackError
 
 __all__ = [
     "Addresses",

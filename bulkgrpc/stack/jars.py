@@ -15,7 +15,7 @@ from pathlib import Path
 
 import platformdirs
 
-from bulkgrpc.stack.words import Phase, Progress, Report, StackError, unreported
+from bulkgrpc.stack.model import Phase, Progress, Report, StackError, unreported
 
 KAFKA_VERSION = "4.2.2"
 _JAVA_AT_LEAST = 17

@@ -16,9 +16,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from bulkgrpc.stack.jars import install, jars_directory, java
+from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.process import Command, last_line
 from bulkgrpc.stack.server import NotReadyError, Server
-from bulkgrpc.stack.words import LOOPBACK, Phase, StackError
 
 _ASK_WITHIN_S = 2.0
 _FORMAT_WITHIN_S = 60.0

@@ -10,8 +10,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from bulkgrpc.stack.model import StackError
 from bulkgrpc.stack.process import Owner, as_owner
-from bulkgrpc.stack.words import StackError
 
 _USER = "bulkgrpc"
 _RUN_WITHIN_S = 30.0

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 
+from bulkgrpc.stack.model import PartState, PartStatus, Phase, StackError
 from bulkgrpc.stack.ports import choose_free, holder, is_free
 from bulkgrpc.stack.process import Identity, await_end, family, find, identify, last_line, living, send, spawn
 from bulkgrpc.stack.server import NotReadyError, Server
 from bulkgrpc.stack.state import State, StateFile
-from bulkgrpc.stack.words import PartState, PartStatus, Phase, StackError
 
 _ASK_EVERY_S = 0.05
 _KILLED_WITHIN_S = 10.0

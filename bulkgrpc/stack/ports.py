@@ -7,7 +7,7 @@ import socket
 
 import psutil
 
-from bulkgrpc.stack.words import LOOPBACK
+from bulkgrpc.stack.model import LOOPBACK
 
 # Below Linux's range for outgoing connections (32768 up): a port chosen here cannot be lost to one between two runs.
 _FIRST, _COUNT = 20_000, 12_000

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psycopg
 
+from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.owner import binaries, check_reach, postgres_owner
 from bulkgrpc.stack.process import Command, Owner, as_owner, await_end, last_line, send, working_in
 from bulkgrpc.stack.server import NotReadyError, Server
-from bulkgrpc.stack.words import LOOPBACK, Phase, StackError
 
 _USER = _DATABASE = "bulkgrpc"
 _ASK_WITHIN_S = 2

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from bulkgrpc.stack.model import Phase
 from bulkgrpc.stack.process import Command
-from bulkgrpc.stack.words import Phase
 
 
 class NotReadyError(Exception):

@@ -13,11 +13,11 @@ from pathlib import Path
 import platformdirs
 
 from bulkgrpc.stack.kafka import Kafka
+from bulkgrpc.stack.model import Addresses, PartStatus, Phase, Ports, Progress, Report, StackError, unreported
 from bulkgrpc.stack.part import Part
 from bulkgrpc.stack.postgres import Postgres
 from bulkgrpc.stack.state import StateFile
 from bulkgrpc.stack.valkey import Valkey
-from bulkgrpc.stack.words import Addresses, PartStatus, Phase, Ports, Progress, Report, StackError, unreported
 
 KAFKA_HEAP_MIB = 512
 _ANY_PORTS = Ports()

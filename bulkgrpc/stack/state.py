@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bulkgrpc.stack.model import StackError
 from bulkgrpc.stack.process import Identity
-from bulkgrpc.stack.words import StackError
 
 _VERSION = 1
 _LOCK = "stack.lock"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import redis
 
+from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.process import Command
 from bulkgrpc.stack.server import NotReadyError, Server
-from bulkgrpc.stack.words import LOOPBACK, Phase, StackError
 
 _ASK_WITHIN_S = 1.0
 

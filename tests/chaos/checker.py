@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from bulkgrpc.model import JobState
 from bulkgrpc.promises import P1, P2, P3, P4, P5, P6, P7, P8, P9, Promise
-from bulkgrpc.words import JobState
 from tests.chaos.evidence import Evidence, JobReport, job_id
 from tests.chaos.history import Event
 

@@ -11,8 +11,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from bulkgrpc.stack.kafka import Kafka, cluster_id
+from bulkgrpc.stack.model import LOOPBACK
 from bulkgrpc.stack.ports import choose_free
-from bulkgrpc.stack.words import LOOPBACK
 from tests.support.waiting import wait_for
 
 NODES = 3

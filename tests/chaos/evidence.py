@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 
-from bulkgrpc.store.connection import connect
-from bulkgrpc.words import JobKey
+from bulkgrpc.model import JobKey
+from bulkgrpc.postgres.connection import connect
 from tests.chaos.history import Event, History
 
 ROWS = 1000

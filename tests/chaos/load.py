@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from bulkgrpc.backbone.partition import partition_of
 from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, ClientConfig, Job, Progress
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.kafka.partition import partition_of
 from tests.chaos.evidence import ROWS
 from tests.chaos.history import History, Kind
 from tests.support import examples

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bulkgrpc.words import Outcome, Ownership
+from bulkgrpc.model import Outcome, Ownership
 
 
 def none() -> None:
@@ -20,14 +20,14 @@ def none() -> None:
 
 def no_fence() -> None:
     """The ledger takes any span, whoever sends it, wherever it starts."""
-    from bulkgrpc.store import ledger
+    from bulkgrpc.postgres import ledger
 
     _replace(ledger, "may_apply_span", lambda *_: Outcome.NEXT)
 
 
 def ledger_apart() -> None:
     """The rows are committed before the ledger moves."""
-    from bulkgrpc.store import transaction
+    from bulkgrpc.postgres import transaction
 
     def commit_first(connection: Any, group: Any, work: Any, writer: Any) -> None:
         write_group(connection, group, work, writer)
@@ -53,14 +53,14 @@ def early_acknowledgement() -> None:
 
 def no_sequence() -> None:
     """A lane takes a batch again that it took before."""
-    from bulkgrpc.store import chunk
-    from bulkgrpc.words import may_apply_batch
+    from bulkgrpc.model import may_apply_batch
+    from bulkgrpc.postgres import chunk
 
     def careless(lane_next_sequence: int, sequence: int) -> Outcome:
         outcome = may_apply_batch(lane_next_sequence, sequence)
         return Outcome.NEXT if outcome is Outcome.REPLAY else outcome
 
-    from bulkgrpc.store import ledger
+    from bulkgrpc.postgres import ledger
 
     _replace(chunk, "may_apply_batch", careless)
     # It would stumble over its own record of what it applied.
@@ -69,8 +69,8 @@ def no_sequence() -> None:
 
 def holes() -> None:
     """A lane takes a batch although one before it is missing."""
-    from bulkgrpc.store import chunk
-    from bulkgrpc.words import may_apply_batch
+    from bulkgrpc.model import may_apply_batch
+    from bulkgrpc.postgres import chunk
 
     def careless(lane_next_sequence: int, sequence: int) -> Outcome:
         outcome = may_apply_batch(lane_next_sequence, sequence)
@@ -81,7 +81,7 @@ def holes() -> None:
 
 def careless_commit() -> None:
     """Commits do not wait for the disk."""
-    from bulkgrpc.store import connection
+    from bulkgrpc.postgres import connection
 
     conninfo = connection.conninfo
     _replace(
@@ -93,7 +93,7 @@ def careless_commit() -> None:
 
 def silent_rejections() -> None:
     """Rejected records are counted, not reported."""
-    from bulkgrpc.store import rejections
+    from bulkgrpc.postgres import rejections
 
     _replace(rejections, "add", lambda *_: None)
 
@@ -107,20 +107,20 @@ def no_retry() -> None:
 
 def no_budget() -> None:
     """The server takes from its clients whatever comes, although Kafka does not."""
-    from bulkgrpc.backbone.producer import BackboneProducer
+    from bulkgrpc.kafka.producer import RecordsProducer
     from bulkgrpc.server.budget import ByteBudget
 
     async def acquire(_self: ByteBudget, _size_bytes: int) -> int:
         return 0
 
     _replace(ByteBudget, "acquire", acquire)
-    start = BackboneProducer.__init__
-    _replace(BackboneProducer, "__init__", lambda self, settings, _queue_bytes_max: start(self, settings, 1 << 30))
+    start = RecordsProducer.__init__
+    _replace(RecordsProducer, "__init__", lambda self, settings, _queue_bytes_max: start(self, settings, 1 << 30))
 
 
 def silent_reset() -> None:
     """Where Kafka lost an offset, the worker goes on with what there is."""
-    from bulkgrpc.backbone import consumer
+    from bulkgrpc.kafka import consumer
 
     configuration = consumer._configuration
     _replace(consumer, "_configuration", lambda settings: {**configuration(settings), "auto.offset.reset": "earliest"})
@@ -138,7 +138,7 @@ def silent_reset() -> None:
 
 def short_poll() -> None:
     """No mutant: a worker with a max.poll.interval of 7 s, so that a test can wait for more."""
-    from bulkgrpc.backbone import consumer
+    from bulkgrpc.kafka import consumer
 
     configuration = consumer._configuration
     _replace(

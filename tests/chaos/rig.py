@@ -20,9 +20,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from bulkgrpc.client import AsyncBulkClient
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack.ports import choose_free
-from bulkgrpc.store import schema
-from bulkgrpc.store.connection import connect
 from tests.chaos import evidence
 from tests.chaos.history import History
 from tests.chaos.proxy import Mood, Proxies, Proxy

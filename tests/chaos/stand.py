@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bulkgrpc.stack import Stack
 from bulkgrpc.stack.kafka import Kafka
+from bulkgrpc.stack.model import LOOPBACK
 from bulkgrpc.stack.part import Part
 from bulkgrpc.stack.ports import choose_free
-from bulkgrpc.stack.words import LOOPBACK
 
 SESSION_MS = 3000
 

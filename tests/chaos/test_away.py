@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bulkgrpc.client import AsyncBulkClient, Batch, JobState
+from bulkgrpc.postgres import schema
 from bulkgrpc.stack import Stack
-from bulkgrpc.store import schema
 from tests.support import examples
 from tests.support.processes import Service, service
 from tests.support.waiting import eventually

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bulkgrpc.client import AsyncBulkClient, Batch, Job, JobState, Progress
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack import Stack
-from bulkgrpc.store import schema
-from bulkgrpc.store.connection import connect
 from tests.support import examples
 from tests.support.processes import Service, service
 

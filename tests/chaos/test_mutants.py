@@ -15,10 +15,10 @@ import psutil
 import pytest
 from confluent_kafka import Producer
 
-from bulkgrpc.backbone.message import to_headers
-from bulkgrpc.backbone.partition import partition_of
 from bulkgrpc.client import AsyncBulkClient, Batch, ClientConfig
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message, digest_of
+from bulkgrpc.kafka.message import to_headers
+from bulkgrpc.kafka.partition import partition_of
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message, digest_of
 from tests.chaos import checker, evidence, trial
 from tests.chaos.evidence import Evidence
 from tests.chaos.fault import Fault

@@ -7,7 +7,7 @@ import signal
 
 from confluent_kafka import TopicPartition
 
-from bulkgrpc.backbone.partition import partition_of
+from bulkgrpc.kafka.partition import partition_of
 from tests.chaos import checker, evidence, trial
 from tests.chaos.load import PARTITIONS
 from tests.chaos.rig import TOPIC, Rig

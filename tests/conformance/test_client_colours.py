@@ -30,7 +30,7 @@ from bulkgrpc.client import (
     WrongInput,
 )
 from bulkgrpc.datasets.definition import find_message
-from tests.integration.service_words import Parts
+from tests.integration.service_values import Parts
 from tests.support import examples
 from tests.support.processes import Process, Service
 

@@ -13,11 +13,11 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import Payload, Rows, to_rows
-from bulkgrpc.store.writers import direct, ignore, reject, update
-from bulkgrpc.store.writers.around import Way
-from bulkgrpc.store.writers.constraints import breaking_checks
-from bulkgrpc.store.writers.copy import Connection
-from bulkgrpc.store.writers.table import STAGED_CHUNKS, TableWriter
+from bulkgrpc.postgres.writers import direct, ignore, reject, update
+from bulkgrpc.postgres.writers.around import Way
+from bulkgrpc.postgres.writers.constraints import breaking_checks
+from bulkgrpc.postgres.writers.copy import Connection
+from bulkgrpc.postgres.writers.table import STAGED_CHUNKS, TableWriter
 from tests.support import examples
 from tests.support.database import count, register
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
+from bulkgrpc.postgres import schema
 from bulkgrpc.server.serving import Serving, serving
 from bulkgrpc.settings import ServerSettings, load
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import schema
 from tests.integration.server_peer import Peer, ServeWith, peer
 
 

@@ -15,9 +15,10 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from bulkgrpc.backbone.message import from_headers
 from bulkgrpc.datasets.sources import compile_proto, proto_root
 from bulkgrpc.errors import Refusal, from_rpc_error
+from bulkgrpc.kafka.message import from_headers
+from bulkgrpc.model import Message
 from bulkgrpc.server.serving import Serving
 from bulkgrpc.v1 import (
     datasets_pb2,
@@ -27,7 +28,6 @@ from bulkgrpc.v1 import (
     jobs_pb2,
     jobs_pb2_grpc,
 )
-from bulkgrpc.words import Message
 
 DATASET = "datasets/sensor_readings"
 DEADLINE_S = 30.0

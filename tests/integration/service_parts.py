@@ -13,9 +13,9 @@ from psycopg.conninfo import make_conninfo
 
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.datasets.sources import compile_proto, proto_root
+from bulkgrpc.postgres import schema
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import schema
-from tests.integration.service_words import Command, Parts
+from tests.integration.service_values import Command, Parts
 from tests.support.processes import Service, service
 
 MESSAGES = {"flights": ("Weather", "Flight"), "trades": ("Trade",), "sensors": ("SensorReading",)}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from bulkgrpc import limits
+from bulkgrpc.postgres import ledger
 from bulkgrpc.settings import WorkerSettings, load
-from bulkgrpc.store import ledger
 from tests.integration.test_transaction import batch, chunk
 from tests.support import examples
 from tests.support.database import Connection, count, register

@@ -14,7 +14,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from bulkgrpc.client import BulkClient, Refused
 from bulkgrpc.stack.ports import choose_free
-from tests.integration.service_words import Command, Parts
+from tests.integration.service_values import Command, Parts
 from tests.support import examples
 from tests.support.processes import Process, Service
 

@@ -12,11 +12,11 @@ from bulkgrpc.bench import contest
 from bulkgrpc.bench.contest import Contestant
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
-from bulkgrpc.store import ledger
-from bulkgrpc.store.chunk import Chunk, Received, Span, prepare
-from bulkgrpc.store.transaction import write_chunk
-from bulkgrpc.store.writers.table import TableWriter
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.chunk import Chunk, Received, Span, prepare
+from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.writers.table import TableWriter
 from tests.support.cost import BLOCKS_SLACK, OPCODES_RATIO_MAX, Work, cost
 from tests.support.database import Connection, register
 

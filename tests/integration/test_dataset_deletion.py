@@ -16,12 +16,12 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.client import AsyncBulkClient, BulkError, ClientConfig, JobState, Reason, Refused
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto
-from bulkgrpc.store.catalog import Catalog, JobsNotEnded
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.jobs import DatasetDeleted, JobStore, open_values
-from bulkgrpc.store.statements import family
-from bulkgrpc.words import JobKey, JobSpec
-from tests.integration.service_words import Command, Parts
+from bulkgrpc.model import JobKey, JobSpec
+from bulkgrpc.postgres.catalog import Catalog, JobsNotEnded
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.jobs import DatasetDeleted, JobStore, open_values
+from bulkgrpc.postgres.statements import family
+from tests.integration.service_values import Command, Parts
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.processes import Service

@@ -23,7 +23,7 @@ from bulkgrpc.client import AsyncBulkClient, JobOptions, JobState, Reason, Refus
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto
 from bulkgrpc.stack.ports import choose_free
-from tests.integration.service_words import Command, Parts
+from tests.integration.service_values import Command, Parts
 from tests.integration.test_readme import ROOT
 
 pytest_plugins = ["tests.integration.service_parts"]

@@ -20,17 +20,17 @@ from bulkgrpc import client as library
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
-from bulkgrpc.store import dedupe, ledger
-from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.dedupe import HashArray
-from bulkgrpc.store.filters import make_filters
-from bulkgrpc.store.statements import family
-from bulkgrpc.store.transaction import write_chunk
-from bulkgrpc.store.writers.new import LOOKING_CHUNKS
-from bulkgrpc.store.writers.table import TableWriter
-from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
-from tests.integration.service_words import Parts
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
+from bulkgrpc.postgres import dedupe, ledger
+from bulkgrpc.postgres.chunk import Chunk, PreparedChunk, Received, Span, prepare
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.dedupe import HashArray
+from bulkgrpc.postgres.filters import make_filters
+from bulkgrpc.postgres.statements import family
+from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.writers.new import LOOKING_CHUNKS
+from bulkgrpc.postgres.writers.table import TableWriter
+from tests.integration.service_values import Parts
 from tests.support import examples
 from tests.support.cost import OPCODES_RATIO_MAX, cost
 from tests.support.database import Connection, count, register
@@ -206,7 +206,7 @@ def test_a_chunk_that_is_replayed_or_rolled_back_counts_once(
         raise psycopg.OperationalError
 
     with monkeypatch.context() as patched:
-        patched.setattr("bulkgrpc.store.transaction.faults.reach", fail)
+        patched.setattr("bulkgrpc.postgres.transaction.faults.reach", fail)
         with pytest.raises(psycopg.OperationalError):
             write_chunk(connection, TOPIC, prepared, worker.writer)
     assert remembered(connection) == 0

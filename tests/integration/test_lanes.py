@@ -14,16 +14,16 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Integers, Rows
-from bulkgrpc.store import ledger
-from bulkgrpc.store.catalog import Catalog
-from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.housekeeping import expire_abandoned
-from bulkgrpc.store.jobs import JobStore
-from bulkgrpc.store.transaction import write_chunk
-from bulkgrpc.store.writers.table import TableWriter
-from bulkgrpc.store.writers.written import Written
-from bulkgrpc.words import JobKey, JobOptions, JobSpec, JobState, Kind, Message, digest_of, lane_of
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, digest_of, lane_of
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.catalog import Catalog
+from bulkgrpc.postgres.chunk import Chunk, PreparedChunk, Received, Span, prepare
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.jobs import JobStore
+from bulkgrpc.postgres.maintenance import expire_abandoned
+from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.writers.table import TableWriter
+from bulkgrpc.postgres.writers.written import Written
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import eventually
@@ -118,7 +118,7 @@ def seal(lane: int, batches: int, job: str = "k", options: JobOptions = JobOptio
 
 def row(connection: Connection, job: str = "k") -> tuple[object, ...]:
     found = connection.execute(
-        "SELECT state, accepted, written, duplicate, rejected, expired, held FROM bulk.jobs WHERE job_id = %s",
+        "SELECT state, accepted, written, duplicate, rejected, expired, staged FROM bulk.jobs WHERE job_id = %s",
         [spec(job).key.job_id],
     ).fetchone()
     assert found is not None

@@ -16,10 +16,10 @@ from psycopg.conninfo import make_conninfo
 from redis.asyncio import Redis
 
 from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, JobOptions, JobState, Progress
+from bulkgrpc.model import JobKey
+from bulkgrpc.postgres import schema
 from bulkgrpc.stack import Addresses
 from bulkgrpc.stack.ports import choose_free
-from bulkgrpc.store import schema
-from bulkgrpc.words import JobKey
 from tests.integration.server_peer import read_topic
 from tests.support import examples
 from tests.support.processes import Process, Service, service

@@ -18,11 +18,11 @@ from google.protobuf.message_factory import GetMessageClass
 from bulkgrpc.cli.comparing import Comparison, compare
 from bulkgrpc.cli.demo import data_folder
 from bulkgrpc.cli.files import FileOptions, Format, open_batches
-from bulkgrpc.cli.subprocesses import last_words
+from bulkgrpc.cli.subprocesses import last_line
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.definition import find_message
-from tests.integration.service_words import Command, Parts
+from tests.integration.service_values import Command, Parts
 from tests.support import examples
 
 pytest_plugins = ["tests.integration.service_parts"]
@@ -283,7 +283,7 @@ async def test_wide_rows_are_split_into_batches_that_the_server_takes(
     assert parts.rows("SELECT count(*), min(length(symbol)) FROM trades WHERE tenant = %s", tenant) == [(1000, 5000)]
 
 
-def test_the_last_words_of_a_log_are_its_last_line(tmp_path: Path) -> None:
+def test_the_last_line_of_a_log_are_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     log.write_text("first\nlast\n\n")
-    assert last_words(log) == "last"
+    assert last_line(log) == "last"

@@ -18,7 +18,7 @@ from bulkgrpc.client import AsyncBulkClient, Batch, Rejection
 from bulkgrpc.client.packing import frame
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
-from tests.integration.service_words import Command, Parts
+from tests.integration.service_values import Command, Parts
 from tests.integration.test_load_files import sensors_file, trade
 from tests.support import examples
 

@@ -18,11 +18,11 @@ from bulkgrpc.datasets.definition import Dataset, find_message
 from bulkgrpc.datasets.evolution import Incompatible
 from bulkgrpc.datasets.periods import Every, period_of
 from bulkgrpc.datasets.rows import Payload, Rows, to_rows
-from bulkgrpc.store.catalog import Catalog
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.partitions import keep_partitions
-from bulkgrpc.store.writers.around import unless_partitioned_anew
-from bulkgrpc.store.writers.table import TableWriter
+from bulkgrpc.postgres.catalog import Catalog
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.partitions import keep_partitions
+from bulkgrpc.postgres.writers.around import unless_partitioned_anew
+from bulkgrpc.postgres.writers.table import TableWriter
 from tests.support import examples
 from tests.support.database import Connection, count, register
 

@@ -4,9 +4,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import schema
-from bulkgrpc.store.connection import connect
 from tests.support.database import Connection
 
 

@@ -206,7 +206,7 @@ async def test_without_postgresql_a_cancelled_job_takes_no_batches_and_is_not_de
         assert (code, refused.reason) == (PRECONDITION, Reason.JOB_ENDED)
         for call in (cancel(client, name), delete(client, name)):
             code, refused = await refusal(call)
-            assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.STORE_UNAVAILABLE)
+            assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
             assert refused.retry_after_s > 0
         proxy.mend()
 
@@ -299,7 +299,7 @@ async def test_a_job_is_not_deleted_while_a_stream_holds_it_or_redis_is_away(
         await proxy.cut()
         await cancel(client, name)
         code, refused = await refusal(delete(client, name))
-        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.STORE_UNAVAILABLE)
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
         assert refused.retry_after_s > 0
 
 

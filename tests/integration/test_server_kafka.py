@@ -12,11 +12,11 @@ import pytest
 
 from bulkgrpc import limits
 from bulkgrpc.errors import Reason
+from bulkgrpc.model import Kind
+from bulkgrpc.postgres import schema
 from bulkgrpc.server.serving import serving
 from bulkgrpc.settings import ServerSettings, load
 from bulkgrpc.stack import Stack
-from bulkgrpc.store import schema
-from bulkgrpc.words import Kind
 from tests.integration.server_peer import a_key, batch, header, next_answer, peer, read_topic, refusal
 
 
@@ -54,7 +54,7 @@ async def test_a_kafka_that_stops_ends_the_stream_and_nothing_unstored_was_ackno
             code, refused = await refusal(next_answer(call))
         finally:
             os.kill(kafka, signal.SIGCONT)
-        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.BACKBONE_UNAVAILABLE)
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.KAFKA_UNAVAILABLE)
         assert refused.retry_after_s > 0
         answers = await client.whole(
             header(idempotency_key=key, session_id=session, first_sequence=1), *map(batch, range(1, 5))

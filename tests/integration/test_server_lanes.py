@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 
 from bulkgrpc.datasets.sources import compile_proto
 from bulkgrpc.errors import Reason
+from bulkgrpc.model import JobKey, Message
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import datasets_pb2
-from bulkgrpc.words import JobKey, Message
 from tests.integration.server_peer import (
     DEADLINE_S,
     Peer,

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from bulkgrpc.errors import Reason
+from bulkgrpc.postgres.rejections import PAGE_BYTES_MAX
 from bulkgrpc.settings import ServerSettings
-from bulkgrpc.store.rejections import PAGE_BYTES_MAX
 from bulkgrpc.v1 import jobs_pb2
 from tests.integration.server_peer import Peer, ServeWith, batch, header, peer, proxy_to, refusal, through
 
@@ -97,6 +97,6 @@ async def test_without_postgresql_rejections_cannot_be_told_now(
         name = (await client.submit(header(), batch(0))).job.name
         await proxy.cut()
         code, refused = await refusal(rejections(client, name))
-        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.STORE_UNAVAILABLE)
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
         assert refused.retry_after_s > 0
         proxy.mend()

@@ -15,9 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from redis.asyncio import Redis
 
 from bulkgrpc.errors import Reason
+from bulkgrpc.model import JobOptions, JobState, digest_of
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import jobs_pb2
-from bulkgrpc.words import JobOptions, JobState, digest_of
 from tests.integration.server_peer import (
     Peer,
     Request,

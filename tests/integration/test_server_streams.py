@@ -13,9 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 from bulkgrpc.errors import Reason
+from bulkgrpc.model import Kind
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
-from bulkgrpc.words import Kind
 from tests.integration.server_peer import (
     DEADLINE_S,
     Peer,
@@ -347,7 +347,7 @@ async def test_without_postgresql_jobs_are_accepted_sealed_and_told_of(
         assert (await client.whole(header(idempotency_key=key)))[0].opened.replayed
         for call in (client.whole(header(dataset="datasets/other")), client.job(unknown)):
             code, refused = await refusal(call)
-            assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.STORE_UNAVAILABLE)
+            assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
             assert refused.retry_after_s > 0
         proxy.mend()
         await eventually(back)
@@ -364,7 +364,7 @@ async def test_without_redis_jobs_are_accepted_and_resumed_from_the_row(serve_wi
 async def test_without_redis_streams_are_refused_if_the_setting_says_so(serve_with: ServeWith) -> None:
     async with serve_with(redis="redis://127.0.0.1:1/0", when_redis_is_down="refuse") as (_, client):
         code, refused = await refusal(client.whole(header()))
-        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.STORE_UNAVAILABLE)
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
         assert refused.retry_after_s > 0
 
 

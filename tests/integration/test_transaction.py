@@ -19,16 +19,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import RejectedRecord
 from bulkgrpc.errors import Rejected
-from bulkgrpc.store import ledger
-from bulkgrpc.store.chunk import Chunk, PreparedChunk, Received, Span, prepare
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.housekeeping import count_overdue, expire_abandoned, keep_days, sweep_held
-from bulkgrpc.store.jobs import JobStore
-from bulkgrpc.store.statements import family
-from bulkgrpc.store.tally import JobTally
-from bulkgrpc.store.transaction import write_chunk
-from bulkgrpc.store.writers.table import TableWriter
-from bulkgrpc.words import (
+from bulkgrpc.model import (
     JobCounts,
     JobKey,
     JobOptions,
@@ -41,6 +32,15 @@ from bulkgrpc.words import (
     digest_of,
     final_state,
 )
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.chunk import Chunk, PreparedChunk, Received, Span, prepare
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.job_delta import JobDelta
+from bulkgrpc.postgres.jobs import JobStore
+from bulkgrpc.postgres.maintenance import count_overdue, delete_orphaned_staged_rows, expire_abandoned, keep_days
+from bulkgrpc.postgres.statements import family
+from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.writers.table import TableWriter
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import wait_for
@@ -223,11 +223,11 @@ def test_an_empty_job_ends(connection: Connection, epoch: int) -> None:
         JobCounts(2, 0, 0, 1, 1),
     ],
 )
-def test_the_statement_ends_jobs_as_the_words_say(connection: Connection, epoch: int, counts: JobCounts) -> None:
+def test_the_statement_ends_jobs_as_the_model_says(connection: Connection, epoch: int, counts: JobCounts) -> None:
     first = Received(0, 0, message(0), b"")
     ledger.open_job(connection, first)
     jobs = ledger.lock_jobs(connection, [first.message.spec.key])
-    done = JobTally(counts.accepted, counts.written, counts.duplicate, counts.expired, sealed_at=datetime.now(UTC))
+    done = JobDelta(counts.accepted, counts.written, counts.duplicate, counts.expired, sealed_at=datetime.now(UTC))
     for index in range(counts.rejected):
         done.reject(first.message, RejectedRecord(0, index, Rejected.MALFORMED_RECORD, "", "", b""))
     ledger.add_counts(connection, {first.message.spec.key: done}, jobs)
@@ -237,10 +237,10 @@ def test_the_statement_ends_jobs_as_the_words_say(connection: Connection, epoch:
 ATOMIC = JobOptions(atomic=True)
 
 
-def held_rows(connection: Connection) -> int:
-    """How many rows are still held once housekeeping has swept."""
-    sweep_held(connection)
-    names = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^held_' AND relkind = 'r'").fetchall()
+def staged_rows(connection: Connection) -> int:
+    """Return how many staged rows are left after maintenance."""
+    delete_orphaned_staged_rows(connection)
+    names = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^staged_' AND relkind = 'r'").fetchall()
     return sum(count(connection, f"bulk.{name}") for (name,) in names)
 
 
@@ -248,13 +248,13 @@ def test_nothing_of_an_atomic_job_is_visible_before_its_seal_and_then_all(connec
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), TableWriter())
     write_chunk(connection, TOPIC, chunk(epoch, 1, batch(1, 5, 10, options=ATOMIC)), TableWriter())
     assert count(connection, "sensor_readings") == 0
-    assert held_rows(connection) == 20
+    assert staged_rows(connection) == 20
     write_chunk(
         connection, TOPIC, chunk(epoch, 2, batch(2, 50, 5, options=ATOMIC), seal(3, options=ATOMIC)), TableWriter()
     )
     assert job_row(connection) == (JobState.SUCCEEDED, 25, 20, 5, 0, 0)
     assert count(connection, "sensor_readings") == 20
-    assert held_rows(connection) == 0
+    assert staged_rows(connection) == 0
 
 
 def test_one_bad_record_fails_an_atomic_job_and_leaves_nothing(connection: Connection, epoch: int) -> None:
@@ -266,7 +266,7 @@ def test_one_bad_record_fails_an_atomic_job_and_leaves_nothing(connection: Conne
         connection, TOPIC, chunk(epoch, 2, batch(2, 90, 5, options=ATOMIC), seal(3, options=ATOMIC)), TableWriter()
     )
     assert job_row(connection) == (JobState.FAILED, 17, 0, 0, 1, 16)
-    assert count(connection, "sensor_readings") + held_rows(connection) == 0
+    assert count(connection, "sensor_readings") + staged_rows(connection) == 0
     row = connection.execute("SELECT failure FROM bulk.jobs").fetchone()
     assert row is not None
     assert "atomic" in row[0]
@@ -277,7 +277,7 @@ def test_a_row_that_the_table_refuses_fails_the_whole_atomic_job(connection: Con
     messages = [batch(0, 0, 10, options=ATOMIC), seal(1, options=ATOMIC)]
     write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
     assert job_row(connection) == (JobState.FAILED, 10, 0, 0, 0, 10)
-    assert count(connection, "sensor_readings") + held_rows(connection) == 0
+    assert count(connection, "sensor_readings") + staged_rows(connection) == 0
 
 
 def test_a_job_with_too_many_rejections_fails_early_and_takes_no_more(connection: Connection, epoch: int) -> None:
@@ -345,7 +345,7 @@ async def test_a_cancelled_job_takes_nothing_more_and_an_atomic_one_leaves_nothi
         assert await store.get_job(plain) is None
     assert job_row(connection, "atomic") == (JobState.CANCELLED, 15, 0, 0, 0, 15)
     assert count(connection, "sensor_readings") == 10
-    assert held_rows(connection) == 0
+    assert staged_rows(connection) == 0
 
 
 def test_jobs_are_dropped_with_their_day_unless_they_have_not_ended(connection: Connection, epoch: int) -> None:
@@ -412,7 +412,7 @@ def test_an_atomic_job_is_applied_by_the_datasets_policy(
     values: list[float],
 ) -> None:
     dataset = replace(examples.readings(), conflict=policy)
-    monkeypatch.setattr("bulkgrpc.store.transaction.get_dataset", lambda *_: dataset)
+    monkeypatch.setattr("bulkgrpc.postgres.transaction.get_dataset", lambda *_: dataset)
     at, later = b"\x0a\x02S1\x1a\x02\x08\x05", b"\x0a\x02S1\x1a\x02\x08\x06"
 
     def record(key: bytes, value: float) -> bytes:
@@ -521,7 +521,7 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "rejections_max": 0,
         "time_to_live_s": 0.0,
     }
-    for name in ("jobs", "ledger", "catalog", "housekeeping"):
+    for name in ("jobs", "ledger", "catalog", "maintenance"):
         for statement in family(name).values():
             names = re.findall(r"%\((\w+)\)s", statement.decode())
             connection.execute(

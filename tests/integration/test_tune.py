@@ -7,12 +7,12 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
+from bulkgrpc.bench.model import BenchFailed
 from bulkgrpc.bench.scratch import scratch
-from bulkgrpc.bench.words import BenchFailed
 from bulkgrpc.cli.app import app
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, to_rows
-from bulkgrpc.store.writers import direct
+from bulkgrpc.postgres.writers import direct
 from tests.support import examples
 from tests.support.database import Connection, count, register
 

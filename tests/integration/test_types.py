@@ -24,7 +24,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.rows import Payload, to_rows
-from bulkgrpc.store.writers import direct
+from bulkgrpc.postgres.writers import direct
 from tests.support import examples
 from tests.support.database import Connection
 

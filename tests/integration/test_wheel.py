@@ -58,7 +58,7 @@ def test_the_wheel_has_what_a_dataset_is_compiled_against(installed: Path) -> No
 
 
 def test_the_migrations_travel_with_the_wheel(installed: Path) -> None:
-    script = "from bulkgrpc.store import schema; print(schema.newest_revision(), schema.MIGRATIONS.exists())"
+    script = "from bulkgrpc.postgres import schema; print(schema.newest_revision(), schema.MIGRATIONS.exists())"
     done = subprocess.run(
         [installed / "python", "-c", script], cwd=installed, capture_output=True, text=True, timeout=60, check=False
     )

@@ -21,17 +21,17 @@ from confluent_kafka.admin import AdminClient
 from psycopg_pool import AsyncConnectionPool
 from typer.testing import CliRunner
 
-from bulkgrpc.backbone.consumer import Fetched
-from bulkgrpc.backbone.producer import BackboneProducer
-from bulkgrpc.backbone.topics import ensure_topic
 from bulkgrpc.cli.app import app
+from bulkgrpc.kafka.consumer import Fetched
+from bulkgrpc.kafka.producer import RecordsProducer
+from bulkgrpc.kafka.topics import ensure_topic
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.catalog import Catalog
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.settings import ServerSettings, WorkerSettings, load
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import ledger
-from bulkgrpc.store.catalog import Catalog
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.jobs import JobStore
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.processes import Process
@@ -54,8 +54,8 @@ class Feed:
         return Process("workers.process", (), self.environment, self.logs / f"{name}.log")
 
     @asynccontextmanager
-    async def producer(self) -> AsyncIterator[BackboneProducer]:
-        async with BackboneProducer(self.settings, 1 << 26) as producer:
+    async def producer(self) -> AsyncIterator[RecordsProducer]:
+        async with RecordsProducer(self.settings, 1 << 26) as producer:
             yield producer
 
 
@@ -227,7 +227,7 @@ async def test_rows_of_another_time_are_written_and_the_worker_that_keeps_house_
     today = datetime.now(UTC).date()
     days = ["2001-01-01", "2001-01-07", "2001-01-08", today.isoformat()]
     payload = examples.batch_of([b"\x0a\x0a" + day.encode() for day in days])
-    keeping = replace(feed.worker(), environment={**feed.environment, "BULKGRPC_HOUSEKEEPING_S": "0.2"})
+    keeping = replace(feed.worker(), environment={**feed.environment, "BULKGRPC_MAINTENANCE_INTERVAL_S": "0.2"})
     keeping.start()
     try:
         for number, key in enumerate(("k", "again")):
@@ -253,7 +253,7 @@ async def test_a_batch_that_is_not_what_its_headers_say_is_rejected_whole(
 async def test_an_abandoned_job_ends_as_expired(feed: Feed, connection: Connection) -> None:
     patient = replace(
         feed.worker(),
-        environment={**feed.environment, "BULKGRPC_HOUSEKEEPING_S": "0.2", "BULKGRPC_ABANDONED_AFTER_S": "0.5"},
+        environment={**feed.environment, "BULKGRPC_MAINTENANCE_INTERVAL_S": "0.2", "BULKGRPC_ABANDONED_AFTER_S": "0.5"},
     )
     patient.start()
     try:

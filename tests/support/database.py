@@ -13,10 +13,10 @@ from psycopg.conninfo import make_conninfo
 
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.postgres import dedupe, schema, staged
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.statements import family
 from bulkgrpc.stack import Addresses
-from bulkgrpc.store import dedupe, held, schema
-from bulkgrpc.store.connection import connect
-from bulkgrpc.store.statements import family
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -58,7 +58,7 @@ def register(connection: Connection, dataset: Dataset) -> None:
         "descriptors": dataset.descriptors,
     }
     connection.execute(create_table(dataset))
-    connection.execute(held.create(dataset))
+    connection.execute(staged.create(dataset))
     if dataset.dedupe_window_s:
         connection.execute(dedupe.create(dataset))
     connection.execute(family("catalog")["add_dataset"], values)

@@ -1,14 +1,14 @@
 from collections import Counter
 
-from bulkgrpc.backbone.partition import partition_of
 from bulkgrpc.bench import contest, drain, orders, readings, trades
 from bulkgrpc.bench.bare import Baseline, encoded_chunks
-from bulkgrpc.bench.words import Load
+from bulkgrpc.bench.model import Load
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.kafka.partition import partition_of
+from bulkgrpc.model import JobCounts, Kind
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
-from bulkgrpc.words import JobCounts, Kind
 
 LOAD = Load.of(8_000, 100, 2, 1, 40)
 

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from bulkgrpc.bench import contest, report
 from bulkgrpc.bench.machine import Machine
-from bulkgrpc.bench.words import Latency, Load, MemoryLoad, MemoryResults, Quantiles, Rate, Resident, Results, Round
+from bulkgrpc.bench.model import Latency, Load, MemoryLoad, MemoryResults, Quantiles, Rate, Resident, Results, Round
 
 MACHINE = Machine(2, "Some CPU", 23.5, "Linux 6", "3.11", "18.6", "4.2.2", 0.1)
 SLOW = Round(Rate(1000, 1.0), Rate(1000, 2.0), Rate(1000, 4.0))

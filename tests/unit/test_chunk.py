@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.store.chunk import ChunkBounds, ChunkBuilder, Fate, Lane, LanePlan, LedgerView, Received, plan_lanes
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message, Ownership
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Ownership
+from bulkgrpc.postgres.chunk import ChunkBounds, ChunkBuilder, Fate, Lane, LanePlan, LedgerView, Received, plan_lanes
 
 JOBS = [uuid.UUID(int=number) for number in range(2)]
 

@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkgrpc.client.model import Batch
 from bulkgrpc.client.window import Window
-from bulkgrpc.client.words import Batch
 
 BATCH = Batch(b"12345678", 2)
 moves = st.lists(st.sampled_from(["add", "take", "acknowledge", "rewind"]), max_size=200)

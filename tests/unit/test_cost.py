@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from google.protobuf import json_format, message_factory
 
-from bulkgrpc.client.words import Batch
+from bulkgrpc.client.model import Batch
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from bulkgrpc.postgres.chunk import Chunk, Received, Span, prepare
 from bulkgrpc.server.messages import read_batch
-from bulkgrpc.store.chunk import Chunk, Received, Span, prepare
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message
 from tests.support import examples
 from tests.support.cost import BLOCKS_SLACK, OPCODES_RATIO_MAX, Work, cost
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.hashes import RecordHasher, RecordHashes, Words
 from bulkgrpc.datasets.rows import Payload, to_rows
-from bulkgrpc.store.filters import HashFilter
+from bulkgrpc.postgres.filters import HashFilter
 from tests.support import examples
 
 HASHER = RecordHasher()

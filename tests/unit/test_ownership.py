@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bulkgrpc.words import Ownership
+from bulkgrpc.model import Ownership
 from workers.ownership import Holdings
 
 

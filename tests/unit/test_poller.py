@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from bulkgrpc.backbone.consumer import Fetched, OffsetLost
-from bulkgrpc.backbone.message import to_headers
+from bulkgrpc.kafka.consumer import Fetched, OffsetLost
+from bulkgrpc.kafka.message import to_headers
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Outcome, Ownership
+from bulkgrpc.postgres.chunk import PreparedChunk
+from bulkgrpc.postgres.ledger import NotNext
+from bulkgrpc.postgres.transaction import Applied
 from bulkgrpc.settings import WorkerSettings, load
-from bulkgrpc.store.chunk import PreparedChunk
-from bulkgrpc.store.ledger import NotNext
-from bulkgrpc.store.transaction import Applied
-from bulkgrpc.words import JobKey, JobSpec, Kind, Message, Outcome, Ownership
 from workers import poller as module
 from workers.poller import Poller
 from workers.stall import BEHIND_S, LOOK_EVERY_S, SILENT_S

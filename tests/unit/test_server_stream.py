@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkgrpc import limits
-from bulkgrpc.cache.job import DIGESTS_MAX
 from bulkgrpc.errors import Conflict, OutOfOrder, Reason, Unavailable
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
+from bulkgrpc.redis.job import DIGESTS_MAX
 from bulkgrpc.server.budget import ByteBudget
 from bulkgrpc.server.deliveries import Deliveries
 from bulkgrpc.server.messages import Batch, check_sequence
 from bulkgrpc.server.stream import JobStream, Submission
 from bulkgrpc.v1 import ingest_pb2
-from bulkgrpc.words import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 
 SPEC = JobSpec(JobKey.derive("acme", "key"), "key", "weather", 1)
 FAILED: KafkaError = Mock(spec=KafkaError)
@@ -126,7 +126,7 @@ async def test_nothing_after_a_batch_that_failed_is_acknowledged() -> None:
     assert (stream.deliveries.next_sequence, stream.deliveries.accepted) == (1, 1)
     with pytest.raises(Unavailable) as caught:
         await stream.deliveries.progress(0)
-    assert caught.value.reason is Reason.BACKBONE_UNAVAILABLE
+    assert caught.value.reason is Reason.KAFKA_UNAVAILABLE
     assert caught.value.retry_after_s > 0
 
 
@@ -301,7 +301,7 @@ async def test_a_queue_that_stays_full_ends_the_stream_and_keeps_no_bytes(monkey
     budget = ByteBudget(1000)
     with pytest.raises(Unavailable) as caught:
         await take(stream_to(Played(full=10_000), budget), 0)
-    assert caught.value.reason is Reason.BACKBONE_UNAVAILABLE
+    assert caught.value.reason is Reason.KAFKA_UNAVAILABLE
     assert budget.in_use_bytes == 0
 
 

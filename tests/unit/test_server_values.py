@@ -22,8 +22,10 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.cache.job import DIGESTS_MAX, LiveJob, from_fields, overlay, to_fields
 from bulkgrpc.errors import Invalid, Reason, TooMuch, Unavailable
+from bulkgrpc.model import Job, JobCounts, JobKey, JobSpec, JobState, from_us, to_us
+from bulkgrpc.postgres.rejections import Place
+from bulkgrpc.redis.job import DIGESTS_MAX, LiveJob, from_fields, overlay, to_fields
 from bulkgrpc.server import keys, serving, storage
 from bulkgrpc.server.gate import Gate
 from bulkgrpc.server.guard import guarded
@@ -38,9 +40,7 @@ from bulkgrpc.server.paging import (
     token_after_rejection,
 )
 from bulkgrpc.settings import ServerSettings, load
-from bulkgrpc.store.rejections import Place
 from bulkgrpc.v1 import ingest_pb2
-from bulkgrpc.words import Job, JobCounts, JobKey, JobSpec, JobState, from_us, to_us
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1), timezones=st.just(UTC))
@@ -305,7 +305,7 @@ async def test_a_dataset_is_asked_for_once_in_a_while_and_remembered_while_postg
     assert asked.asked == 1
     now_s, asked.error = storage.FRESH_S, psycopg.OperationalError("away")
     assert str(await store.get_dataset("weather")) == "weather"
-    with pytest.raises(storage.StoreAway):
+    with pytest.raises(storage.PostgresUnavailable):
         await store.get_dataset("other")
 
 
@@ -326,7 +326,7 @@ async def test_a_postgresql_that_hangs_costs_its_deadline_and_no_more(monkeypatc
     asked.hangs = True
     store = storage.Storage(asked, asked)
     async with asyncio.timeout(0.09):
-        with pytest.raises(storage.StoreAway):
+        with pytest.raises(storage.PostgresUnavailable):
             await store.get_dataset("weather")
     await asyncio.sleep(0.15)
 

@@ -1,0 +1,194 @@
+"""What a client gives and gets: batches, progress, jobs. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulkgrpc.client.errors import WrongInput
+from bulkgrpc.datasets.columns import Column
+from bulkgrpc.datasets.definition import Conflict, Dataset
+from bulkgrpc.model import JobCounts, JobOptions, JobState
+from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch ready to be sent.
+
+    payload: the wire bytes of `repeated T records = 2`, without a sequence. records: how many are in it.
+    """
+
+    payload: bytes
+    records: int
+
+    @classmethod
+    def of(cls, payload: bytes) -> Batch:
+        """Return a batch of wire bytes, counting its records natively. Raises DecodeError if they are no batch."""
+        return cls(payload, len(ingest_pb2.RecordBatch.FromString(payload).records))
+
+
+Item = Message | bytes | Batch
+"""A record as a message of the dataset's type, or a whole batch: its bytes, or bytes with their count."""
+Source = Iterable[Item] | AsyncIterable[Item]
+"""What to submit. Iterables are covariant: one of messages only, or of batches only, is one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a submission is. Acknowledged are all that are stored durably, by this or an earlier submission."""
+
+    sent_batches: int = 0
+    sent_records: int = 0
+    sent_bytes: int = 0
+    acknowledged_batches: int = 0
+    acknowledged_records: int = 0
+    acknowledged_bytes: int = 0
+    streams: int = 0
+    """Streams opened so far; more than one tells of broken connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the server last told it.
+
+    name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: the batch it takes next.
+    seal_time, end_time: None before it is sealed, before it ended. failure: why it failed, "" if it did not. options:
+    what it was opened with. overdue_s: how far it is past the time after its seal in which it should have ended.
+    """
+
+    name: str
+    dataset: str
+    dataset_version: int
+    state: JobState
+    counts: JobCounts
+    next_sequence: int
+    idempotency_key: str
+    labels: dict[str, str]
+    create_time: datetime | None
+    seal_time: datetime | None
+    end_time: datetime | None
+    failure: str = ""
+    options: JobOptions = JobOptions()
+    overdue_s: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the job is still to come."""
+        return self.state.ended
+
+
+def job_of(proto: jobs_pb2.Job) -> Job:
+    """Read a job from its message."""
+    counts = proto.counts
+    return Job(
+        name=proto.name,
+        dataset=proto.dataset.removeprefix("datasets/"),
+        dataset_version=proto.dataset_version,
+        state=JobState(proto.state or JobState.OPEN),
+        counts=JobCounts(counts.accepted, counts.written, counts.duplicate, counts.rejected, counts.expired),
+        next_sequence=proto.next_sequence,
+        idempotency_key=proto.idempotency_key,
+        labels=dict(proto.labels),
+        create_time=_time(proto.create_time) if proto.HasField("create_time") else None,
+        seal_time=_time(proto.seal_time) if proto.HasField("seal_time") else None,
+        end_time=_time(proto.end_time) if proto.HasField("end_time") else None,
+        failure=proto.failure,
+        options=options_of(proto.options),
+        overdue_s=_seconds(proto.overdue),
+    )
+
+
+def options_of(proto: jobs_pb2.JobOptions) -> JobOptions:
+    """Read a job's options from their message."""
+    return JobOptions(proto.atomic, proto.rejections_max, _seconds(proto.time_to_live))
+
+
+def options_message(options: JobOptions) -> jobs_pb2.JobOptions | None:
+    """Return the message of a job's options; None for the default ones."""
+    if options == JobOptions():
+        return None
+    message = jobs_pb2.JobOptions(atomic=options.atomic, rejections_max=options.rejections_max)
+    if options.time_to_live_s:
+        message.time_to_live.FromMicroseconds(round(options.time_to_live_s * 1e6))
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that could not be applied.
+
+    sequence, record_index: its batch, and its place there. code: stable, for branching on. field: path of the field at
+    fault, "" if it is the whole record. record: its bytes; empty unless asked for.
+    """
+
+    sequence: int
+    record_index: int
+    code: str
+    field: str
+    reason: str
+    record: bytes
+
+
+def rejection_of(proto: jobs_pb2.Rejection) -> Rejection:
+    """Read a rejection from its message."""
+    return Rejection(proto.sequence, proto.record_index, proto.code, proto.field, proto.reason, proto.record)
+
+
+_CONFLICTS: dict[int, Conflict] = {
+    options_pb2.CONFLICT_POLICY_UPDATE: "update",
+    options_pb2.CONFLICT_POLICY_REJECT: "reject",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPlan:
+    """What registering a dataset would do.
+
+    dataset: as it would be. statements: SQL that would be run on its table. new_version: whether it is not there yet.
+    """
+
+    dataset: Dataset
+    statements: tuple[str, ...]
+    new_version: bool
+
+
+def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
+    """Read a dataset from its message; its `descriptors` are empty where the server left them out."""
+    return Dataset(
+        name=proto.name.removeprefix("datasets/"),
+        version=proto.version,
+        message_type=proto.message_type,
+        key=tuple(proto.key),
+        columns=tuple(Column(column.name, column.field, column.type, column.nullable) for column in proto.columns),
+        descriptors=proto.descriptors.SerializeToString() if proto.HasField("descriptors") else b"",
+        conflict=_CONFLICTS.get(proto.conflict, "ignore"),
+    )
+
+
+def name_and_version(dataset: str | Dataset) -> tuple[str, int]:
+    """Return a dataset's name and version, 0 if it names none. Raises WrongInput if what follows `@` is none."""
+    if isinstance(dataset, Dataset):
+        return dataset.name, dataset.version
+    name, at, version = dataset.partition("@")
+    if at and (not version.isascii() or not version.isdigit() or not 1 <= int(version) < 2**31):
+        raise WrongInput(f"{version!r} in {dataset!r} is no version: a whole number from 1 on")
+    return name, int(version or 0)
+
+
+def resource(dataset: str) -> str:
+    """Return a dataset's resource name, given that or its bare name."""
+    return dataset if dataset.startswith("datasets/") else f"datasets/{dataset}"
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,105 @@
+"""The form of a message on the records topic. Key: the tenant. Value: a serialized RecordBatch, or empty (seal).
+
+Headers are text, so that any Kafka tool shows them.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, from_us, is_dataset, is_tenant, to_us
+
+FORMAT = b"1"
+INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
+RECORDS_MAX = 1_000_000
+"""Above what any server may be set to take in a batch."""
+
+
+class MalformedMessage(ValueError):
+    """A message on the topic that no server of ours can have written."""
+
+
+def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
+    """Return the Kafka headers of a message; labels and idempotency key only where it opens its lane."""
+    pairs: list[tuple[str, str | bytes | None]] = [
+        ("format", FORMAT),
+        ("kind", message.kind.encode()),
+        ("job", str(message.spec.key.job_id).encode()),
+        ("tenant", message.spec.key.tenant.encode()),
+        ("dataset", message.spec.dataset.encode()),
+        ("version", b"%d" % message.spec.dataset_version),
+        ("lane", b"%d" % message.lane),
+        ("sequence", b"%d" % message.sequence),
+        ("records", b"%d" % message.records),
+        ("sent-at-us", b"%d" % to_us(message.sent_at)),
+    ]
+    if message.kind is Kind.SEAL:
+        pairs.append(("job-records", b"%d" % message.job_records))
+    if message.partitions:
+        pairs.append(("partitions", b",".join(b"%d" % partition for partition in message.partitions)))
+    if message.opens:
+        pairs.append(("idempotency-key", message.spec.idempotency_key.encode()))
+        pairs.append(("labels", json.dumps(message.spec.labels).encode()))
+    # On every message: a job that another stream opened under the same key must not lose them.
+    if message.spec.options != JobOptions():
+        pairs.append(("options", json.dumps(asdict(message.spec.options)).encode()))
+    if message.digest:
+        pairs.append(("digest", message.digest.hex().encode()))
+    if message.expires_at is not None:
+        pairs.append(("expires-at-us", b"%d" % to_us(message.expires_at)))
+    if message.trace_context:
+        pairs.append(("traceparent", message.trace_context.encode()))
+    return pairs
+
+
+def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
+    """Read a message's headers.
+
+    Raises MalformedMessage naming what is missing or wrong.
+    """
+    found = dict(headers or ())
+    try:
+        if found["format"] != FORMAT:
+            raise MalformedMessage(f"unknown format {found['format']!r}")
+        records = _whole(found["records"], RECORDS_MAX)
+        tenant, dataset = found["tenant"].decode(), found["dataset"].decode()
+        if not is_tenant(tenant) or not is_dataset(dataset):
+            raise MalformedMessage(f"tenant {tenant!r} or dataset {dataset!r} is no valid name")
+        key, labels = found.get("idempotency-key", b"").decode(), json.loads(found.get("labels", b"{}"))
+        if any("\0" in text for text in (key, *labels, *labels.values())):
+            raise MalformedMessage("U+0000 in the idempotency key or a label")
+        partitions = tuple(_whole(text, INT4_MAX) for text in found.get("partitions", b"").split(b",") if text)
+        return Message(
+            kind=Kind(found["kind"].decode()),
+            spec=JobSpec(
+                JobKey(tenant, uuid.UUID(found["job"].decode())),
+                key,
+                dataset,
+                _whole(found["version"], INT4_MAX),
+                labels,
+                JobOptions(**json.loads(found.get("options", b"{}"))),
+            ),
+            lane=_whole(found["lane"], max(len(partitions) - 1, 0)),
+            sequence=_whole(found["sequence"], INT8_MAX),
+            records=records,
+            job_records=_whole(found.get("job-records", b"0"), INT8_MAX),
+            sent_at=from_us(int(found["sent-at-us"])),
+            digest=bytes.fromhex(found.get("digest", b"").decode()),
+            expires_at=from_us(int(found["expires-at-us"])) if "expires-at-us" in found else None,
+            trace_context=found.get("traceparent", b"").decode(),
+            partitions=partitions,
+        )
+    except KeyError as error:
+        raise MalformedMessage(f"header {error.args[0]!r} is missing") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise MalformedMessage(f"headers cannot be read: {error}") from error
+
+
+def _whole(text: bytes, most: int) -> int:
+    number = int(text)
+    if not 0 <= number <= most:
+        raise MalformedMessage(f"{number} is not between 0 and {most}")
+    return number

@@ -1,0 +1,99 @@
+"""The producer: acks=all, idempotent, one a process. It tells the event loop of deliveries, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import threading
+from collections.abc import Callable
+
+from confluent_kafka import KafkaError, Producer
+
+from bulkgrpc import limits
+from bulkgrpc.kafka.message import to_headers
+from bulkgrpc.model import Message
+from bulkgrpc.settings import StackSettings
+
+Delivered = Callable[[KafkaError | None], None]
+POLL_S = 0.1
+
+
+class RecordsProducer:
+    """Sends messages to the records topic. Use as an async context manager; it owns librdkafka's handle and its thread.
+
+    A fatal error of the idempotent producer (its state at the broker is lost) cannot be mended: the process must exit
+    and be started again. `fatal` is set then.
+    """
+
+    def __init__(self, settings: StackSettings, queue_bytes_max: int) -> None:
+        self._topic = settings.topic
+        self._producer = Producer(
+            {
+                "bootstrap.servers": settings.kafka,
+                "client.id": f"bulkgrpc-server-{os.getpid()}",
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 1,
+                "compression.type": "lz4",
+                "message.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
+                "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
+                # Above the byte budget of the server, which stops reading from clients first.
+                "queue.buffering.max.kbytes": queue_bytes_max * 2 // 1024,
+                "queue.buffering.max.messages": 100_000,
+                "log_level": 0,
+                "error_cb": self._on_error,
+            }
+        )
+        self._completed: collections.deque[tuple[Delivered, KafkaError | None]] = collections.deque()
+        self._woken = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.fatal: asyncio.Event = asyncio.Event()
+
+    async def __aenter__(self) -> RecordsProducer:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._producer.flush, limits.DELIVERY_TIMEOUT_S)
+
+    def send(self, partition: int, message: Message, payload: bytes, delivered: Delivered) -> None:
+        """Hand a message to librdkafka; `delivered` is called on the event loop with None once every replica has it.
+
+        It is called with an error if that did not happen within DELIVERY_TIMEOUT_S; the message may be there all the
+        same. Raises BufferError if librdkafka's queue is full, KafkaException if the producer is in a fatal state.
+        """
+        self._producer.produce(
+            self._topic,
+            value=payload,
+            key=message.spec.key.tenant.encode(),
+            headers=to_headers(message),
+            partition=partition,
+            on_delivery=lambda error, _: self._complete(delivered, error),
+        )
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(POLL_S)
+
+    def _complete(self, delivered: Delivered, error: KafkaError | None) -> None:
+        """Called on the polling thread (or the flushing one), a message at a time, in order."""
+        self._completed.append((delivered, error))
+        if not self._woken and self._loop is not None and not self._loop.is_closed():
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._woken = False
+        while self._completed:
+            delivered, error = self._completed.popleft()
+            delivered(error)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() and self._loop is not None:
+            self._loop.call_soon_threadsafe(self.fatal.set)

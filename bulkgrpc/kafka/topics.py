@@ -1,0 +1,83 @@
+"""The records topic: made where it is missing, its partitions counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import admin as kafka_admin
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from bulkgrpc import limits
+from bulkgrpc.settings import StackSettings
+
+REQUEST_TIMEOUT_S = 10.0
+LEADER_PAUSE_S = 0.05
+_LATEST: Any = vars(kafka_admin)["OffsetSpec"].latest()  # the stubs do not export it
+
+
+class KafkaUnavailable(Exception):
+    """Kafka does not answer."""
+
+
+def ensure_topic(settings: StackSettings) -> int:
+    """Create the records topic if it is missing and return its number of partitions.
+
+    Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+    topic = NewTopic(
+        settings.topic,
+        num_partitions=settings.partitions,
+        replication_factor=settings.replication,
+        config={"max.message.bytes": str(limits.KAFKA_MESSAGE_BYTES_MAX)},
+    )
+    try:
+        admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[settings.topic].result(REQUEST_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+    except TimeoutError as error:
+        raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer") from error
+    return count_partitions(admin, settings)
+
+
+def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
+    """Return the number of partitions of the records topic, once the brokers know a leader for each.
+
+    Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S, or a leader is still missing then.
+    """
+    pause = threading.Event()
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            found = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
+        except KafkaException as error:
+            raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+        leaders = [partition.leader for partition in found.partitions.values()]
+        if found.error is None and leaders and min(leaders) >= 0:
+            return len(leaders)
+        if time.monotonic() > give_up_s:
+            raise KafkaUnavailable(f"topic {settings.topic} has no leader for each of its partitions: {found.error}")
+        # A new topic reaches the brokers' metadata a little after its creation was answered; nothing tells when.
+        pause.wait(LEADER_PAUSE_S)
+
+
+def end_offsets(settings: StackSettings) -> dict[int, int]:
+    """Return of each partition of the records topic the offset that its next message will have.
+
+    Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+    partitions = count_partitions(admin, settings)
+    asked = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
+    try:
+        found = admin.list_offsets(asked, request_timeout=REQUEST_TIMEOUT_S)
+        return {place.partition: answer.result(REQUEST_TIMEOUT_S).offset for place, answer in found.items()}
+    except (KafkaException, TimeoutError) as error:
+        raise KafkaUnavailable(
+            f"Kafka at {settings.kafka} does not tell where {settings.topic} ends: {error}"
+        ) from error

@@ -1,0 +1,203 @@
+"""The ledger: what was applied. Offsets and owners of partitions, sequences of lanes; in the caller's transaction.
+
+Here a stale owner is fenced: `lock_spans` holds the partitions' rows until the transaction ends, and refuses a chunk
+that is not the next one under its owner's epoch.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import psycopg
+
+from bulkgrpc.model import JobKey, JobState, Message, Outcome, Ownership, may_apply_span
+from bulkgrpc.postgres import statements
+from bulkgrpc.postgres.chunk import Lane, LaneKey, LedgerView, Received, Span, came_again
+from bulkgrpc.postgres.job_delta import JobDelta
+from bulkgrpc.postgres.jobs import open_values
+
+_SQL = statements.family("ledger")
+_JOBS = statements.family("jobs")
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class NotNext(Exception):
+    """The ledger does not take a chunk. outcomes: of each of its partitions; ledger: where those stand."""
+
+    def __init__(self, outcomes: Mapping[int, Outcome], ledger: Mapping[int, Ownership]) -> None:
+        super().__init__(", ".join(f"partition {p}: {o.value}" for p, o in outcomes.items()))
+        self.outcomes = outcomes
+        self.ledger = ledger
+
+
+def acquire(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
+    """Take partitions over from whoever held them and tell where each goes on."""
+    return _ownerships(
+        connection.execute(_SQL["acquire_partitions"], {"topic": topic, "partitions": sorted(partitions)})
+    )
+
+
+def read(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
+    """Tell where partitions stand, and whose they are."""
+    return _ownerships(connection.execute(_SQL["read_offsets"], {"topic": topic, "partitions": list(partitions)}))
+
+
+def lock_spans(connection: Connection, topic: str, spans: Sequence[Span]) -> None:
+    """Hold the spans' partitions until the transaction ends.
+
+    Raises NotNext unless every span is the next one of its partition under its owner's epoch (`may_apply_span`).
+    """
+    partitions = [span.partition for span in spans]
+    ledger = _ownerships(connection.execute(_SQL["lock_offsets"], {"topic": topic, "partitions": partitions}))
+    outcomes = {
+        span.partition: (
+            may_apply_span(
+                ledger[span.partition].next_offset,
+                ledger[span.partition].owner_epoch,
+                span.from_offset,
+                span.owner_epoch,
+            )
+            if span.partition in ledger
+            else Outcome.FENCED
+        )
+        for span in spans
+    }
+    if any(outcome is not Outcome.NEXT for outcome in outcomes.values()):
+        raise NotNext(outcomes, ledger)
+
+
+def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -> None:
+    """Move the spans' partitions to their ends."""
+    values = {
+        "topic": topic,
+        "partitions": [span.partition for span in spans],
+        "to_offsets": [span.to_offset for span in spans],
+    }
+    connection.execute(_SQL["advance_offsets"], values)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """What a chunk needs to know of a job: the day its rows are kept under, its state, how it is to be treated.
+
+    lanes: how many. deleted_version: the last version of its dataset that was deleted, 0 if none was.
+    """
+
+    create_day: date
+    state: JobState
+    atomic: bool
+    rejections_max: int
+    rejected: int
+    expired: int
+    staged: int
+    lanes: int
+    dataset_version: int
+    deleted_version: int
+
+
+def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> dict[uuid.UUID, JobRow]:
+    """Return those of the jobs that have a row; nobody ends one of them until the transaction is over."""
+    return _job_rows(connection.execute(_SQL["lock_jobs"], {"job_ids": [job.job_id for job in jobs]}))
+
+
+def hold_jobs(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[uuid.UUID, JobRow]:
+    """Return those of the jobs that are there, as they stand; nobody else moves them until the transaction is over."""
+    return _job_rows(connection.execute(_SQL["hold_jobs"], _of_jobs(jobs)))
+
+
+def lanes(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[LaneKey, Lane]:
+    """Return the lanes of jobs, those that there are."""
+    cursor = connection.execute(_SQL["get_lanes"], _of_jobs(jobs))
+    return {(job_id, lane): Lane(next_sequence, sealed=sealed) for job_id, lane, next_sequence, sealed in cursor}
+
+
+def open_job(connection: Connection, first: Received) -> None:
+    """Make the row of the job that a first batch belongs to, if it is not there; also of a deleted dataset's.
+
+    What of it was acknowledged is reported in the job.
+    """
+    partitions = first.message.partitions or (first.partition,)
+    values = open_values(first.message.spec, partitions, first.message.sent_at, of_deleted=True)
+    connection.execute(_JOBS["lock_job"], values)
+    connection.execute(_JOBS["open_job"], values)
+
+
+def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.UUID, JobRow]) -> LedgerView:
+    """Return what the ledger knows of the messages' lanes and, for batches that come again, of their digests."""
+    if not jobs:
+        return LedgerView()
+    found = LedgerView(
+        ended=frozenset(job_id for job_id, row in jobs.items() if row.state.ended),
+        lane_counts={job_id: row.lanes for job_id, row in jobs.items() if row.lanes > 1},
+        lanes=lanes(connection, jobs),
+        deleted_versions={job_id: row.deleted_version for job_id, row in jobs.items()},
+        atomic_versions={job_id: row.dataset_version for job_id, row in jobs.items() if row.atomic},
+    )
+    again = came_again(items, found)
+    if not again:
+        return found
+    values = {
+        "create_days": [jobs[job_id].create_day for job_id, _ in again],
+        "job_ids": [job_id for job_id, _ in again],
+        "sequences": [sequence for _, sequence in again],
+    }
+    digests = connection.execute(_SQL["get_digests"], values)
+    return replace(found, digests={(job_id, sequence): digest for job_id, sequence, digest in digests})
+
+
+def advance_lanes(connection: Connection, moved: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Move lanes to where they stand in `moved`."""
+    values = {
+        "create_days": [jobs[job_id].create_day for job_id, _ in moved],
+        "job_ids": [job_id for job_id, _ in moved],
+        "lanes": [lane for _, lane in moved],
+        "next_sequences": [lane.next_sequence for lane in moved.values()],
+        "sealed": [lane.sealed for lane in moved.values()],
+    }
+    connection.execute(_SQL["advance_lanes"], values)
+
+
+def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Keep the digests of the batches that the chunk takes."""
+    values = {
+        "create_days": [jobs[batch.spec.key.job_id].create_day for batch in batches],
+        "job_ids": [batch.spec.key.job_id for batch in batches],
+        "sequences": [batch.sequence for batch in batches],
+        "digests": [batch.digest for batch in batches],
+    }
+    connection.execute(_SQL["add_batches"], values)
+
+
+def add_counts(connection: Connection, done: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Count for each job what a chunk did, and end those that it ends."""
+    keys = sorted(done, key=lambda job: job.job_id)
+    deltas = [done[job] for job in keys]
+    values = {
+        "create_days": [jobs[job.job_id].create_day for job in keys],
+        "job_ids": [job.job_id for job in keys],
+        "accepted": [delta.accepted for delta in deltas],
+        "written": [delta.written for delta in deltas],
+        "duplicate": [delta.duplicate for delta in deltas],
+        "rejected": [delta.rejected for delta in deltas],
+        "expired": [delta.expired for delta in deltas],
+        "sealed": [delta.ends_at is not None for delta in deltas],
+        "seal_times": [delta.ends_at for delta in deltas],
+        "failures": [delta.failure for delta in deltas],
+    }
+    connection.execute(_SQL["add_counts"], values)
+
+
+def _job_rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[uuid.UUID, JobRow]:
+    return {job_id: JobRow(create_day, JobState(state), *rest) for job_id, create_day, state, *rest in cursor}
+
+
+def _of_jobs(jobs: Mapping[uuid.UUID, JobRow]) -> dict[str, Any]:
+    return {"create_days": sorted({row.create_day for row in jobs.values()}), "job_ids": list(jobs)}
+
+
+def _ownerships(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[int, Ownership]:
+    return {row[0]: Ownership(*row) for row in cursor}

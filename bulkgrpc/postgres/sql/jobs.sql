@@ -1,0 +1,116 @@
+-- name: lock_job
+-- Let one transaction at a time make or end a job: partitions cannot keep ids unique over the days. And let nobody delete
+-- its dataset meanwhile, see lock_out_jobs.
+SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0)),
+       pg_advisory_xact_lock_shared(hashtextextended('bulkgrpc jobs of ' || %(dataset)s, 0))
+
+-- name: open_job
+-- Create the job if it is not there and its dataset's version is not deleted; of_deleted: even then. After lock_job, in
+-- one transaction.
+INSERT INTO bulk.jobs (create_day, job_id, tenant, idempotency_key, dataset, dataset_version, labels, atomic,
+                       rejections_max, time_to_live_s, partitions, state, create_time)
+SELECT (%(create_time)s::timestamptz AT TIME ZONE 'UTC')::date, %(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s,
+       %(dataset_version)s, %(labels)s, %(atomic)s, %(rejections_max)s, %(time_to_live_s)s, %(partitions)s, 1,
+       %(create_time)s
+WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
+  AND (%(of_deleted)s
+       OR NOT EXISTS (SELECT FROM bulk.datasets d
+                      WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
+-- Of the same day there is none, but for a transaction that sees an older picture: this tells it so, and it is tried again.
+ON CONFLICT DO NOTHING
+
+-- name: get_job
+-- One job of a tenant, with the first sequence that is not applied.
+SELECT j.*, first.next_sequence
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
+WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
+
+-- name: get_jobs
+-- Several jobs by id.
+SELECT j.*, first.next_sequence
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
+WHERE j.job_id = ANY (%(job_ids)s::uuid[])
+
+-- name: seal_job
+-- Mark the job sealed once its seal is on Kafka; a worker may have ended it already.
+UPDATE bulk.jobs SET state = 2, seal_time = %(seal_time)s, update_time = clock_timestamp()
+WHERE job_id = %(job_id)s AND state = 1
+
+-- name: list_jobs
+-- A page of a tenant's jobs, newest first, after the last one of the page before.
+SELECT j.*, first.next_sequence
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
+WHERE j.tenant = %(tenant)s
+  AND (%(after_time)s::timestamptz IS NULL OR (j.create_time, j.job_id) < (%(after_time)s, %(after_id)s::uuid))
+ORDER BY j.create_time DESC, j.job_id DESC
+LIMIT %(page_size)s
+
+-- name: hold_job
+-- A job whose end is to be decided: waits for the worker that writes for it now, and keeps the next one waiting.
+SELECT state, dataset, dataset_version, atomic,
+       EXISTS (SELECT FROM bulk.datasets d
+               WHERE d.dataset = j.dataset AND d.version = j.dataset_version AND d.delete_time IS NOT NULL) AS deleted,
+       cardinality(partitions) = (SELECT count(*) FROM bulk.lanes l
+                                  WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed) AS sealed
+FROM bulk.jobs j
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s
+FOR UPDATE OF j
+
+-- name: await_writer
+-- Wait for the worker that writes for a job with one lane. Of one with several lanes there may always be one.
+SELECT FROM bulk.jobs
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND cardinality(partitions) = 1
+FOR UPDATE
+
+-- name: end_job
+-- End a job that has not ended: what it holds counts as expired, and is swept later.
+UPDATE bulk.jobs
+SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + staged, staged = 0
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
+
+-- name: delete_job
+-- Forget an ended job.
+WITH gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),
+     lanes AS (DELETE FROM bulk.lanes l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id),
+     batches AS (DELETE FROM bulk.batches b USING gone g WHERE b.create_day = g.create_day AND b.job_id = g.job_id)
+DELETE FROM bulk.rejections r USING gone g WHERE r.create_day = g.create_day AND r.job_id = g.job_id
+
+-- name: digests
+-- The digests of batches that were applied.
+SELECT b.sequence, b.digest
+FROM bulk.jobs j JOIN bulk.batches b ON b.create_day = j.create_day AND b.job_id = j.job_id
+WHERE j.job_id = %(job_id)s AND b.sequence >= %(from_sequence)s
+ORDER BY b.sequence
+LIMIT %(page_size)s
+
+-- name: list_rejections
+-- A page of a job's rejections by place, after the last one of the page before; with records, it ends early once they
+-- have bytes_max.
+SELECT rejection_id, sequence, record_index, code, field, reason, CASE WHEN %(with_records)s THEN record ELSE '' END
+FROM (
+  SELECT *, sum(octet_length(record)) OVER (ORDER BY sequence, record_index, rejection_id) - octet_length(record)
+            AS bytes_before
+  FROM (
+    SELECT *
+    FROM bulk.rejections
+    WHERE create_day = (SELECT create_day FROM bulk.jobs WHERE job_id = %(job_id)s)
+      AND job_id = %(job_id)s
+      AND (sequence, record_index, rejection_id) > (%(after_sequence)s, %(after_index)s, %(after_id)s)
+    ORDER BY sequence, record_index, rejection_id
+    LIMIT %(page_size)s
+  ) whole
+) page
+WHERE NOT %(with_records)s OR bytes_before < %(bytes_max)s
+ORDER BY sequence, record_index, rejection_id

@@ -1,0 +1,130 @@
+"""Rows of atomic jobs that wait for their seal: a table a dataset version, beside the ledger, in the schema `bulk`.
+
+A row is staged as columns, not as bytes: applying a job is one statement, whatever its size, and takes no memory in the
+worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from psycopg import sql
+
+from bulkgrpc.datasets.ddl import table
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.postgres import statements
+from bulkgrpc.postgres.dedupe import Halves
+from bulkgrpc.postgres.writers.copy import Connection, copy_rows
+from bulkgrpc.postgres.writers.update import on_conflict
+
+_SQL = statements.family("dedupe")
+JOB = "bulkgrpc_job"
+SEQUENCE = "bulkgrpc_sequence"
+INDEX = "bulkgrpc_index"
+HASH = "bulkgrpc_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedTable:
+    """Which dataset version's rows."""
+
+    dataset: str
+    version: int
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The qualified, quoted name. A dataset's name may take all of the 63 characters: this is a hash of it."""
+        digest = hashlib.sha256(f"{self.dataset}/{self.version}".encode()).hexdigest()[:24]
+        return sql.Identifier("bulk", f"staged_{digest}")
+
+
+def create(dataset: Dataset) -> sql.Composed:
+    """Return the statements that make a dataset version's table of staged rows, if it is not there."""
+    staged = StagedTable(dataset.name, dataset.version).identifier
+    columns = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in dataset.columns]
+    columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(JOB))]
+    columns += [sql.SQL("{} bigint NOT NULL").format(sql.Identifier(SEQUENCE))]
+    columns += [sql.SQL("{} integer NOT NULL").format(sql.Identifier(INDEX))]
+    if dataset.dedupe_window_s:
+        columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(HASH))]
+    return sql.SQL(
+        "CREATE TABLE IF NOT EXISTS {staged} ({columns}); CREATE INDEX IF NOT EXISTS {index} ON {staged} ({job})"
+    ).format(
+        staged=staged,
+        columns=sql.SQL(", ").join(columns),
+        index=sql.Identifier(f"{staged._obj[-1]}_by_job"),
+        job=sql.Identifier(JOB),
+    )
+
+
+def copy(connection: Connection, rows: Rows, places: Sequence[tuple[uuid.UUID, int]]) -> None:
+    """Hold rows in the caller's transaction. places: job and sequence of each payload of `rows`."""
+    ids = pa.array([job_id.bytes for job_id, _ in places], pa.binary(16))
+    sequences = pa.array([sequence for _, sequence in places], pa.int64())
+    payload = pa.array(rows.payload)
+    wanted = rows.table.append_column(JOB, ids.take(payload)).append_column(SEQUENCE, sequences.take(payload))
+    wanted = wanted.append_column(INDEX, pa.array(rows.record_index))
+    if rows.hashes is not None:
+        wanted = wanted.append_column(HASH, rows.hashes.column())
+    copy_rows(connection, StagedTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
+
+
+def apply(dataset: Dataset) -> sql.Composed:
+    """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
+
+    ignore, reject: of equal keys the first, none that is there; update: of equal keys the last, over what is there.
+    """
+    latest = dataset.conflict == "update"
+    return sql.SQL(
+        "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {staged} "
+        "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} {direction}, {index} {direction} ON CONFLICT {action}"
+    ).format(
+        table=table(dataset),
+        columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
+        key=sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
+        staged=StagedTable(dataset.name, dataset.version).identifier,
+        job=sql.Identifier(JOB),
+        sequence=sql.Identifier(SEQUENCE),
+        index=sql.Identifier(INDEX),
+        direction=sql.SQL("DESC" if latest else "ASC"),
+        action=on_conflict(dataset) if latest else sql.SQL("DO NOTHING"),
+    )
+
+
+def drop_known(dataset: Dataset, halves: Halves) -> sql.Composed:
+    """Return the statement that throws away those of a job's rows whose records are known, or came before in it.
+
+    The hashes of the others are added to the current half. Parameters: job_id, and now and since of the halves.
+    """
+    return sql.SQL(_SQL["drop_known"].decode()).format(
+        staged=StagedTable(dataset.name, dataset.version).identifier,
+        current=halves.current,
+        other=halves.other,
+        job=sql.Identifier(JOB),
+        sequence=sql.Identifier(SEQUENCE),
+        index=sql.Identifier(INDEX),
+        hash=sql.Identifier(HASH),
+    )
+
+
+def discard(staged: StagedTable) -> sql.Composed:
+    """Return the statement that throws a job's staged rows away."""
+    return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(staged.identifier, sql.Identifier(JOB))
+
+
+def drop(staged: StagedTable) -> sql.Composed:
+    """Return the statement that drops a dataset version's table of staged rows."""
+    return sql.SQL("DROP TABLE IF EXISTS {}").format(staged.identifier)
+
+
+def sweep(staged: StagedTable) -> sql.Composed:
+    """Return the statement that deletes up to `rows_max` rows whose jobs have ended, or are gone."""
+    return sql.SQL(
+        "DELETE FROM {staged} WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM {staged} h WHERE NOT EXISTS "
+        "(SELECT FROM bulk.jobs j WHERE j.job_id = h.{job} AND j.state < 3) LIMIT %(rows_max)s))"
+    ).format(staged=staged.identifier, job=sql.Identifier(JOB))

@@ -1,0 +1,127 @@
+"""The staging tables: of a session and dataset, with columns of its rows and each row's position in the chunk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg import sql
+
+from bulkgrpc.datasets.columns import Column
+from bulkgrpc.datasets.ddl import table
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.postgres.writers.copy import Connection, copy_rows
+
+Mask = npt.NDArray[np.bool_]
+ROW = sql.Identifier("bulkgrpc_row")
+
+POSITIONS = sql.SQL("string_agg(int4send({row}), ''::bytea)")
+"""Aggregates rows' positions into one value: `positions` reads it without Python per row."""
+
+# A subquery with OFFSET is not turned into a join: each key is looked up by the table's index, however large that is.
+_KNOWN = sql.SQL(
+    "SELECT {positions} FROM {staging} AS staged "
+    "WHERE EXISTS (SELECT FROM {table} AS there WHERE ({there_key}) = ({staged_key}) OFFSET 0)"
+)
+
+
+def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Column] = ()) -> sql.Identifier:
+    """COPY the chosen rows into a staging table of the session, with their positions in `rows`, and return its name.
+
+    columns: those that are copied, of the dataset's; default: all. The staging table has the rows in the order of
+    `rows`, sorted by key. It is empty again at the end of the transaction, or after `clear`.
+    """
+    columns = columns or rows.dataset.columns
+    name = _name(rows.dataset, columns)
+    connection.execute(_create(columns, name))
+    kept = rows.keep(chosen).table.select([column.name for column in columns])
+    positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
+    copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions))
+    return name
+
+
+def known(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
+    """Return which of the rows have keys that are in the table; only the chosen ones, all with keys of their own."""
+    key = rows.dataset.primary_key
+    name = stage(connection, rows, chosen, [column for column in rows.dataset.columns if column.name in key])
+    query = _KNOWN.format(
+        **clauses(rows.dataset, name),
+        there_key=_qualified("there", key),
+        staged_key=_qualified("staged", key),
+    )
+    found = positions(connection, query, rows)
+    clear(connection, name)
+    return found
+
+
+def positions(connection: Connection, query: sql.Composed, rows: Rows) -> Mask:
+    """Execute a query that returns POSITIONS; return a mask of the rows that it names."""
+    row = connection.execute(query, binary=True).fetchone()
+    mask = np.zeros(rows.table.num_rows, dtype=np.bool_)
+    if row is not None and row[0] is not None:
+        mask[np.frombuffer(row[0], ">i4")] = True
+    return mask
+
+
+def clear(connection: Connection, name: sql.Identifier) -> None:
+    """Empty the staging table: the next write of this transaction finds it so."""
+    connection.execute(sql.SQL("TRUNCATE {}").format(name))
+
+
+def first_of_equal_keys(rows: Rows) -> Mask:
+    """Return a mask of the rows, sorted by key, that are the first of their key."""
+    first = np.ones(rows.table.num_rows, dtype=np.bool_)
+    first[1:] = ~_same_as_before(rows)
+    return first
+
+
+def last_of_equal_keys(rows: Rows) -> Mask:
+    """Return a mask of the rows, sorted by key, that are the last of their key."""
+    last = np.ones(rows.table.num_rows, dtype=np.bool_)
+    last[:-1] = ~_same_as_before(rows)
+    return last
+
+
+def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composable]:
+    """Return the parts that the statements of all ways share: table, columns, key, staging, row, positions."""
+    return {
+        "table": table(dataset),
+        "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
+        "key": sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
+        "staging": staging,
+        "row": ROW,
+        "positions": POSITIONS.format(row=ROW),
+    }
+
+
+def _same_as_before(rows: Rows) -> Mask:
+    """Return for each row but the first whether it has the key of the one before."""
+    same = np.ones(max(rows.table.num_rows - 1, 0), dtype=np.bool_)
+    for name in rows.dataset.primary_key:
+        values = rows.table.column(name)
+        same &= pc.equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+    return same
+
+
+def _qualified(alias: str, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
+
+
+def _name(dataset: Dataset, columns: Sequence[Column]) -> sql.Identifier:
+    # A table's name may take all of the 63 characters: the staging table's is a hash of it.
+    what = "/".join([dataset.name, f"{dataset.version}", *(column.name for column in columns)])
+    return sql.Identifier("pg_temp", f"bulkgrpc_{hashlib.sha256(what.encode()).hexdigest()[:24]}")
+
+
+def _create(columns: Sequence[Column], name: sql.Identifier) -> sql.Composed:
+    # Kept for the session and emptied: a temporary table a chunk would bloat the system catalogs.
+    made = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns]
+    made.append(sql.SQL("{} integer").format(ROW))
+    return sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(
+        name, sql.SQL(", ").join(made)
+    )

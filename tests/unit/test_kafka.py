@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkgrpc.kafka.message import MalformedMessage, from_headers, to_headers
+from bulkgrpc.kafka.partition import murmur2, partition_of, partitions_of
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message
+
+
+# Source: org.apache.kafka.common.utils.UtilsTest.testMurmur2
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b"21", -973932308),
+        (b"foobar", -790332482),
+        (b"a-little-bit-long-string", -985981536),
+        (b"a-little-bit-longer-string", -1486304829),
+        (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+        (b"abc", 479470107),
+    ],
+)
+def test_murmur2_is_that_of_the_java_client(text: bytes, value: int) -> None:
+    assert murmur2(text) == value & 0xFFFFFFFF
+
+
+@given(st.text(min_size=1), st.integers(1, 1000))
+def test_a_tenant_has_one_partition_in_range(tenant: str, partitions: int) -> None:
+    assert 0 <= partition_of(tenant, partitions) < partitions
+
+
+@given(st.text(min_size=1), st.integers(1, 40), st.integers(1, 16))
+def test_the_lanes_of_a_job_have_partitions_of_their_own_the_first_its_tenants(
+    tenant: str, partitions: int, lanes: int
+) -> None:
+    found = partitions_of(tenant, partitions, lanes)
+    assert found[0] == partition_of(tenant, partitions)
+    assert len(found) == len(set(found)) == min(lanes, partitions)
+    assert set(found) <= set(range(partitions))
+
+
+TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+MESSAGES = st.builds(
+    Message,
+    kind=st.sampled_from(Kind),
+    spec=st.builds(
+        JobSpec,
+        key=st.builds(JobKey, st.just("acme"), st.uuids()),
+        idempotency_key=TEXT,
+        dataset=st.just("d"),
+        dataset_version=st.integers(1, 100),
+        labels=st.dictionaries(TEXT, TEXT),
+        options=st.builds(JobOptions, st.booleans(), st.integers(0, 9), st.floats(0, 1e6)),
+    ),
+    lane=st.integers(0, 7),
+    sequence=st.just(0),
+    records=st.integers(0, 10**6),
+    job_records=st.just(0),
+    sent_at=TIMES,
+    trace_context=st.sampled_from(["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]),
+    digest=st.sampled_from([b"", b"\x01" * 16]),
+    expires_at=st.one_of(st.none(), TIMES),
+    partitions=st.sampled_from([(), (1, 0), tuple(range(8))]),
+).map(lambda message: replace(message, lane=message.lane % message.lanes))
+
+
+def _bytes(message: Message) -> list[tuple[str, bytes]]:
+    return [(name, value) for name, value in to_headers(message) if isinstance(value, bytes)]
+
+
+@given(MESSAGES)
+def test_headers_read_back(message: Message) -> None:
+    assert from_headers(_bytes(message)) == message
+
+
+def test_headers_say_what_is_wrong() -> None:
+    with pytest.raises(MalformedMessage, match="'format' is missing"):
+        from_headers(None)
+    with pytest.raises(MalformedMessage, match="unknown format"):
+        from_headers([("format", b"9")])
+
+
+@given(MESSAGES, st.data())
+def test_a_missing_or_garbled_header_is_never_another_error(message: Message, data: st.DataObject) -> None:
+    headers = _bytes(message)
+    victim = data.draw(st.integers(0, len(headers) - 1))
+    headers[victim] = (headers[victim][0], data.draw(st.binary()))
+    with contextlib.suppress(MalformedMessage):
+        from_headers(headers)
