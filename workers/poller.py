@@ -13,6 +13,11 @@ from confluent_kafka import KafkaException
 
 from bulkgrpc import faults, metrics
 from bulkgrpc.backoff import Backoff
+from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Received
+from bulkgrpc.consume.decode import prepare
+from bulkgrpc.consume.ownership import Holdings
+from bulkgrpc.consume.stall import StallWatch
+from bulkgrpc.consume.tuning import ChunkTuner
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.kafka.consumer import Fetched, OffsetLost, RecordsConsumer
@@ -21,13 +26,9 @@ from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.model import JobCounts, Kind, Ownership
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.catalog import get_dataset
-from bulkgrpc.postgres.chunk import ChunkBounds, ChunkBuilder, Received, prepare
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.transaction import Applied
-from bulkgrpc.postgres.tuning import ChunkTuner
 from bulkgrpc.settings import WorkerSettings
-from workers.ownership import Holdings
-from workers.stall import StallWatch
 from workers.writer import ChunkWriter, Result
 
 log = structlog.get_logger()

@@ -11,9 +11,9 @@ import psycopg
 import structlog
 
 from bulkgrpc.backoff import Backoff
+from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.model import Outcome
 from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.chunk import PreparedChunk
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.transaction import Applied, write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter

@@ -17,7 +17,7 @@ from bulkgrpc.datasets.columns import TENANT, Kind
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.hashes import RecordHashes
 from bulkgrpc.datasets.values import convert, filled
-from bulkgrpc.errors import Rejected
+from bulkgrpc.rejections import RejectionCode
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 Integers = npt.NDArray[np.int32]
@@ -40,7 +40,7 @@ class RejectedRecord:
 
     payload: int
     record_index: int
-    code: Rejected
+    code: RejectionCode
     field: str
     reason: str
     record: bytes
@@ -153,7 +153,7 @@ def _unreadable(number: int, payload: Payload) -> list[RejectedRecord]:
     """Return rejections for a batch that is not what its server counted; the first has the batch's bytes."""
     reason = f"the batch cannot be read as {payload.records} records"
     return [
-        RejectedRecord(number, index, Rejected.MALFORMED_RECORD, "", reason, payload.data if index == 0 else b"")
+        RejectedRecord(number, index, RejectionCode.MALFORMED_RECORD, "", reason, payload.data if index == 0 else b"")
         for index in range(payload.records)
     ]
 
@@ -175,7 +175,7 @@ def _split(
         cause = str(error)
     if len(records) == 1:
         reason = f"no valid {codec.dataset.message_type}: {cause}"
-        rejected.append(RejectedRecord(number, start, Rejected.MALFORMED_RECORD, "", reason, records[0]))
+        rejected.append(RejectedRecord(number, start, RejectionCode.MALFORMED_RECORD, "", reason, records[0]))
         return []
     half = len(records) // 2
     return _split(codec, number, start, records[:half], rejected) + _split(
@@ -205,7 +205,7 @@ def _table(codec: BatchCodec, records: pa.StructArray, tenants: pa.Array, faults
             values = converted.values
             if converted.unfit.any():
                 reason = f"field {column.field} is not {converted.needed}"
-                refuse(faults, converted.unfit, Rejected.INVALID_VALUE, column, reason)
+                refuse(faults, converted.unfit, RejectionCode.INVALID_VALUE, column, reason)
         if column.type == "jsonb":
             metadata = JSONB
         if column.default:
@@ -255,5 +255,5 @@ def _broken_rules(payload: Integers, record_index: Integers, broken: Sequence[Br
     places = payload.astype(np.int64) << 32 | record_index
     for number, violation in broken:
         row = int(np.searchsorted(places, number << 32 | violation.record_index))
-        bad.setdefault(row, (Rejected.RULE_VIOLATION, violation.field, violation.reason))
+        bad.setdefault(row, (RejectionCode.RULE_VIOLATION, violation.field, violation.reason))
     return bad

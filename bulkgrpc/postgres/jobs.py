@@ -16,8 +16,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.model import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
-from bulkgrpc.postgres.rejections import Place, Rejection, page
+from bulkgrpc.postgres.rejections import Place, page
 from bulkgrpc.postgres.staged import StagedTable, discard
+from bulkgrpc.rejections import Rejection
 
 _SQL = statements.family("jobs")
 

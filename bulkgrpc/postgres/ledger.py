@@ -14,10 +14,11 @@ from typing import Any
 
 import psycopg
 
+from bulkgrpc.consume.assembly import Received, Span
+from bulkgrpc.consume.job_delta import JobDelta
+from bulkgrpc.consume.plan import Lane, LaneKey, LedgerView, came_again
 from bulkgrpc.model import JobKey, JobState, Message, Outcome, Ownership, may_apply_span
 from bulkgrpc.postgres import statements
-from bulkgrpc.postgres.chunk import Lane, LaneKey, LedgerView, Received, Span, came_again
-from bulkgrpc.postgres.job_delta import JobDelta
 from bulkgrpc.postgres.jobs import open_values
 
 _SQL = statements.family("ledger")

@@ -1,4 +1,4 @@
-"""The rejection report: where a bad record ends, with its place in its job and why (codes: `errors.Rejected`)."""
+"""The rejection report: where a bad record ends, with its place in its job and why (codes: `bulkgrpc.rejections`)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,14 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from bulkgrpc.errors import Rejected
 from bulkgrpc.postgres import statements
+from bulkgrpc.rejections import Rejection, RejectionCode
 
 PAGE_BYTES_MAX = 2 * 1024 * 1024
 """Bytes of records after which a page ends: with a last record of a megabyte it fits into gRPC's usual 4 MiB."""
 
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A record that could not be applied: its job, batch, place in the batch; why; its bytes."""
-
-    job_id: uuid.UUID
-    sequence: int
-    record_index: int
-    code: Rejected
-    field: str
-    reason: str
-    record: bytes
 
 
 def add(
@@ -83,6 +70,9 @@ async def page(
     async with pool.connection() as connection:
         cursor = await connection.execute(_JOBS["list_rejections"], values)
         return [
-            (Place(sequence, index, number), Rejection(job_id, sequence, index, Rejected(code), field, reason, record))
+            (
+                Place(sequence, index, number),
+                Rejection(job_id, sequence, index, RejectionCode(code), field, reason, record),
+            )
             for number, sequence, index, code, field, reason, record in await cursor.fetchall()
         ]

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bulkgrpc.consume.plan import LanePlan, LedgerView
 from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.chunk import LanePlan, LedgerView
 from bulkgrpc.postgres.ledger import Connection, JobRow
 
 

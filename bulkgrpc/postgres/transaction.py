@@ -14,13 +14,15 @@ import psycopg
 from google.protobuf.message import DecodeError
 
 from bulkgrpc import faults
+from bulkgrpc.consume.assembly import Received, jobs_of
+from bulkgrpc.consume.decode import Group, PreparedChunk
+from bulkgrpc.consume.job_delta import JobDelta, failure, why_refused
+from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, plan_lanes
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
 from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind
 from bulkgrpc.postgres import dedupe, ledger, rejections, shared, staged
 from bulkgrpc.postgres.catalog import get_dataset
-from bulkgrpc.postgres.chunk import TAKEN, Fate, Group, LanePlan, PreparedChunk, Received, jobs_of, plan_lanes
-from bulkgrpc.postgres.job_delta import JobDelta, failure, why_refused
 from bulkgrpc.postgres.ledger import JobRow
 from bulkgrpc.postgres.writers.around import ROW_ERRORS, unless_partitioned_anew
 from bulkgrpc.postgres.writers.table import TableWriter

@@ -19,7 +19,8 @@ from bulkgrpc.errors import Reason, Unavailable
 from bulkgrpc.model import Job, JobKey, JobSpec
 from bulkgrpc.postgres.catalog import Catalog, Plan, Registered
 from bulkgrpc.postgres.jobs import JobStore, PageStart
-from bulkgrpc.postgres.rejections import Place, Rejection
+from bulkgrpc.postgres.rejections import Place
+from bulkgrpc.rejections import Rejection
 
 ON_A_STREAM_S: Final = 1.0
 """A stream waits no longer than this; it can do without."""

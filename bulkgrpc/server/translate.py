@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import Job, JobCounts, JobOptions, to_us
-from bulkgrpc.postgres.rejections import Rejection
+from bulkgrpc.rejections import Rejection
 from bulkgrpc.server.messages import DATASET_PREFIX
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 

@@ -53,8 +53,8 @@ def early_acknowledgement() -> None:
 
 def no_sequence() -> None:
     """A lane takes a batch again that it took before."""
+    from bulkgrpc.consume import plan
     from bulkgrpc.model import may_apply_batch
-    from bulkgrpc.postgres import chunk
 
     def careless(lane_next_sequence: int, sequence: int) -> Outcome:
         outcome = may_apply_batch(lane_next_sequence, sequence)
@@ -62,21 +62,21 @@ def no_sequence() -> None:
 
     from bulkgrpc.postgres import ledger
 
-    _replace(chunk, "may_apply_batch", careless)
+    _replace(plan, "may_apply_batch", careless)
     # It would stumble over its own record of what it applied.
     _replace(ledger, "add_batches", lambda *_: None)
 
 
 def holes() -> None:
     """A lane takes a batch although one before it is missing."""
+    from bulkgrpc.consume import plan
     from bulkgrpc.model import may_apply_batch
-    from bulkgrpc.postgres import chunk
 
     def careless(lane_next_sequence: int, sequence: int) -> Outcome:
         outcome = may_apply_batch(lane_next_sequence, sequence)
         return Outcome.NEXT if outcome is Outcome.GAP else outcome
 
-    _replace(chunk, "may_apply_batch", careless)
+    _replace(plan, "may_apply_batch", careless)
 
 
 def careless_commit() -> None:

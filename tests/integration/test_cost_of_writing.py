@@ -10,11 +10,12 @@ from psycopg import sql
 
 from bulkgrpc.bench import contest
 from bulkgrpc.bench.contest import Contestant
+from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.decode import prepare
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
 from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.chunk import Chunk, Received, Span, prepare
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
 from tests.support.cost import BLOCKS_SLACK, OPCODES_RATIO_MAX, Work, cost

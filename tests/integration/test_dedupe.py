@@ -18,11 +18,12 @@ from psycopg import sql
 
 from bulkgrpc import client as library
 from bulkgrpc.client import AsyncBulkClient
+from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 from bulkgrpc.postgres import dedupe, ledger
-from bulkgrpc.postgres.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.dedupe import HashArray
 from bulkgrpc.postgres.filters import make_filters

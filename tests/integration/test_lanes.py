@@ -12,12 +12,13 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
+from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Integers, Rows
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, digest_of, lane_of
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.catalog import Catalog
-from bulkgrpc.postgres.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.maintenance import expire_abandoned

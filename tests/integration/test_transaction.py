@@ -15,10 +15,12 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc import faults
+from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.decode import PreparedChunk, prepare
+from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import RejectedRecord
-from bulkgrpc.errors import Rejected
 from bulkgrpc.model import (
     JobCounts,
     JobKey,
@@ -33,14 +35,13 @@ from bulkgrpc.model import (
     final_state,
 )
 from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.chunk import Chunk, PreparedChunk, Received, Span, prepare
 from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.job_delta import JobDelta
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.maintenance import count_overdue, delete_orphaned_staged_rows, expire_abandoned, keep_days
 from bulkgrpc.postgres.statements import family
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
+from bulkgrpc.rejections import RejectionCode
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import wait_for
@@ -229,7 +230,7 @@ def test_the_statement_ends_jobs_as_the_model_says(connection: Connection, epoch
     jobs = ledger.lock_jobs(connection, [first.message.spec.key])
     done = JobDelta(counts.accepted, counts.written, counts.duplicate, counts.expired, sealed_at=datetime.now(UTC))
     for index in range(counts.rejected):
-        done.reject(first.message, RejectedRecord(0, index, Rejected.MALFORMED_RECORD, "", "", b""))
+        done.reject(first.message, RejectedRecord(0, index, RejectionCode.MALFORMED_RECORD, "", "", b""))
     ledger.add_counts(connection, {first.message.spec.key: done}, jobs)
     assert job_row(connection)[0] == final_state(counts)
 

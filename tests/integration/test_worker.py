@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 from typer.testing import CliRunner
 
 from bulkgrpc.cli.app import app
+from bulkgrpc.consume import stall
 from bulkgrpc.kafka.consumer import Fetched
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.topics import ensure_topic
@@ -36,7 +37,6 @@ from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.processes import Process
 from tests.support.waiting import eventually
-from workers import stall
 from workers.poller import Poller
 
 PARTITIONS = 2

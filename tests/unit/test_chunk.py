@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Received
+from bulkgrpc.consume.plan import Fate, Lane, LanePlan, LedgerView, plan_lanes
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Ownership
-from bulkgrpc.postgres.chunk import ChunkBounds, ChunkBuilder, Fate, Lane, LanePlan, LedgerView, Received, plan_lanes
 
 JOBS = [uuid.UUID(int=number) for number in range(2)]
 

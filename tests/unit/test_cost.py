@@ -12,11 +12,12 @@ import pytest
 from google.protobuf import json_format, message_factory
 
 from bulkgrpc.client.model import Batch
+from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.decode import prepare
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.rows import Payload, to_rows
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
-from bulkgrpc.postgres.chunk import Chunk, Received, Span, prepare
 from bulkgrpc.server.messages import read_batch
 from tests.support import examples
 from tests.support.cost import BLOCKS_SLACK, OPCODES_RATIO_MAX, Work, cost

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkgrpc.consume.assembly import Received
+from bulkgrpc.consume.plan import Fate, Lane, LanePlan, LedgerView, plan_lanes
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message, lane_of
-from bulkgrpc.postgres.chunk import Fate, Lane, LanePlan, LedgerView, Received, plan_lanes
 
 JOB = uuid.UUID(int=1)
 SPEC = JobSpec(JobKey("acme", JOB), "k", "d", 1)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from bulkgrpc.consume.ownership import Holdings
 from bulkgrpc.model import Ownership
-from workers.ownership import Holdings
 
 
 def _held(*ownerships: Ownership) -> Holdings:

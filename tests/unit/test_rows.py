@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, to_rows
-from bulkgrpc.errors import Rejected
+from bulkgrpc.rejections import RejectionCode
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.support import examples
 
@@ -15,13 +15,13 @@ CODEC = BatchCodec(examples.readings())
 GOOD = b"\x0a\x02S1\x1a\x02\x08\x01"
 HOSTILE_LENGTH = b"\x0a" + b"\xff" * 9 + b"\x01"  # makes ptars panic
 BAD = {
-    b"\xff": Rejected.MALFORMED_RECORD,
-    HOSTILE_LENGTH: Rejected.MALFORMED_RECORD,
-    b"\x0a\x02\xff\xfe\x1a\x00": Rejected.MALFORMED_RECORD,
-    b"\x0a\x01\x00\x1a\x00": Rejected.NUL_IN_TEXT,
-    b"\x0a\x02S2": Rejected.NULL_IN_KEY,
-    b"\x0a\x02S2\x1a\x0b\x08" + b"\x80\x80\x80\x80\x80\x80\x01" + b"\x10\x00": Rejected.MALFORMED_RECORD,
-    b"\x0a\x02S2\x1a\x08\x08" + b"\x80\x80\x80\x80\x80\x80\x01": Rejected.OUT_OF_RANGE,
+    b"\xff": RejectionCode.MALFORMED_RECORD,
+    HOSTILE_LENGTH: RejectionCode.MALFORMED_RECORD,
+    b"\x0a\x02\xff\xfe\x1a\x00": RejectionCode.MALFORMED_RECORD,
+    b"\x0a\x01\x00\x1a\x00": RejectionCode.NUL_IN_TEXT,
+    b"\x0a\x02S2": RejectionCode.NULL_IN_KEY,
+    b"\x0a\x02S2\x1a\x0b\x08" + b"\x80\x80\x80\x80\x80\x80\x01" + b"\x10\x00": RejectionCode.MALFORMED_RECORD,
+    b"\x0a\x02S2\x1a\x08\x08" + b"\x80\x80\x80\x80\x80\x80\x01": RejectionCode.OUT_OF_RANGE,
 }
 
 
@@ -47,7 +47,7 @@ def test_rows_come_sorted_by_key_with_their_places() -> None:
 
 
 @pytest.mark.parametrize(("record", "code"), BAD.items())
-def test_a_bad_record_is_rejected_and_its_neighbours_become_rows(record: bytes, code: Rejected) -> None:
+def test_a_bad_record_is_rejected_and_its_neighbours_become_rows(record: bytes, code: RejectionCode) -> None:
     rows = to_rows(CODEC, [_payload([GOOD, GOOD]), _payload([GOOD, record, GOOD])])
     assert rows.table.num_rows == 4
     (rejected,) = rows.rejected

@@ -6,7 +6,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.postgres.tuning import DEAD_BAND, ChunkTuner, Cost
+from bulkgrpc.consume.tuning import DEAD_BAND, ChunkTuner, Cost
 
 FIXED = st.floats(0.0001, 2)
 ROW = st.floats(1e-7, 1e-3)

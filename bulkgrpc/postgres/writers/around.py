@@ -10,11 +10,11 @@ import numpy as np
 import psycopg
 
 from bulkgrpc.datasets.rows import Integers, Rows
-from bulkgrpc.errors import Rejected
 from bulkgrpc.postgres.writers import direct
 from bulkgrpc.postgres.writers.constraints import breaking_checks
 from bulkgrpc.postgres.writers.copy import Connection, line_of
 from bulkgrpc.postgres.writers.written import RefusedRow, Written
+from bulkgrpc.rejections import RejectionCode
 
 # What says "this row", not "this server": everything else goes up to whoever can retry. A program limit is for instance
 # a key that is too long for an index; it would fail for ever.
@@ -115,5 +115,5 @@ def _cut(start: int, stop: int, cause: Cause, refused: list[RefusedRow]) -> list
     else:
         middle = (start + stop) // 2
         return [(middle, stop), (start, middle)]
-    refused.append(RefusedRow(bad, Rejected.REFUSED_BY_TABLE, cause.reason))
+    refused.append(RefusedRow(bad, RejectionCode.REFUSED_BY_TABLE, cause.reason))
     return [span for span in ((bad + 1, stop), (start, bad)) if span[0] < span[1]]

@@ -10,10 +10,10 @@ from psycopg import sql
 
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Rows
-from bulkgrpc.errors import Rejected
 from bulkgrpc.postgres.writers import staging
 from bulkgrpc.postgres.writers.copy import Connection
 from bulkgrpc.postgres.writers.written import RefusedRow
+from bulkgrpc.rejections import RejectionCode
 
 # In the order in which PostgreSQL checks them. A trigger may change a row before it is checked: then only writing it
 # tells. (`conenforced` is there from PostgreSQL 18 on.)
@@ -60,7 +60,7 @@ def breaking_checks(connection: Connection, rows: Rows) -> list[RefusedRow]:
     return [
         RefusedRow(
             row,
-            Rejected.REFUSED_BY_TABLE,
+            RejectionCode.REFUSED_BY_TABLE,
             f'new row for relation "{rows.dataset.name}" violates check constraint "{checks[number].name}"',
         )
         for row, number in found

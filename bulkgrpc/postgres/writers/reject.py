@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from bulkgrpc.datasets.rows import Integers, Rows
-from bulkgrpc.errors import Rejected
 from bulkgrpc.postgres.writers import ignore, staging
 from bulkgrpc.postgres.writers.copy import Connection
 from bulkgrpc.postgres.writers.written import RefusedRow, Written
+from bulkgrpc.rejections import RejectionCode
 
 
 def write(connection: Connection, rows: Rows, owner: Integers) -> Written:
     """Write the rows whose keys are new; of equal keys the first."""
     written = ignore.insert(connection, rows, staging.first_of_equal_keys(rows))
-    refused = [RefusedRow(row, Rejected.DUPLICATE_KEY, _names(rows, row)) for row in np.flatnonzero(~written).tolist()]
+    refused = [
+        RefusedRow(row, RejectionCode.DUPLICATE_KEY, _names(rows, row)) for row in np.flatnonzero(~written).tolist()
+    ]
     counts = np.bincount(owner[written], minlength=int(owner.max(initial=0)) + 1).astype(np.int32)
     return Written(counts, tuple(refused))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bulkgrpc.datasets.rows import Integers
-from bulkgrpc.errors import Rejected
+from bulkgrpc.rejections import RejectionCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class RefusedRow:
     """A row that the table does not take: its position in the rows, and why."""
 
     row: int
-    code: Rejected
+    code: RejectionCode
     reason: str
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from bulkgrpc.consume.plan import Fate
 from bulkgrpc.datasets.rows import RejectedRecord
-from bulkgrpc.errors import Rejected
 from bulkgrpc.model import JobCounts, Message
-from bulkgrpc.postgres.chunk import Fate
-from bulkgrpc.postgres.rejections import Rejection
+from bulkgrpc.rejections import Rejection, RejectionCode
 
 
 @dataclass(slots=True)
@@ -89,21 +88,21 @@ def failure(atomic: bool, rejections_max: int, rejected: int, expired: int) -> s
     return ""
 
 
-def why_refused(message: Message, fate: Fate) -> tuple[Rejected, str]:
+def why_refused(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
     """Return code and reason for the records of a batch that cannot be written any more."""
     spec = message.spec
     if fate is Fate.DELETED:
         return (
-            Rejected.DATASET_DELETED,
+            RejectionCode.DATASET_DELETED,
             f"dataset {spec.dataset} was deleted, version {spec.dataset_version} with it, before the batch was "
             "applied: register it again and submit the record in another job",
         )
     if fate is Fate.OTHER_VERSION:
         return (
-            Rejected.VERSION_CONFLICT,
+            RejectionCode.VERSION_CONFLICT,
             f"batch {message.sequence} is of version {spec.dataset_version} of dataset {spec.dataset}, and its job is "
             "atomic and was opened with another: submit all of it again as another job",
         )
     if fate is Fate.CONFLICT:
-        return Rejected.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
-    return Rejected.AFTER_SEAL, f"batch {message.sequence} came after the job's seal"
+        return RejectionCode.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
+    return RejectionCode.AFTER_SEAL, f"batch {message.sequence} came after the job's seal"

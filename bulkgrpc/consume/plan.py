@@ -1,143 +1,20 @@
-"""A chunk: what a worker writes in one transaction. Assembled, decoded and planned here, without I/O."""
+"""Plans a chunk: what becomes of each message, and where that leaves the lanes."""
 
 from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
-from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.rows import Payload, Rows, to_rows
-from bulkgrpc.model import JobKey, Kind, Message, Outcome, Ownership, lane_of, may_apply_batch
+from bulkgrpc.consume.assembly import Received
+from bulkgrpc.model import Kind, Message, Outcome, lane_of, may_apply_batch
 
 LaneKey = tuple[uuid.UUID, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message as it came from a partition."""
-
-    partition: int
-    offset: int
-    message: Message
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The offsets [from_offset, to_offset) of a partition, held under `owner_epoch`."""
-
-    partition: int
-    from_offset: int
-    to_offset: int
-    owner_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Messages of one or more partitions, in the order of each partition's offsets. rows counts their records."""
-
-    spans: tuple[Span, ...]
-    items: tuple[Received, ...]
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkBounds:
-    """When a chunk is full: at least one of these reached. Payload bytes, records."""
-
-    rows_max: int
-    bytes_max: int
-
-
-@dataclass(slots=True)
-class ChunkBuilder:
-    """Assembles the next chunk. May run over its bounds by the last message that fits in none."""
-
-    bounds: ChunkBounds
-    rows: int = 0
-    payload_bytes: int = 0
-    _items: list[Received] = field(default_factory=list)
-    _spans: dict[int, Span] = field(default_factory=dict)
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was added."""
-        return not self._spans
-
-    @property
-    def full(self) -> bool:
-        """Whether a bound is reached."""
-        return self.rows >= self.bounds.rows_max or self.payload_bytes >= self.bounds.bytes_max
-
-    def add(self, received: Received, owned: Ownership) -> None:
-        """Add the message at the partition's next offset."""
-        self.skip(received.partition, received.offset, owned)
-        self._items.append(received)
-        self.rows += received.message.records
-        self.payload_bytes += len(received.payload)
-
-    def skip(self, partition: int, offset: int, owned: Ownership) -> None:
-        """Go over the message at the partition's next offset: it is not of any job."""
-        span = self._spans.get(partition)
-        start = offset if span is None else span.from_offset
-        self._spans[partition] = Span(partition, start, offset + 1, owned.owner_epoch)
-
-    def build(self) -> Chunk:
-        """Return what was added so far."""
-        return Chunk(tuple(self._spans.values()), tuple(self._items), self.rows)
-
-    def clear(self) -> None:
-        """Start anew."""
-        self.rows = self.payload_bytes = 0
-        self._items, self._spans = [], {}
-
-    def drop(self, partitions: Iterable[int]) -> None:
-        """Throw away what was added of these partitions."""
-        gone = set(partitions)
-        self._items = [item for item in self._items if item.partition not in gone]
-        self._spans = {partition: span for partition, span in self._spans.items() if partition not in gone}
-        self.rows = sum(item.message.records for item in self._items)
-        self.payload_bytes = sum(len(item.payload) for item in self._items)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The rows of one dataset version in a chunk. items: of each payload of `rows`, its index in the chunk's items."""
-
-    rows: Rows
-    items: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedChunk:
-    """A chunk with its payloads decoded: all that takes processor time is done before the transaction begins."""
-
-    chunk: Chunk
-    groups: tuple[Group, ...]
-
-
-def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> PreparedChunk:
-    """Decode a chunk's payloads, a native call a dataset version.
-
-    codec_of: gives the codec of a dataset's name and version; what it raises comes through.
-    """
-    members: dict[tuple[str, int], list[int]] = {}
-    for index, item in enumerate(chunk.items):
-        if item.message.kind is Kind.BATCH:
-            members.setdefault((item.message.spec.dataset, item.message.spec.dataset_version), []).append(index)
-    groups = []
-    # In the same order in every worker: those who write to the same tables wait for each other in one order.
-    for (name, version), indices in sorted(members.items()):
-        items = [chunk.items[index] for index in indices]
-        payloads = [Payload(item.message.spec.key.tenant, item.message.records, item.payload) for item in items]
-        groups.append(Group(to_rows(codec_of(name, version), payloads), tuple(indices)))
-    return PreparedChunk(chunk, tuple(groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +166,3 @@ def came_again(items: Sequence[Received], ledger: LedgerView) -> list[tuple[uuid
         if lane is not None and message.sequence < lane.next_sequence:
             again.append((job_id, message.sequence))
     return again
-
-
-def jobs_of(items: Sequence[Received]) -> list[JobKey]:
-    """Return the jobs of messages, each once, in the order in which they come."""
-    return list({item.message.spec.key: None for item in items})
