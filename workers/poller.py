@@ -16,6 +16,7 @@ from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Received
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.consume.ownership import Holdings
+from bulkgrpc.consume.ports import Applied
 from bulkgrpc.consume.stall import StallWatch
 from bulkgrpc.consume.tuning import ChunkTuner
 from bulkgrpc.datasets.codec import BatchCodec
@@ -27,7 +28,6 @@ from bulkgrpc.model import JobCounts, Kind, Ownership
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.transaction import Applied
 from bulkgrpc.settings import WorkerSettings
 from workers.writer import ChunkWriter, Result
 

@@ -12,10 +12,11 @@ import structlog
 
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.ports import Applied, NotNext
 from bulkgrpc.model import Outcome
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.transaction import Applied, write_chunk
+from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.settings import WorkerSettings
 
@@ -35,7 +36,7 @@ class Result:
 
     prepared: PreparedChunk
     applied: Applied | None
-    refusal: ledger.NotNext | None = None
+    refusal: NotNext | None = None
 
 
 class ChunkWriter:
@@ -102,7 +103,7 @@ class ChunkWriter:
             try:
                 connection = self._connected()
                 return Result(prepared, write_chunk(connection, self._settings.topic, prepared, self._writer))
-            except ledger.NotNext as refusal:
+            except NotNext as refusal:
                 if tried and _committed(prepared, refusal):
                     # The connection broke during the commit, and the commit had gone through.
                     return Result(prepared, Applied({}))
@@ -115,7 +116,7 @@ class ChunkWriter:
                 if timeouts == TIMEOUTS_MAX:
                     return Result(prepared, None)
                 if self._stopping.wait(backoff.take()):
-                    return Result(prepared, None, ledger.NotNext({}, {}))
+                    return Result(prepared, None, NotNext({}, {}))
 
     def _connected(self) -> ledger.Connection:
         if self._connection is None or self._connection.closed:
@@ -130,7 +131,7 @@ class ChunkWriter:
             self._connection = None
 
 
-def _committed(prepared: PreparedChunk, refusal: ledger.NotNext) -> bool:
+def _committed(prepared: PreparedChunk, refusal: NotNext) -> bool:
     """Tell whether the ledger stands at the chunk's ends under the chunk's owner: it was applied before."""
     return all(
         refusal.outcomes.get(span.partition) is Outcome.REPLAY

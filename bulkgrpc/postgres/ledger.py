@@ -17,6 +17,7 @@ import psycopg
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.consume.plan import Lane, LaneKey, LedgerView, came_again
+from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.model import JobKey, JobState, Message, Outcome, Ownership, may_apply_span
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.jobs import open_values
@@ -24,15 +25,6 @@ from bulkgrpc.postgres.jobs import open_values
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
 Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-class NotNext(Exception):
-    """The ledger does not take a chunk. outcomes: of each of its partitions; ledger: where those stand."""
-
-    def __init__(self, outcomes: Mapping[int, Outcome], ledger: Mapping[int, Ownership]) -> None:
-        super().__init__(", ".join(f"partition {p}: {o.value}" for p, o in outcomes.items()))
-        self.outcomes = outcomes
-        self.ledger = ledger
 
 
 def acquire(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:

@@ -18,9 +18,10 @@ from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group, PreparedChunk
 from bulkgrpc.consume.job_delta import JobDelta, failure, why_refused
 from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, plan_lanes
+from bulkgrpc.consume.ports import Applied
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import RejectedRecord, Rows, record_bytes
-from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind
+from bulkgrpc.model import JobKey, JobSpec, Kind
 from bulkgrpc.postgres import dedupe, ledger, rejections, shared, staged
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.ledger import JobRow
@@ -32,19 +33,10 @@ from bulkgrpc.v1.ingest_pb2 import RecordBatch
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What a committed chunk did for each job, how long its rows took to write, and the whole transaction."""
-
-    counts: Mapping[JobKey, JobCounts]
-    rows_s: float = 0.0
-    total_s: float = 0.0
-
-
 def write_chunk(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:
     """Apply a chunk in one transaction and commit it.
 
-    Raises ledger.NotNext if the ledger does not take the chunk, psycopg.Error if PostgreSQL fails; nothing was applied
+    Raises NotNext if the ledger does not take the chunk, psycopg.Error if PostgreSQL fails; nothing was applied
     then, but where the connection broke during the commit only the ledger can tell.
     """
     missing = False

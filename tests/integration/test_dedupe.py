@@ -20,6 +20,7 @@ from bulkgrpc import client as library
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
+from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
@@ -212,7 +213,7 @@ def test_a_chunk_that_is_replayed_or_rolled_back_counts_once(
             write_chunk(connection, TOPIC, prepared, worker.writer)
     assert remembered(connection) == 0
     write_chunk(connection, TOPIC, prepared, worker.writer)
-    with pytest.raises(ledger.NotNext):
+    with pytest.raises(NotNext):
         write_chunk(connection, TOPIC, prepared, worker.writer)
     assert counts(connection, "acme/a") == (5, 5, 0, 0, 0)
 

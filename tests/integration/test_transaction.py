@@ -18,6 +18,7 @@ from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.job_delta import JobDelta
+from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
 from bulkgrpc.datasets.rows import RejectedRecord
@@ -124,7 +125,7 @@ def test_a_writer_that_sleeps_before_its_commit_loses_its_locks(
 def test_a_replayed_chunk_writes_nothing(connection: Connection, epoch: int) -> None:
     prepared = chunk(epoch, 0, batch(0, 0, 100), seal(1))
     write_chunk(connection, TOPIC, prepared, TableWriter())
-    with pytest.raises(ledger.NotNext) as refused:
+    with pytest.raises(NotNext) as refused:
         write_chunk(connection, TOPIC, prepared, TableWriter())
     assert refused.value.outcomes == {0: Outcome.REPLAY}
     assert refused.value.ledger[0].next_offset == 2
@@ -139,7 +140,7 @@ def test_a_batch_sent_twice_counts_once(connection: Connection, epoch: int) -> N
 
 
 def test_a_chunk_after_a_gap_is_refused(connection: Connection, epoch: int) -> None:
-    with pytest.raises(ledger.NotNext) as refused:
+    with pytest.raises(NotNext) as refused:
         write_chunk(connection, TOPIC, chunk(epoch, 5, batch(0, 0, 10)), TableWriter())
     assert refused.value.outcomes == {0: Outcome.GAP}
     assert count(connection, "sensor_readings") == 0
@@ -147,7 +148,7 @@ def test_a_chunk_after_a_gap_is_refused(connection: Connection, epoch: int) -> N
 
 def test_a_stale_owner_is_fenced(connection: Connection, epoch: int) -> None:
     ledger.acquire(connection, TOPIC, [0])
-    with pytest.raises(ledger.NotNext) as refused:
+    with pytest.raises(NotNext) as refused:
         write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), TableWriter())
     assert refused.value.outcomes == {0: Outcome.FENCED}
     assert count(connection, "sensor_readings") == 0

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.ports import Applied, NotNext
 from bulkgrpc.consume.stall import BEHIND_S, LOOK_EVERY_S, SILENT_S
 from bulkgrpc.kafka.consumer import Fetched, OffsetLost
 from bulkgrpc.kafka.message import to_headers
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Outcome, Ownership
-from bulkgrpc.postgres.ledger import NotNext
-from bulkgrpc.postgres.transaction import Applied
 from bulkgrpc.settings import WorkerSettings, load
 from workers import poller as module
 from workers.poller import Poller

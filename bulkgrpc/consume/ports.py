@@ -1,0 +1,227 @@
+"""What the worker needs of the world, as protocols: its unit tests play them, the stores implement them.
+
+Adapters: `bulkgrpc.kafka.consumer` (RecordLog), `bulkgrpc.kafka.dead_letters` (DeadLetterQueue),
+`bulkgrpc.postgres.worker_ports` (Ledger, DatasetRegistry, ChunkWriter), `bulkgrpc.postgres.maintenance_store`
+(MaintenanceStore). An adapter raises the exceptions of this module, never those of its driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Protocol
+
+from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.failures import Failure
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.model import JobCounts, JobKey, Message, Outcome, Ownership
+
+
+class RecordLogError(Exception):
+    """The record log does not answer, or does not do what was asked."""
+
+
+class OffsetLost(Exception):
+    """The record log does not have the offset that the ledger needs next.
+
+    Its retention deleted the message, or the topic was recreated.
+    """
+
+
+class GroupNotLeft(Exception):
+    """The consumer group was not left in time: the partitions move to other workers when the session expires.
+
+    The process must exit without cleaning up: librdkafka waits for Kafka without a bound, in its destructor too.
+    """
+
+
+class StoreError(Exception):
+    """The store of ledger, registry and tables refused a statement."""
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer now, or not in time. The same call may succeed later."""
+
+
+class WriteFailed(StoreError):
+    """A chunk was not written, or whether it was is unknown. `failure` says what the store reported."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class DatasetNotFound(Exception):
+    """A message names a dataset version that the registry does not have, or that cannot be decoded."""
+
+
+class NotNext(Exception):
+    """The ledger does not accept a chunk: a span of it is replayed, follows a gap or is fenced.
+
+    outcomes: one per partition of the chunk. ledger: the position of each partition that the ledger knows.
+    """
+
+    def __init__(self, outcomes: Mapping[int, Outcome], ledger: Mapping[int, Ownership]) -> None:
+        super().__init__(", ".join(f"partition {p}: {o.value}" for p, o in outcomes.items()))
+        self.outcomes = outcomes
+        self.ledger = ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A message as the record log returns it.
+
+    message: what its headers say; None if they cannot be read, as `malformed` explains.
+    """
+
+    partition: int
+    offset: int
+    headers: Sequence[tuple[str, bytes]]
+    key: bytes
+    payload: bytes
+    message: Message | None
+    malformed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A chunk that is committed. counts: what it did for each job.
+
+    rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
+    """
+
+    counts: Mapping[JobKey, JobCounts]
+    rows_s: float = 0.0
+    total_s: float = 0.0
+
+
+Assigned = Callable[[Sequence[int]], Mapping[int, int]]
+"""Called with partitions that were assigned. Returns the offset where each starts; one left out stays paused."""
+Revoked = Callable[[Sequence[int]], None]
+"""Called with partitions before they are revoked, or after they were lost."""
+
+
+class RecordLog(Protocol):
+    """The records topic, read as a member of a consumer group. One thread uses it.
+
+    Every method but `end` and `close` raises RecordLogError if the log refuses.
+    """
+
+    def join(self, assigned: Assigned, revoked: Revoked) -> None:
+        """Join the consumer group. Both callbacks run inside `fetch`."""
+
+    def fetch(self, messages_max: int, timeout_s: float) -> Sequence[Fetched]:
+        """Return up to `messages_max` messages; wait up to `timeout_s` for the first.
+
+        Raises OffsetLost if the log does not have the offset that a partition needs.
+        """
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Continue partitions at these offsets; paused ones resume.
+
+        Raises RecordLogError if a partition is not assigned or not ready.
+        """
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Stop fetching partitions. `fetch` must still be called, to stay in the group."""
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Fetch partitions again."""
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Report the next offset of partitions, for lag metrics and tools. Does not wait."""
+
+    def end(self, partition: int) -> int | None:
+        """Return the offset after a partition's last message, None if the log does not answer in time."""
+
+    def rejoin(self, timeout_s: float) -> None:
+        """Leave the group, waiting up to `timeout_s`, and join it as a new member."""
+
+    def close(self, timeout_s: float) -> None:
+        """Leave the group. Raises GroupNotLeft if that takes longer than `timeout_s`."""
+
+
+class Ledger(Protocol):
+    """The positions and owners of partitions. Every method raises StoreUnavailable, or StoreError."""
+
+    def acquire(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
+        """Acquire partitions under a new epoch, which fences their former owners. Returns their positions."""
+
+    def read(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
+        """Return the positions of partitions and the epochs of their owners."""
+
+
+class DatasetRegistry(Protocol):
+    """The registered datasets."""
+
+    def codec(self, name: str, version: int) -> BatchCodec:
+        """Return the decoder of a dataset version. A version that was returned once is returned without I/O.
+
+        Raises DatasetNotFound, StoreUnavailable, StoreError.
+        """
+
+
+class ChunkWriter(Protocol):
+    """Applies chunks, each in one transaction. One thread uses it."""
+
+    def write(self, prepared: PreparedChunk) -> Applied:
+        """Apply a chunk and commit it.
+
+        Raises NotNext if the ledger does not accept it, WriteFailed if the store fails. Nothing is applied then, except
+        where a connection broke during the commit: only the ledger knows.
+        """
+
+    def close(self) -> None:
+        """Release the connection. The next `write` opens another."""
+
+
+class DeadLetterQueue(Protocol):
+    """Where messages go that belong to no job."""
+
+    def add(self, message: Fetched, reason: str) -> None:
+        """Store a message with the reason; return once it is durable. Raises RecordLogError if it is not."""
+
+
+class MaintenanceStore(Protocol):
+    """The maintenance tasks of the store. Every method but `close` raises StoreUnavailable, or StoreError."""
+
+    def is_leader(self) -> bool:
+        """Try to become the maintenance leader; return whether this session is the leader. It stays so until closed."""
+
+    def keep_days(self, retention_days: int) -> None:
+        """Create the day partitions that are needed next and drop those past retention."""
+
+    def keep_partitions(self, today: date) -> Sequence[str]:
+        """Create the partitions of datasets' tables that are needed next; return why others could not be created."""
+
+    def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
+        """End open jobs without a batch for `abandoned_after_s`; return how many."""
+
+    def delete_orphaned_staged_rows(self) -> None:
+        """Delete staged rows of jobs that have ended."""
+
+    def rotate_dedupe(self) -> None:
+        """Start the next half of each dedupe window that is due."""
+
+    def build_filters(self) -> None:
+        """Build the filters of dedupe halves that do not change any more."""
+
+    def count_overdue(self) -> int:
+        """Return how many jobs are sealed and have not ended in time."""
+
+    def close(self) -> None:
+        """Release the connection, and the leadership with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPorts:
+    """What a worker is wired to. clock: seconds, monotonic."""
+
+    log: RecordLog
+    ledger: Ledger
+    writer: ChunkWriter
+    registry: DatasetRegistry
+    dead_letters: DeadLetterQueue
+    clock: Callable[[], float] = time.monotonic
