@@ -1,7 +1,7 @@
-"""Named places on a record's way at which a test can end, stop or hold this process. Inert unless armed.
+"""Crash sites: named places in the path of a chunk where a test can kill or stop this process. Inert unless armed.
 
-BULKGRPC_FAULT is `site:action`, or `site:action:n` for the n-th time the site is reached (from 1); several with commas
-between. Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `exit` (exit code 70).
+BULKGRPC_FAULT arms sites: `site:action`, or `site:action:n` for the n-th time that the site is reached, counted from 1;
+several are separated by commas. Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `exit` (exit status 70).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _armed = _parse(os.environ.get(VARIABLE, ""))
 
 
 def reach(site: Site) -> None:
-    """Say that the process is at a site; what is armed there happens."""
+    """Mark a site. If an action is armed for it, and it is reached for the armed time, the action happens."""
     if not _armed or site not in _armed:
         return
     fault = _armed[site]
@@ -41,5 +41,5 @@ def reach(site: Site) -> None:
     if fault.left == 0:
         if fault.action == "exit":
             os._exit(70)
-        # To this thread, not to the process: another thread might take it, and this one go on for a moment.
+        # To this thread, not to the process: if another thread received it, this one would run on for a moment.
         signal.raise_signal(signal.SIGSTOP if fault.action == "stop" else signal.SIGKILL)

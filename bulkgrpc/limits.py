@@ -1,17 +1,17 @@
-"""The limits that must fit each other, with their relations asserted where a process starts.
+"""Limits that depend on each other. `check_limits` checks their relations when a process starts.
 
-Sizes in bytes, times in seconds. What an operator may set is in `settings`; what only this code may set stands here.
+Sizes in bytes, times in seconds. These are constants; what an operator can configure is in `settings`.
 """
 
 from __future__ import annotations
 
 BATCH_BYTES_MAX = 1024 * 1024
-"""A serialized RecordBatch. 200 streams with one such batch each in memory stay under 300 MB."""
+"""A serialized RecordBatch. 200 streams with one such batch each in memory need less than 300 MB."""
 BATCH_RECORDS_MAX = 50_000
 MESSAGE_OVERHEAD_BYTES = 16 * 1024
-"""What the envelope of a stream message and the headers of a Kafka message may add to a batch."""
+"""What the envelope of a stream message, or the headers of a Kafka message, may add to a batch."""
 KAFKA_MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-"""What the topic takes; above the largest batch that a server may be set to."""
+"""The records topic's max.message.bytes; more than the largest batch that a server can be configured to accept."""
 
 STREAMS_MAX = 200
 LABELS_MAX = 16
@@ -20,44 +20,41 @@ LABEL_VALUE_CHARS_MAX = 255
 SESSION_ID_CHARS_MAX = 64
 TIME_TO_LIVE_S_MIN = 1.0
 TIME_TO_LIVE_S_MAX = 366 * 86_400.0
-"""Of a batch. Kafka and the job rows forget long before; above it the time of expiry may be no date any more."""
+"""Of a batch. Kafka and the job rows are deleted long before; a longer one may expire outside the range of dates."""
 DEDUPE_WINDOW_S_MIN = 1.0
 DEDUPE_WINDOW_S_MAX = 31 * 86_400.0
-"""For which records are remembered: PostgreSQL keeps up to two windows' hashes, some 100 bytes a record."""
+"""How long hashes of records are kept: PostgreSQL stores up to two windows, about 100 bytes per record."""
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
 KEY_COLUMNS_MAX = 8
 COLUMNS_MAX = 400
 HASH_PARTITIONS_MAX = 256
 TIME_PARTITIONS_MAX = 1000
-"""Of a table: rows of still other times stay in its default partition, as every plan looks through the partitions."""
+"""Per table; rows of further periods stay in the default partition, because a query plan visits every partition."""
 LANES_MAX = 16
 
 MAX_POLL_INTERVAL_S = 300.0
 STATEMENT_TIMEOUT_S = 60.0
-"""One statement of a chunk's transaction."""
+"""PostgreSQL's statement_timeout: one statement of a chunk's transaction."""
 IDLE_IN_TRANSACTION_S = 10.0
-"""A transaction whose worker says nothing more: a frozen one must not hold its partitions' rows for longer."""
+"""PostgreSQL's idle_in_transaction_session_timeout: how long a frozen worker can lock its partitions' rows."""
 TCP_USER_TIMEOUT_S = 10.0
-"""Data sent and not acknowledged by the other machine."""
+"""How long sent data may stay unacknowledged by the other machine."""
 CHUNK_TRANSACTION_S_MAX = 120.0
-"""A chunk's whole transaction; the server side ends it after that."""
+"""PostgreSQL's transaction_timeout: a chunk's whole transaction."""
 DELIVERY_TIMEOUT_S = 20.0
-"""From produce to the broker's acknowledgement; after that the stream ends with UNAVAILABLE."""
+"""From produce to Kafka's acknowledgement; after it the stream ends with UNAVAILABLE."""
 SEAL_TIMEOUT_S = 25.0
-"""From the end of the stream to the answer. A client's own deadline must be longer."""
+"""From the end of the stream to the server's response. A client's own deadline must be longer."""
 SUBMISSION_DEADLINE_S = 30.0
 
 
 class LimitError(ValueError):
-    """Two limits do not fit each other."""
+    """Two limits contradict each other."""
 
 
 def check_limits(batch_bytes_max: int = BATCH_BYTES_MAX, chunk_bytes_max: int | None = None) -> None:
-    """Check that the limits fit each other.
-
-    Raises LimitError with the relation that is broken.
-    """
+    """Check the relations between the limits. Raises LimitError, which names the relation that does not hold."""
     relations = {
         f"batch_bytes_max ({batch_bytes_max}) + overhead must be under Kafka's {KAFKA_MESSAGE_BYTES_MAX} bytes": (
             batch_bytes_max + MESSAGE_OVERHEAD_BYTES < KAFKA_MESSAGE_BYTES_MAX

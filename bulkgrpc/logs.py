@@ -1,4 +1,4 @@
-"""Where logs go: stderr, JSON lines, or for a human if that is a terminal. Libraries' logs take the same way."""
+"""Logs to stderr: JSON lines, or readable text if stderr is a terminal. Logs of libraries are formatted likewise."""
 
 from __future__ import annotations
 

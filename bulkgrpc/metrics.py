@@ -1,4 +1,4 @@
-"""Every metric, with its unit and meaning. Recorded through OpenTelemetry: nothing is sent unless a provider is set."""
+"""Every metric, with its unit and meaning, through OpenTelemetry: exported only if a meter provider is configured."""
 
 from __future__ import annotations
 
@@ -12,33 +12,37 @@ jobs_overdue = _meter.create_gauge(
 jobs_abandoned = _meter.create_counter(
     "bulkgrpc.jobs.abandoned",
     unit="{job}",
-    description="Open jobs ended as EXPIRED because their client never came back",
+    description="Open jobs ended as EXPIRED because their client did not resume them in time",
 )
 records_written = _meter.create_counter(
-    "bulkgrpc.records.written", unit="{record}", description="Records that are in a table because of this worker"
+    "bulkgrpc.records.written", unit="{record}", description="Records that this worker wrote to their table"
 )
 records_rejected = _meter.create_counter(
-    "bulkgrpc.records.rejected", unit="{record}", description="Records that this worker put into a rejection report"
+    "bulkgrpc.records.rejected", unit="{record}", description="Records that this worker rejected and reported"
 )
 records_expired = _meter.create_counter(
-    "bulkgrpc.records.expired", unit="{record}", description="Records that this worker discarded and counted"
+    "bulkgrpc.records.expired",
+    unit="{record}",
+    description="Records that this worker discarded: past their time to live, or of a job that had ended",
 )
 chunk_rows = _meter.create_gauge(
-    "bulkgrpc.chunk.rows", unit="{row}", description="Rows after which this worker takes a chunk for full, as tuned"
+    "bulkgrpc.chunk.rows", unit="{row}", description="Rows at which a chunk of this worker is full, as tuned"
 )
 chunk_seconds = _meter.create_histogram(
-    "bulkgrpc.chunk.duration", unit="s", description="Time of a chunk's transaction, its commit included"
+    "bulkgrpc.chunk.duration", unit="s", description="Duration of a chunk's transaction, commit included"
 )
-chunks_refused = _meter.create_counter(
-    "bulkgrpc.chunks.refused",
+chunks_not_applied = _meter.create_counter(
+    "bulkgrpc.chunks.not_applied",
     unit="{chunk}",
-    description="Chunks that the ledger did not take: replayed, after a gap, fenced",
+    description="Chunks that were not applied and are read again: replayed, gap, fenced, or too slow",
 )
 partitions_stalled = _meter.create_counter(
     "bulkgrpc.partitions.stalled",
     unit="{partition}",
-    description="Partitions whose messages Kafka had and did not send, so that this worker joined its group anew",
+    description="Partitions whose messages Kafka had and did not deliver; the worker joined its group again",
 )
 messages_dead = _meter.create_counter(
-    "bulkgrpc.messages.dead", unit="{message}", description="Messages that this worker put on the dead-letter topic"
+    "bulkgrpc.messages.dead",
+    unit="{message}",
+    description="Messages of no job that this worker stored on the dead-letter topic",
 )

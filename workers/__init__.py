@@ -1,7 +1,12 @@
-"""The worker process: life-cycle, poll loop and wiring. Every decision lies in `bulkgrpc`.
+"""The worker process: life cycle, threads, poll loop and wiring. The decisions are in `bulkgrpc.consume`.
 
-process.py   starts and stops: settings, signals, the two threads
-poller.py    owns the consumer: poll → chunk → decode, then hands over and commits what was written
-writer.py    owns the connection: write → commit, again and again until PostgreSQL has it
-ownership.py which partitions are ours, under which epoch, and where they stand
+process.py      starts and stops: settings, adapters, signals, threads
+poller.py       the poll loop: fetch, assemble, decode, submit to the writer, commit what it applied
+partitions.py   acquires partitions from the ledger, releases them, joins the group again if they stall
+intake.py       fetched messages, until each is in a chunk or in the dead-letter queue
+writer.py       the writing thread: writes each chunk until it is applied, replayed, fenced or too slow
+maintenance.py  the maintenance thread
+
+A chunk moves downward: Poller.step → Intake.fill (assembly) → prepare (decode) → WriterThread → ChunkWriter.write
+(transaction). Its result comes back once, through the writer's queue.
 """

@@ -1,105 +1,99 @@
-"""The housekeeping thread: does the rounds of `bulkgrpc.postgres.maintenance`, if no other worker does."""
+"""The maintenance thread: runs the store's maintenance tasks in rounds, while this worker is the leader."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-import psycopg
 import structlog
 
 from bulkgrpc import metrics
-from bulkgrpc.kafka.topics import KafkaUnavailable, end_offsets
-from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.dedupe import change_halves
-from bulkgrpc.postgres.filters import make_filters
-from bulkgrpc.postgres.maintenance import (
-    count_overdue,
-    delete_orphaned_staged_rows,
-    expire_abandoned,
-    is_maintenance_leader,
-    keep_days,
-)
-from bulkgrpc.postgres.partitions import keep_partitions
+from bulkgrpc.consume.ports import MaintenanceStore, RecordLogError, StoreError
 from bulkgrpc.settings import WorkerSettings
 
 log = structlog.get_logger()
 
 
-class Maintenance:
-    """Start once; ends when `stopping` is set. It is on no record's way: a round that fails is tried again."""
+class MaintenanceThread:
+    """Start once; it ends when `stopping` is set. A task that fails is tried again in the next round.
 
-    def __init__(self, settings: WorkerSettings, stopping: threading.Event) -> None:
+    end_offsets: returns the end of each partition of the records topic. Raises RecordLogError.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        store: MaintenanceStore,
+        end_offsets: Callable[[], Mapping[int, int]],
+        stopping: threading.Event,
+    ) -> None:
         self._settings = settings
+        self._store = store
+        self._end_offsets = end_offsets
         self._stopping = stopping
-        self._connection: ledger.Connection | None = None
-        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended, `timeout_s` at most."""
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         wait_s = 0.0
         while not self._stopping.wait(wait_s):
             wait_s = self._settings.maintenance_interval_s
             try:
-                if self._connection is None:
-                    self._connection = connect(self._settings.postgres, "bulkgrpc-maintenance")
-                if is_maintenance_leader(self._connection):
-                    self._round(self._connection)
+                if self._store.is_leader():
+                    self._round()
                 else:
-                    self._disconnect()
-            except psycopg.Error as error:
-                log.warning("maintenance_failed", error=str(error).strip())
-                self._disconnect()
+                    self._store.close()
+            except StoreError as error:
+                log.warning("maintenance_failed", error=str(error))
+                self._store.close()
             except Exception:
-                # Whatever it is: a thread that ended would keep the lock, and nobody would keep house any more.
+                # Any exception: a thread that ended would keep the leadership, and no worker would do the tasks.
                 log.exception("maintenance_failed")
-                self._disconnect()
-        self._disconnect()
+                self._store.close()
+        self._store.close()
 
-    def _round(self, connection: ledger.Connection) -> None:
-        """Do every chore; one that fails is tried again next time, and holds up no other."""
-        chores = (
+    def _round(self) -> None:
+        """Run every task. One that fails does not delay the others."""
+        tasks = (
             self._keep_days,
             self._keep_partitions,
             self._expire_abandoned,
-            delete_orphaned_staged_rows,
-            change_halves,
-            make_filters,
+            self._store.delete_orphaned_staged_rows,
+            self._store.rotate_dedupe,
+            self._store.build_filters,
             self._count_overdue,
         )
-        for chore in chores:
+        for task in tasks:
             try:
-                chore(connection)
-            except (psycopg.Error, KafkaUnavailable) as error:
-                log.warning("maintenance_failed", chore=chore.__name__.strip("_"), error=str(error).strip())
-                if connection.closed:
+                task()
+            except (StoreError, RecordLogError) as error:
+                log.warning("maintenance_task_failed", task=task.__name__.strip("_"), error=str(error))
+                if not self._store.connected:
                     raise
 
-    def _keep_days(self, connection: ledger.Connection) -> None:
-        keep_days(connection, self._settings.retention_days)
+    def _keep_days(self) -> None:
+        self._store.keep_days(self._settings.retention_days)
 
-    def _keep_partitions(self, connection: ledger.Connection) -> None:
-        for reason in keep_partitions(connection, datetime.now(UTC).date()).not_made:
-            log.warning("partition_not_made", reason=reason)
+    def _keep_partitions(self) -> None:
+        for reason in self._store.keep_partitions(datetime.now(UTC).date()):
+            log.warning("partition_not_created", reason=reason)
 
-    def _expire_abandoned(self, connection: ledger.Connection) -> None:
-        ends = end_offsets(self._settings)
-        expired = expire_abandoned(connection, self._settings.topic, ends, self._settings.abandoned_after_s)
+    def _expire_abandoned(self) -> None:
+        expired = self._store.expire_abandoned(self._end_offsets(), self._settings.abandoned_after_s)
         metrics.jobs_abandoned.add(expired)
         if expired:
             log.warning("jobs_abandoned", expired=expired)
 
-    def _count_overdue(self, connection: ledger.Connection) -> None:
-        overdue = count_overdue(connection)
+    def _count_overdue(self) -> None:
+        overdue = self._store.count_overdue()
         metrics.jobs_overdue.set(overdue)
         if overdue:
-            log.warning("jobs_late", overdue=overdue)
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            log.warning("jobs_overdue", overdue=overdue)

@@ -1,4 +1,4 @@
-"""`bulkgrpc-worker`: settings, checks, signals; then the loop until SIGTERM."""
+"""`bulkgrpc-worker`, the composition root: settings, checks, adapters, signals; then the poll loop until SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,28 +9,43 @@ import threading
 from types import FrameType
 from typing import Annotated
 
-# Before ptars is loaded: a hostile record makes it panic, which is caught; its backtrace would only fill the log.
+# Before ptars is loaded: a hostile record makes it panic. The panic is caught; its backtrace would flood the log.
 os.environ["RUST_BACKTRACE"] = "0"
 
-import psycopg
 import pyarrow as pa
 import structlog
 import typer
-from confluent_kafka import KafkaException
 
 from bulkgrpc import allocator, logs
-from bulkgrpc.kafka.consumer import GroupNotLeft, OffsetLost
-from bulkgrpc.kafka.topics import KafkaUnavailable, ensure_topic
-from bulkgrpc.postgres import schema
-from bulkgrpc.postgres.connection import connect
+from bulkgrpc.consume.ports import (
+    DatasetNotFound,
+    GroupNotLeft,
+    OffsetLost,
+    RecordLogError,
+    StoreError,
+    StoreUnavailable,
+    WorkerPorts,
+)
+from bulkgrpc.kafka.consumer import RecordsConsumer
+from bulkgrpc.kafka.dead_letters import DeadLetters
+from bulkgrpc.kafka.topics import KafkaUnavailable, end_offsets, ensure_topic
+from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
+from bulkgrpc.postgres.schema import SchemaMissing
+from bulkgrpc.postgres.worker_ports import (
+    PostgresChunkWriter,
+    PostgresDatasetRegistry,
+    PostgresLedger,
+    check_schema,
+)
 from bulkgrpc.settings import WorkerSettings, load
-from workers.maintenance import Maintenance
-from workers.poller import DatasetGone, Poller
+from workers.maintenance import MaintenanceThread
+from workers.poller import Poller
+from workers.writer import WriterThread
 
 log = structlog.get_logger()
 
 ARENAS = 2
-"""One for each of the threads that handle records."""
+"""Malloc arenas: one per thread that handles records."""
 
 
 def run(
@@ -39,10 +54,10 @@ def run(
     ] = None,
     chunk_rows_max: Annotated[int | None, typer.Option(help="Most rows in one transaction.")] = None,
 ) -> None:
-    """Run a worker: reads batches from Kafka, writes them to PostgreSQL, until SIGTERM.
+    """Run a worker: it reads batches from Kafka and writes them to PostgreSQL, until SIGTERM.
 
-    Start as many as there are partitions of the records topic; each takes its share by itself. Where the stores are, it
-    reads from BULKGRPC_KAFKA and BULKGRPC_POSTGRES.
+    Start up to one worker per partition of the records topic; Kafka shares the partitions among them. BULKGRPC_KAFKA
+    and BULKGRPC_POSTGRES name the stores.
     """
     settings = load(WorkerSettings, group=group, chunk_rows_max=chunk_rows_max)
     allocator.keep_flat(ARENAS)
@@ -56,25 +71,37 @@ def run(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        with connect(settings.postgres, "bulkgrpc-worker-check") as connection:
-            schema.check(connection)
+        check_schema(settings.postgres)
         ensure_topic(settings)
-        poller = Poller(settings, stopping)
-        Maintenance(settings, stopping).start()
+        poller = wire(settings, stopping)
+        maintenance = PostgresMaintenanceStore(settings.postgres, settings.topic)
+        MaintenanceThread(settings, maintenance, lambda: end_offsets(settings), stopping).start()
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
         poller.run()
     except GroupNotLeft as error:
-        _end_at_once(error)
-    except psycopg.OperationalError as error:
-        _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {str(error).strip()}")
-    except (schema.SchemaMissing, KafkaUnavailable) as error:
+        _exit_now(error)
+    except StoreUnavailable as error:
+        _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {error}")
+    except (SchemaMissing, KafkaUnavailable) as error:
         _fail(str(error))
     except OffsetLost as error:
-        _fail(f"Kafka has no longer the offset that the ledger (table bulk.offsets) needs next: {error}")
-    except (DatasetGone, KafkaException, psycopg.Error) as error:
+        _fail(f"Kafka no longer has the offset that the ledger (table bulk.offsets) needs next: {error}")
+    except (DatasetNotFound, RecordLogError, StoreError) as error:
         log.exception("worker_failed")
         _fail(str(error))
+
+
+def wire(settings: WorkerSettings, stopping: threading.Event) -> Poller:
+    """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet."""
+    ports = WorkerPorts(
+        log=RecordsConsumer(settings),
+        ledger=PostgresLedger(settings.postgres, settings.topic),
+        writer=PostgresChunkWriter(settings.postgres, settings.topic),
+        registry=PostgresDatasetRegistry(settings.postgres),
+        dead_letters=DeadLetters(settings),
+    )
+    return Poller(settings, ports, WriterThread(ports.writer, stopping), stopping)
 
 
 def _fail(message: str) -> None:
@@ -82,8 +109,8 @@ def _fail(message: str) -> None:
     raise typer.Exit(1)
 
 
-def _end_at_once(error: GroupNotLeft) -> None:
-    """End without cleaning up: with 0 if all was done but to leave, else with 1 and what had gone wrong before."""
+def _exit_now(error: GroupNotLeft) -> None:
+    """Exit without cleaning up: with status 0 if only leaving the group failed, else with 1 and the earlier error."""
     log.warning("group_not_left", reason=str(error))
     if error.__context__ is not None:
         sys.stderr.write(f"error: {error.__context__}\n")

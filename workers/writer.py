@@ -1,55 +1,69 @@
-"""The writing thread: owns the connection to PostgreSQL; takes prepared chunks, writes each until the ledger has it."""
+"""The writing thread: writes each chunk, with retries, until the failure table decides otherwise."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-import psycopg
 import structlog
 
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.ports import Applied, NotNext
+from bulkgrpc.consume.failures import Action, action_for, action_for_not_next
+from bulkgrpc.consume.ports import Applied, ChunkWriter, NotNext, WriteFailed
 from bulkgrpc.model import Outcome
-from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.transaction import write_chunk
-from bulkgrpc.postgres.writers.table import TableWriter
-from bulkgrpc.settings import WorkerSettings
 
 log = structlog.get_logger()
 
-CHUNKS_WAITING_MAX = 1
-"""Prepared chunks that wait while one is written: enough to keep PostgreSQL busy, and a bound on memory."""
+CHUNKS_QUEUED_MAX = 1
+"""Prepared chunks that wait while another is written: enough to keep PostgreSQL busy, and a bound on memory."""
 
-TIMEOUTS = (psycopg.errors.QueryCanceled, psycopg.errors.TransactionTimeout)
-TIMEOUTS_MAX = 2
-"""After so many a chunk is taken to be too large for the time that a transaction has."""
+
+@dataclass(frozen=True, slots=True)
+class NotApplied:
+    """A chunk was not applied, and what to do about it. outcomes: what the ledger reported, if it did."""
+
+    action: Action
+    outcomes: Mapping[int, Outcome] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a chunk. applied: None if it was not written, as `refusal` says, or as it takes too long."""
+    """What became of a chunk."""
 
     prepared: PreparedChunk
-    applied: Applied | None
-    refusal: NotNext | None = None
+    outcome: Applied | NotApplied
 
 
-class ChunkWriter:
-    """Writes chunks in the order in which they are submitted; results come in the same order. Start once, stop once."""
+class ChunkQueue(Protocol):
+    """What the poll loop needs of the writing thread. outstanding: chunks submitted whose results were not taken."""
 
-    def __init__(self, settings: WorkerSettings, stopping: threading.Event) -> None:
-        self._settings = settings
+    @property
+    def outstanding(self) -> int: ...  # noqa: D102
+    @property
+    def has_room(self) -> bool: ...  # noqa: D102
+    def start(self) -> None: ...  # noqa: D102
+    def submit(self, prepared: PreparedChunk) -> None: ...  # noqa: D102
+    def result(self, timeout_s: float) -> Result | None: ...  # noqa: D102
+    def stop(self, timeout_s: float) -> None: ...  # noqa: D102
+
+
+class WriterThread:
+    """Writes chunks in the order of `submit`; results come in the same order. Implements `ChunkQueue`.
+
+    Start once, stop once.
+    """
+
+    def __init__(self, writer: ChunkWriter, stopping: threading.Event) -> None:
+        self._writer = writer
         self._stopping = stopping
-        self._chunks: queue.Queue[PreparedChunk | None] = queue.Queue(CHUNKS_WAITING_MAX)
+        self._chunks: queue.Queue[PreparedChunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
-        self._connection: ledger.Connection | None = None
-        self._writer = TableWriter()
         self.outstanding = 0
 
     def start(self) -> None:
@@ -57,19 +71,19 @@ class ChunkWriter:
         self._thread.start()
 
     def submit(self, prepared: PreparedChunk) -> None:
-        """Hand a chunk over. At most CHUNKS_WAITING_MAX + 1 may be outstanding."""
+        """Queue a chunk. At most CHUNKS_QUEUED_MAX + 1 may be outstanding."""
         self._chunks.put_nowait(prepared)
         self.outstanding += 1
 
     @property
     def has_room(self) -> bool:
-        """Whether `submit` would take a chunk."""
-        return self.outstanding <= CHUNKS_WAITING_MAX and not self._chunks.full()
+        """Whether `submit` would accept a chunk."""
+        return self.outstanding <= CHUNKS_QUEUED_MAX and not self._chunks.full()
 
     def result(self, timeout_s: float) -> Result | None:
         """Return the next result, or None if there is none within `timeout_s`.
 
-        Raises what ended the thread.
+        Raises the exception that ended the thread.
         """
         try:
             result = self._results.get(timeout=timeout_s) if timeout_s > 0 else self._results.get_nowait()
@@ -81,7 +95,7 @@ class ChunkWriter:
         return result
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread once what it has is written, or `timeout_s` is over."""
+        """Stop the thread after the queued chunks, or after `timeout_s`."""
         with contextlib.suppress(queue.Full):
             self._chunks.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
@@ -89,52 +103,32 @@ class ChunkWriter:
     def _run(self) -> None:
         try:
             while (prepared := self._chunks.get()) is not None:
-                self._results.put(self._write(prepared))
-        except BaseException as error:  # noqa: BLE001 — the thread's root: the poller raises it
+                self._results.put(Result(prepared, self._write(prepared)))
+        except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
         finally:
-            self._disconnect()
+            self._writer.close()
 
-    def _write(self, prepared: PreparedChunk) -> Result:
-        """Write a chunk, however often PostgreSQL fails in between; one that it ended for its time is given back."""
+    def _write(self, prepared: PreparedChunk) -> Applied | NotApplied:
+        """Write a chunk, as often as the connection fails. Raises WriteFailed if the process must stop."""
         backoff = Backoff()
-        tried, timeouts = False, 0
+        attempts = timeouts = 0
         while True:
+            attempts += 1
             try:
-                connection = self._connected()
-                return Result(prepared, write_chunk(connection, self._settings.topic, prepared, self._writer))
-            except NotNext as refusal:
-                if tried and _committed(prepared, refusal):
-                    # The connection broke during the commit, and the commit had gone through.
-                    return Result(prepared, Applied({}))
-                return Result(prepared, None, refusal)
-            except (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError) as error:
-                tried = True
-                timeouts += isinstance(error, TIMEOUTS)
-                log.warning("postgres_unavailable", error=str(error).strip(), retry_in_s=round(backoff.next_s, 2))
-                self._disconnect()
-                if timeouts == TIMEOUTS_MAX:
-                    return Result(prepared, None)
-                if self._stopping.wait(backoff.take()):
-                    return Result(prepared, None, NotNext({}, {}))
-
-    def _connected(self) -> ledger.Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._settings.postgres, "bulkgrpc-worker")
-            # The same few statements a chunk: to plan each anew, over all days, takes longer than to run it.
-            self._connection.execute("SET plan_cache_mode = force_generic_plan")
-        return self._connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-def _committed(prepared: PreparedChunk, refusal: NotNext) -> bool:
-    """Tell whether the ledger stands at the chunk's ends under the chunk's owner: it was applied before."""
-    return all(
-        refusal.outcomes.get(span.partition) is Outcome.REPLAY
-        and refusal.ledger[span.partition].next_offset == span.to_offset
-        for span in prepared.chunk.spans
-    )
+                return self._writer.write(prepared)
+            except NotNext as error:
+                spans = prepared.chunk.spans
+                action = action_for_not_next(spans, error.outcomes, error.ledger, retried=attempts > 1)
+                return Applied({}) if action is Action.COUNT_AS_APPLIED else NotApplied(action, error.outcomes)
+            except WriteFailed as error:
+                timeouts += error.failure.timeout
+                action = action_for(error.failure, timeouts)
+                if action is Action.STOP_PROCESS:
+                    raise
+                wait_s = backoff.advance()
+                log.warning("postgres_unavailable", error=error.failure.message, retry_in_s=round(wait_s, 2))
+                if action is not Action.RETRY_CONNECTION:
+                    return NotApplied(action)
+                if self._stopping.wait(wait_s):
+                    return NotApplied(Action.REREAD_LEDGER)

@@ -10,7 +10,7 @@ from bulkgrpc.model import JobKey, Message, Ownership
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message as it came from a partition."""
+    """A message of a job, with its position in the records topic."""
 
     partition: int
     offset: int
@@ -20,7 +20,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The offsets [from_offset, to_offset) of a partition, held under `owner_epoch`."""
+    """The offsets [from_offset, to_offset) of a partition that is owned under `owner_epoch`."""
 
     partition: int
     from_offset: int
@@ -30,7 +30,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Messages of one or more partitions, in the order of each partition's offsets. rows counts their records."""
+    """Messages of one or more partitions, in offset order within each partition.
+
+    spans: one per partition; it includes dead letters, `items` does not. rows: the records of all items.
+    """
 
     spans: tuple[Span, ...]
     items: tuple[Received, ...]
@@ -39,7 +42,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkBounds:
-    """When a chunk is full: at least one of these reached. Payload bytes, records."""
+    """A chunk is full when it reaches at least one of these: records, payload bytes."""
 
     rows_max: int
     bytes_max: int
@@ -47,11 +50,16 @@ class ChunkBounds:
 
 @dataclass(slots=True)
 class ChunkBuilder:
-    """Assembles the next chunk. May run over its bounds by the last message that fits in none."""
+    """Assembles the next chunk. The message that reaches a bound is part of it, so it may exceed the bound.
+
+    Each message is the next one of its partition; the caller checks that (`OwnedPartitions.outcome`).
+    started_at_s: when the first message was added, seconds of the monotonic clock.
+    """
 
     bounds: ChunkBounds
     rows: int = 0
     payload_bytes: int = 0
+    started_at_s: float = 0.0
     _items: list[Received] = field(default_factory=list)
     _spans: dict[int, Span] = field(default_factory=dict)
 
@@ -66,36 +74,46 @@ class ChunkBuilder:
         return self.rows >= self.bounds.rows_max or self.payload_bytes >= self.bounds.bytes_max
 
     def add(self, received: Received, owned: Ownership) -> None:
-        """Add the message at the partition's next offset."""
+        """Add a message that belongs to a job."""
         self.skip(received.partition, received.offset, owned)
         self._items.append(received)
         self.rows += received.message.records
         self.payload_bytes += len(received.payload)
 
     def skip(self, partition: int, offset: int, owned: Ownership) -> None:
-        """Go over the message at the partition's next offset: it is not of any job."""
+        """Advance past a message that belongs to no job."""
         span = self._spans.get(partition)
         start = offset if span is None else span.from_offset
         self._spans[partition] = Span(partition, start, offset + 1, owned.owner_epoch)
 
+    def ready(self, now_s: float, linger_s: float, outstanding: int) -> bool:
+        """Return whether the chunk should be written now, if the writer has room.
+
+        outstanding: chunks that the writer has not returned. While there is one, only a full chunk is ready: waiting
+        costs nothing then, and a larger chunk is cheaper. Else a chunk is ready once it is `linger_s` old.
+        """
+        if self.empty:
+            return False
+        return self.full or (outstanding == 0 and now_s - self.started_at_s >= linger_s)
+
     def build(self) -> Chunk:
-        """Return what was added so far."""
+        """Return the chunk of what was added since the last `clear`."""
         return Chunk(tuple(self._spans.values()), tuple(self._items), self.rows)
 
     def clear(self) -> None:
-        """Start anew."""
+        """Start the next chunk."""
         self.rows = self.payload_bytes = 0
         self._items, self._spans = [], {}
 
     def drop(self, partitions: Iterable[int]) -> None:
-        """Throw away what was added of these partitions."""
-        gone = set(partitions)
-        self._items = [item for item in self._items if item.partition not in gone]
-        self._spans = {partition: span for partition, span in self._spans.items() if partition not in gone}
+        """Discard what was added of these partitions."""
+        dropped = set(partitions)
+        self._items = [item for item in self._items if item.partition not in dropped]
+        self._spans = {partition: span for partition, span in self._spans.items() if partition not in dropped}
         self.rows = sum(item.message.records for item in self._items)
         self.payload_bytes = sum(len(item.payload) for item in self._items)
 
 
 def jobs_of(items: Sequence[Received]) -> list[JobKey]:
-    """Return the jobs of messages, each once, in the order in which they come."""
+    """Return the jobs of messages, each once, in the order of their first messages."""
     return list({item.message.spec.key: None for item in items})

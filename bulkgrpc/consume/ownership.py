@@ -1,62 +1,94 @@
-"""Which partitions this worker holds, under which epoch, and the offset that each takes next."""
+"""Which partitions this worker owns, under which epoch, and the next offset of each. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bulkgrpc.model import Ownership
+from bulkgrpc.model import Outcome, Ownership
 
 
 @dataclass(slots=True)
-class Holdings:
-    """The partitions that Kafka assigned, each in one of three states.
+class OwnedPartitions:
+    """The partitions that Kafka assigned to this worker, each in one of three states.
 
-    waiting: to be acquired from the ledger, which raises the epoch; not before a time (s, monotonic clock).
-    unsure: held, but where it stands must be read from the ledger again.
-    held: may be written under its epoch, from its next offset on.
+    | state       | meaning                                                                  | next state             |
+    |-------------|--------------------------------------------------------------------------|------------------------|
+    | waiting     | to be acquired from the ledger, not before a time (seconds, monotonic)   | owned                  |
+    | unconfirmed | acquired, but its next offset must be read from the ledger again         | owned; fenced: waiting |
+    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed            |
+
+    A revoked partition is in none of them.
     """
 
-    held: dict[int, Ownership] = field(default_factory=dict)
-    unsure: dict[int, Ownership] = field(default_factory=dict)
+    owned: dict[int, Ownership] = field(default_factory=dict)
+    unconfirmed: dict[int, Ownership] = field(default_factory=dict)
     _waiting: dict[int, float] = field(default_factory=dict)
+    _gaps: dict[int, int] = field(default_factory=dict)
 
-    def waiting(self, now_s: float) -> Sequence[int]:
-        """Return the partitions to be acquired by now."""
+    def due(self, now_s: float) -> Sequence[int]:
+        """Return the waiting partitions that may be acquired now, sorted."""
         return sorted(partition for partition, not_before_s in self._waiting.items() if not_before_s <= now_s)
 
     def wait(self, partitions: Iterable[int], not_before_s: float) -> None:
-        """Hold partitions no longer; acquire them, but not before a time."""
+        """Make partitions waiting: they are acquired, but not before a time."""
         for partition in partitions:
-            self.held.pop(partition, None)
-            self.unsure.pop(partition, None)
+            self.owned.pop(partition, None)
+            self.unconfirmed.pop(partition, None)
             self._waiting[partition] = not_before_s
 
-    def hold(self, ownerships: Mapping[int, Ownership]) -> None:
-        """The ledger says how we hold these partitions; those that went away meanwhile are left out."""
+    def confirm(self, ownerships: Mapping[int, Ownership]) -> None:
+        """Make partitions owned, as the ledger reports them. Those that were revoked meanwhile are ignored."""
         for partition, ownership in ownerships.items():
-            if partition in self._waiting or partition in self.unsure:
+            if partition in self._waiting or partition in self.unconfirmed:
                 self._waiting.pop(partition, None)
-                self.unsure.pop(partition, None)
-                self.held[partition] = ownership
+                self.unconfirmed.pop(partition, None)
+                self.owned[partition] = ownership
 
-    def doubt(self) -> Sequence[int]:
-        """Make every held partition unsure; return them."""
-        self.unsure.update(self.held)
-        self.held.clear()
-        return list(self.unsure)
+    def unconfirm(self) -> Sequence[int]:
+        """Make every owned partition unconfirmed. Returns all unconfirmed partitions."""
+        self.unconfirmed.update(self.owned)
+        self.owned.clear()
+        return list(self.unconfirmed)
 
-    def drop(self, partitions: Iterable[int]) -> None:
-        """Give partitions up: nothing of them may be written any more."""
+    def release(self, partitions: Iterable[int]) -> None:
+        """Forget revoked partitions: nothing of them may be written."""
         for partition in partitions:
-            self.held.pop(partition, None)
-            self.unsure.pop(partition, None)
+            self.owned.pop(partition, None)
+            self.unconfirmed.pop(partition, None)
             self._waiting.pop(partition, None)
 
-    def take(self, partition: int, offset: int) -> Ownership | None:
-        """Return the ownership under which the message at `offset` may be written and move on; None if it may not."""
-        owned = self.held.get(partition)
-        if owned is None or owned.next_offset != offset:
-            return None
-        self.held[partition] = replace(owned, next_offset=offset + 1)
-        return owned
+    def release_all(self) -> None:
+        """Forget every partition: the group was left."""
+        self.owned.clear()
+        self.unconfirmed.clear()
+        self._waiting.clear()
+
+    def outcome(self, partition: int, offset: int) -> Outcome:
+        """Return whether the message at `offset` may be written.
+
+        | the partition | offset        | outcome                                        |
+        |---------------|---------------|------------------------------------------------|
+        | owned         | = next offset | NEXT                                           |
+        | owned         | < next offset | REPLAY: it was fetched before a seek           |
+        | owned         | > next offset | GAP: the log skipped messages                  |
+        | not owned     | any           | FENCED                                         |
+        """
+        owned = self.owned.get(partition)
+        if owned is None:
+            return Outcome.FENCED
+        if offset == owned.next_offset:
+            return Outcome.NEXT
+        return Outcome.REPLAY if offset < owned.next_offset else Outcome.GAP
+
+    def advance(self, partition: int) -> None:
+        """Move an owned partition past its next message."""
+        owned = self.owned[partition]
+        self.owned[partition] = replace(owned, next_offset=owned.next_offset + 1)
+
+    def repeats_gap(self, partition: int) -> bool:
+        """Remember a gap before an owned partition's next offset. Returns whether the same gap was seen before."""
+        next_offset = self.owned[partition].next_offset
+        repeated = self._gaps.get(partition) == next_offset
+        self._gaps[partition] = next_offset
+        return repeated

@@ -187,6 +187,10 @@ class DeadLetterQueue(Protocol):
 class MaintenanceStore(Protocol):
     """The maintenance tasks of the store. Every method but `close` raises StoreUnavailable, or StoreError."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session that is not broken. A new one is not the leader until `is_leader` returns True."""
+
     def is_leader(self) -> bool:
         """Try to become the maintenance leader; return whether this session is the leader. It stays so until closed."""
 

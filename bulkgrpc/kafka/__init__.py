@@ -1,1 +1,9 @@
-"""Kafka: topics, partition choice, message form, producer and consumer. Shared by servers and workers."""
+"""Kafka: the only package that imports its driver. Topics, producer, consumer, dead letters; shared by all processes.
+
+message.py    the form of a message on the records topic
+partition.py  which partitions a tenant's batches go to
+producer.py   sends batches (servers)
+consumer.py   the RecordLog of a worker
+dead_letters.py  the DeadLetterQueue of a worker, and what an operator does with it
+topics.py     creates topics and asks for their ends
+"""

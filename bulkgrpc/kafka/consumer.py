@@ -1,122 +1,111 @@
-"""The consumer: one a worker, owned by one thread. It reads where the ledger says, never where Kafka remembers."""
+"""The worker's `RecordLog` on Kafka: one consumer, used by one thread. It starts where the ledger says."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from bulkgrpc import limits
+from bulkgrpc.consume.ports import Assigned, Fetched, GroupNotLeft, OffsetLost, RecordLogError, Revoked
+from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 
-Partitions = Sequence[int]
-Assigned = Callable[[Partitions], Mapping[int, int]]
-Revoked = Callable[[Partitions], None]
-END_WITHIN_S = 1.0
+END_TIMEOUT_S = 1.0
 _QUEUE_KBYTES_MAX = 32 * 1024
 
 
-class OffsetLost(Exception):
-    """Kafka has not the offset that the ledger needs next: its retention passed it, or the topic was made anew."""
-
-
-class GroupNotLeft(Exception):
-    """The group was not left in time: its partitions go to others when the session runs out.
-
-    The process must end without cleaning up: librdkafka waits for Kafka without a bound, in its destructor, too.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A message as Kafka has it."""
-
-    partition: int
-    offset: int
-    headers: Sequence[tuple[str, bytes]]
-    payload: bytes
-    key: bytes = b""
-
-
 class RecordsConsumer:
-    """Reads the records topic as a member of the consumer group.
+    """Reads the records topic as a member of the consumer group. Implements `RecordLog`."""
 
-    assigned: called when partitions come; returns where each starts, a partition that it leaves out stays paused until
-    `seek`. revoked: called before partitions go, or after they were lost. Both are called inside `fetch`.
-    """
-
-    def __init__(self, settings: WorkerSettings, assigned: Assigned, revoked: Revoked) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._topic = settings.topic
-        self._assigned, self._revoked = assigned, revoked
-        self._consumer = self._join()
+        self._assigned: Assigned = lambda _: {}
+        self._revoked: Revoked = lambda _: None
+        self._consumer = Consumer(_configuration(settings))
 
-    def fetch(self, messages_max: int, timeout_s: float) -> list[Fetched]:
-        """Return messages: waits up to `timeout_s` for the first, then takes those that are here.
+    def join(self, assigned: Assigned, revoked: Revoked) -> None:
+        """Join the consumer group. Both callbacks run inside `fetch`.
 
-        Raises OffsetLost where Kafka has no longer what the ledger needs, KafkaException on an error that lasts.
+        A partition that `assigned` leaves out stays paused until `seek`.
         """
-        first = self._consumer.poll(timeout_s)
-        if first is None:
-            return []
-        found = []
-        for message in (first, *self._consumer.consume(messages_max - 1, 0)):
+        self._assigned, self._revoked = assigned, revoked
+        self._subscribe()
+
+    def fetch(self, messages_max: int, timeout_s: float) -> Sequence[Fetched]:
+        """Return up to `messages_max` messages; wait up to `timeout_s` for the first.
+
+        Raises OffsetLost if Kafka no longer has the offset that a partition needs, RecordLogError on an error that
+        librdkafka does not recover from.
+        """
+        with _translated():
+            first = self._consumer.poll(timeout_s)
+            if first is None:
+                return ()
+            messages = (first, *self._consumer.consume(messages_max - 1, 0))
+        fetched = []
+        for message in messages:
             error = message.error()
             if error is not None:
-                self._raise_if_lasting(error)
+                _raise_if_permanent(error)
                 continue
-            found.append(_fetched(message))
-        return found
+            fetched.append(_fetched(message))
+        return fetched
 
     def seek(self, offsets: Mapping[int, int]) -> None:
-        """Go on reading partitions at these offsets, paused ones too.
+        """Continue partitions at these offsets; paused ones resume.
 
-        Raises KafkaException if one of them is not assigned (any longer), or not ready yet.
+        Raises RecordLogError if a partition is not assigned or not ready.
         """
-        for partition, offset in offsets.items():
-            self._consumer.seek(TopicPartition(self._topic, partition, offset))
-        self._consumer.resume(self._partitions(offsets))
+        with _translated():
+            for partition, offset in offsets.items():
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        self.resume(offsets)
 
     def pause(self, partitions: Iterable[int]) -> None:
-        """Fetch no more of these partitions; `fetch` must still be called, to stay in the group."""
-        self._consumer.pause(self._partitions(partitions))
+        """Stop fetching partitions. `fetch` must still be called, to stay in the group."""
+        with _translated():
+            self._consumer.pause(self._partitions(partitions))
 
     def resume(self, partitions: Iterable[int]) -> None:
-        """Fetch these partitions again."""
-        self._consumer.resume(self._partitions(partitions))
+        """Fetch partitions again."""
+        with _translated():
+            self._consumer.resume(self._partitions(partitions))
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """Tell Kafka where partitions stand: for lag and for tools; the ledger is the truth. Does not wait."""
+        """Report the next offset of partitions, for lag metrics and tools; the ledger decides. Does not wait."""
         if offsets:
             positions = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
-            self._consumer.commit(offsets=positions, asynchronous=True)
+            with _translated():
+                self._consumer.commit(offsets=positions, asynchronous=True)
 
     def end(self, partition: int) -> int | None:
-        """Return the offset after the last message that Kafka has of a partition, None if it does not tell in time."""
+        """Return the offset after a partition's last message, None if Kafka does not answer within END_TIMEOUT_S."""
         try:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), END_WITHIN_S)
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), END_TIMEOUT_S)
         except KafkaException:
             return None
         return int(end)
 
     def rejoin(self, timeout_s: float) -> None:
-        """Leave the group, or, if Kafka does not let go within `timeout_s`, forget it, and join it as a new member.
+        """Leave the group and join it as a new member. After `timeout_s` the old member is abandoned.
 
-        `revoked` may be called for the partitions held, or not.
+        `revoked` is called for the assigned partitions only if the old member leaves in time.
         """
         with contextlib.suppress(GroupNotLeft):
             self.close(timeout_s)
-        self._consumer = self._join()
+        self._consumer = Consumer(_configuration(self._settings))
+        self._subscribe()
 
     def close(self, timeout_s: float) -> None:
-        """Leave the group, so that the partitions go to others without waiting for a time-out.
+        """Leave the group, so that the partitions move to other workers at once.
 
-        Raises GroupNotLeft if Kafka does not let go within `timeout_s`.
+        Raises GroupNotLeft if Kafka does not answer within `timeout_s`.
         """
         closing = threading.Thread(target=self._consumer.close, name="consumer-close", daemon=True)
         closing.start()
@@ -124,10 +113,11 @@ class RecordsConsumer:
         if closing.is_alive():
             raise GroupNotLeft(f"Kafka did not answer within {timeout_s:.0f} s: the partitions move later")
 
-    def _join(self) -> Consumer:
-        consumer = Consumer(_configuration(self._settings))
-        consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
-        return consumer
+    def _subscribe(self) -> None:
+        with _translated():
+            self._consumer.subscribe(
+                [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
 
     def _partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
@@ -138,29 +128,40 @@ class RecordsConsumer:
         consumer.incremental_assign(
             [TopicPartition(self._topic, number, starts.get(number, OFFSET_END)) for number in numbers]
         )
-        waiting = [number for number in numbers if number not in starts]
-        self.pause(waiting)
+        self.pause(number for number in numbers if number not in starts)
         # A pause outlives a revocation.
         self.resume(starts)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # One that did not let go in time may say so late, beside the new one.
+        # A consumer that was abandoned by `rejoin` may call this late, when a new one is in its place.
         if consumer is self._consumer:
             self._revoked([partition.partition for partition in partitions])
         consumer.incremental_unassign(partitions)
 
-    def _raise_if_lasting(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._BAD_MSG):
-            raise OffsetLost(error.str())
-        if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
-            raise KafkaException(error)
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise RecordLogError(str(error)) from error
+
+
+def _raise_if_permanent(error: KafkaError) -> None:
+    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._BAD_MSG):
+        raise OffsetLost(error.str())
+    if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
+        raise RecordLogError(str(error))
 
 
 def _fetched(message: Any) -> Fetched:
     # The stubs allow None for what a message without an error always has.
-    return Fetched(
-        message.partition(), message.offset(), message.headers() or (), message.value() or b"", message.key() or b""
-    )
+    headers, key, payload = message.headers() or (), message.key() or b"", message.value() or b""
+    try:
+        parsed, malformed = from_headers(headers), ""
+    except MalformedMessage as error:
+        parsed, malformed = None, str(error)
+    return Fetched(message.partition(), message.offset(), headers, key, payload, parsed, malformed)
 
 
 def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
@@ -171,7 +172,7 @@ def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "client.id": f"bulkgrpc-worker-{os.getpid()}",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # Where the ledger's offset is gone, stop: an operator decides what becomes of the lost span.
+        # If Kafka does not have the ledger's offset, stop: an operator decides about the lost span.
         "auto.offset.reset": "error",
         "check.crcs": True,
         "max.poll.interval.ms": int(limits.MAX_POLL_INTERVAL_S * 1000),
@@ -179,7 +180,7 @@ def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "fetch.message.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
         "fetch.max.bytes": 4 * limits.KAFKA_MESSAGE_BYTES_MAX,
         "fetch.wait.max.ms": 100,
-        # The default of 1000 leaves the workers without messages for a second whenever the queue was full.
+        # The default of 1000 leaves the worker without messages for a second whenever the queue was full.
         "fetch.queue.backoff.ms": 5,
         "log_level": 0,
     }

@@ -1,11 +1,11 @@
-"""The dead-letter topic: messages that nobody can place, with the reason and where they came from.
+"""The dead-letter topic: messages that belong to no job, each with the reason and its position in the records topic.
 
-It is a log: a letter is settled by a later note on the same topic that names its offset and how. Whatever is not
-settled is still to be looked at.
+The topic is a log. A dead letter is settled by a later message that names its offset and how: redriven or discarded.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import KafkaError, NewTopic
 
 from bulkgrpc import limits
-from bulkgrpc.kafka.consumer import Fetched
+from bulkgrpc.consume.ports import Fetched
 from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, KafkaUnavailable
 from bulkgrpc.settings import StackSettings
 
@@ -29,9 +29,10 @@ _READ_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that nobody could place.
+    """A message that belongs to no job.
 
-    offset: its place on the dead-letter topic. source: where it was read. digest: SHA-256 of the payload, hexadecimal.
+    offset: its offset on the dead-letter topic. source: the topic, partition and offset where a worker read it.
+    digest: SHA-256 of the payload, hexadecimal.
     """
 
     offset: int
@@ -46,27 +47,31 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Writes to and reads from the dead-letter topic, made if it is missing. Use from one thread.
+    """Writes and reads the dead-letter topic. Implements `DeadLetterQueue`. Use it from one thread.
 
-    Every method raises KafkaUnavailable if Kafka does not answer in time.
+    The first call connects to Kafka and creates the topic if it is missing. Every method raises KafkaUnavailable if
+    Kafka does not answer in time.
     """
 
     def __init__(self, settings: StackSettings) -> None:
         self._settings = settings
         self._topic = settings.dead_letter_topic
-        self._producer = Producer(
+
+    @functools.cached_property
+    def _producer(self) -> Producer:
+        self._ensure_topic()
+        return Producer(
             {
-                "bootstrap.servers": settings.kafka,
+                "bootstrap.servers": self._settings.kafka,
                 "enable.idempotence": True,
                 "message.max.bytes": 2 * limits.KAFKA_MESSAGE_BYTES_MAX,
                 "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
                 "log_level": 0,
             }
         )
-        self._ensure_topic()
 
     def add(self, message: Fetched, reason: str) -> None:
-        """Put a message on the topic; returns once every replica has it."""
+        """Store a message with the reason; return once every replica has it."""
         headers: list[tuple[str, str | bytes | None]] = [
             (f"{_PREFIX}reason", reason.encode()),
             (f"{_PREFIX}source-topic", self._settings.topic.encode()),
@@ -78,7 +83,7 @@ class DeadLetters:
         self._send(self._topic, _PARTITION, headers, message.key, message.payload)
 
     def unsettled(self) -> Sequence[DeadLetter]:
-        """Return the letters that are neither redriven nor discarded, oldest first."""
+        """Return the dead letters that are neither redriven nor discarded, oldest first."""
         letters: dict[int, DeadLetter] = {}
         for message in self._read():
             headers = dict(message.headers() or ())
@@ -90,12 +95,12 @@ class DeadLetters:
         return list(letters.values())
 
     def redrive(self, letter: DeadLetter) -> None:
-        """Send a letter back to the topic and partition that it came from, as it was."""
+        """Send a dead letter unchanged to the topic and partition where it was read, then settle it."""
         self._send(letter.source_topic, letter.source_partition, list(letter.headers), letter.key, letter.payload)
         self._settle(letter, "redriven")
 
     def discard(self, letter: DeadLetter) -> None:
-        """Settle a letter without doing anything about it."""
+        """Settle a dead letter without sending it."""
         self._settle(letter, "discarded")
 
     def _settle(self, letter: DeadLetter, how: Settlement) -> None:
@@ -122,7 +127,8 @@ class DeadLetters:
             raise KafkaUnavailable(f"Kafka did not store a message on {topic}: {failed[0] if failed else 'timed out'}")
 
     def _read(self) -> list[Any]:
-        """Return every message of the topic up to its present end."""
+        """Return every message of the topic, up to its end at the time of the call."""
+        self._ensure_topic()
         consumer = Consumer(
             {
                 "bootstrap.servers": self._settings.kafka,
@@ -130,26 +136,26 @@ class DeadLetters:
                 "enable.auto.commit": False,
             }
         )
-        place = TopicPartition(self._topic, _PARTITION)
+        position = TopicPartition(self._topic, _PARTITION)
         try:
-            start, end = consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_S)
+            start, end = consumer.get_watermark_offsets(position, timeout=REQUEST_TIMEOUT_S)
             consumer.assign([TopicPartition(self._topic, _PARTITION, start)])
-            found: list[Any] = []
-            give_up_s = time.monotonic() + _READ_S
-            while start < end and time.monotonic() < give_up_s:
-                came: list[Any] = [message for message in consumer.consume(500, 0.2) if message.error() is None]
-                found += came
-                start = came[-1].offset() + 1 if came else start
+            messages: list[Any] = []
+            deadline_s = time.monotonic() + _READ_S
+            while start < end and time.monotonic() < deadline_s:
+                polled: list[Any] = [message for message in consumer.consume(500, 0.2) if message.error() is None]
+                messages += polled
+                start = polled[-1].offset() + 1 if polled else start
             if start < end:
-                raise KafkaUnavailable(f"Kafka did not give topic {self._topic} in {_READ_S:g} s")
-            return found
+                raise KafkaUnavailable(f"Kafka did not return topic {self._topic} within {_READ_S:g} s")
+            return messages
         except KafkaException as error:
             raise KafkaUnavailable(f"Kafka at {self._settings.kafka}: {error.args[0].str()}") from error
         finally:
             consumer.close()
 
     def _ensure_topic(self) -> None:
-        # One partition, kept for good: few messages, and settling one must not outlive it.
+        # One partition without retention: there are few messages, and a dead letter must not outlive its settlement.
         config = {"max.message.bytes": str(2 * limits.KAFKA_MESSAGE_BYTES_MAX), "retention.ms": "-1"}
         topic = NewTopic(self._topic, 1, self._settings.replication, config=config)
         admin = AdminClient({"bootstrap.servers": self._settings.kafka, "log_level": 0})
@@ -165,17 +171,17 @@ class DeadLetters:
 def _letter(message: Any) -> DeadLetter:
     headers = dict(message.headers() or ())
 
-    def told(name: str) -> str:
+    def header(name: str) -> str:
         value = headers.get(f"{_PREFIX}{name}") or b""
         return value.decode(errors="replace")
 
     return DeadLetter(
         offset=message.offset(),
-        reason=told("reason"),
-        source_topic=told("source-topic"),
-        source_partition=int(told("source-partition") or 0),
-        source_offset=int(told("source-offset") or 0),
-        digest=told("digest"),
+        reason=header("reason"),
+        source_topic=header("source-topic"),
+        source_partition=int(header("source-partition") or 0),
+        source_offset=int(header("source-offset") or 0),
+        digest=header("digest"),
         headers=tuple((name, value) for name, value in message.headers() or () if not name.startswith(_PREFIX)),
         key=message.key() or b"",
         payload=message.value() or b"",

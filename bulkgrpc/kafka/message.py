@@ -1,6 +1,6 @@
-"""The form of a message on the records topic. Key: the tenant. Value: a serialized RecordBatch, or empty (seal).
+"""The form of a message on the records topic. Key: the tenant. Value: a serialized RecordBatch; empty for a seal.
 
-Headers are text, so that any Kafka tool shows them.
+Headers are text, so that every Kafka tool can show them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, from_us, 
 FORMAT = b"1"
 INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
 RECORDS_MAX = 1_000_000
-"""Above what any server may be set to take in a batch."""
+"""More than any server can be configured to accept in a batch."""
 
 
 class MalformedMessage(ValueError):
-    """A message on the topic that no server of ours can have written."""
+    """A message on the records topic that no bulkgrpc server wrote."""
 
 
 def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
-    """Return the Kafka headers of a message; labels and idempotency key only where it opens its lane."""
+    """Return the Kafka headers of a message. Only one that opens its lane has labels and the idempotency key."""
     pairs: list[tuple[str, str | bytes | None]] = [
         ("format", FORMAT),
         ("kind", message.kind.encode()),
@@ -43,7 +43,7 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
     if message.opens:
         pairs.append(("idempotency-key", message.spec.idempotency_key.encode()))
         pairs.append(("labels", json.dumps(message.spec.labels).encode()))
-    # On every message: a job that another stream opened under the same key must not lose them.
+    # On every message: any of them may be the first that creates the job's row.
     if message.spec.options != JobOptions():
         pairs.append(("options", json.dumps(asdict(message.spec.options)).encode()))
     if message.digest:
@@ -56,40 +56,40 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
 
 
 def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
-    """Read a message's headers.
+    """Parse a message's headers.
 
-    Raises MalformedMessage naming what is missing or wrong.
+    Raises MalformedMessage, which names what is missing or wrong.
     """
-    found = dict(headers or ())
+    values = dict(headers or ())
     try:
-        if found["format"] != FORMAT:
-            raise MalformedMessage(f"unknown format {found['format']!r}")
-        records = _whole(found["records"], RECORDS_MAX)
-        tenant, dataset = found["tenant"].decode(), found["dataset"].decode()
+        if values["format"] != FORMAT:
+            raise MalformedMessage(f"unknown format {values['format']!r}")
+        records = _whole(values["records"], RECORDS_MAX)
+        tenant, dataset = values["tenant"].decode(), values["dataset"].decode()
         if not is_tenant(tenant) or not is_dataset(dataset):
-            raise MalformedMessage(f"tenant {tenant!r} or dataset {dataset!r} is no valid name")
-        key, labels = found.get("idempotency-key", b"").decode(), json.loads(found.get("labels", b"{}"))
+            raise MalformedMessage(f"tenant {tenant!r} or dataset {dataset!r} is not a valid name")
+        key, labels = values.get("idempotency-key", b"").decode(), json.loads(values.get("labels", b"{}"))
         if any("\0" in text for text in (key, *labels, *labels.values())):
             raise MalformedMessage("U+0000 in the idempotency key or a label")
-        partitions = tuple(_whole(text, INT4_MAX) for text in found.get("partitions", b"").split(b",") if text)
+        partitions = tuple(_whole(text, INT4_MAX) for text in values.get("partitions", b"").split(b",") if text)
         return Message(
-            kind=Kind(found["kind"].decode()),
+            kind=Kind(values["kind"].decode()),
             spec=JobSpec(
-                JobKey(tenant, uuid.UUID(found["job"].decode())),
+                JobKey(tenant, uuid.UUID(values["job"].decode())),
                 key,
                 dataset,
-                _whole(found["version"], INT4_MAX),
+                _whole(values["version"], INT4_MAX),
                 labels,
-                JobOptions(**json.loads(found.get("options", b"{}"))),
+                JobOptions(**json.loads(values.get("options", b"{}"))),
             ),
-            lane=_whole(found["lane"], max(len(partitions) - 1, 0)),
-            sequence=_whole(found["sequence"], INT8_MAX),
+            lane=_whole(values["lane"], max(len(partitions) - 1, 0)),
+            sequence=_whole(values["sequence"], INT8_MAX),
             records=records,
-            job_records=_whole(found.get("job-records", b"0"), INT8_MAX),
-            sent_at=from_us(int(found["sent-at-us"])),
-            digest=bytes.fromhex(found.get("digest", b"").decode()),
-            expires_at=from_us(int(found["expires-at-us"])) if "expires-at-us" in found else None,
-            trace_context=found.get("traceparent", b"").decode(),
+            job_records=_whole(values.get("job-records", b"0"), INT8_MAX),
+            sent_at=from_us(int(values["sent-at-us"])),
+            digest=bytes.fromhex(values.get("digest", b"").decode()),
+            expires_at=from_us(int(values["expires-at-us"])) if "expires-at-us" in values else None,
+            trace_context=values.get("traceparent", b"").decode(),
             partitions=partitions,
         )
     except KeyError as error:

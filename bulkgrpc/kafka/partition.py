@@ -26,11 +26,14 @@ def murmur2(data: bytes) -> int:
 
 
 def partition_of(tenant: str, partitions: int) -> int:
-    """Return the partition of a tenant, 0 to partitions - 1: where a Java producer would put the key."""
+    """Return the partition of a tenant, in [0, partitions): the one that Kafka's Java producer chooses for the key."""
     return (murmur2(tenant.encode()) & 0x7FFFFFFF) % partitions
 
 
 def partitions_of(tenant: str, partitions: int, lanes: int) -> tuple[int, ...]:
-    """Return the partition of each lane of a job: the tenant's, then those after it; none twice, so at most all."""
+    """Return the partition of each lane of a job: the tenant's partition and those that follow it, each once.
+
+    A job has at most as many lanes as there are partitions.
+    """
     first = partition_of(tenant, partitions)
     return tuple((first + lane) % partitions for lane in range(min(lanes, partitions)))

@@ -1,4 +1,4 @@
-"""The producer: acks=all, idempotent, one a process. It tells the event loop of deliveries, in order."""
+"""The producer of a server process: idempotent, acks=all. It reports deliveries to the event loop, in order."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ POLL_S = 0.1
 
 
 class RecordsProducer:
-    """Sends messages to the records topic. Use as an async context manager; it owns librdkafka's handle and its thread.
+    """Sends messages to the records topic. An async context manager that owns librdkafka's handle and polling thread.
 
-    A fatal error of the idempotent producer (its state at the broker is lost) cannot be mended: the process must exit
-    and be started again. `fatal` is set then.
+    `fatal` is set after a fatal error of the idempotent producer, such as lost producer state at the broker. The
+    producer cannot recover: the process must exit and be started again.
     """
 
     def __init__(self, settings: StackSettings, queue_bytes_max: int) -> None:
@@ -38,7 +38,7 @@ class RecordsProducer:
                 "compression.type": "lz4",
                 "message.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
                 "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
-                # Above the byte budget of the server, which stops reading from clients first.
+                # More than the server's byte budget: the server stops reading from clients before this queue is full.
                 "queue.buffering.max.kbytes": queue_bytes_max * 2 // 1024,
                 "queue.buffering.max.messages": 100_000,
                 "log_level": 0,
@@ -46,7 +46,7 @@ class RecordsProducer:
             }
         )
         self._completed: collections.deque[tuple[Delivered, KafkaError | None]] = collections.deque()
-        self._woken = False
+        self._drain_scheduled = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -63,10 +63,10 @@ class RecordsProducer:
         await asyncio.to_thread(self._producer.flush, limits.DELIVERY_TIMEOUT_S)
 
     def send(self, partition: int, message: Message, payload: bytes, delivered: Delivered) -> None:
-        """Hand a message to librdkafka; `delivered` is called on the event loop with None once every replica has it.
+        """Queue a message; `delivered` is called on the event loop with None once every replica has it.
 
-        It is called with an error if that did not happen within DELIVERY_TIMEOUT_S; the message may be there all the
-        same. Raises BufferError if librdkafka's queue is full, KafkaException if the producer is in a fatal state.
+        It is called with an error if that does not happen within DELIVERY_TIMEOUT_S; the message may be stored
+        anyway. Raises BufferError if librdkafka's queue is full, KafkaException after a fatal error.
         """
         self._producer.produce(
             self._topic,
@@ -82,14 +82,14 @@ class RecordsProducer:
             self._producer.poll(POLL_S)
 
     def _complete(self, delivered: Delivered, error: KafkaError | None) -> None:
-        """Called on the polling thread (or the flushing one), a message at a time, in order."""
+        """Report a delivery. Called on the polling or flushing thread, in order."""
         self._completed.append((delivered, error))
-        if not self._woken and self._loop is not None and not self._loop.is_closed():
-            self._woken = True
+        if not self._drain_scheduled and self._loop is not None and not self._loop.is_closed():
+            self._drain_scheduled = True
             self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
-        self._woken = False
+        self._drain_scheduled = False
         while self._completed:
             delivered, error = self._completed.popleft()
             delivered(error)

@@ -1,4 +1,4 @@
-"""The records topic: made where it is missing, its partitions counted."""
+"""The records topic: created if it is missing, its partitions counted, its end offsets read."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bulkgrpc import limits
+from bulkgrpc.consume.ports import RecordLogError
 from bulkgrpc.settings import StackSettings
 
 REQUEST_TIMEOUT_S = 10.0
-LEADER_PAUSE_S = 0.05
+LEADER_POLL_S = 0.05
 _LATEST: Any = vars(kafka_admin)["OffsetSpec"].latest()  # the stubs do not export it
 
 
-class KafkaUnavailable(Exception):
-    """Kafka does not answer."""
+class KafkaUnavailable(RecordLogError):
+    """Kafka does not answer, or not in time."""
 
 
 def ensure_topic(settings: StackSettings) -> int:
@@ -46,12 +47,12 @@ def ensure_topic(settings: StackSettings) -> int:
 
 
 def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
-    """Return the number of partitions of the records topic, once the brokers know a leader for each.
+    """Return the number of partitions of the records topic, once each has a leader.
 
-    Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S, or a leader is still missing then.
+    Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S, or a partition has no leader by then.
     """
     pause = threading.Event()
-    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
         try:
             found = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
@@ -60,24 +61,24 @@ def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
         leaders = [partition.leader for partition in found.partitions.values()]
         if found.error is None and leaders and min(leaders) >= 0:
             return len(leaders)
-        if time.monotonic() > give_up_s:
-            raise KafkaUnavailable(f"topic {settings.topic} has no leader for each of its partitions: {found.error}")
-        # A new topic reaches the brokers' metadata a little after its creation was answered; nothing tells when.
-        pause.wait(LEADER_PAUSE_S)
+        if time.monotonic() > deadline_s:
+            raise KafkaUnavailable(f"topic {settings.topic} has partitions without a leader: {found.error}")
+        # A new topic reaches the brokers' metadata shortly after its creation is answered; Kafka reports no event.
+        pause.wait(LEADER_POLL_S)
 
 
 def end_offsets(settings: StackSettings) -> dict[int, int]:
-    """Return of each partition of the records topic the offset that its next message will have.
+    """Return the end of each partition of the records topic: the offset that its next message will have.
 
     Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
     """
     admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
     partitions = count_partitions(admin, settings)
-    asked = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
+    queries = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
     try:
-        found = admin.list_offsets(asked, request_timeout=REQUEST_TIMEOUT_S)
-        return {place.partition: answer.result(REQUEST_TIMEOUT_S).offset for place, answer in found.items()}
+        found = admin.list_offsets(queries, request_timeout=REQUEST_TIMEOUT_S)
+        return {asked.partition: answer.result(REQUEST_TIMEOUT_S).offset for asked, answer in found.items()}
     except (KafkaException, TimeoutError) as error:
         raise KafkaUnavailable(
-            f"Kafka at {settings.kafka} does not tell where {settings.topic} ends: {error}"
+            f"Kafka at {settings.kafka} does not report the end offsets of {settings.topic}: {error}"
         ) from error

@@ -16,7 +16,7 @@ from bulkgrpc.promises import P1, P2, P3, P4, P5, P6, P7, P8, P9, Promise
 from tests.chaos.evidence import Evidence, JobReport, job_id
 from tests.chaos.history import Event
 
-LOUD = "Kafka has no longer the offset"
+LOUD = "Kafka no longer has the offset"
 """What a worker names that stops because Kafka lost what the ledger needs."""
 _TERMINAL = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED)
 

@@ -157,11 +157,11 @@ PROCESS_FAULTS = (
     Fault("workers: SIGTERM", "worker", _signal("workers", signal.SIGTERM)),
     *(Fault(f"worker: killed {site}", "worker", _at_site(site)) for site in SITES),
     Fault("worker: SIGSTOP past its session", "worker", _stopped, FROZEN_S),
-    Fault("worker: a zombie with a chunk in hand", "worker", _freeze_at("after_poll", "chunk_refused", FROZEN_S)),
+    Fault("worker: a zombie with a chunk in hand", "worker", _freeze_at("after_poll", "chunk_not_applied", FROZEN_S)),
     Fault(
         "worker: a zombie before its COMMIT",
         "worker",
-        _freeze_at("before_commit", "chunk_refused|postgres_unavailable", 12.0),
+        _freeze_at("before_commit", "chunk_not_applied|postgres_unavailable", 12.0),
     ),
     Fault("worker: SIGSTOP past max.poll.interval", "worker", _past_max_poll, 9.0),
     Fault("workers: one more or less every 2 s", "worker", _churn, 8.0),

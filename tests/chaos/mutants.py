@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bulkgrpc.model import Outcome, Ownership
+from bulkgrpc.model import Outcome
 
 
 def none() -> None:
@@ -102,7 +102,7 @@ def no_retry() -> None:
     """After the first failure of PostgreSQL a worker waits for an hour."""
     from bulkgrpc.backoff import Backoff
 
-    _replace(Backoff, "take", lambda _: 3600.0)
+    _replace(Backoff, "advance", lambda _: 3600.0)
 
 
 def no_budget() -> None:
@@ -124,14 +124,18 @@ def silent_reset() -> None:
 
     configuration = consumer._configuration
     _replace(consumer, "_configuration", lambda settings: {**configuration(settings), "auto.offset.reset": "earliest"})
-    from workers.poller import Poller
+    from bulkgrpc.consume.ownership import OwnedPartitions
 
-    def careless(self: Any, message: Any, owned: Ownership) -> None:
-        self._take(message, owned)
-        self._holdings.held[message.partition] = replace(owned, next_offset=message.offset + 1)
-        self._backlog.popleft()
+    outcome = OwnedPartitions.outcome
 
-    _replace(Poller, "_after_gap", careless)
+    def careless(self: OwnedPartitions, partition: int, offset: int) -> Outcome:
+        found = outcome(self, partition, offset)
+        if found is not Outcome.GAP:
+            return found
+        self.owned[partition] = replace(self.owned[partition], next_offset=offset)
+        return Outcome.NEXT
+
+    _replace(OwnedPartitions, "outcome", careless)
     no_fence()
     holes()
 

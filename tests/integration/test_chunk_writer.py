@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from bulkgrpc import limits
+from bulkgrpc.consume.failures import Action
+from bulkgrpc.consume.ports import Applied
 from bulkgrpc.postgres import ledger
-from bulkgrpc.settings import WorkerSettings, load
+from bulkgrpc.postgres.worker_ports import PostgresChunkWriter
 from tests.integration.test_transaction import batch, chunk
 from tests.support import examples
 from tests.support.database import Connection, count, register
-from workers.writer import ChunkWriter
+from workers.writer import NotApplied, WriterThread
 
 TOPIC = "bulkgrpc.records"
 SLOW = """
@@ -23,16 +25,16 @@ CREATE TRIGGER slow BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTI
 
 
 @pytest.fixture
-def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkWriter]:
+def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriterThread]:
     monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_S", 0.5)
-    made = ChunkWriter(load(WorkerSettings, kafka="127.0.0.1:1", postgres=database), threading.Event())
-    made.start()
-    yield made
-    made.stop(10)
+    thread = WriterThread(PostgresChunkWriter(database, TOPIC), threading.Event())
+    thread.start()
+    yield thread
+    thread.stop(10)
 
 
-def test_a_chunk_that_takes_too_long_is_given_back_and_a_smaller_one_is_written(
-    connection: Connection, writer: ChunkWriter
+def test_a_chunk_that_is_too_slow_is_returned_and_a_smaller_one_is_written(
+    connection: Connection, writer: WriterThread
 ) -> None:
     register(connection, examples.readings())
     connection.execute(SLOW)
@@ -40,9 +42,9 @@ def test_a_chunk_that_takes_too_long_is_given_back_and_a_smaller_one_is_written(
     writer.submit(chunk(epoch, 0, *(batch(number, number * 100, 100) for number in range(10))))
     result = writer.result(20)
     assert result is not None
-    assert (result.applied, result.refusal) == (None, None)
+    assert result.outcome == NotApplied(Action.SPLIT_CHUNK)
     writer.submit(chunk(epoch, 0, batch(0, 0, 100)))
     result = writer.result(20)
     assert result is not None
-    assert result.applied is not None
+    assert isinstance(result.outcome, Applied)
     assert count(connection, "sensor_readings") == 100

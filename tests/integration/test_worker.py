@@ -1,4 +1,4 @@
-"""Workers as processes, fed straight through the producer, on real Kafka and PostgreSQL."""
+"""Worker processes on real Kafka and PostgreSQL; the test produces to Kafka itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from bulkgrpc.cli.app import app
 from bulkgrpc.consume import stall
-from bulkgrpc.kafka.consumer import Fetched
+from bulkgrpc.consume.ports import Fetched
+from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.topics import ensure_topic
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
@@ -37,14 +38,14 @@ from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.processes import Process
 from tests.support.waiting import eventually
-from workers.poller import Poller
+from workers.process import wire
 
 PARTITIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A topic and a database of the test's own, and the way to send to them."""
+    """A topic and a database of the test's own, and a producer for them."""
 
     settings: ServerSettings
     environment: dict[str, str]
@@ -97,7 +98,7 @@ def seal(job: JobSpec, sequence: int) -> tuple[Message, bytes]:
 
 
 async def send(feed: Feed, messages: Sequence[tuple[Message, bytes]], partition: int = 0) -> None:
-    """Send messages and wait until Kafka has them."""
+    """Send messages and wait until Kafka has stored them."""
     done = asyncio.Event()
     errors: list[KafkaError | None] = []
 
@@ -125,16 +126,14 @@ async def ended(connection: Connection, job: JobSpec, within_s: float = 30) -> t
     return await eventually(found, within_s)
 
 
-async def test_a_job_that_the_worker_knows_nothing_of_is_written(
-    feed: Feed, worker: Process, connection: Connection
-) -> None:
+async def test_a_job_without_a_row_is_written(feed: Feed, worker: Process, connection: Connection) -> None:
     job = spec("k")
     batches = [batch(job, n, 100, examples.reading_batch(n * 100, 100)) for n in range(20)]
     await send(feed, [*batches, seal(job, 20)])
     assert await ended(connection, job) == (3, 2000, 2000, 0, 0)
 
 
-async def test_a_poisoned_batch_harms_no_neighbour(feed: Feed, worker: Process, connection: Connection) -> None:
+async def test_a_hostile_batch_harms_no_neighbour(feed: Feed, worker: Process, connection: Connection) -> None:
     bad, good = spec("bad"), spec("good")
     hostile = examples.batch_of(
         [b"\x0a" + b"\xff" * 9 + b"\x01", b"\x0a\x02S1\x1a\x02\x08\x01", b"\x0a\x02\x00S\x1a\x00"]
@@ -149,7 +148,7 @@ async def test_a_poisoned_batch_harms_no_neighbour(feed: Feed, worker: Process, 
     assert codes == [(0, "MALFORMED_RECORD"), (2, "NUL_IN_TEXT")]
 
 
-async def test_a_message_that_nobody_can_place_goes_to_the_dead_letters_and_the_partition_goes_on(
+async def test_a_message_of_no_job_goes_to_the_dead_letter_topic_and_the_partition_continues(
     feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = Producer({"bootstrap.servers": feed.settings.kafka})
@@ -179,7 +178,7 @@ async def test_a_message_that_nobody_can_place_goes_to_the_dead_letters_and_the_
     assert dlq("list") == ""
 
 
-async def test_what_is_on_kafka_of_a_deleted_dataset_is_accounted_for_record_by_record(
+async def test_batches_of_a_deleted_dataset_are_accounted_for_record_by_record(
     feed: Feed, database: str, connection: Connection
 ) -> None:
     cancelled, unknown, malformed = spec("cancelled"), spec("unknown"), spec("malformed")
@@ -196,7 +195,7 @@ async def test_what_is_on_kafka_of_a_deleted_dataset_is_accounted_for_record_by_
         assert await Catalog(pool).delete("sensor_readings", drop_table=True)
         again = await Catalog(pool).register(examples.readings())
     assert again.dataset.version == 2
-    # A worker that knows neither the jobs nor the dataset.
+    # A worker that has seen neither the jobs nor the dataset.
     second = feed.worker("second")
     second.start()
     try:
@@ -213,7 +212,7 @@ async def test_what_is_on_kafka_of_a_deleted_dataset_is_accounted_for_record_by_
     assert connection.execute("SELECT expired FROM bulk.jobs WHERE state = 6").fetchall() == [(10,)]
 
 
-async def test_rows_of_another_time_are_written_and_the_worker_that_keeps_house_makes_them_a_partition(
+async def test_rows_of_another_period_are_written_and_the_maintenance_leader_creates_their_partition(
     feed: Feed, database: str, connection: Connection, tmp_path: Path
 ) -> None:
     file = tmp_path / "events.proto"
@@ -241,7 +240,7 @@ async def test_rows_of_another_time_are_written_and_the_worker_that_keeps_house_
         keeping.stop()
 
 
-async def test_a_batch_that_is_not_what_its_headers_say_is_rejected_whole(
+async def test_a_batch_that_contradicts_its_headers_is_rejected_whole(
     feed: Feed, worker: Process, connection: Connection
 ) -> None:
     job = spec("k")
@@ -283,7 +282,7 @@ async def test_the_ledger_wins_over_kafkas_offsets(feed: Feed, connection: Conne
         second.stop()
 
 
-async def test_kafka_is_told_where_the_ledger_stands(feed: Feed, worker: Process, connection: Connection) -> None:
+async def test_the_ledgers_position_is_committed_to_kafka(feed: Feed, worker: Process, connection: Connection) -> None:
     job = spec("k")
     await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])
     await ended(connection, job)
@@ -297,7 +296,7 @@ async def test_kafka_is_told_where_the_ledger_stands(feed: Feed, worker: Process
     await eventually(committed)
 
 
-async def test_a_worker_that_lost_its_epoch_writes_nothing_and_takes_the_partition_up_again(
+async def test_a_fenced_worker_writes_nothing_and_acquires_the_partition_again(
     feed: Feed, worker: Process, connection: Connection
 ) -> None:
     job = spec("k")
@@ -310,7 +309,7 @@ async def test_a_worker_that_lost_its_epoch_writes_nothing_and_takes_the_partiti
     assert await ended(connection, job) == (3, 20, 20, 0, 0)
 
 
-async def test_sigterm_writes_what_is_in_hand_and_another_worker_goes_on(feed: Feed, connection: Connection) -> None:
+async def test_sigterm_writes_pending_chunks_and_another_worker_continues(feed: Feed, connection: Connection) -> None:
     job = spec("k")
     batches = [batch(job, n, 1000, examples.reading_batch(n * 1000, 1000)) for n in range(100)]
     first = feed.worker()
@@ -342,7 +341,7 @@ async def test_partitions_move_to_workers_that_join(feed: Feed, worker: Process,
         joined.stop()
 
 
-async def test_an_offset_that_kafka_has_no_more_stops_the_worker(feed: Feed, connection: Connection) -> None:
+async def test_an_offset_that_kafka_no_longer_has_stops_the_worker(feed: Feed, connection: Connection) -> None:
     connection.execute("INSERT INTO bulk.offsets VALUES (%s, 0, 1000, 1)", [feed.settings.topic])
     process = feed.worker()
     process.start()
@@ -351,12 +350,12 @@ async def test_an_offset_that_kafka_has_no_more_stops_the_worker(feed: Feed, con
 
 
 @pytest.mark.parametrize("site", ["mid_copy", "after_rows", "before_commit", "after_commit_before_kafka"])
-async def test_a_remembered_record_is_there_once_whichever_workers_bring_it_and_are_killed(
+async def test_a_deduplicated_record_is_written_once_whichever_workers_are_killed(
     feed: Feed, connection: Connection, site: str
 ) -> None:
     dataset = examples.remembered()
     register(connection, dataset)
-    # Nothing but what is remembered keeps a record from being there twice.
+    # Without a primary key only the dedupe window prevents duplicates.
     connection.execute("ALTER TABLE remembered_ignore DROP CONSTRAINT remembered_ignore_pkey")
     jobs = [replace(spec(f"k{number}"), dataset=dataset.name) for number in range(PARTITIONS)]
     killed = replace(
@@ -383,14 +382,14 @@ async def test_a_remembered_record_is_there_once_whichever_workers_bring_it_and_
     assert all(row[4] == 0 for row in found)
 
 
-async def test_a_missing_schema_stops_the_worker_with_what_to_do(feed: Feed, addresses: Addresses) -> None:
+async def test_a_missing_schema_stops_the_worker_with_a_remedy(feed: Feed, addresses: Addresses) -> None:
     empty = {**feed.environment, "BULKGRPC_POSTGRES": addresses.postgres.rsplit("/", 1)[0] + "/template1"}
     process = replace(feed.worker(), environment=empty)
     with pytest.raises(AssertionError, match="bulkgrpc migrate"):
         process.start()
 
 
-async def test_the_classic_group_protocol_works_too(feed: Feed, connection: Connection) -> None:
+async def test_a_job_is_written_under_the_classic_group_protocol(feed: Feed, connection: Connection) -> None:
     process = replace(feed.worker(), environment={**feed.environment, "BULKGRPC_GROUP_PROTOCOL": "classic"})
     process.start()
     try:
@@ -401,7 +400,7 @@ async def test_the_classic_group_protocol_works_too(feed: Feed, connection: Conn
         process.stop()
 
 
-def test_a_connection_of_ours_has_deadlines(addresses: Addresses) -> None:
+def test_connections_have_timeouts(addresses: Addresses) -> None:
     with connect(addresses.postgres, "tests") as connection:
         for name in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
             row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
@@ -409,11 +408,11 @@ def test_a_connection_of_ours_has_deadlines(addresses: Addresses) -> None:
             assert row[0] not in ("0", "")
 
 
-async def test_a_consumer_that_went_deaf_joins_anew_and_goes_on(
+async def test_a_consumer_that_delivers_nothing_joins_its_group_again(
     feed: Feed, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stall, "SILENT_S", 1.0)
-    monkeypatch.setattr(stall, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(stall, "CHECK_EVERY_S", 0.2)
     stopping = threading.Event()
     settings = load(
         WorkerSettings,
@@ -422,19 +421,21 @@ async def test_a_consumer_that_went_deaf_joins_anew_and_goes_on(
         topic=feed.settings.topic,
         group=feed.settings.topic,
     )
-    poller = Poller(settings, stopping)
-    consumer, fetch = poller._consumer, poller._consumer.fetch
+    poller = wire(settings, stopping)
+    consumer = poller.ports.log
+    assert isinstance(consumer, RecordsConsumer)
+    fetch = consumer.fetch
     first = consumer._consumer
 
-    def deaf(messages_max: int, timeout_s: float) -> list[Fetched]:
-        """As librdkafka is at times, and tells nobody."""
+    def deaf(messages_max: int, timeout_s: float) -> Sequence[Fetched]:
+        """As librdkafka sometimes is, without an error."""
         found = fetch(messages_max, timeout_s)
         return [] if consumer._consumer is first else found
 
     monkeypatch.setattr(consumer, "fetch", deaf)
     running = asyncio.create_task(asyncio.to_thread(poller.run))
     try:
-        await eventually(lambda: len(poller._holdings.held) == PARTITIONS)
+        await eventually(lambda: len(poller.partitions.owned.owned) == PARTITIONS)
         job = spec("deaf")
         await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])
         assert await ended(connection, job) == (3, 10, 10, 0, 0)

@@ -1,47 +1,66 @@
 from __future__ import annotations
 
-from bulkgrpc.consume.ownership import Holdings
-from bulkgrpc.model import Ownership
+from bulkgrpc.consume.ownership import OwnedPartitions
+from bulkgrpc.model import Outcome, Ownership
 
 
-def _held(*ownerships: Ownership) -> Holdings:
-    holdings = Holdings()
-    holdings.wait([owned.partition for owned in ownerships], 0)
-    holdings.hold({owned.partition: owned for owned in ownerships})
-    return holdings
+def _owning(*ownerships: Ownership) -> OwnedPartitions:
+    partitions = OwnedPartitions()
+    partitions.wait([owned.partition for owned in ownerships], 0)
+    partitions.confirm({owned.partition: owned for owned in ownerships})
+    return partitions
 
 
-def test_only_the_next_message_of_a_held_partition_may_be_written() -> None:
-    holdings = _held(Ownership(1, 5, 2))
-    assert holdings.take(1, 4) is None
-    assert holdings.take(1, 5) == Ownership(1, 5, 2)
-    assert holdings.take(1, 5) is None
-    assert holdings.take(1, 6) == Ownership(1, 6, 2)
-    assert holdings.take(2, 0) is None
+def test_only_the_next_message_of_an_owned_partition_may_be_written() -> None:
+    partitions = _owning(Ownership(1, 5, 2))
+    assert partitions.outcome(1, 4) is Outcome.REPLAY
+    assert partitions.outcome(1, 6) is Outcome.GAP
+    assert partitions.outcome(1, 5) is Outcome.NEXT
+    partitions.advance(1)
+    assert partitions.outcome(1, 5) is Outcome.REPLAY
+    assert partitions.outcome(1, 6) is Outcome.NEXT
+    assert partitions.owned[1] == Ownership(1, 6, 2)
+    assert partitions.outcome(2, 0) is Outcome.FENCED
 
 
-def test_a_partition_that_waits_or_is_in_doubt_is_not_written() -> None:
-    holdings = _held(Ownership(1, 5, 2), Ownership(2, 0, 1))
-    holdings.wait([1], 0)
-    assert holdings.take(1, 5) is None
-    assert holdings.doubt() == [2]
-    assert holdings.take(2, 0) is None
-    holdings.hold({2: Ownership(2, 7, 1)})
-    assert holdings.take(2, 7) == Ownership(2, 7, 1)
+def test_a_partition_that_waits_or_is_unconfirmed_is_not_written() -> None:
+    partitions = _owning(Ownership(1, 5, 2), Ownership(2, 0, 1))
+    partitions.wait([1], 0)
+    assert partitions.outcome(1, 5) is Outcome.FENCED
+    assert partitions.unconfirm() == [2]
+    assert partitions.outcome(2, 0) is Outcome.FENCED
+    partitions.confirm({2: Ownership(2, 7, 1)})
+    assert partitions.outcome(2, 7) is Outcome.NEXT
+    assert partitions.owned[2] == Ownership(2, 7, 1)
 
 
 def test_a_partition_waits_until_its_time() -> None:
-    holdings = Holdings()
-    holdings.wait([1], 10.0)
-    holdings.wait([2], 5.0)
-    assert holdings.waiting(4.9) == []
-    assert holdings.waiting(5.0) == [2]
-    assert holdings.waiting(10.0) == [1, 2]
+    partitions = OwnedPartitions()
+    partitions.wait([1], 10.0)
+    partitions.wait([2], 5.0)
+    assert partitions.due(4.9) == []
+    assert partitions.due(5.0) == [2]
+    assert partitions.due(10.0) == [1, 2]
 
 
-def test_what_went_away_meanwhile_is_not_held() -> None:
-    holdings = Holdings()
-    holdings.wait([1, 2], 0)
-    holdings.drop([1])
-    holdings.hold({1: Ownership(1, 0, 1), 2: Ownership(2, 0, 1)})
-    assert set(holdings.held) == {2}
+def test_a_partition_that_was_revoked_meanwhile_is_not_owned() -> None:
+    partitions = OwnedPartitions()
+    partitions.wait([1, 2], 0)
+    partitions.release([1])
+    partitions.confirm({1: Ownership(1, 0, 1), 2: Ownership(2, 0, 1)})
+    assert set(partitions.owned) == {2}
+
+
+def test_a_gap_is_repeated_only_at_the_same_offset() -> None:
+    partitions = _owning(Ownership(1, 5, 2))
+    assert not partitions.repeats_gap(1)
+    assert partitions.repeats_gap(1)
+    partitions.advance(1)
+    assert not partitions.repeats_gap(1)
+
+
+def test_after_leaving_the_group_no_partition_is_owned_waiting_or_unconfirmed() -> None:
+    partitions = _owning(Ownership(1, 5, 2))
+    partitions.wait([2], 0)
+    partitions.release_all()
+    assert (partitions.owned, partitions.unconfirmed, partitions.due(1.0)) == ({}, {}, [])

@@ -1,314 +1,225 @@
-"""The poll loop's decisions, with Kafka and the writer played by the test."""
+"""The poll loop, with its ports in memory."""
 
 from __future__ import annotations
 
 import threading
-import uuid
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
-from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.ports import Applied, NotNext
-from bulkgrpc.consume.stall import BEHIND_S, LOOK_EVERY_S, SILENT_S
-from bulkgrpc.kafka.consumer import Fetched, OffsetLost
-from bulkgrpc.kafka.message import to_headers
-from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Outcome, Ownership
+from bulkgrpc.consume.ports import Applied, Fetched, OffsetLost
+from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
+from bulkgrpc.model import Kind, Outcome, Ownership
 from bulkgrpc.settings import WorkerSettings, load
-from workers import poller as module
+from tests.support.worker_ports import Fakes, fetched, seal
+from workers.partitions import FENCED_WAIT_S
 from workers.poller import Poller
-from workers.writer import Result
 
-
-class Kafka:
-    """What the poller sees of the consumer."""
-
-    def __init__(self, _settings: object, assigned: Any, revoked: Any) -> None:
-        self.assigned, self.revoked = assigned, revoked
-        self.coming: deque[Fetched] = deque()
-        self.paused: set[int] = set()
-        self.sought: list[Mapping[int, int]] = []
-        self.committed: dict[int, int] = {}
-        self.ends: dict[int, int | None] = {}
-        self.rejoined = 0
-
-    def give(self, partitions: Sequence[int]) -> None:
-        """Assign partitions, as RecordsConsumer does."""
-        starts = self.assigned(partitions)
-        self.pause(partition for partition in partitions if partition not in starts)
-        self.resume(starts)
-
-    def fetch(self, messages_max: int, timeout_s: float) -> list[Fetched]:
-        found = [message for message in self.coming if message.partition not in self.paused][:messages_max]
-        for message in found:
-            self.coming.remove(message)
-        return found
-
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        self.sought.append(dict(offsets))
-        self.paused -= offsets.keys()
-
-    def pause(self, partitions: Iterable[int]) -> None:
-        self.paused |= set(partitions)
-
-    def resume(self, partitions: Iterable[int]) -> None:
-        self.paused -= set(partitions)
-
-    def end(self, partition: int) -> int | None:
-        return self.ends.get(partition, 0)
-
-    def rejoin(self, _timeout_s: float) -> None:
-        self.rejoined += 1
-        self.give([0, 1])
-
-    def commit(self, offsets: Mapping[int, int]) -> None:
-        self.committed |= offsets
-
-
-class Writer:
-    """What the poller sees of the writing thread: results come when the test says so."""
-
-    def __init__(self, _settings: object, _stopping: object) -> None:
-        self.submitted: deque[PreparedChunk] = deque()
-        self.results: deque[Result] = deque()
-
-    @property
-    def outstanding(self) -> int:
-        return len(self.submitted) + len(self.results)
-
-    @property
-    def has_room(self) -> bool:
-        return self.outstanding < 2
-
-    def submit(self, prepared: PreparedChunk) -> None:
-        self.submitted.append(prepared)
-
-    def result(self, timeout_s: float) -> Result | None:
-        return self.results.popleft() if self.results else None
-
-    def written(self) -> PreparedChunk:
-        prepared = self.submitted.popleft()
-        self.results.append(Result(prepared, Applied({})))
-        return prepared
-
-    def too_slow(self) -> None:
-        self.results.append(Result(self.submitted.popleft(), None))
-
-    def refused(self, outcome: Outcome) -> None:
-        prepared = self.submitted.popleft()
-        partitions = [span.partition for span in prepared.chunk.spans]
-        self.results.append(Result(prepared, None, NotNext(dict.fromkeys(partitions, outcome), {})))
-
-
-class Ledger:
-    """What the poller sees of the ledger: where each partition stands."""
-
-    def __init__(self) -> None:
-        self.places: dict[int, Ownership] = {}
-
-    def acquire(self, _connection: object, _topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
-        for partition in partitions:
-            before = self.places.get(partition, Ownership(partition, 0, 0))
-            self.places[partition] = Ownership(partition, before.next_offset, before.owner_epoch + 1)
-        return {partition: self.places[partition] for partition in partitions}
-
-    def read(self, _connection: object, _topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
-        return {partition: self.places[partition] for partition in partitions}
-
-
-class Connection:
-    """A connection to nothing."""
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def execute(self, *_: object) -> None:
-        return None
+SETTINGS = load(WorkerSettings)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, as the poller sees it, in its only element."""
-    now = [1000.0]
-    monkeypatch.setattr("workers.poller.time.monotonic", lambda: now[0])
-    return now
+def fakes() -> Fakes:
+    return Fakes()
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> tuple[Poller, Kafka, Writer, Ledger]:
-    ledger = Ledger()
-    monkeypatch.setattr(module, "RecordsConsumer", Kafka)
-    monkeypatch.setattr(module, "ChunkWriter", Writer)
-    monkeypatch.setattr(module, "ledger", ledger)
-    monkeypatch.setattr(module, "connect", lambda *_: Connection())
-    one: Any = Poller(load(WorkerSettings), threading.Event())
-    one._consumer.give([0, 1])
-    return one, one._consumer, one._writer, ledger
+def poller(fakes: Fakes) -> Poller:
+    """A worker that owns partitions 0 and 1."""
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
+    poller.join()
+    fakes.log.assign([0, 1])
+    return poller
 
 
-def seal(partition: int, offset: int) -> Fetched:
-    spec = JobSpec(JobKey("acme", uuid.uuid4()), "k", "d", 1)
-    message = Message(Kind.SEAL, spec, 0, 0, 0, 0, datetime.now(UTC))
-    headers = [(name, value) for name, value in to_headers(message) if isinstance(value, bytes)]
-    return Fetched(partition, offset, headers, b"")
+def test_offsets_of_an_applied_chunk_are_committed(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(0, 0), seal(0, 1), seal(1, 0)]
+    poller.step()
+    fakes.queue.apply()
+    poller.step()
+    assert fakes.log.committed == {0: 2, 1: 1}
 
 
-def test_what_was_written_is_committed(parts: tuple[Poller, Kafka, Writer, Ledger]) -> None:
-    poller, kafka, writer, _ = parts
-    kafka.coming += [seal(0, 0), seal(0, 1), seal(1, 0)]
-    poller._step()
-    writer.written()
-    poller._step()
-    assert kafka.committed == {0: 2, 1: 1}
+def test_a_chunk_that_is_fenced_while_the_log_is_paused_does_not_stop_the_worker(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(0, 0)]
+    poller.step()
+    fakes.now_s += 10
+    fakes.log.pending += [seal(0, 1)]
+    poller.step()
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    fakes.ledger.positions[0] = Ownership(0, 0, 99)
+    fakes.queue.deny(Outcome.FENCED)
+    poller.step()
+    assert fakes.log.paused == {0}
+    fakes.now_s += FENCED_WAIT_S + 1
+    poller.step()
+    assert fakes.log.paused == set()
+    assert fakes.ledger.positions[0].owner_epoch == 100
 
 
-def test_a_refusal_while_paused_does_not_stop_the_worker_for_ever(
-    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+def test_pending_messages_of_a_revoked_partition_are_discarded_and_fetching_resumes(
+    poller: Poller, fakes: Fakes
 ) -> None:
-    poller, kafka, writer, ledger = parts
-    kafka.coming += [seal(0, 0)]
-    poller._step()
-    clock[0] += 10
-    kafka.coming += [seal(0, 1)]
-    poller._step()
-    poller._step()
-    assert kafka.paused == {0, 1}
-    ledger.places[0] = Ownership(0, 0, 99)
-    writer.refused(Outcome.FENCED)
-    poller._step()
-    assert kafka.paused == {0}
-    clock[0] += module.FENCED_WAIT_S + 1
-    poller._step()
-    assert kafka.paused == set()
-    assert ledger.places[0].owner_epoch == 100
+    fakes.log.pending += [seal(0, 0)]
+    poller.step()
+    fakes.now_s += 10
+    fakes.log.pending += [seal(1, 0)]
+    poller.step()
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    fakes.log.revoked([0, 1])
+    fakes.queue.apply()
+    poller.step()
+    fakes.log.assign([0, 1])
+    poller.step()
+    assert fakes.log.paused == set()
 
 
-def test_what_is_in_hand_when_a_partition_goes_is_dropped_and_fetching_goes_on(
-    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
-) -> None:
-    poller, kafka, writer, _ = parts
-    kafka.coming += [seal(0, 0)]
-    poller._step()
-    clock[0] += 10
-    kafka.coming += [seal(1, 0)]
-    poller._step()
-    poller._step()
-    assert kafka.paused == {0, 1}
-    kafka.revoked([0, 1])
-    writer.written()
-    poller._step()
-    kafka.give([0, 1])
-    poller._step()
-    assert kafka.paused == set()
-
-
-def test_a_gap_is_read_again_once_and_then_stops_the_worker(parts: tuple[Poller, Kafka, Writer, Ledger]) -> None:
-    poller, kafka, _, _ = parts
-    kafka.coming += [seal(0, 5)]
-    poller._step()
-    poller._step()
-    assert kafka.sought[-1] == {0: 0, 1: 0}
-    kafka.coming += [seal(0, 5)]
+def test_a_gap_is_read_again_once_and_then_stops_the_worker(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(0, 5)]
+    poller.step()
+    poller.step()
+    assert fakes.log.seeks[-1] == {0: 0, 1: 0}
+    fakes.log.pending += [seal(0, 5)]
     with pytest.raises(OffsetLost, match="partition 0: the ledger needs offset 0, Kafka has none before 5"):
-        poller._step()
+        poller.step()
 
 
-def test_the_chunks_to_come_are_bounded_by_what_the_last_ones_took(parts: tuple[Poller, Kafka, Writer, Ledger]) -> None:
-    poller: Any = parts[0]
-    before = poller._builder.bounds
-    for _ in range(20):
-        rows = poller._builder.bounds.rows_max
-        poller._tune(rows, Applied({}, rows * 100e-6, rows * 100e-6 + 0.005))
-    assert poller._builder.bounds.rows_max < before.rows_max / 2
-    assert poller._builder.bounds.rows_max * 100e-6 < 1.5 * poller._settings.chunk_commit_ms / 1000
-    assert poller._builder.bounds.bytes_max == before.bytes_max
+def test_the_bound_of_the_next_chunk_follows_from_the_duration_of_the_last_ones(poller: Poller, fakes: Fakes) -> None:
+    before = poller.intake.chunk.bounds
+    for offset in range(20):
+        rows = poller.intake.chunk.bounds.rows_max
+        fakes.log.pending.append(of_rows(offset, rows))
+        poller.step()
+        fakes.queue.apply(Applied({}, rows * 100e-6, rows * 100e-6 + 0.005))
+        poller.step()
+    assert poller.intake.chunk.bounds.rows_max < before.rows_max / 2
+    assert poller.intake.chunk.bounds.rows_max * 100e-6 < 1.5 * SETTINGS.chunk_commit_ms / 1000
+    assert poller.intake.chunk.bounds.bytes_max == before.bytes_max
 
 
-def test_after_a_chunk_that_took_too_long_its_messages_are_read_again_into_smaller_ones(
-    parts: tuple[Poller, Kafka, Writer, Ledger],
+def test_messages_of_a_chunk_that_is_too_slow_are_read_again_into_smaller_chunks(
+    poller: Poller,
+    fakes: Fakes,
 ) -> None:
-    poller, kafka, writer, _ = parts
-    before = poller._builder.bounds.rows_max
-    kafka.coming += [seal(0, 0)]
-    poller._step()
-    writer.too_slow()
-    poller._step()
-    assert poller._builder.bounds.rows_max < before
-    assert kafka.sought[-1] == {0: 0, 1: 0}
+    before = poller.intake.chunk.bounds.rows_max
+    fakes.log.pending += [seal(0, 0)]
+    poller.step()
+    fakes.queue.time_out()
+    poller.step()
+    assert poller.intake.chunk.bounds.rows_max < before
+    assert fakes.log.seeks[-1] == {0: 0, 1: 0}
 
 
-def pass_time(poller: Poller, clock: list[float], seconds: float) -> None:
-    """Let the poller look at Kafka all along."""
-    until_s = clock[0] + seconds
-    while clock[0] < until_s:
-        clock[0] += LOOK_EVERY_S
-        poller._step()
+def of_rows(offset: int, rows: int) -> Fetched:
+    """A message that counts as many rows and needs no decoding."""
+    message = seal(0, offset).message
+    assert message is not None
+    return fetched(0, offset, replace(message, records=rows))
 
 
-def test_messages_that_kafka_has_and_does_not_send_make_the_worker_join_anew(
-    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+def pass_time(poller: Poller, fakes: Fakes, seconds: float) -> None:
+    """Let time pass while the poller polls."""
+    until_s = fakes.now_s + seconds
+    while fakes.now_s < until_s:
+        fakes.now_s += CHECK_EVERY_S
+        poller.step()
+
+
+def test_the_worker_joins_its_group_again_if_kafka_does_not_deliver_messages_that_it_has(
+    poller: Poller, fakes: Fakes
 ) -> None:
-    poller, kafka, writer, ledger = parts
-    poller._step()
-    kafka.ends = {0: 1}
-    pass_time(poller, clock, SILENT_S)
-    assert kafka.rejoined == 0
-    pass_time(poller, clock, LOOK_EVERY_S)
-    assert kafka.rejoined == 1
-    epoch = ledger.places[0].owner_epoch
-    kafka.coming += [seal(0, 0)]
-    poller._step()
-    poller._step()
-    assert [span.owner_epoch for span in writer.written().chunk.spans] == [epoch]
+    poller.step()
+    fakes.log.ends = {0: 1}
+    pass_time(poller, fakes, SILENT_S)
+    assert fakes.log.rejoined == 0
+    pass_time(poller, fakes, CHECK_EVERY_S)
+    assert fakes.log.rejoined == 1
+    epoch = fakes.ledger.positions[0].owner_epoch
+    fakes.log.pending += [seal(0, 0)]
+    poller.step()
+    poller.step()
+    assert [span.owner_epoch for span in fakes.queue.apply().chunk.spans] == [epoch]
 
 
-def test_silence_where_there_is_nothing_to_be_said_is_no_stall(
-    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
+def test_a_partition_without_messages_is_not_stalled(poller: Poller, fakes: Fakes) -> None:
+    pass_time(poller, fakes, 5 * SILENT_S)
+    fakes.log.ends = {0: None, 1: None}
+    pass_time(poller, fakes, 2 * SILENT_S)
+    assert fakes.log.rejoined == 0
+
+
+def test_a_message_that_kafka_received_just_now_is_not_stalled_after_a_long_silence(
+    poller: Poller, fakes: Fakes
 ) -> None:
-    poller, kafka, _, _ = parts
-    pass_time(poller, clock, 5 * SILENT_S)
-    kafka.ends = {0: None, 1: None}
-    pass_time(poller, clock, 2 * SILENT_S)
-    assert kafka.rejoined == 0
+    pass_time(poller, fakes, 5 * SILENT_S)
+    fakes.log.ends = {0: 1}
+    pass_time(poller, fakes, CHECK_EVERY_S)
+    assert fakes.log.rejoined == 0
 
 
-def test_a_message_that_came_to_kafka_just_now_is_no_stall_however_long_there_was_none(
-    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
-) -> None:
-    poller, kafka, _, _ = parts
-    pass_time(poller, clock, 5 * SILENT_S)
-    kafka.ends = {0: 1}
-    pass_time(poller, clock, LOOK_EVERY_S)
-    assert kafka.rejoined == 0
-
-
-def test_a_message_that_waits_behind_those_of_another_partition_is_no_stall_for_long(
-    parts: tuple[Poller, Kafka, Writer, Ledger], clock: list[float]
-) -> None:
-    poller, kafka, writer, ledger = parts
-    poller._step()
-    kafka.ends = {1: 1}
+def test_a_message_that_waits_behind_another_partition_is_not_stalled_for_long(poller: Poller, fakes: Fakes) -> None:
+    poller.step()
+    fakes.log.ends = {1: 1}
     offset = 0
 
     def busy(seconds: float) -> None:
         nonlocal offset
-        until_s = clock[0] + seconds
-        while clock[0] < until_s:
-            clock[0] += 1
-            kafka.coming.append(seal(0, offset))
+        until_s = fakes.now_s + seconds
+        while fakes.now_s < until_s:
+            fakes.now_s += 1
+            fakes.log.pending.append(seal(0, offset))
             offset += 1
-            poller._step()
-            writer.written()
-            ledger.places[0] = replace(ledger.places[0], next_offset=offset)
+            poller.step()
+            fakes.queue.apply()
+            fakes.ledger.positions[0] = replace(fakes.ledger.positions[0], next_offset=offset)
 
     busy(5 * SILENT_S)
-    assert kafka.rejoined == 0
+    assert fakes.log.rejoined == 0
     busy(BEHIND_S)
-    assert kafka.rejoined == 1
+    assert fakes.log.rejoined == 1
+
+
+def test_a_message_of_no_job_is_a_dead_letter_and_the_partition_continues(poller: Poller, fakes: Fakes) -> None:
+    unreadable = fetched(0, 0, None, "unknown format b'9'")
+    unknown = seal(0, 1)
+    assert unknown.message is not None
+    unknown = replace(unknown, message=replace(unknown.message, kind=Kind.BATCH))
+    fakes.log.pending += [unreadable, unknown, seal(0, 2)]
+    poller.step()
+    assert fakes.dead_letters.added == [
+        (unreadable, "unknown format b'9'"),
+        (unknown, "dataset d version 1 is not in the registry"),
+    ]
+    chunk = fakes.queue.apply().chunk
+    assert [(span.from_offset, span.to_offset) for span in chunk.spans] == [(0, 3)]
+    assert [item.offset for item in chunk.items] == [2]
+
+
+def test_a_batch_waits_while_its_dataset_cannot_be_looked_up(poller: Poller, fakes: Fakes) -> None:
+    message = seal(0, 0)
+    assert message.message is not None
+    fakes.log.pending += [replace(message, message=replace(message.message, kind=Kind.BATCH))]
+    fakes.registry.available = False
+    poller.step()
+    assert not fakes.queue.submitted
+    assert not fakes.dead_letters.added
+    fakes.registry.available = True
+    poller.step()
+    assert len(fakes.dead_letters.added) == 1
+    assert [span.to_offset for span in fakes.queue.apply().chunk.spans] == [1]
+
+
+def test_partitions_that_are_assigned_while_the_ledger_is_unavailable_are_acquired_later(fakes: Fakes) -> None:
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
+    poller.join()
+    fakes.ledger.available = False
+    fakes.log.assign([0, 1])
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    fakes.ledger.available = True
+    fakes.now_s += 10
+    poller.step()
+    assert fakes.log.paused == set()
+    assert fakes.log.seeks[-1] == {0: 0, 1: 0}

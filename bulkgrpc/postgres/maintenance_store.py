@@ -1,0 +1,82 @@
+"""The worker's `MaintenanceStore` on PostgreSQL: one session, which is the leader as long as it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+from bulkgrpc.consume.ports import StoreUnavailable
+from bulkgrpc.postgres import dedupe, filters, maintenance, partitions
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.ledger import Connection
+from bulkgrpc.postgres.worker_ports import translated
+
+
+class PostgresMaintenanceStore:
+    """Implements `MaintenanceStore`. Every method but `close` raises StoreUnavailable, or StoreError."""
+
+    def __init__(self, postgres: str, topic: str) -> None:
+        self._postgres, self._topic = postgres, topic
+        self._session: Connection | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session that is not broken."""
+        return self._session is not None and not self._session.closed
+
+    def is_leader(self) -> bool:
+        """Try to become the maintenance leader; return whether this session is the leader."""
+        with translated():
+            return maintenance.is_maintenance_leader(self._connect())
+
+    def keep_days(self, retention_days: int) -> None:
+        """Create the day partitions that are needed next and drop those past retention."""
+        with translated():
+            maintenance.keep_days(self._leader(), retention_days)
+
+    def keep_partitions(self, today: date) -> Sequence[str]:
+        """Create the partitions of datasets' tables that are needed next; return why others could not be created."""
+        with translated():
+            return partitions.keep_partitions(self._leader(), today).not_made
+
+    def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
+        """End open jobs without a batch for `abandoned_after_s`; return how many."""
+        with translated():
+            return maintenance.expire_abandoned(self._leader(), self._topic, end_offsets, abandoned_after_s)
+
+    def delete_orphaned_staged_rows(self) -> None:
+        """Delete staged rows of jobs that have ended."""
+        with translated():
+            maintenance.delete_orphaned_staged_rows(self._leader())
+
+    def rotate_dedupe(self) -> None:
+        """Start the next half of each dedupe window that is due."""
+        with translated():
+            dedupe.change_halves(self._leader())
+
+    def build_filters(self) -> None:
+        """Build the filters of dedupe halves that do not change any more."""
+        with translated():
+            filters.make_filters(self._leader())
+
+    def count_overdue(self) -> int:
+        """Return how many jobs are sealed and have not ended in time."""
+        with translated():
+            return maintenance.count_overdue(self._leader())
+
+    def close(self) -> None:
+        """Close the session, which releases the leadership."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _connect(self) -> Connection:
+        if self._session is None:
+            self._session = connect(self._postgres, "bulkgrpc-maintenance")
+        return self._session
+
+    def _leader(self) -> Connection:
+        # Never a new session: it would not be the leader.
+        if self._session is None:
+            raise StoreUnavailable("the maintenance session is closed")
+        return self._session

@@ -1,0 +1,214 @@
+"""The worker's ports in memory: the test decides what the log, the ledger, the registry and the writer report."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.failures import Action
+from bulkgrpc.consume.ports import (
+    Applied,
+    Assigned,
+    DatasetNotFound,
+    Fetched,
+    Revoked,
+    StoreUnavailable,
+    WorkerPorts,
+)
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Outcome, Ownership
+from workers.writer import NotApplied, Result
+
+
+class FakeLog:
+    """A `RecordLog`. pending: what `fetch` returns next. ends: what `end` returns, by partition."""
+
+    def __init__(self) -> None:
+        self.assigned: Assigned = lambda _: {}
+        self.revoked: Revoked = lambda _: None
+        self.pending: deque[Fetched] = deque()
+        self.paused: set[int] = set()
+        self.seeks: list[Mapping[int, int]] = []
+        self.committed: dict[int, int] = {}
+        self.ends: dict[int, int | None] = {}
+        self.rejoined = 0
+
+    def join(self, assigned: Assigned, revoked: Revoked) -> None:
+        self.assigned, self.revoked = assigned, revoked
+
+    def assign(self, partitions: Sequence[int]) -> None:
+        """Assign partitions, as RecordsConsumer does."""
+        starts = self.assigned(partitions)
+        self.pause(partition for partition in partitions if partition not in starts)
+        self.resume(starts)
+
+    def fetch(self, messages_max: int, timeout_s: float) -> Sequence[Fetched]:
+        found = [message for message in self.pending if message.partition not in self.paused][:messages_max]
+        for message in found:
+            self.pending.remove(message)
+        return found
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        self.seeks.append(dict(offsets))
+        self.paused -= offsets.keys()
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        self.paused |= set(partitions)
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        self.paused -= set(partitions)
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        self.committed |= offsets
+
+    def end(self, partition: int) -> int | None:
+        return self.ends.get(partition, 0)
+
+    def rejoin(self, timeout_s: float) -> None:
+        self.rejoined += 1
+        self.assign([0, 1])
+
+    def close(self, timeout_s: float) -> None:
+        pass
+
+
+class FakeLedger:
+    """A `Ledger`. positions: of each partition."""
+
+    def __init__(self) -> None:
+        self.positions: dict[int, Ownership] = {}
+        self.available = True
+
+    def acquire(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
+        self._check()
+        for partition in partitions:
+            before = self.positions.get(partition, Ownership(partition, 0, 0))
+            self.positions[partition] = Ownership(partition, before.next_offset, before.owner_epoch + 1)
+        return {partition: self.positions[partition] for partition in partitions}
+
+    def read(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
+        self._check()
+        return {partition: self.positions[partition] for partition in partitions}
+
+    def _check(self) -> None:
+        if not self.available:
+            raise StoreUnavailable("the ledger is unavailable")
+
+
+class FakeRegistry:
+    """A `DatasetRegistry`. codecs: by name and version."""
+
+    def __init__(self) -> None:
+        self.codecs: dict[tuple[str, int], BatchCodec] = {}
+        self.available = True
+
+    def codec(self, name: str, version: int) -> BatchCodec:
+        if not self.available:
+            raise StoreUnavailable("the registry is unavailable")
+        if (name, version) not in self.codecs:
+            raise DatasetNotFound(f"dataset {name} version {version} is not in the registry")
+        return self.codecs[name, version]
+
+
+class FakeDeadLetters:
+    """A `DeadLetterQueue`."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[Fetched, str]] = []
+
+    def add(self, message: Fetched, reason: str) -> None:
+        self.added.append((message, reason))
+
+
+class FakeWriter:
+    """A `ChunkWriter`: each `write` returns or raises the next of `outcomes`."""
+
+    def __init__(self, *outcomes: Applied | Exception) -> None:
+        self.outcomes = deque(outcomes)
+        self.written: list[PreparedChunk] = []
+        self.closed = 0
+
+    def write(self, prepared: PreparedChunk) -> Applied:
+        self.written.append(prepared)
+        outcome = self.outcomes.popleft()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeQueue:
+    """A `ChunkQueue` without a thread: results come when the test says so."""
+
+    def __init__(self) -> None:
+        self.submitted: deque[PreparedChunk] = deque()
+        self.results: deque[Result] = deque()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.submitted) + len(self.results)
+
+    @property
+    def has_room(self) -> bool:
+        return self.outstanding < 2
+
+    def start(self) -> None:
+        pass
+
+    def submit(self, prepared: PreparedChunk) -> None:
+        self.submitted.append(prepared)
+
+    def result(self, timeout_s: float) -> Result | None:
+        return self.results.popleft() if self.results else None
+
+    def stop(self, timeout_s: float) -> None:
+        pass
+
+    def apply(self, applied: Applied | None = None) -> PreparedChunk:
+        """Report the oldest chunk as applied."""
+        prepared = self.submitted.popleft()
+        self.results.append(Result(prepared, applied or Applied({})))
+        return prepared
+
+    def time_out(self) -> None:
+        """Report the oldest chunk as too slow."""
+        self.results.append(Result(self.submitted.popleft(), NotApplied(Action.SPLIT_CHUNK)))
+
+    def deny(self, outcome: Outcome) -> None:
+        """Report that the ledger does not accept the oldest chunk."""
+        prepared = self.submitted.popleft()
+        outcomes = {span.partition: outcome for span in prepared.chunk.spans}
+        self.results.append(Result(prepared, NotApplied(Action.REREAD_LEDGER, outcomes)))
+
+
+@dataclass
+class Fakes:
+    """All ports of a worker, and its clock. now_s: monotonic seconds."""
+
+    log: FakeLog = field(default_factory=FakeLog)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
+    dead_letters: FakeDeadLetters = field(default_factory=FakeDeadLetters)
+    queue: FakeQueue = field(default_factory=FakeQueue)
+    now_s: float = 1000.0
+
+    def ports(self) -> WorkerPorts:
+        return WorkerPorts(
+            self.log, self.ledger, FakeWriter(), self.registry, self.dead_letters, clock=lambda: self.now_s
+        )
+
+
+def seal(partition: int, offset: int) -> Fetched:
+    """A message that needs no dataset: a seal of a job of its own."""
+    spec = JobSpec(JobKey("acme", uuid.uuid4()), "k", "d", 1)
+    return fetched(partition, offset, Message(Kind.SEAL, spec, 0, 0, 0, 0, datetime.now(UTC)))
+
+
+def fetched(partition: int, offset: int, message: Message | None, malformed: str = "") -> Fetched:
+    return Fetched(partition, offset, (), b"acme", b"", message, malformed)
