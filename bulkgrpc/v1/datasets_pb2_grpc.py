@@ -26,8 +26,16 @@ if _version_not_supported:
 
 
 class DatasetServiceStub:
-    """Registers message types as datasets. Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and
-    `google.rpc.BadRequest` where a field is at fault.
+    """Registers message types as datasets. Datasets are shared by all tenants.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc` and the reason that this file shows in parentheses,
+    `google.rpc.BadRequest` where a field is at fault, and `google.rpc.RetryInfo` where a retry helps. Every RPC also
+    returns:
+
+    INVALID_ARGUMENT: a name, a page size or a page token is invalid (INVALID_FIELD).
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN).
+    PERMISSION_DENIED: the token lacks the scope that the RPC needs (MISSING_SCOPE).
+    UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
     """
 
     def __init__(self, channel):
@@ -64,27 +72,36 @@ class DatasetServiceStub:
 
 
 class DatasetServiceServicer:
-    """Registers message types as datasets. Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and
-    `google.rpc.BadRequest` where a field is at fault.
+    """Registers message types as datasets. Datasets are shared by all tenants.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc` and the reason that this file shows in parentheses,
+    `google.rpc.BadRequest` where a field is at fault, and `google.rpc.RetryInfo` where a retry helps. Every RPC also
+    returns:
+
+    INVALID_ARGUMENT: a name, a page size or a page token is invalid (INVALID_FIELD).
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN).
+    PERMISSION_DENIED: the token lacks the scope that the RPC needs (MISSING_SCOPE).
+    UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
     """
 
     def RegisterDataset(self, request, context):
-        """Registers a message type and creates its table, or registers the next version of a dataset and changes its table.
-        Registering the same definition again changes nothing. Jobs that are open go on with the version they began with.
+        """Registers a message type and creates its table, or registers the next version of a dataset and alters its table.
+        Needs the scope `bulk.admin`. Registering the same definition again changes nothing. Open jobs keep the version
+        they were opened with.
 
-        INVALID_ARGUMENT: the message has no dataset option, or a field has no column type or a protovalidate rule that
-        cannot be compiled; BadRequest names it.
-        ALREADY_EXISTS: a table of that name is there, and is no dataset's (DATASET_EXISTS).
-        FAILED_PRECONDITION: the message is no next version of the one that is registered: it would lose data, misread old
-        records or rewrite the table (DATASET_INCOMPATIBLE); BadRequest names the field.
-        PERMISSION_DENIED: the caller has not the scope `bulk.admin`.
+        INVALID_ARGUMENT: the message has no dataset option, a field has no column type, or a protovalidate rule does not
+        compile (INVALID_DATASET); BadRequest names the field.
+        ALREADY_EXISTS: a table of that name exists and belongs to no dataset (DATASET_EXISTS).
+        FAILED_PRECONDITION: the message cannot follow the registered version: it would lose data, misread old records or
+        rewrite the table (DATASET_INCOMPATIBLE); BadRequest names the field.
+        UNAVAILABLE: a transaction locks the table for longer than 2 s (TABLE_BUSY); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDataset(self, request, context):
-        """Returns one dataset with its descriptors.
+        """Returns the newest version of a dataset with its descriptors. Needs the scope `bulk.read`.
 
         NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
         """
@@ -93,14 +110,14 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """Lists the datasets by name, each in its newest version, without their descriptors.
+        """Lists the newest version of each dataset by name, without descriptors. Needs the scope `bulk.read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasetVersions(self, request, context):
-        """Lists the versions of a dataset, the newest first, without their descriptors.
+        """Lists the versions of a dataset, newest first, without descriptors. Needs the scope `bulk.read`.
 
         NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
         """
@@ -109,15 +126,15 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Deletes a dataset: no server opens a job of it any more. Its table stays, with its rows, unless the request says
-        otherwise. Versions are not used again: registering the name anew makes the next one, and takes over a table that
-        stayed if its columns fit. Records of it that are acknowledged and not written yet are rejected (DATASET_DELETED).
+        """Deletes a dataset: the servers open no more jobs of it. Needs the scope `bulk.admin`. The table and its rows stay
+        unless the request sets `drop_table`. Version numbers are never reused: registering the name again creates the next
+        version, and uses the table that stayed if its columns fit. Acknowledged records that are not written yet are
+        rejected (DATASET_DELETED).
 
-        NOT_FOUND: the dataset is not registered, or was deleted before (DATASET_NOT_FOUND).
-        FAILED_PRECONDITION: jobs of it have not ended (DATASET_HAS_JOBS): wait for them, or cancel them. Or something
-        depends on the table that is to be dropped, for instance a view (TABLE_IN_USE).
-        UNAVAILABLE: somebody's transaction holds the table for longer than 2 s (TABLE_BUSY).
-        PERMISSION_DENIED: the caller has not the scope `bulk.admin`.
+        NOT_FOUND: the dataset is not registered, or is deleted already (DATASET_NOT_FOUND).
+        FAILED_PRECONDITION: the dataset has jobs that have not ended (DATASET_HAS_JOBS): wait for them, or cancel them. Or
+        another object depends on the table that is to be dropped, for example a view (TABLE_IN_USE).
+        UNAVAILABLE: a transaction locks the table for longer than 2 s (TABLE_BUSY); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,8 +177,16 @@ def add_DatasetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DatasetService:
-    """Registers message types as datasets. Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and
-    `google.rpc.BadRequest` where a field is at fault.
+    """Registers message types as datasets. Datasets are shared by all tenants.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc` and the reason that this file shows in parentheses,
+    `google.rpc.BadRequest` where a field is at fault, and `google.rpc.RetryInfo` where a retry helps. Every RPC also
+    returns:
+
+    INVALID_ARGUMENT: a name, a page size or a page token is invalid (INVALID_FIELD).
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN).
+    PERMISSION_DENIED: the token lacks the scope that the RPC needs (MISSING_SCOPE).
+    UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
     """
 
     @staticmethod

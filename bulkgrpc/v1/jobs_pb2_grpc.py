@@ -26,8 +26,15 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Tells what became of jobs. Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and
-    `google.rpc.BadRequest` where a field is at fault.
+    """Reads and manages jobs. A caller sees only the jobs of its own tenant.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc` and the reason that this file shows in parentheses,
+    `google.rpc.BadRequest` where a field is at fault, and `google.rpc.RetryInfo` where a retry helps. Every RPC also
+    returns:
+
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN).
+    PERMISSION_DENIED: the token lacks the scope that the RPC needs (MISSING_SCOPE), or the caller names another tenant
+    (FOREIGN_TENANT).
     """
 
     def __init__(self, channel):
@@ -69,65 +76,87 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Tells what became of jobs. Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and
-    `google.rpc.BadRequest` where a field is at fault.
+    """Reads and manages jobs. A caller sees only the jobs of its own tenant.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc` and the reason that this file shows in parentheses,
+    `google.rpc.BadRequest` where a field is at fault, and `google.rpc.RetryInfo` where a retry helps. Every RPC also
+    returns:
+
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN).
+    PERMISSION_DENIED: the token lacks the scope that the RPC needs (MISSING_SCOPE), or the caller names another tenant
+    (FOREIGN_TENANT).
     """
 
     def GetJob(self, request, context):
-        """Returns one job. Read from PostgreSQL; while that is away, from what the cache knows.
+        """Returns one job. Needs the scope `bulk.read`. The server reads PostgreSQL and Redis, and Redis alone while
+        PostgreSQL is unavailable.
 
-        INVALID_ARGUMENT: the name is not of the form `tenants/{tenant}/jobs/{job}`.
-        NOT_FOUND: there is no such job, or it is another tenant's.
-        UNAVAILABLE: PostgreSQL is away and the cache knows nothing of the job; try again after RetryInfo.
+        INVALID_ARGUMENT: the name does not have the form `tenants/{tenant}/jobs/{job}` (INVALID_FIELD).
+        NOT_FOUND: the job does not exist, or belongs to another tenant (JOB_NOT_FOUND).
+        UNAVAILABLE: PostgreSQL is unavailable and Redis has no entry for the job (POSTGRES_UNAVAILABLE); retry after
+        RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the caller's jobs, newest first.
+        """Lists the caller's jobs, newest first. Needs the scope `bulk.read`.
 
-        INVALID_ARGUMENT: the parent, the page size or the page token is not valid.
+        INVALID_ARGUMENT: the parent, the page size or the page token is invalid (INVALID_FIELD).
+        PERMISSION_DENIED: the parent is another tenant (FOREIGN_TENANT).
+        UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Sends the job as it is, then again after every change, until it has ended.
+        """Sends the job as it is, and again after a change, until the job has ended. Needs the scope `bulk.read`. A slow
+        reader may miss intermediate states, never the last one. No message is sent while PostgreSQL is unavailable.
 
-        INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE: as for GetJob.
+        INVALID_ARGUMENT, UNAVAILABLE: as for GetJob.
+        NOT_FOUND: as for GetJob, also if the job is deleted while the stream is open (JOB_NOT_FOUND).
+        RESOURCE_EXHAUSTED: the server process watches 1,000 jobs already (TOO_MANY_STREAMS); retry after RetryInfo.
+        UNAVAILABLE: the server shuts down (DRAINING); call again, another server answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Ends a job that has not ended: what is not applied yet is discarded and counted as expired; of an atomic job nothing
-        is written. Once this is answered, nothing more is written. Cancelling a cancelled job changes nothing.
+        """Cancels a job that has not ended. Needs the scope `bulk.write`. Records that are not applied yet are discarded and
+        counted as expired; an atomic job writes nothing. After the answer the job writes no more rows. Cancelling a
+        cancelled job changes nothing.
 
-        NOT_FOUND: as for GetJob. FAILED_PRECONDITION: the job has ended otherwise (JOB_ENDED).
-        UNAVAILABLE: PostgreSQL is away.
+        INVALID_ARGUMENT, NOT_FOUND: as for GetJob.
+        FAILED_PRECONDITION: the job has ended in another state (JOB_ENDED).
+        UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Deletes an ended job: its row, its rejections, and with them its idempotency key. Rows in the table stay.
+        """Deletes an ended job: its row, its rejections and its idempotency key. Needs the scope `bulk.write`. Rows in the
+        dataset's table stay.
 
-        NOT_FOUND: as for GetJob. FAILED_PRECONDITION: the job has not ended, or its seal was not applied, so that messages
-        of it may still come (JOB_NOT_ENDED). ABORTED: a stream holds the job (JOB_BUSY).
-        UNAVAILABLE: PostgreSQL or Redis is away.
+        INVALID_ARGUMENT, NOT_FOUND: as for GetJob.
+        FAILED_PRECONDITION: the job has not ended, or its seal is not applied, so that Kafka may still have messages of
+        the job (JOB_NOT_ENDED).
+        ABORTED: a stream has the job's lease (JOB_BUSY); retry after RetryInfo.
+        UNAVAILABLE: PostgreSQL or Redis is unavailable (POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRejections(self, request, context):
-        """Lists the records of a job that could not be applied, by their place in the job.
+        """Lists the rejected records of a job by their position: sequence, then record index. Needs the scope `bulk.read`.
 
-        NOT_FOUND: as for GetJob. INVALID_ARGUMENT: the page size or the page token is not valid.
+        INVALID_ARGUMENT: the parent, the page size or the page token is invalid (INVALID_FIELD).
+        NOT_FOUND: as for GetJob.
+        UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,8 +204,15 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Tells what became of jobs. Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and
-    `google.rpc.BadRequest` where a field is at fault.
+    """Reads and manages jobs. A caller sees only the jobs of its own tenant.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc` and the reason that this file shows in parentheses,
+    `google.rpc.BadRequest` where a field is at fault, and `google.rpc.RetryInfo` where a retry helps. Every RPC also
+    returns:
+
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN).
+    PERMISSION_DENIED: the token lacks the scope that the RPC needs (MISSING_SCOPE), or the caller names another tenant
+    (FOREIGN_TENANT).
     """
 
     @staticmethod
