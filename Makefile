@@ -1,10 +1,10 @@
-# What a contributor can do. `make` lists it.
+# Targets for contributors. `make` lists them.
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 UPGRADE ?=
-# Most of a test's time goes by waiting: two at a time, each with parts of its own.
+# Tests mostly wait: run two at a time, each process with its own stack.
 AT_ONCE ?= --numprocesses 2 --dist worksteal
 
 .PHONY: help setup demo test chaos storm check format generate lock bench clean
@@ -12,7 +12,7 @@ AT_ONCE ?= --numprocesses 2 --dist worksteal
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Install everything into .venv: locked Python packages, then Kafka's jars by Maven
+setup: $(VENV)/.installed ## Install the locked Python packages into .venv, and Kafka's JAR files with Maven
 
 $(VENV)/.installed: requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,20 +22,20 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 	$(BIN)/bulkgrpc stack-install
 	touch $@
 
-demo: setup ## Run the main job on real parts, from nothing to a report
+demo: setup ## Run the main job on a real stack and print its report
 	$(BIN)/bulkgrpc demo
 
-test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then those of `make chaos`
+test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then `make chaos`
 	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
 
-chaos: setup ## Hurt every part under load, one fault after the other, and prove that the checker sees broken promises
+chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
 
-storm: setup ## Draw new faults every 20 to 30 s, for ten seeds of five minutes each
+storm: setup ## Run ten storms of five minutes each, with new faults every 20 to 30 s
 	$(BIN)/python -m tests.chaos.storm --seed 1 --seeds 10 --seconds 300
 
-check: setup ## Lint, types, layering, protos, and that generated code is fresh
+check: setup ## Check format, lint rules, types, layering, protos, sizes and the freshness of generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,7 +45,7 @@ check: setup ## Lint, types, layering, protos, and that generated code is fresh
 	$(BIN)/python -m tools.budgets
 	$(BIN)/python -m tools.generate --check
 
-format: setup ## Format and mend what can be mended by itself
+format: setup ## Format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -57,7 +57,7 @@ lock: ## Resolve the dependencies into requirements/dev.lock; `make lock UPGRADE
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  pyproject.toml --output-file requirements/dev.lock
 
-bench: setup ## Measure throughput and latency next to a bare COPY, in one run
+bench: setup ## Measure throughput and latency next to a bare COPY in the same run
 	$(BIN)/bulkgrpc bench
 
 clean: ## Remove the virtual environment and caches
