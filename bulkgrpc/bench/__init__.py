@@ -1,12 +1,13 @@
-"""The benchmark: throughput, latency and memory, each next to a bare COPY of the same rows in the same run.
+"""The benchmark: throughput, latency, CPU time and memory, each next to a bare COPY of the same rows in the same run.
 
-model.py      what is measured, and the figures
-readings.py   sensor readings as batches; orders.py wide orders; trades.py large trades for the memory run
-ground.py     the stack, a database and topics of the benchmark's own
-programs.py   server and workers as processes; child.py processes that run a function of ours
-watch.py      waits for jobs and counts rows
-bare.py drain.py whole.py latency.py memory.py   a measurement each; suite.py one after the other
-scratch.py    a copy of somebody's table for `tune`; curve.py which size is worth it
-contest.py    who is measured side by side in `bench policies`; policies.py measures them
-machine.py    what it ran on; report.py tables and JSON
+model.py                the loads, and the figures that a run produces
+readings.py             sensor readings as batches; wide_orders.py wide orders; trades.py large trades
+environment.py          the stack, the benchmark's own database, a topic for each measurement
+service_processes.py    server and workers as processes; spawned.py functions of ours in their own processes
+observe.py              waits for jobs and checks exact counts
+cpu.py                  CPU time of processes and their children
+bare_copy.py drain.py whole_path.py latency.py memory.py   one measurement each; suite.py runs them in rounds
+policy_cases.py         the cases of `bench policies`; policies.py measures them
+chunk_size.py           which chunk size `tune` recommends
+machine.py              the machine that a run used; report.py tables and JSON
 """

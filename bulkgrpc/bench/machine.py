@@ -1,4 +1,4 @@
-"""What a run ran on: figures without it say nothing."""
+"""The machine and the versions of a run: without them, figures mean nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import psycopg
 
+from bulkgrpc.postgres.probe import server_version
 from bulkgrpc.stack.jars import KAFKA_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine and the versions. load_average: over one minute, when the run began; above 0.5 something else ran."""
+    """The machine and the versions. load_average: of the last minute before the run; above 0.5, something else ran."""
 
     cores: int
     cpu: str
@@ -27,16 +27,14 @@ class Machine:
 
 
 def describe(postgres: str) -> Machine:
-    """Describe this machine, and the server at `postgres`."""
-    with psycopg.connect(postgres) as connection:
-        version = connection.execute("SHOW server_version").fetchone()
+    """Describe this machine, and the PostgreSQL server at `postgres`. Raises PostgresError."""
     return Machine(
         cores=psutil.cpu_count() or 1,
         cpu=_cpu(Path("/proc/cpuinfo")),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        postgres=str(version[0]) if version else "unknown",
+        postgres=server_version(postgres),
         kafka=KAFKA_VERSION,
         load_average=round(psutil.getloadavg()[0], 2),
     )
@@ -44,5 +42,5 @@ def describe(postgres: str) -> Machine:
 
 def _cpu(information: Path) -> str:
     lines = information.read_text().splitlines() if information.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())

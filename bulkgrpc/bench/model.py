@@ -1,4 +1,4 @@
-"""What is measured, and the figures. Values only; rates are ratios to a bare COPY of the same run."""
+"""The loads and the figures of the benchmark. Values only. Rates are compared with a bare COPY of the same run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ SERVER_RSS_MB_MAX = 300.0
 WORKER_RSS_MB_MAX = 500.0
 
 Report = Callable[[str], None]
-"""Told in a few words what is under way."""
+"""Receives a short description of each step when it starts."""
 
 
 class BenchFailed(Exception):
-    """A measurement could not be made, or a count was not exact. `str()` is one line that says which."""
+    """A measurement failed, or a count was not exact. `str()` is one line that says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the throughput measurements send.
+    """The load of the throughput and latency measurements.
 
-    rows: in all, a multiple of `tenants` x `batch_rows` so that every batch is full. chunk_rows: of a worker's
-    transaction, and of a bare COPY's. samples: batches of the latency measurement.
+    rows: in all; a multiple of `tenants` x `batch_rows`, so that every batch is full. chunk_rows: rows of one
+    transaction of the bare COPY, and at most of a worker. rounds: how often throughput is measured. samples: batches of
+    the latency measurement.
     """
 
     rows: int
@@ -51,20 +52,30 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Rows that were written in a time."""
+    """Rows written, and what they took.
+
+    cpu_s: user and system time of all processes that took part, PostgreSQL's included and Kafka's not: its JVM compiles
+    code in the background, so that its time varies from run to run.
+    """
 
     rows: int
     seconds: float
+    cpu_s: float
 
     @property
     def rows_per_s(self) -> float:
-        """Rows a second."""
+        """Rows per second."""
         return self.rows / self.seconds
+
+    @property
+    def cpu_s_per_million_rows(self) -> float:
+        """CPU seconds per million rows."""
+        return self.cpu_s / self.rows * 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One bare COPY and what was measured right after it; the ratios are of one round."""
+    """One bare COPY and what was measured right after it."""
 
     bare: Rate
     drain: Rate
@@ -72,18 +83,18 @@ class Round:
 
     @property
     def drain_ratio(self) -> float:
-        """The drain's rate, the bare COPY's being 1."""
+        """The rate of the drain divided by that of the bare COPY."""
         return self.drain.rows_per_s / self.bare.rows_per_s
 
     @property
     def whole_ratio(self) -> float:
-        """The whole path's rate, the bare COPY's being 1."""
+        """The rate of the whole path divided by that of the bare COPY."""
         return self.whole.rows_per_s / self.bare.rows_per_s
 
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Of times in ms."""
+    """Quantiles of times, in ms."""
 
     p50_ms: float
     p99_ms: float
@@ -91,7 +102,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, times_s: Sequence[float]) -> Quantiles:
-        """Return the quantiles of at least one time, each a time that was measured (nearest rank)."""
+        """Return the quantiles of at least one time. Each is a measured time (nearest rank)."""
         ordered = sorted(times_s)
 
         def rank(share: float) -> float:
@@ -102,7 +113,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """From handing a batch to the client until: its acknowledgement is there; its rows are visible."""
+    """Times from handing a batch to the client: until its acknowledgement arrives, and until its rows are visible."""
 
     acknowledged: Quantiles
     visible: Quantiles
@@ -110,7 +121,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All figures of one run."""
+    """All figures of one run of `bench`."""
 
     load: Load
     rounds: tuple[Round, ...]
@@ -118,18 +129,18 @@ class Results:
 
     @property
     def drain_ratio(self) -> float:
-        """The median over the rounds."""
+        """The median ratio of the rounds."""
         return statistics.median(item.drain_ratio for item in self.rounds)
 
     @property
     def whole_ratio(self) -> float:
-        """The median over the rounds."""
+        """The median ratio of the rounds."""
         return statistics.median(item.whole_ratio for item in self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A process' resident memory when its share of the load, 0 to 1, was done."""
+    """A process's resident memory when a share of its load, 0 to 1, was done."""
 
     share: float
     rss_mb: float
@@ -141,9 +152,10 @@ FLAT_SLACK_MB = 16.0
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Resident memory of one process over the load, in MB (10^6 bytes).
+    """Resident memory of one process during the load, in MB (10^6 bytes).
 
-    max_mb: the kernel's own high-water mark where it tells one, start of the process included.
+    tenth_mb: after a tenth of the load. max_mb: the kernel's high-water mark if it has one, which includes the start of
+    the process.
     """
 
     name: str
@@ -154,30 +166,30 @@ class Resident:
 
     @classmethod
     def of(cls, name: str, samples: Sequence[Sample], max_mb: float, limit_mb: float) -> Resident:
-        """Read a process' samples: the median of the second tenth of the load, and that of the last tenth.
+        """Summarize a process's samples by the medians of the second and the last tenth of the load.
 
-        Raises BenchFailed if either tenth has no sample: the load was too small for the sampling.
+        Raises BenchFailed if either tenth has no sample: the load was too small.
         """
         second = [sample.rss_mb for sample in samples if 0.1 <= sample.share < 0.2]
         last = [sample.rss_mb for sample in samples if sample.share >= 0.9]
         if not second or not last:
-            raise BenchFailed(f"the load was over before the memory of the {name} was sampled: give more gigabytes")
+            raise BenchFailed(f"the load ended before the memory of the {name} was sampled: use more gigabytes")
         return cls(name, statistics.median(second), statistics.median(last), max_mb, limit_mb)
 
     @property
     def flat(self) -> bool:
-        """Whether it ended at most a tenth (and 16 MB) above where it was after a tenth of the load."""
+        """Whether memory at the end is at most a tenth and 16 MB above that after a tenth of the load."""
         return self.end_mb <= self.tenth_mb * FLAT_RATIO_MAX + FLAT_SLACK_MB
 
     @property
     def meets_target(self) -> bool:
-        """Whether it stayed under its limit, and flat."""
+        """Whether memory stayed below the limit, and flat."""
         return self.flat and self.max_mb < self.limit_mb
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLoad:
-    """What the memory run sends: bytes in all, over so many streams at once, in batches of about so many bytes."""
+    """The load of the memory measurement. batch_bytes: the approximate size of a batch."""
 
     total_bytes: int
     streams: int
@@ -186,7 +198,7 @@ class MemoryLoad:
 
 @dataclass(frozen=True, slots=True)
 class MemoryResults:
-    """What the memory run found. accepted: until the last acknowledgement; written: until the last job ended."""
+    """The figures of `bench memory`. accepted_s: until the last acknowledgement. written_s: until all jobs ended."""
 
     load: MemoryLoad
     sent_bytes: int

@@ -1,165 +1,127 @@
-"""Ways of writing side by side: our workers, bare COPY and staging by hand, in rounds, each from the same state.
+"""Measures ways of writing side by side: workers, bare COPY and staging, in rounds, each from the same state.
 
-One topic and one pair of workers for all: what is measured is a drain each, of jobs of another dataset.
+All cases share one topic and one pair of workers: each measurement is a drain of jobs of another dataset.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from psycopg import sql
-
-from bulkgrpc.bench import bare, drain, programs, readings, watch
-from bulkgrpc.bench.bare import Baseline
-from bulkgrpc.bench.contest import Contestant, ContestResults
-from bulkgrpc.bench.ground import Connection, Ground, Place
+from bulkgrpc.bench import bare_copy, drain, observe, readings, service_processes
+from bulkgrpc.bench.bare_copy import Baseline
+from bulkgrpc.bench.environment import Deployment, Environment
 from bulkgrpc.bench.model import Load, Rate, Report
+from bulkgrpc.bench.policy_cases import PolicyCase, PolicyResults
+from bulkgrpc.bench.service_processes import ServiceProcess
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.ddl import table
-from bulkgrpc.postgres import dedupe
-from bulkgrpc.postgres.filters import make_filters
+from bulkgrpc.postgres import bench_state
+from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.settings import PREFIX
 
-_NUMBER = sql.SQL("(value * 4)::bigint")
-"""The number of a reading: `readings.batches` makes its value of it."""
-_KEPT = sql.Identifier("bench_kept")
 
-
-def run(ground: Ground, contestants: Sequence[Contestant], load: Load, report: Report) -> ContestResults:
-    """Measure all contestants in `load.rounds` rounds. Raises BenchFailed."""
-    payloads = _payloads(contestants, load)
-    # Left alone the workers would set the size of their chunks, and what is written by hand could not have the same.
-    same_size = {f"{PREFIX}CHUNK_ROWS_{bound}": str(load.chunk_rows) for bound in ("MIN", "MAX")}
+def run(environment: Environment, cases: Sequence[PolicyCase], load: Load, report: Report) -> PolicyResults:
+    """Measure all cases in `load.rounds` rounds. Raises BenchFailed."""
+    # By default workers adapt the size of their chunks: the baselines could not have the same size.
+    fixed_size = {f"{PREFIX}CHUNK_ROWS_{bound}": str(load.chunk_rows) for bound in ("MIN", "MAX")}
     rounds = []
     with (
-        ground.place("policies", load.tenants) as place,
-        programs.workers(place, load.workers, ground.directory, same_size) as running,
-        ground.connection() as connection,
+        environment.deployment("policies", load.tenants) as deployment,
+        service_processes.workers(deployment, load.workers, environment.directory, fixed_size) as running,
+        environment.connection() as connection,
     ):
-        watch.group_settles(place, load.workers)
+        measurement = _Measurement(environment, deployment, running, connection, load, tuple(cases))
+        observe.wait_group_balanced(deployment, load.workers)
         report("warming up")
-        _warm(place, running, connection, _ours(contestants), load, payloads)
-        _constrain(connection, contestants)
-        _keep(ground, connection, contestants, load)
+        payloads = _payloads(cases, load)
+        measurement.warm_up(payloads)
+        measurement.prepare_tables()
         for number in range(1, load.rounds + 1):
             rates: dict[str, Rate] = {}
-            for contestant in contestants:
-                report(f"round {number} of {load.rounds}: {contestant.name}")
-                _prepare(connection, contestant)
-                _remember(connection, contestant, contestants, load)
-                if contestant.by == "workers":
-                    seconds = _drained_s(place, running, connection, contestant, load, payloads[contestant.name])
-                    rates[contestant.name] = Rate(load.rows, seconds)
-                else:
-                    rates[contestant.name] = bare.written(ground.postgres, _baseline(contestant), load)
-                    watch.check_table(connection, contestant.dataset, load.rows)
+            for case in cases:
+                report(f"round {number} of {load.rounds}: {case.name}")
+                rates[case.name] = measurement.measure(case, payloads)
             rounds.append(rates)
-    return ContestResults(load, tuple(contestants), tuple(rounds))
+    return PolicyResults(load, tuple(cases), tuple(rounds))
 
 
-def steps(contestants: Sequence[Contestant], load: Load) -> int:
-    """Return how many times `run` reports."""
-    return len(contestants) * load.rounds + 1
+def steps(cases: Sequence[PolicyCase], load: Load) -> int:
+    """Return how often `run` reports."""
+    return len(cases) * load.rounds + 1
 
 
-def _ours(contestants: Sequence[Contestant]) -> list[Contestant]:
-    return [contestant for contestant in contestants if contestant.by == "workers"]
+@dataclass(frozen=True, slots=True)
+class _Measurement:
+    environment: Environment
+    deployment: Deployment
+    workers: Sequence[ServiceProcess]
+    connection: Connection
+    load: Load
+    cases: tuple[PolicyCase, ...]
+
+    def warm_up(self, payloads: dict[str, list[bytes]]) -> None:
+        """Let every worker load every dataset: build its codec, compile its rules."""
+        for case in _written_by_workers(self.cases):
+            key, batch = f"warm-{secrets.token_hex(4)}", payloads[case.name][:1]
+            tenants = readings.tenants_of(self.load)
+            drain.fill(self.deployment, drain.plan(case.dataset, tenants, key, batch, self.load.batch_rows))
+            observe.wait_jobs_ended(self.connection, key, self.load.tenants, needed=self.workers)
+
+    def prepare_tables(self) -> None:
+        """Empty the tables, add the constraints, and save the rows from which existing keys are taken."""
+        for case in _written_by_workers(self.cases):
+            bench_state.clear_without_autovacuum(self.connection, case.dataset)
+            if case.rejected_one_in:
+                bench_state.reject_one_row_in(self.connection, case.dataset, case.rejected_one_in)
+        first = self.cases[0]
+        bare_copy.write(self.environment, _baseline(first), self.load)
+        bench_state.save_rows(self.connection, first.dataset)
+
+    def measure(self, case: PolicyCase, payloads: dict[str, list[bytes]]) -> Rate:
+        """Measure one case from its initial state. Raises BenchFailed."""
+        bench_state.reset(self.connection, case.dataset, one_row_in=case.existing_one_in)
+        if case.dataset.dedupe_window_s:
+            self._reset_window(case)
+        if case.writer == "workers":
+            return self._drain(case, payloads[case.name])
+        rate = bare_copy.write(self.environment, _baseline(case), self.load)
+        observe.check_table(self.connection, case.dataset, self.load.rows)
+        return rate
+
+    def _drain(self, case: PolicyCase, payloads: list[bytes]) -> Rate:
+        key, tenants = f"policies-{secrets.token_hex(4)}", readings.tenants_of(self.load)
+        planned = drain.plan(case.dataset, tenants, key, payloads, self.load.batch_rows)
+        one = drain.Drain(self.environment, self.deployment, self.workers, self.connection)
+        rate = one.run(planned, key, self.load.rows)
+        observe.check_counts(self.connection, case.dataset, key, self.load.tenants, case.counts(self.load))
+        return rate
+
+    def _reset_window(self, case: PolicyCase) -> None:
+        """Set what the dataset's dedupe window remembers."""
+        bench_state.forget_records(self.connection, case.dataset)
+        if case.remembered == "others":
+            bench_state.remember_random_records(self.connection, case.dataset, self.load.rows)
+        elif case.remembered == "same":
+            source = next(item for item in self.cases if item.dataset.dedupe_window_s)
+            bench_state.remember_records_of(self.connection, case.dataset, source.dataset)
+        bench_state.checkpoint(self.connection)
 
 
-def _baseline(contestant: Contestant) -> Baseline:
-    return Baseline(contestant.dataset, contestant.batches, staged=contestant.by == "staging")
+def _written_by_workers(cases: Sequence[PolicyCase]) -> list[PolicyCase]:
+    return [case for case in cases if case.writer == "workers"]
 
 
-def _payloads(contestants: Sequence[Contestant], load: Load) -> dict[str, list[bytes]]:
-    """Return the batches of a tenant's job, by contestant; encoded once where the messages are alike."""
-    made: dict[object, list[bytes]] = {}
-    found = {}
-    for contestant in _ours(contestants):
-        if contestant.batches not in made:
-            codec = BatchCodec(contestant.dataset)
-            made[contestant.batches] = contestant.batches(codec, 0, load.tenant_rows, load.batch_rows)
-        found[contestant.name] = made[contestant.batches]
-    return found
+def _baseline(case: PolicyCase) -> Baseline:
+    return Baseline(case.dataset, case.batches, staged=case.writer == "staging")
 
 
-def _drained_s(
-    place: Place,
-    running: Sequence[programs.Program],
-    connection: Connection,
-    contestant: Contestant,
-    load: Load,
-    payloads: list[bytes],
-) -> float:
-    key = f"policies-{secrets.token_hex(4)}"
-    planned = drain.plan(contestant.dataset, readings.tenants_of(load), key, payloads, load.batch_rows)
-    seconds = drain.emptied_s(place, running, connection, planned, key)
-    watch.check_counts(connection, contestant.dataset, key, load.tenants, contestant.counts(load))
-    return seconds
-
-
-def _warm(
-    place: Place,
-    running: Sequence[programs.Program],
-    connection: Connection,
-    contestants: Sequence[Contestant],
-    load: Load,
-    payloads: dict[str, list[bytes]],
-) -> None:
-    """Let every worker see every dataset: its codec is made, its rules are compiled."""
-    for contestant in contestants:
-        key = f"warm-{secrets.token_hex(4)}"
-        batch = payloads[contestant.name][:1]
-        drain.fill(place, drain.plan(contestant.dataset, readings.tenants_of(load), key, batch, load.batch_rows))
-        watch.jobs_end(connection, key, load.tenants, needed=running)
-
-
-def _constrain(connection: Connection, contestants: Sequence[Contestant]) -> None:
-    """Empty every table; have some refuse rows; and keep the vacuum, which comes when it likes, away from all."""
-    for contestant in _ours(contestants):
-        name = table(contestant.dataset)
-        connection.execute(sql.SQL("TRUNCATE {}").format(name))
-        connection.execute(sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = false)").format(name))
-        if contestant.refused:
-            check = sql.SQL("ALTER TABLE {} ADD CONSTRAINT bench_refuses CHECK ({} % {} <> 0)")
-            connection.execute(check.format(name, _NUMBER, contestant.refused))
-
-
-def _keep(ground: Ground, connection: Connection, contestants: Sequence[Contestant], load: Load) -> None:
-    """Keep the readings in a table of their own, from which the keys that are to be there are taken."""
-    first = contestants[0]
-    bare.written(ground.postgres, _baseline(first), load)
-    connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} AS SELECT * FROM {}").format(_KEPT, table(first.dataset)))
-
-
-def _prepare(connection: Connection, contestant: Contestant) -> None:
-    """Put a contestant's table into the state in which it begins each round."""
-    name = table(contestant.dataset)
-    connection.execute(sql.SQL("TRUNCATE {}").format(name))
-    if contestant.there:
-        insert = sql.SQL("INSERT INTO {} SELECT * FROM {} WHERE {} % {} = 0")
-        connection.execute(insert.format(name, _KEPT, _NUMBER, contestant.there))
-    connection.execute(sql.SQL("VACUUM ANALYZE {}").format(name))
-    connection.execute("CHECKPOINT")
-
-
-def _remember(connection: Connection, contestant: Contestant, contestants: Sequence[Contestant], load: Load) -> None:
-    """Have what is to be known before in the halves of a dataset with a window, and nothing else."""
-    if not contestant.dataset.dedupe_window_s:
-        return
-    current, other = dedupe.names(contestant.dataset.name)
-    connection.execute(sql.SQL("TRUNCATE {}, {}").format(current, other))
-    connection.execute(
-        "UPDATE bulk.dedupe SET filter = NULL, change_time = now() WHERE dataset = %s", (contestant.dataset.name,)
-    )
-    if contestant.remembered == "others":
-        insert = sql.SQL(
-            "INSERT INTO {} SELECT gen_random_uuid() AS hash, now() FROM generate_series(1, %s) ORDER BY 1"
-        )
-        connection.execute(insert.format(other), (load.rows,))
-        make_filters(connection)
-    elif contestant.remembered == "same":
-        new = next(item for item in contestants if item.dataset.dedupe_window_s)
-        remembered, _ = dedupe.names(new.dataset.name)
-        connection.execute(sql.SQL("INSERT INTO {} SELECT * FROM {} ORDER BY hash").format(current, remembered))
-    connection.execute("CHECKPOINT")
+def _payloads(cases: Sequence[PolicyCase], load: Load) -> dict[str, list[bytes]]:
+    """Return the batches of one tenant's job, by case name. Cases with the same messages share them."""
+    encoded: dict[object, list[bytes]] = {}
+    payloads = {}
+    for case in _written_by_workers(cases):
+        if case.batches not in encoded:
+            encoded[case.batches] = case.batches(BatchCodec(case.dataset), 0, load.tenant_rows, load.batch_rows)
+        payloads[case.name] = encoded[case.batches]
+    return payloads

@@ -1,4 +1,4 @@
-"""Sensor readings as ready-made batches, the same for every measurement: no two rows have the same key."""
+"""Sensor readings as encoded batches, the same for every measurement: no two rows have the same key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dataset() -> Dataset:
 
 
 def tenants_of(load: Load) -> list[str]:
-    """Return tenants spread evenly: one on each of as many partitions."""
+    """Return tenant names such that each partition gets exactly one tenant."""
     names = (f"tenant-{number}" for number in itertools.count())
     return [next(name for name in names if partition_of(name, load.tenants) == p) for p in range(load.tenants)]
 
@@ -46,13 +46,13 @@ def batches(codec: BatchCodec, first: int, rows: int, batch_rows: int) -> list[b
 
 
 def key_of(number: int) -> tuple[str, datetime]:
-    """Return sensor and time of a reading."""
+    """Return the key of a reading: sensor and time."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return f"S{number % SENSORS}", epoch + timedelta(microseconds=_FIRST_US + number * _STEP_US)
 
 
-def turns(per_tenant: Sequence[Sequence[bytes]]) -> list[tuple[int, int, bytes]]:
-    """Take a batch of each tenant in turn: (tenant's number, sequence, payload)."""
+def interleaved(per_tenant: Sequence[Sequence[bytes]]) -> list[tuple[int, int, bytes]]:
+    """Return one batch of each tenant in turn, as (tenant number, sequence, payload)."""
     return [
         (tenant, sequence, payload)
         for sequence, row in enumerate(zip(*per_tenant, strict=True))

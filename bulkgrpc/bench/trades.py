@@ -1,4 +1,4 @@
-"""Wide trades of about 1 KB: many bytes in few rows."""
+"""Wide trades of about 1 KB each: many bytes in few rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bulkgrpc.datasets.definition import Dataset
 
 TABLE = "trades"
 ROW_BYTES = 1000
-"""A row's share of a batch; the exact number depends on the length of its varints."""
+"""Bytes of a row in a batch, about: the exact number depends on its varints."""
 _SIGNATURE_BYTES = 640
 _REMARK_BYTES = 256
 _EXECUTED_US = 1_767_225_600_000_000  # 2026-01-01
@@ -28,7 +28,7 @@ def dataset() -> Dataset:
 
 
 def batches(codec: BatchCodec, columns: dict[str, pa.Array], count: int) -> Iterator[Batch]:
-    """Give `count` batches of one tenant, encoded one at a time; the rows differ in `trade_id` alone."""
+    """Yield `count` batches of one tenant, encoded one at a time. Rows differ in `trade_id` only."""
     rows = len(columns["symbol"])
     for number in range(count):
         ids = pa.array(np.arange(number * rows, (number + 1) * rows))
@@ -38,7 +38,7 @@ def batches(codec: BatchCodec, columns: dict[str, pa.Array], count: int) -> Iter
 
 
 def columns_of(codec: BatchCodec, rows: int) -> dict[str, pa.Array]:
-    """Return the columns of a batch without `trade_id`. Remark and signature are random: nothing compresses them."""
+    """Return the columns of a batch except `trade_id`. Remark and signature are random: they do not compress."""
     source = random.Random(1)  # noqa: S311 — the same bytes in every run
     values: dict[str, list[object]] = {
         "symbol": [f"SYM{number % 50}" for number in range(rows)],

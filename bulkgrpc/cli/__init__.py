@@ -1,1 +1,1 @@
-"""The `bulkgrpc` command."""
+"""The `bulkgrpc` command line."""

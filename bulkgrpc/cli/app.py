@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-_STACK, _SERVICE, _DATA = "The stores on this machine", "The service", "Data"
-# The processes read their options themselves, `--help` included.
+_DATA, _SERVICE, _STACK = "Data", "Service", "Local Kafka, PostgreSQL and Valkey"
+# The server and the worker parse their options themselves, `--help` included.
 _PASS_THROUGH = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Where a command is, `module:attribute` in this package: a function, or a typer app of subcommands."""
+    """Where a command is defined: `module:attribute` in this package, a function or a typer app of subcommands."""
 
     target: str
     panel: str
@@ -46,9 +46,9 @@ COMMANDS = {
     "jobs": Command("jobs:app", _DATA),
     "datasets": Command("datasets:app", _DATA),
     "dlq": Command("dlq:app", _DATA),
-    "server": Command("processes:server", _SERVICE, _PROCESS),
-    "worker": Command("processes:worker", _SERVICE, _PROCESS),
-    "migrate": Command("processes:migrate", _SERVICE),
+    "server": Command("service:server", _SERVICE, _PROCESS),
+    "worker": Command("service:worker", _SERVICE, _PROCESS),
+    "migrate": Command("service:migrate", _SERVICE),
     "bench": Command("bench:app", _SERVICE),
     "tune": Command("tune:tune", _SERVICE),
     "up": Command("stack:up", _STACK),
@@ -59,10 +59,10 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """The commands of COMMANDS, each imported when asked for."""
+    """The commands of COMMANDS, each imported when it is needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names, in the order in which the help shows them."""
+        """Return the names in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -78,14 +78,24 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Bulk ingest over gRPC: Protobuf record batches through Kafka into PostgreSQL, exactly once. "
-    "See it at work with `bulkgrpc demo`.",
 )
 
 
 @app.callback()
-def _root() -> None:
-    """Hold the group: typer makes one only of an app that has a command or a callback."""
+def root() -> None:
+    """Load records in bulk: Protobuf batches over gRPC, through Kafka, into PostgreSQL, exactly once.
+
+    See it work, from an empty directory to loaded tables, in about a minute:
+
+        bulkgrpc demo
+
+    Run it by hand on this machine. Set up the stores, then start a server and a worker in two more shells:
+
+        eval "$(bulkgrpc up)" && bulkgrpc migrate
+
+    Every command has its own `--help`. Exit codes of all commands: 0 success, 1 failure (one line on stderr says why),
+    2 wrong usage. Some have more; their help lists them.
+    """
 
 
 def main() -> None:

@@ -16,14 +16,16 @@ from bulkgrpc.bench.model import BenchFailed, Load, MemoryLoad
 from bulkgrpc.cli import console
 from bulkgrpc.stack import StackError
 
-# The measurements are imported where they are needed: they load Arrow and gRPC, which `--help` does without.
+# The measurements are imported where they are used: they load Arrow and gRPC, which `--help` does not need.
 # ruff: noqa: PLC0415
 
-app = typer.Typer(help="Measure throughput, latency and memory on a stack of its own.")
+_STARTING = "starting Kafka, PostgreSQL and Valkey"
+
+app = typer.Typer(help="Measure throughput, latency, CPU time and memory on a stack of its own.")
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Use the stack in this directory and keep it. Default: one below /var/tmp, deleted afterwards."),
+    typer.Option(help="Use the stack in this directory and keep it. Default: a new one below /var/tmp, then deleted."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -32,64 +34,74 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 def bench(  # noqa: PLR0917 — options, given by name
     context: typer.Context,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each throughput measurement.")] = 1_000_000,
-    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows in a batch.")] = 1000,
+    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows of a batch.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the bare COPY.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="How often throughput is measured; medians count.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of throughput measurements. Figures are medians.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="100,000 rows, one round, 40 latency samples.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure throughput and latency next to a bare COPY BINARY of the same rows, in one run.
+    """Measure throughput, CPU time and latency, next to a bare COPY BINARY of the same rows in the same run.
 
-    Ratios tell, rates depend on the machine: let nothing else run. Every count is checked; if one is not exact, the
-    exit code is 1. A missed target is shown and is no error.
+    Compare ratios: rates depend on the machine. Run nothing else meanwhile. Takes about two minutes. CPU time includes
+    PostgreSQL and excludes Kafka.
 
-        bulkgrpc bench --json > figures.json
+    For example:
+
+        bulkgrpc bench
+
+        bulkgrpc bench --rows 200000 --rounds 1 --json > figures.json
+
+    Exit codes: 0 measured, also if a target is missed; 1 a measurement failed, or a count was not exact.
     """
     if context.invoked_subcommand is not None:
         return
-    from bulkgrpc.bench import machine, readings, report, suite
-    from bulkgrpc.bench.ground import ground
+    from bulkgrpc.bench import environment, machine, readings, report, suite
 
     load = Load.of(100_000, batch_rows, workers, 1, 40) if quick else Load.of(rows, batch_rows, workers, rounds, 200)
-    with _errors(), console.progress(suite.steps(load) + 1, as_json) as tell:
-        tell("starting Kafka, PostgreSQL and Valkey")
-        with ground(data_dir, (readings.dataset(),)) as place:
-            described = machine.describe(place.postgres)
-            results = suite.run(place, load, tell)
+    with _errors(), console.progress(suite.steps(load) + 1, as_json) as start_step:
+        start_step(_STARTING)
+        with environment.prepared(data_dir, (readings.dataset(),)) as prepared:
+            described = machine.describe(prepared.postgres)
+            results = suite.run(prepared, load, start_step)
     if as_json:
         typer.echo(json.dumps(report.throughput_document(described, results)))
         return
     out = Console()
     out.print(report.throughput_table(results))
+    out.print(report.latency_table(results))
     out.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 
 @app.command("memory")
 def bench_memory(
-    gigabytes: Annotated[float, typer.Option(min=0.01, help="What all streams send together, in GB.")] = 4.0,
-    streams: Annotated[int, typer.Option(min=1, max=200, help="Streams at once, each a job of its own.")] = 200,
-    batch_kilobytes: Annotated[int, typer.Option(min=2, max=900, help="Size of a batch, in KB.")] = 250,
+    gigabytes: Annotated[float, typer.Option(min=0.01, help="GB that all streams send together.")] = 4.0,
+    streams: Annotated[int, typer.Option(min=1, max=200, help="Concurrent streams. Each is one job.")] = 200,
+    batch_kilobytes: Annotated[int, typer.Option(min=2, max=900, help="Size of a batch in KB.")] = 250,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what server and workers hold in memory while many streams send gigabytes at once.
+    """Measure the memory of server and workers while many streams send gigabytes at the same time.
 
-    Needs about three times the gigabytes on disk: rows, their write-ahead log, and what Kafka holds for the workers.
+    Needs about three times the gigabytes on disk: the rows, their write-ahead log, and what Kafka stores for the
+    workers.
+
+    For example:
 
         bulkgrpc bench memory --gigabytes 0.2
+
+    Exit codes: 0 measured, also if a target is missed; 1 the measurement failed, or a count was not exact.
     """
-    from bulkgrpc.bench import machine, memory, report, trades
-    from bulkgrpc.bench.ground import ground
+    from bulkgrpc.bench import environment, machine, memory, report, trades
 
     load = MemoryLoad(round(gigabytes * 1e9), streams, batch_kilobytes * 1000)
-    with _errors(), console.progress(2, as_json) as tell:
-        tell("starting Kafka, PostgreSQL and Valkey")
+    with _errors(), console.progress(2, as_json) as start_step:
+        start_step(_STARTING)
         dataset = trades.dataset()
-        with ground(data_dir, (dataset,)) as place:
-            described = machine.describe(place.postgres)
-            tell(f"{streams} streams send {gigabytes:g} GB")
-            results = memory.measure(place, dataset, load)
+        with environment.prepared(data_dir, (dataset,)) as prepared:
+            described = machine.describe(prepared.postgres)
+            start_step(f"{streams} streams send {gigabytes:g} GB")
+            results = memory.measure(prepared, dataset, load)
     if as_json:
         typer.echo(json.dumps(report.memory_document(described, results)))
         return
@@ -102,47 +114,50 @@ def bench_memory(
 def bench_policies(
     *,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 800_000,
-    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows in a batch.")] = 1000,
+    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows of a batch.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the baselines.")] = 2,
-    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows of a transaction, of workers and by hand.")] = 40_000,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; medians count.")] = 3,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows of a transaction, also of the baselines.")] = 40_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds. Figures are medians.")] = 3,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure conflict policies, validation, refused rows and wide messages, each next to what it costs without us.
+    """Measure conflict policies, deduplication, validation, rejected rows and wide messages, each next to a baseline.
 
-    Workers drain a full topic of each; beside them, of the same rows in chunks of the same size over as many
-    connections: a bare COPY BINARY, and staging with INSERT … ON CONFLICT as one would write it by hand. Every count is
-    checked. A missed target is shown and is no error.
+    Workers drain a full topic for each case. The baselines write the same rows in chunks of the same size over as many
+    connections: a bare COPY BINARY, or COPY into a temporary table and INSERT … ON CONFLICT. Takes several minutes.
+
+    For example:
 
         bulkgrpc bench policies --rows 100000 --rounds 1
+
+    Exit codes: 0 measured, also if a target is missed; 1 a measurement failed, or a count was not exact.
     """
-    from bulkgrpc.bench import contest, machine, policies, report
-    from bulkgrpc.bench.ground import ground
+    from bulkgrpc.bench import environment, machine, policies, policy_cases, report
 
     load = replace(Load.of(rows, batch_rows, workers, rounds, 0), chunk_rows=chunk_rows)
-    contestants = contest.contestants()
-    datasets = {contestant.dataset.name: contestant.dataset for contestant in contestants}
-    with _errors(), console.progress(policies.steps(contestants, load) + 1, as_json) as tell:
-        tell("starting Kafka, PostgreSQL and Valkey")
-        with ground(data_dir, tuple(datasets.values())) as place:
-            described = machine.describe(place.postgres)
-            results = policies.run(place, contestants, load, tell)
+    cases = policy_cases.cases()
+    datasets = {case.dataset.name: case.dataset for case in cases}
+    with _errors(), console.progress(policies.steps(cases, load) + 1, as_json) as start_step:
+        start_step(_STARTING)
+        with environment.prepared(data_dir, tuple(datasets.values())) as prepared:
+            described = machine.describe(prepared.postgres)
+            results = policies.run(prepared, cases, load, start_step)
     if as_json:
-        typer.echo(json.dumps(report.contest_document(described, results)))
+        typer.echo(json.dumps(report.policies_document(described, results)))
         return
     out = Console()
-    out.print(report.contest_table(results))
+    out.print(report.policies_table(results))
     out.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
     """Turn a failure into one line on stderr and exit code 1."""
-    import psycopg
+    from bulkgrpc.kafka.topics import KafkaUnavailable
+    from bulkgrpc.postgres.errors import PostgresError
 
     try:
         yield
-    except (BenchFailed, StackError, OSError, psycopg.Error) as error:
+    except (BenchFailed, StackError, OSError, PostgresError, KafkaUnavailable) as error:
         typer.echo(f"error: {str(error).strip()}", err=True)
         raise typer.Exit(1) from error

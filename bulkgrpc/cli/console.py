@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout, everything else on stderr, an expected failure as one line and exit code 1."""
+"""Output of the commands: results on stdout, all else on stderr, an expected failure as one line and exit code 1."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bulkgrpc.cli.files import FileProblem
+from bulkgrpc.cli.files import FileError
 from bulkgrpc.client import BulkError, Dataset, Job, JobState
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.postgres.errors import PostgresError
 from bulkgrpc.stack import StackError
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-EXIT_OF_STATE = {
+EXIT_BY_STATE = {
     JobState.PARTIALLY_SUCCEEDED: 3,
     JobState.FAILED: 4,
     JobState.CANCELLED: 5,
@@ -30,14 +30,9 @@ EXIT_OF_STATE = {
 }
 """Exit codes of commands that wait for a job; every other state: 0."""
 
-_STATE_STYLE = {
-    JobState.SUCCEEDED: "green",
-    JobState.PARTIALLY_SUCCEEDED: "yellow",
-    JobState.FAILED: "red",
-    JobState.CANCELLED: "red",
-    JobState.EXPIRED: "red",
-}
-_COUNTS = ("accepted", "written", "duplicate", "rejected", "expired")
+COUNTS = ("accepted", "written", "duplicate", "rejected", "expired")
+PIPE_WIDTH = 200
+"""Columns of a table that is not printed on a terminal."""
 
 
 class CommandFailed(Exception):
@@ -52,10 +47,10 @@ def failures() -> Iterator[None]:
     except (
         BulkError,
         CommandFailed,
-        FileProblem,
+        FileError,
         InvalidDataset,
         StackError,
-        psycopg.Error,
+        PostgresError,
         OSError,
         ValueError,
     ) as error:
@@ -63,41 +58,46 @@ def failures() -> Iterator[None]:
 
 
 def fail(message: str, code: int = EXIT_FAILURE) -> None:
-    """Say why on one line of stderr and exit."""
+    """Print the reason as one line on stderr and exit."""
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)
 
 
-def human() -> Console:
-    """Return the console for progress and remarks: stderr, so that stdout stays the result's."""
+def stderr_console() -> Console:
+    """Return the console for progress and remarks: stderr, so that stdout has only the result."""
     return Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def progress(steps: int, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show on stderr how far so many steps are; call what is given with the name of each that begins."""
-    columns = (SpinnerColumn(), TextColumn("{task.description:<38}"), BarColumn(), TimeElapsedColumn())
+    """Show on stderr which of `steps` steps is running. Yields a function to call with the name of each that starts."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(10), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as display:
         task = display.add_task("", total=steps)
-        begun = 0
+        started = 0
 
-        def tell(what: str) -> None:
-            nonlocal begun
-            display.update(task, description=what, completed=begun)
-            begun += 1
+        def start_step(name: str) -> None:
+            nonlocal started
+            display.update(task, description=name, completed=started)
+            started += 1
 
-        yield tell
+        yield start_step
 
 
 def print_json(document: object) -> None:
-    """Print one JSON value on a line of stdout."""
-    typer.echo(json.dumps(document, default=_jsonable))
+    """Print one JSON value as one line on stdout."""
+    typer.echo(json.dumps(document, default=_to_json))
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout. Not on a terminal, it is as wide as it needs to be."""
-    wide = None if os.isatty(1) else 200
-    Console(highlight=False, width=wide).print(table)
+    """Print a table on stdout."""
+    _stdout_console().print(table)
+
+
+def print_jobs(jobs: list[Job]) -> None:
+    """Print jobs as a table on stdout."""
+    console = _stdout_console()
+    console.print(jobs_table(jobs, console))
 
 
 def job_document(job: Job) -> dict[str, object]:
@@ -107,7 +107,7 @@ def job_document(job: Job) -> dict[str, object]:
         "dataset": job.dataset,
         "dataset_version": job.dataset_version,
         "state": job.state.name,
-        "counts": {name: getattr(job.counts, name) for name in _COUNTS},
+        "counts": {name: getattr(job.counts, name) for name in COUNTS},
         "next_sequence": job.next_sequence,
         "idempotency_key": job.idempotency_key,
         "labels": job.labels,
@@ -140,52 +140,87 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
     }
 
 
-def treatment(dataset: Dataset) -> str:
-    """Say how a dataset's records are treated, in one line."""
-    said = [f"a key that is there: {dataset.conflict}"]
+def write_options(dataset: Dataset) -> str:
+    """Return how a dataset's records are written, as one line."""
+    options = [f"on a key conflict: {dataset.conflict}"]
     if dataset.dedupe_window_s:
-        said.append(f"records remembered for {dataset.dedupe_window_s:g} s")
+        options.append(f"dedupe window: {dataset.dedupe_window_s:g} s")
     if dataset.lanes > 1:
-        said.append(f"{dataset.lanes} lanes")
+        options.append(f"{dataset.lanes} lanes")
     if dataset.time_to_live_s:
-        said.append(f"batches discarded after {dataset.time_to_live_s:g} s")
+        options.append(f"batches expire after {dataset.time_to_live_s:g} s")
     if dataset.hash_partitions:
-        said.append(f"{dataset.hash_partitions} partitions by hash of the key")
+        options.append(f"{dataset.hash_partitions} partitions by hash of the key")
     if dataset.time_partitions is not None:
-        said.append(f"partitions by {dataset.time_partitions.every} of {dataset.time_partitions.column}")
-    return "; ".join(said)
+        options.append(f"partitions by {dataset.time_partitions.every} of {dataset.time_partitions.column}")
+    return "; ".join(options)
 
 
-def jobs_table(jobs: list[Job], *, with_ids: bool = True) -> Table:
-    """Return jobs as a table for people, a row each. with_ids: the ids take half a terminal's width."""
-    table = Table()
-    if with_ids:
-        table.add_column("job", overflow="fold")
-    table.add_column("dataset")
-    table.add_column("state", overflow="fold")
-    for name in (*_COUNTS, "seconds"):
-        table.add_column(name, justify="right")
-    # Most jobs do not fail, and a terminal has 80 columns.
+def jobs_table(jobs: list[Job], console: Console, *, with_ids: bool = True) -> Table:
+    """Return jobs as a table that fits the console without cutting a word: one row each if the columns fit.
+
+    Otherwise each job takes several lines. with_ids: whether to show the job IDs.
+    """
+    table = _jobs_in_columns(jobs, with_ids=with_ids)
+    unlimited = console.options.update(width=1000)
+    if console.measure(table, options=unlimited).minimum <= console.width:
+        return table
+    return _jobs_in_lines(jobs, with_ids=with_ids)
+
+
+def _jobs_in_columns(jobs: list[Job], *, with_ids: bool) -> Table:
+    counts = [
+        name for name in COUNTS if name in ("accepted", "written") or any(getattr(job.counts, name) for job in jobs)
+    ]
+    table = Table(show_edge=False, pad_edge=False)
+    for name in (*(["job"] if with_ids else []), "dataset", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in (*counts, "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     with_failure = any(job.failure for job in jobs)
     if with_failure:
-        table.add_column("failure", overflow="fold")
+        table.add_column("failure", overflow="fold", min_width=30)
     for job in jobs:
-        job_id = [job.name.rpartition("/")[2]] if with_ids else []
-        failure = [job.failure] if with_failure else []
-        table.add_row(*job_id, job.dataset, styled_state(job.state), *_counts(job), _seconds(job), *failure)
+        numbers = [f"{getattr(job.counts, name):,}" for name in counts]
+        table.add_row(
+            *([_id(job)] if with_ids else []),
+            job.dataset,
+            styled_state(job.state),
+            *numbers,
+            _seconds(job),
+            *([job.failure] if with_failure else []),
+        )
+    return table
+
+
+def _jobs_in_lines(jobs: list[Job], *, with_ids: bool) -> Table:
+    table = Table(show_edge=False, pad_edge=False, show_lines=True)
+    table.add_column("job", no_wrap=with_ids, overflow="fold")
+    table.add_column("state, counts", overflow="fold")
+    for job in jobs:
+        numbers = [
+            f"{getattr(job.counts, name):,} {name}"
+            for name in COUNTS
+            if name == "accepted" or getattr(job.counts, name)
+        ]
+        seconds = [f"{_seconds(job)} s"] if _seconds(job) else []
+        lines = [styled_state(job.state), ", ".join([*numbers, *seconds]), *([job.failure] if job.failure else [])]
+        table.add_row(f"{_id(job)}\n{job.dataset}" if with_ids else job.dataset, "\n".join(lines))
     return table
 
 
 def job_table(job: Job) -> Table:
-    """Return one job as a table for people, a row for each thing there is to say."""
+    """Return one job as a table of names and values."""
     table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_row("job", job.name)
     table.add_row("dataset", f"{job.dataset} (version {job.dataset_version})")
     table.add_row("state", styled_state(job.state))
     if job.failure:
         table.add_row("failure", job.failure)
-    for name, count in zip(_COUNTS, _counts(job), strict=True):
-        table.add_row(name, count)
+    for name in COUNTS:
+        table.add_row(name, f"{getattr(job.counts, name):,}")
     for name, option in asdict(job.options).items():
         if option:
             table.add_row(name, f"{option}")
@@ -195,26 +230,38 @@ def job_table(job: Job) -> Table:
     for name, moment in (("opened", job.create_time), ("sealed", job.seal_time), ("ended", job.end_time)):
         table.add_row(name, "" if moment is None else moment.astimezone().isoformat(" ", "milliseconds"))
     if job.overdue_s:
-        table.add_row("overdue", f"{job.overdue_s:,.0f} s past the time in which it should have ended")
-    table.columns[1].overflow = "fold"
+        table.add_row("overdue", f"{job.overdue_s:,.0f} s after the time by which it should have ended")
     return table
 
 
+_STYLES = {
+    JobState.SUCCEEDED: "green",
+    JobState.PARTIALLY_SUCCEEDED: "yellow",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "red",
+    JobState.EXPIRED: "red",
+}
+
+
 def styled_state(state: JobState) -> str:
-    """Return a state in its colour."""
-    style = _STATE_STYLE.get(state, "cyan")
+    """Return a state's name with its color."""
+    style = _STYLES.get(state, "cyan")
     return f"[{style}]{state.name}[/{style}]"
 
 
 def exit_by_state(state: JobState) -> None:
-    """Exit with the code that a job's state has; return for success."""
-    code = EXIT_OF_STATE.get(state, 0)
+    """Exit with the code of a job's state; return if it succeeded or has not ended."""
+    code = EXIT_BY_STATE.get(state, 0)
     if code:
         raise typer.Exit(code)
 
 
-def _counts(job: Job) -> list[str]:
-    return [f"{getattr(job.counts, name):,}" for name in _COUNTS]
+def _stdout_console() -> Console:
+    return Console(highlight=False, width=None if os.isatty(1) else PIPE_WIDTH)
+
+
+def _id(job: Job) -> str:
+    return job.name.rpartition("/")[2]
 
 
 def _seconds(job: Job) -> str:
@@ -224,7 +271,7 @@ def _seconds(job: Job) -> str:
     return f"{(job.end_time - job.create_time).total_seconds():.1f}"
 
 
-def _jsonable(value: object) -> str:
+def _to_json(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")

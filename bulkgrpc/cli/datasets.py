@@ -12,10 +12,18 @@ from google.protobuf.descriptor_pb2 import MessageOptions
 from rich.table import Table
 
 from bulkgrpc.cli import console
-from bulkgrpc.cli.connecting import SERVER, Caller, JsonOption, ServerOption, TenantOption, TlsCaOption, TokenOption
+from bulkgrpc.cli.connection_options import (
+    SERVER,
+    ConnectionOptions,
+    JsonOption,
+    ServerOption,
+    TenantOption,
+    TlsCaOption,
+    TokenOption,
+)
 from bulkgrpc.cli.files import inference
-from bulkgrpc.cli.files.opening import Format, format_of
-from bulkgrpc.cli.files.problems import FileProblem
+from bulkgrpc.cli.files.batches import Format, format_of
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.readers import read_csv, read_parquet
 from bulkgrpc.client import Dataset, DatasetPlan
 from bulkgrpc.datasets.columns import InvalidDataset
@@ -25,7 +33,10 @@ from bulkgrpc.model import is_dataset
 from bulkgrpc.v1 import options_pb2
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help="Bind Protobuf messages to tables."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Register Protobuf messages as datasets, each bound to a table; list, show and delete them.",
 )
 
 
@@ -34,10 +45,10 @@ def register(
     file: Annotated[Path, typer.Argument(help="The .proto file.", show_default=False)],
     *,
     message: Annotated[
-        str, typer.Option(help="Full name of the message. Default: every message with a dataset option.")
+        str, typer.Option(help="Full name of the message. Default: every message that has a dataset option.")
     ] = "",
     include: Annotated[
-        Path | None, typer.Option(help="Folder that the file's imports are below. Default: its own.")
+        Path | None, typer.Option(help="Directory that imports are relative to. Default: the file's.")
     ] = None,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
@@ -45,20 +56,22 @@ def register(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register the messages of a .proto file as datasets, and make their tables.
+    """Register the messages of a .proto file as datasets, and create or change their tables.
 
-    A message is a dataset if it says so: `option (bulkgrpc.v1.dataset) = {table: "readings" key: ["id"]};` after
-    `import "bulkgrpc/v1/options.proto";`, which need not be on your disk. Doing it again changes nothing; a changed
-    message becomes the next version.
+    A message is a dataset if it has the option `option (bulkgrpc.v1.dataset) = {table: "readings" key: ["id"]};`. The
+    import `bulkgrpc/v1/options.proto` comes with this package. Registering an unchanged message again changes nothing.
+    A changed message becomes the next version.
+
+    For example:
 
         bulkgrpc datasets register readings.proto
 
-    With --json, one object a line.
+    With --json, one object per line.
     """
     with console.failures():
         descriptors = compile_proto(file, include)
         names = [message] if message else annotated(descriptors, file)
-        with Caller(server, tenant, token, tls_ca).client() as client:
+        with ConnectionOptions(server, tenant, token, tls_ca).client() as client:
             registered = [client.register_dataset(descriptors, name) for name in names]
     _print(registered, as_json=as_json)
 
@@ -68,10 +81,10 @@ def plan(
     file: Annotated[Path, typer.Argument(help="The .proto file.", show_default=False)],
     *,
     message: Annotated[
-        str, typer.Option(help="Full name of the message. Default: every message with a dataset option.")
+        str, typer.Option(help="Full name of the message. Default: every message that has a dataset option.")
     ] = "",
     include: Annotated[
-        Path | None, typer.Option(help="Folder that the file's imports are below. Default: its own.")
+        Path | None, typer.Option(help="Directory that imports are relative to. Default: the file's.")
     ] = None,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
@@ -79,16 +92,18 @@ def plan(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what `register` would do, as SQL, and do nothing.
+    """Show the SQL that `register` would run, without running it.
+
+    For example:
 
         bulkgrpc datasets plan readings.proto
 
-    With --json, one object a line.
+    With --json, one object per line.
     """
     with console.failures():
         descriptors = compile_proto(file, include)
         names = [message] if message else annotated(descriptors, file)
-        with Caller(server, tenant, token, tls_ca).client() as client:
+        with ConnectionOptions(server, tenant, token, tls_ca).client() as client:
             plans = [client.plan_dataset(descriptors, name) for name in names]
     for planned in plans:
         _print_plan(planned, as_json=as_json)
@@ -103,11 +118,13 @@ def versions(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List a dataset's versions, the newest first. With --json, one object a line.
+    """List a dataset's versions, newest first. With --json, one object per line.
 
-    bulkgrpc datasets versions weather
+    For example:
+
+        bulkgrpc datasets versions weather
     """
-    with console.failures(), Caller(server, tenant, token, tls_ca).client() as client:
+    with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         found = list(client.list_dataset_versions(name))
     _print(found, as_json=as_json)
 
@@ -120,11 +137,13 @@ def list_datasets(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the datasets by name. With --json, one object a line.
+    """List the datasets by name. With --json, one object per line.
 
-    bulkgrpc datasets list
+    For example:
+
+        bulkgrpc datasets list
     """
-    with console.failures(), Caller(server, tenant, token, tls_ca).client() as client:
+    with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         datasets = list(client.list_datasets())
     _print(datasets, as_json=as_json)
 
@@ -138,17 +157,23 @@ def show(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dataset's columns, with the fields they are filled from and their types, and how it is treated.
+    """Show a dataset's columns with their fields and types, and how its records are written.
 
-    bulkgrpc datasets show weather
+    For example:
+
+        bulkgrpc datasets show weather
     """
-    with console.failures(), Caller(server, tenant, token, tls_ca).client() as client:
+    with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         dataset = client.get_dataset(name)
     if as_json:
         console.print_json(console.dataset_document(dataset))
         return
     title = f"{dataset.name}, version {dataset.version} ({dataset.message_type})"
-    table = Table("column", "field", "type", "null", "key", title=title, caption=console.treatment(dataset))
+    table = Table(title=title, caption=console.write_options(dataset), show_edge=False, pad_edge=False)
+    for heading in ("column", "field", "type"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("null", "key"):
+        table.add_column(heading, no_wrap=True)
     for column in dataset.columns:
         key = str(dataset.primary_key.index(column.name) + 1) if column.name in dataset.primary_key else ""
         table.add_row(column.name, column.field, column.type, "yes" if column.nullable else "", key)
@@ -159,24 +184,27 @@ def show(
 def delete(
     name: Annotated[str, typer.Argument(help="The dataset's name.", show_default=False)],
     *,
-    drop_table: Annotated[bool, typer.Option("--drop-table", help="Drop its table too, with all its rows.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    drop_table: Annotated[bool, typer.Option("--drop-table", help="Also drop its table, with all rows.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a dataset. Its table stays, with its rows, unless you say otherwise.
+    """Delete a dataset. Its table stays, with all rows, unless you pass --drop-table.
+
+    The server refuses this while the dataset has jobs that have not ended. Registering it again creates the version
+    after the last one.
+
+    For example:
 
         bulkgrpc datasets delete weather --yes
-
-    Refused while jobs of it have not ended. Registering it again makes the version after the last one.
     """
-    what = f"dataset {name} and the table {name} with all its rows" if drop_table else f"dataset {name}"
+    what = f"dataset {name} and its table, with all rows" if drop_table else f"dataset {name}"
     if not yes:
         typer.confirm(f"Delete {what}?", abort=True, err=True)
-    with console.failures(), Caller(server, tenant, token, tls_ca).client() as client:
+    with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         client.delete_dataset(name, drop_table=drop_table)
     if as_json:
         console.print_json({"deleted": name, "table_dropped": drop_table})
@@ -189,20 +217,28 @@ def infer(
     file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)],
     *,
     key: Annotated[
-        str, typer.Option(help="Columns that identify a row, with commas. Default: found in the file.")
+        str,
+        typer.Option(
+            help="Columns that identify a row, separated by commas. Default: the fewest that are unique in the file."
+        ),
     ] = "",
-    table: Annotated[str, typer.Option(help="Name of the table. Default: the file's.")] = "",
+    table: Annotated[str, typer.Option(help="Name of the table. Default: the file's name.")] = "",
     null: Annotated[
-        list[str] | None, typer.Option(help='Text of a CSV file that means "no value". Default: "", NA.')
+        list[str] | None,
+        typer.Option(help="Text of a CSV cell that means null. Repeatable. Default: an empty cell and NA."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a .proto for the rows of a file, to be looked through, registered, and the file loaded.
+    """Print a .proto file for the rows of a CSV or Parquet file.
+
+    Each field has the narrowest type that fits all values; a column with a missing value is `optional`. Check the
+    result, register it, then load the file.
+
+    For example:
 
         bulkgrpc datasets infer weather.csv > weather.proto
 
-    The types are the narrowest that all values fit; a column in which a value is missing is `optional`. With --json, an
-    object with the text as `proto`.
+    With --json, an object with the text as `proto`.
     """
     with console.failures():
         text = infer_proto(file, nulls=("", "NA") if null is None else tuple(null), key=key, table=table)
@@ -213,7 +249,7 @@ def infer(
 
 
 def infer_proto(file: Path, *, nulls: tuple[str, ...], key: str, table: str) -> str:
-    """Return the text of a `.proto` for a file's rows. Raises FileProblem, FileNotFoundError."""
+    """Return the text of a `.proto` file for a file's rows. Raises FileError, FileNotFoundError."""
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     match format_of(file):
@@ -222,36 +258,36 @@ def infer_proto(file: Path, *, nulls: tuple[str, ...], key: str, table: str) -> 
         case Format.PARQUET:
             blocks, nulls = read_parquet(file), ()
         case other:
-            raise FileProblem(f"{file.name}: nothing is inferred from a {other} file, but from CSV and Parquet")
+            raise FileError(f"{file.name}: types are inferred from CSV and Parquet files, not from {other}")
     tables = [block.table for block in blocks]
     if not tables:
-        raise FileProblem(f"{file.name}: the file has no rows to tell the types by")
+        raise FileError(f"{file.name}: the file has no rows to infer types from")
     name = table or re.sub(r"[^a-z0-9_]+", "_", file.stem.lower()).strip("_")
     if not is_dataset(name):
-        raise FileProblem(f"{file.name}: {name!r} is no name for a table: say one with --table")
+        raise FileError(f"{file.name}: {name!r} is not a valid table name: set one with --table")
     names = tuple(part.strip() for part in key.split(",") if part.strip())
     try:
         fields, found = inference.infer(pa.concat_tables(tables), nulls=nulls, key=names)
-    except FileProblem as problem:
-        raise FileProblem(f"{file.name}: {problem}") from None
+    except FileError as error:
+        raise FileError(f"{file.name}: {error}") from None
     message = "".join(part.capitalize() for part in name.split("_"))
     return inference.proto_text(message, name, fields, found, file.name)
 
 
 def annotated(descriptors: bytes, file: Path) -> list[str]:
-    """Return the messages of a file that have a dataset option. Raises InvalidDataset if none has."""
+    """Return the names of a file's messages that have a dataset option. Raises InvalidDataset if none has."""
     names = [name for name in message_types(descriptors) if _has_option(descriptors, name)]
     if not names:
         raise InvalidDataset(
             "message_type",
-            f"no message of {file.name} is a dataset: add `option (bulkgrpc.v1.dataset) = "
+            f"no message of {file.name} has a dataset option: add `option (bulkgrpc.v1.dataset) = "
             '{table: "…" key: ["…"]};` to one',
         )
     return names
 
 
 def _has_option(descriptors: bytes, message_type: str) -> bool:
-    # The pool is not the generated code's: read the extension by parsing the options again with our class.
+    # These descriptors are not the generated code's: parse the options again to read the extension.
     options = find_message(descriptors, message_type).GetOptions().SerializeToString()
     return MessageOptions.FromString(options).HasExtension(options_pb2.dataset)  # type: ignore[arg-type]
 
@@ -262,7 +298,7 @@ def _print_plan(planned: DatasetPlan, *, as_json: bool) -> None:
         document = {**console.dataset_document(dataset), "statements": list(planned.statements)}
         console.print_json({**document, "new_version": planned.new_version})
         return
-    what = "new version" if planned.new_version else "already there:"
+    what = "new version" if planned.new_version else "unchanged, version"
     typer.echo(f"-- {dataset.name}, {what} {dataset.version}")
     for statement in planned.statements:
         typer.echo(f"{statement};")
@@ -273,8 +309,12 @@ def _print(datasets: list[Dataset], *, as_json: bool) -> None:
         for dataset in datasets:
             console.print_json(console.dataset_document(dataset))
         return
-    table = Table("dataset", "version", "message", "key", "columns")
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("dataset", "message", "key"):
+        table.add_column(name, overflow="fold")
+    for name in ("version", "columns"):
+        table.add_column(name, justify="right", no_wrap=True)
     for dataset in datasets:
         key = ", ".join(dataset.primary_key)
-        table.add_row(dataset.name, str(dataset.version), dataset.message_type, key, str(len(dataset.columns)))
+        table.add_row(dataset.name, dataset.message_type, key, str(dataset.version), str(len(dataset.columns)))
     console.print_table(table)

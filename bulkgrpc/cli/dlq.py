@@ -1,4 +1,4 @@
-"""The commands `dlq list`, `show`, `redrive` and `discard`: messages that no worker could place."""
+"""The commands `dlq list`, `show`, `redrive` and `discard`: the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="See to messages that no worker could place. BULKGRPC_KAFKA says where they are.",
+    help="Inspect the dead-letter queue: messages that no worker can attribute to a job. BULKGRPC_KAFKA is the address "
+    "of Kafka.",
 )
 
-Offset = Annotated[int, typer.Argument(help="The letter's offset, as `dlq list` shows it.")]
+Offset = Annotated[int, typer.Argument(help="Offset of the dead letter, as `dlq list` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command("list")
 def list_letters(as_json: AsJson = False) -> None:
-    """List the letters that are neither redriven nor discarded, oldest first. With --json, one object a line.
+    """List the dead letters that are neither redriven nor discarded, oldest first. With --json, one object per line.
 
-    bulkgrpc dlq list
+    For example:
+
+        bulkgrpc dlq list
     """
     with console.failures():
         _, letters = _read()
@@ -37,18 +40,24 @@ def list_letters(as_json: AsJson = False) -> None:
         for letter in letters:
             console.print_json(_document(letter))
         return
-    table = Table("offset", "from", "bytes", "sha256", "reason")
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("offset", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("from", "sha256", "reason"):
+        table.add_column(name, overflow="fold")
     for letter in letters:
         size = f"{len(letter.payload):,}"
-        table.add_row(str(letter.offset), _source(letter), size, letter.digest[:12], letter.reason)
+        table.add_row(str(letter.offset), size, _source(letter), letter.digest[:12], letter.reason)
     console.print_table(table)
 
 
 @app.command()
 def show(offset: Offset, as_json: AsJson = False) -> None:
-    """Show one letter: its reason, where it came from, its headers and payload.
+    """Show one dead letter: its reason, its source, its headers and its payload.
 
-    bulkgrpc dlq show 0 --json
+    For example:
+
+        bulkgrpc dlq show 0 --json
     """
     with console.failures():
         _, letter = _find(offset)
@@ -62,6 +71,8 @@ def show(offset: Offset, as_json: AsJson = False) -> None:
         console.print_json(document)
         return
     table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in document.items():
         table.add_row(name, str(value))
     console.print_table(table)
@@ -69,26 +80,32 @@ def show(offset: Offset, as_json: AsJson = False) -> None:
 
 @app.command()
 def redrive(offset: Offset, as_json: AsJson = False) -> None:
-    """Send a letter back to where it came from, as it was: once what kept it from being placed is mended.
+    """Send a dead letter unchanged to the partition that it came from, so that a worker reads it again.
 
-    bulkgrpc dlq redrive 0
+    Fix first what the reason names. If the cause remains, the message becomes a dead letter again.
+
+    For example:
+
+        bulkgrpc dlq redrive 0
     """
     with console.failures():
         letters, letter = _find(offset)
         letters.redrive(letter)
-    _tell(letter, "redriven", as_json)
+    _report(letter, "redriven", as_json)
 
 
 @app.command()
 def discard(offset: Offset, as_json: AsJson = False) -> None:
-    """Settle a letter without doing anything about it. It stays on the topic, but is listed no more.
+    """Remove a dead letter from the list without sending it. The message stays on the dead-letter topic.
 
-    bulkgrpc dlq discard 0
+    For example:
+
+        bulkgrpc dlq discard 0
     """
     with console.failures():
         letters, letter = _find(offset)
         letters.discard(letter)
-    _tell(letter, "discarded", as_json)
+    _report(letter, "discarded", as_json)
 
 
 def _read() -> tuple[DeadLetters, list[DeadLetter]]:
@@ -104,7 +121,7 @@ def _find(offset: int) -> tuple[DeadLetters, DeadLetter]:
     for letter in unsettled:
         if letter.offset == offset:
             return letters, letter
-    raise console.CommandFailed(f"no unsettled dead letter at offset {offset}: `bulkgrpc dlq list` shows them")
+    raise console.CommandFailed(f"there is no dead letter at offset {offset}: `bulkgrpc dlq list` lists them")
 
 
 def _source(letter: DeadLetter) -> str:
@@ -123,7 +140,7 @@ def _document(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-def _tell(letter: DeadLetter, how: str, as_json: bool) -> None:
+def _report(letter: DeadLetter, how: str, as_json: bool) -> None:
     if as_json:
         console.print_json({"offset": letter.offset, "settled": how})
     else:

@@ -1,4 +1,4 @@
-"""The commands `jobs get`, `list`, `watch`, `cancel`, `delete`, and `rejections`, which has its own module."""
+"""The commands `jobs get`, `list`, `watch`, `cancel` and `delete`. `jobs rejections` has its own module."""
 
 from __future__ import annotations
 
@@ -12,27 +12,38 @@ import typer
 from rich.live import Live
 
 from bulkgrpc.cli import console
-from bulkgrpc.cli.connecting import SERVER, Caller, JsonOption, ServerOption, TenantOption, TlsCaOption, TokenOption
+from bulkgrpc.cli.connection_options import (
+    SERVER,
+    ConnectionOptions,
+    JsonOption,
+    ServerOption,
+    TenantOption,
+    TlsCaOption,
+    TokenOption,
+)
 from bulkgrpc.cli.rejections import rejections
 from bulkgrpc.client import Job, JobState, NotEnded
 
 
 def _state(text: str | JobState) -> JobState:
-    """Read a state's name. Raises BadParameter naming all."""
+    """Parse a state's name. Raises BadParameter, which lists the names."""
     if isinstance(text, JobState):
         return text
     try:
         return JobState[text.upper()]
     except KeyError:
         names = ", ".join(state.name for state in JobState)
-        raise typer.BadParameter(f"{text!r} is no state; the states are {names}") from None
+        raise typer.BadParameter(f"{text!r} is not a state; the states are {names}") from None
 
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help="See what became of jobs."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Show, follow, cancel and delete jobs, and list their rejected records.",
 )
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="`tenants/…/jobs/…`, or the id alone.", show_default=False)
+    str, typer.Argument(metavar="JOB", help="The job: `tenants/…/jobs/…`, or only the ID.", show_default=False)
 ]
 
 
@@ -46,23 +57,26 @@ def get(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one job.
+    """Show one job: its state, counts, options and times.
 
-    bulkgrpc jobs get tenants/default/jobs/0b6ec6dc-…
+    For example:
+
+        bulkgrpc jobs get tenants/default/jobs/0b6ec6dc-…
     """
     with console.failures():
-        caller = Caller(server, tenant, token, tls_ca)
-        with caller.client() as client:
-            found = client.get_job(caller.job_name(job))
+        options = ConnectionOptions(server, tenant, token, tls_ca)
+        with options.client() as client:
+            found = client.get_job(options.job_name(job))
     _print(found, as_json=as_json)
 
 
 @app.command("list")
 def list_jobs(
     *,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 50,
     state: Annotated[
-        JobState | None, typer.Option(parser=_state, metavar="STATE", help="Only jobs in this state.")
+        JobState | None,
+        typer.Option(parser=_state, metavar="STATE", help="List only jobs in this state. Default: all."),
     ] = None,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
@@ -70,15 +84,17 @@ def list_jobs(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tenant's jobs, newest first. With --json, one object a line.
+    """List the tenant's jobs, newest first. With --json, one object per line.
 
-    bulkgrpc jobs list --limit 10 --state failed
+    For example:
+
+        bulkgrpc jobs list --limit 10 --state failed
     """
-    with console.failures(), Caller(server, tenant, token, tls_ca).client() as client:
+    with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         found = (job for job in client.list_jobs() if state in (None, job.state))
         jobs = list(itertools.islice(found, limit))
     if not as_json:
-        console.print_table(console.jobs_table(jobs))
+        console.print_jobs(jobs)
         return
     for job in jobs:
         console.print_json(console.job_document(job))
@@ -95,16 +111,18 @@ def watch(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a job until it has ended. With --json, one object a line for each change.
+    """Show a job and each change of it until it has ended. With --json, one object per line for each change.
+
+    For example:
 
         bulkgrpc jobs watch tenants/default/jobs/0b6ec6dc-…
 
-    Exit codes: 0 all written, 3 some records rejected or expired, 4 the job failed, 5 it was cancelled or expired, 1 it
-    did not end in time.
+    Exit codes: 0 all records written; 1 the job did not end in time; 3 some records were rejected or expired; 4 the job
+    failed; 5 the job was cancelled or expired.
     """
     last: Job | None = None
 
-    def tell(now: Job) -> None:
+    def show(now: Job) -> None:
         nonlocal last
         if as_json and now != last:
             console.print_json(console.job_document(now))
@@ -112,9 +130,9 @@ def watch(
         last = now
 
     with console.failures():
-        caller = Caller(server, tenant, token, tls_ca)
+        options = ConnectionOptions(server, tenant, token, tls_ca)
         with _live(shown=not as_json) as live:
-            ended = asyncio.run(_watched(caller, caller.job_name(job), deadline, tell))
+            ended = asyncio.run(_watched(options, options.job_name(job), deadline, show))
     if not as_json:
         _print(ended, as_json=False)
     console.exit_by_state(ended.state)
@@ -130,14 +148,16 @@ def cancel(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a job that has not ended: what is not written yet never will be.
+    """Cancel a job that has not ended. Records that are not written yet are discarded; written rows stay.
 
-    bulkgrpc jobs cancel tenants/default/jobs/0b6ec6dc-…
+    For example:
+
+        bulkgrpc jobs cancel tenants/default/jobs/0b6ec6dc-…
     """
     with console.failures():
-        caller = Caller(server, tenant, token, tls_ca)
-        with caller.client() as client:
-            cancelled = client.job(caller.job_name(job)).cancel()
+        options = ConnectionOptions(server, tenant, token, tls_ca)
+        with options.client() as client:
+            cancelled = client.job(options.job_name(job)).cancel()
     _print(cancelled, as_json=as_json)
 
 
@@ -151,14 +171,16 @@ def delete(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete an ended job, its rejections and its idempotency key. What it wrote stays in the table.
+    """Delete a job that has ended, with its rejections and its idempotency key. Written rows stay in the table.
 
-    bulkgrpc jobs delete tenants/default/jobs/0b6ec6dc-…
+    For example:
+
+        bulkgrpc jobs delete tenants/default/jobs/0b6ec6dc-…
     """
     with console.failures():
-        caller = Caller(server, tenant, token, tls_ca)
-        name = caller.job_name(job)
-        with caller.client() as client:
+        options = ConnectionOptions(server, tenant, token, tls_ca)
+        name = options.job_name(job)
+        with options.client() as client:
             client.job(name).delete()
     if as_json:
         console.print_json({"deleted": name})
@@ -169,21 +191,21 @@ def delete(
 app.command("rejections")(rejections)
 
 
-async def _watched(caller: Caller, name: str, deadline_s: float, tell: Callable[[Job], None]) -> Job:
-    """Follow a job to its end. Raises NotEnded, BulkError."""
+async def _watched(options: ConnectionOptions, name: str, deadline_s: float, on_change: Callable[[Job], None]) -> Job:
+    """Return the job once it has ended. Raises NotEnded, BulkError."""
     now: Job | None = None
-    async with caller.async_client() as client:
+    async with options.async_client() as client:
         try:
             async with asyncio.timeout(deadline_s), aclosing(client.job(name).watch()) as changes:
                 async for now in changes:
-                    tell(now)
+                    on_change(now)
         except TimeoutError:
             raise NotEnded(name, "OPEN" if now is None else now.state.name, deadline_s) from None
         return now or await client.get_job(name)
 
 
 def _live(*, shown: bool) -> Live:
-    screen = console.human()
+    screen = console.stderr_console()
     screen.quiet = not shown
     return Live(console=screen, transient=True, refresh_per_second=8)
 

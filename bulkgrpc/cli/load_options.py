@@ -15,44 +15,49 @@ DatasetOption = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        help="The dataset that its records belong to. Default: that of the job of --retry-of.",
+        help="The dataset of its records. Default with --retry-of: the dataset of that job.",
         show_default=False,
     ),
 ]
 FormatOption = Annotated[
-    Format | None, typer.Option("--format", help="What the file is. Default: by its suffix.", show_default=False)
+    Format | None, typer.Option("--format", help="The file's format. Default: by its suffix.", show_default=False)
 ]
-BatchRowsOption = Annotated[int, typer.Option(min=1, max=50_000, help="Records in a batch.")]
+BatchRowsOption = Annotated[int, typer.Option(min=1, max=50_000, help="Records of a batch.")]
 KeyOption = Annotated[
     str,
     typer.Option(
-        help="Idempotency key: the same key is the same job. Default: a random one; with --retry-of, one of that job "
-        "and the file."
+        help="Idempotency key: submissions with the same key are the same job. Default: a random key; with --retry-of, "
+        "a key derived from that job and the file."
     ),
 ]
 RetryOption = Annotated[
     str,
-    typer.Option(metavar="JOB", help="The file holds mended rejections of this job: see `bulkgrpc jobs rejections`."),
+    typer.Option(
+        metavar="JOB", help="The file has the corrected rejected records of this job: see `bulkgrpc jobs rejections`."
+    ),
 ]
 AtomicOption = Annotated[
-    bool, typer.Option("--atomic", help="Show nothing in the table before all of it is there; or nothing at all.")
+    bool, typer.Option("--atomic", help="Write all records of the job in one transaction, or none of them.")
 ]
 RejectionsMaxOption = Annotated[
-    int, typer.Option(min=0, help="Fail the job when it has more rejections than this; 0: never.")
+    int, typer.Option(min=0, help="Fail the job after more rejections than this. 0: no limit.")
 ]
 TimeToLiveOption = Annotated[
-    float, typer.Option(min=0, metavar="SECONDS", help="Discard what is not applied by then, 1 s or more; 0: never.")
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="Discard records that are not written after this time, 1 s or more. 0: never."
+    ),
 ]
-LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")]
+LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job. Repeatable.")]
 NullOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Text of a CSV file that means “no value”; repeatable. Default: nothing at all, and (not with --retry-of) "
-        "NA."
+        help="Text of a CSV cell that means null. Repeatable. Default: an empty cell and NA; with --retry-of, only an "
+        "empty cell."
     ),
 ]
 IgnoreUnknownOption = Annotated[
-    bool, typer.Option("--ignore-unknown-columns", help="Leave out columns that are no field of the dataset.")
+    bool, typer.Option("--ignore-unknown-columns", help="Ignore columns that match no field of the dataset.")
 ]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")]
 DeadlineOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's end.")]

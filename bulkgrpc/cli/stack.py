@@ -1,4 +1,4 @@
-"""Commands for the embedded Kafka, PostgreSQL and Valkey: `up`, `down`, `status`, `stack-install`."""
+"""The commands `up`, `down`, `status` and `stack-install`: Kafka, PostgreSQL and Valkey on this machine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ NOT_ALL_RUNNING = 3
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Where the stack keeps its data. Default: $BULKGRPC_DATA_DIR, else a place that fits the user."),
+    typer.Option(
+        help="Directory of the stack's data. Default: $BULKGRPC_DATA_DIR, or else /var/lib/bulkgrpc for root and the "
+        "user's data directory for others."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: the port used before, or a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: the port of the last start, or a free one.")]
 
 _NAMES = {"kafka": "Kafka", "postgres": "PostgreSQL", "redis": "Valkey"}
 
@@ -49,16 +52,19 @@ def up(
     redis_port: Port = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Start Kafka, PostgreSQL and Valkey on this machine, and wait until they answer.
+    """Start Kafka, PostgreSQL and Valkey on this machine, and wait until they are ready. For development and tests.
 
-    They run in the background until `bulkgrpc down`. What already runs is kept; what crashed is started again with its
-    data. The export lines go to stdout and the rest to stderr, so this sets up a shell:
+    They run in the background until `bulkgrpc down`. A part that already runs is kept; one that crashed is started
+    again with its data. The export lines are printed on stdout and everything else on stderr, so that a shell can use
+    them.
+
+    For example:
 
         eval "$(bulkgrpc up)"
     """
     with _errors():
         stack = _stack(data_dir, Ports(kafka_port, postgres_port, redis_port))
-        begun_s = time.monotonic()
+        start_s = time.monotonic()
         if as_json:
             addresses = stack.up()
             _print_json(
@@ -66,14 +72,14 @@ def up(
                     "data_dir": str(stack.data_dir),
                     "addresses": asdict(addresses),
                     "environment": addresses.environment(),
-                    "seconds": round(time.monotonic() - begun_s, 3),
+                    "seconds": round(time.monotonic() - start_s, 3),
                 }
             )
             return
         addresses = _up_with_display(stack)
         console = Console(stderr=True)
         console.print(_address_table(addresses))
-        console.print(f"Up in {time.monotonic() - begun_s:.1f} s. Data: {stack.data_dir}", highlight=False)
+        console.print(f"Ready in {time.monotonic() - start_s:.1f} s. Data: {stack.data_dir}", highlight=False)
         for name, value in addresses.environment().items():
             typer.echo(f"export {name}={value}")
 
@@ -83,9 +89,13 @@ def down(
     delete: Annotated[bool, typer.Option("--delete", help="Also delete all data of the stack.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop the stack in good order. Its data stays, unless you say --delete.
+    """Shut down Kafka, PostgreSQL and Valkey. The data stays, unless you pass --delete.
 
-    Start afresh with empty Kafka topics and tables:
+    For example:
+
+        bulkgrpc down
+
+    Start again with no topics and no tables:
 
         bulkgrpc down --delete && bulkgrpc up
     """
@@ -104,11 +114,13 @@ def down(
 
 
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Tell what runs, since when and where. Exit code 0: all of it runs; 3: not all.
+    """Show the state, process ID, start time and address of Kafka, PostgreSQL and Valkey.
 
-    Start the stack only where it does not run:
+    Example: start the stack only if it is not running.
 
         bulkgrpc status >/dev/null || bulkgrpc up
+
+    Exit codes: 0 all parts run; 1 the state cannot be read; 3 not all parts run.
     """
     with _errors():
         stack = _stack(data_dir)
@@ -123,16 +135,18 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def stack_install(as_json: AsJson = False) -> None:
-    """Fetch Kafka's jars by Maven, so that `up` works without the network. 44 MB, once for each user.
+    """Download Kafka's jars with Maven, so that `up` needs no network. 44 MB, once for each user.
 
-    In a container image, after installing the package:
+    Needs Java 17 or newer and Maven.
+
+    Example, in a container image:
 
         apt-get install openjdk-17-jre-headless maven && bulkgrpc stack-install
     """
     with _errors():
-        begun_s = time.monotonic()
+        start_s = time.monotonic()
         install()
-        seconds = round(time.monotonic() - begun_s, 3)
+        seconds = round(time.monotonic() - start_s, 3)
     if as_json:
         _print_json({"installed": True, "seconds": seconds})
     else:
@@ -175,24 +189,22 @@ def _show(display: Display, task: TaskID, phase: Phase) -> None:
 
 
 def _address_table(addresses: Addresses) -> Table:
-    table = Table("part", "address")
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("part", no_wrap=True)
+    table.add_column("address", overflow="fold")
     for name, address in asdict(addresses).items():
         table.add_row(_NAMES[name], address)
-    return _folding(table)
+    return table
 
 
 def _status_table(parts: list[PartStatus]) -> Table:
-    table = Table("part", "state", "pid", "since", "address")
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("part", "state", "pid", "since"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("address", overflow="fold")
     for part in parts:
-        since = part.since.astimezone().isoformat(sep=" ", timespec="seconds") if part.since else ""
+        since = f"{part.since.astimezone():%Y-%m-%d %H:%M:%S}" if part.since else ""
         table.add_row(_NAMES[part.name], part.state.value, str(part.pid or ""), since, part.address or "")
-    return _folding(table)
-
-
-def _folding(table: Table) -> Table:
-    """Let a narrow terminal break addresses rather than cut them."""
-    for column in table.columns:
-        column.overflow = "fold"
     return table
 
 

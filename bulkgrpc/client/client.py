@@ -19,13 +19,13 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from bulkgrpc.client import model
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.connection import Connection
-from bulkgrpc.client.drawing import draw
 from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
-from bulkgrpc.client.outbox import OnProgress, Outbox
 from bulkgrpc.client.packing import Packer
+from bulkgrpc.client.send_queue import OnProgress, Outbox
+from bulkgrpc.client.send_window import Window
+from bulkgrpc.client.source_reader import draw
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
-from bulkgrpc.client.window import Window
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2

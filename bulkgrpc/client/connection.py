@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 import grpc
 
 from bulkgrpc.client import errors
-from bulkgrpc.client.backoff import Patience, pause_s
 from bulkgrpc.client.config import ClientConfig, Tls, channel_options
+from bulkgrpc.client.retry import Patience, pause_s
 from bulkgrpc.v1 import datasets_pb2_grpc, ingest_pb2, jobs_pb2_grpc
 
 STREAM_RECORDS = "/bulkgrpc.v1.IngestService/StreamRecords"

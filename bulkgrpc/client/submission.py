@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from bulkgrpc.client.backoff import Patience, pause_s
 from bulkgrpc.client.connection import Connection, RecordStream
 from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused
 from bulkgrpc.client.model import options_message
-from bulkgrpc.client.outbox import Outbox, SourceFailed
 from bulkgrpc.client.packing import varint
-from bulkgrpc.client.window import Numbered
+from bulkgrpc.client.retry import Patience, pause_s
+from bulkgrpc.client.send_queue import Outbox, SourceFailed
+from bulkgrpc.client.send_window import Numbered
 from bulkgrpc.errors import NotNow, Reason
 from bulkgrpc.model import JobOptions, JobState
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2

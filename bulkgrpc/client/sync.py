@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
-from bulkgrpc.client.outbox import OnProgress
+from bulkgrpc.client.send_queue import OnProgress
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 

@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 from bulkgrpc import limits
 
 CONNECT_TIMEOUT_S = 5
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def conninfo(postgres: str, name: str) -> str:
@@ -33,7 +34,7 @@ def conninfo(postgres: str, name: str) -> str:
     )
 
 
-def connect(postgres: str, name: str) -> psycopg.Connection[tuple[Any, ...]]:
+def connect(postgres: str, name: str) -> Connection:
     """Open a connection in autocommit mode: transactions are opened where they are meant.
 
     Raises psycopg.OperationalError if the server cannot be reached within CONNECT_TIMEOUT_S.

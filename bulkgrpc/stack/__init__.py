@@ -1,7 +1,7 @@
-"""A real Kafka, PostgreSQL and Valkey on this machine, without containers: started, healed and stopped as one.
+"""A real Kafka, PostgreSQL and Valkey on this machine, without containers, started and stopped together.
 
-The three run as detached daemons under one data directory and outlive whoever started them.
-For development, tests and demos; a deployment brings its own.
+The three run as detached daemons with one data directory, and continue when the process that started them exits.
+For development, tests and demos. A deployment uses its own stores.
 """
 
 from bulkgrpc.stack.jars import install

@@ -1,4 +1,4 @@
-"""Kafka's jars: fetched once by Maven into a cache that all stacks of a user share."""
+"""Kafka's jars: downloaded once by Maven into a cache that all stacks of a user share."""
 
 from __future__ import annotations
 
@@ -18,72 +18,72 @@ import platformdirs
 from bulkgrpc.stack.model import Phase, Progress, Report, StackError, unreported
 
 KAFKA_VERSION = "4.2.2"
-_JAVA_AT_LEAST = 17
-_FETCH_WITHIN_S = 600
+_JAVA_MIN = 17
+_DOWNLOAD_TIMEOUT_S = 600
 _FIX = "apt-get install openjdk-17-jre-headless maven"
 
 
 def install(report: Report = unreported) -> None:
-    """Fetch Kafka's jars unless they are there: the one step of the stack that needs the network.
+    """Download Kafka's jars unless they exist: the only step of the stack that needs the network.
 
-    About 44 MB and five seconds. Safe to call at once from many processes.
-    Raises StackError when Java or Maven is missing, or Maven fails.
+    About 44 MB and five seconds. Safe to call from many processes at the same time.
+    Raises StackError if Java or Maven is missing, or Maven fails.
     """
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     java()
     if not jars_directory().is_dir():
         report(Progress("kafka", Phase.INSTALLING, 0.0))
-        _fetch(jars_directory())
-    report(Progress("kafka", Phase.READY, time.monotonic() - begun_s))
+        _download(jars_directory())
+    report(Progress("kafka", Phase.READY, time.monotonic() - start_s))
 
 
 def jars_directory() -> Path:
-    """Return where the jars of this version's pom lie, or will lie."""
+    """Return the directory of the jars of this version's pom. It may not exist yet."""
     digest = hashlib.sha256(_pom().encode()).hexdigest()[:12]
     return platformdirs.user_cache_path("bulkgrpc") / f"kafka-{KAFKA_VERSION}" / digest
 
 
 @cache
 def java() -> str:
-    """Return the Java to run Kafka with. Raises StackError when there is none, or it is too old."""
+    """Return the `java` to run Kafka with. Raises StackError if there is none, or it is too old."""
     home = os.environ.get("JAVA_HOME")
     program = shutil.which("java", path=f"{home}/bin" if home else None) or shutil.which("java")
     if program is None:
-        raise StackError(f"Kafka needs Java {_JAVA_AT_LEAST} or newer, and there is no `java`: {_FIX}")
-    told = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
-    major = java_major(told.stderr + told.stdout)
-    if major < _JAVA_AT_LEAST:
-        raise StackError(f"Kafka needs Java {_JAVA_AT_LEAST} or newer, and {program} is version {major}: {_FIX}")
+        raise StackError(f"Kafka needs Java {_JAVA_MIN} or newer, and there is no `java`: {_FIX}")
+    version = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
+    major = java_major(version.stderr + version.stdout)
+    if major < _JAVA_MIN:
+        raise StackError(f"Kafka needs Java {_JAVA_MIN} or newer, and {program} is version {major}: {_FIX}")
     return program
 
 
 def java_major(version_text: str) -> int:
-    """Read the major version out of what `java -version` prints; 0 when it says none."""
+    """Return the major version in the output of `java -version`; 0 if there is none."""
     match = re.search(r'version "(?:1\.)?(\d+)', version_text)
     return int(match.group(1)) if match else 0
 
 
 def first_error(maven_log: str) -> str:
-    """Return the line in which Maven says what went wrong: its first error. Those after it are advice."""
+    """Return Maven's first error line, which names the cause. Later ones are advice."""
     lines = (line.removeprefix("[ERROR]").strip() for line in maven_log.splitlines() if line.startswith("[ERROR]"))
-    return next(filter(None, lines), "it did not say why")
+    return next(filter(None, lines), "its log has no error")
 
 
 def _pom() -> str:
     return resources.files(__package__).joinpath("kafka-pom.xml").read_text()
 
 
-def _fetch(target: Path) -> None:
+def _download(target: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        raise StackError(f"Kafka's jars are fetched by Maven, and there is no `mvn`: {_FIX}")
+        raise StackError(f"Maven downloads Kafka's jars, and there is no `mvn`: {_FIX}")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         _copy_dependencies(maven, draft)
         draft.rename(target)
     except OSError:
-        # Another process was quicker; its jars are the same.
+        # Another process renamed its copy first; the jars are the same.
         if not target.is_dir():
             raise
     finally:
@@ -102,10 +102,10 @@ def _copy_dependencies(maven: str, directory: Path) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=_FETCH_WITHIN_S,
+                timeout=_DOWNLOAD_TIMEOUT_S,
                 check=True,
             )
         except subprocess.SubprocessError as error:
             raise StackError(
-                f"Maven could not fetch Kafka's jars: {first_error(log.read_text(errors='replace'))} (log: {log})"
+                f"Maven could not download Kafka's jars: {first_error(log.read_text(errors='replace'))} (log: {log})"
             ) from error

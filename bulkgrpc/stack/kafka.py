@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -12,22 +11,20 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
+from bulkgrpc.kafka.probe import why_not_ready
 from bulkgrpc.stack.jars import install, jars_directory, java
 from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.process import Command, last_line
-from bulkgrpc.stack.server import NotReadyError, Server
+from bulkgrpc.stack.server import Server
 
-_ASK_WITHIN_S = 2.0
-_FORMAT_WITHIN_S = 60.0
-# It is the JVM's compiler that a two-second start-up waits for, not the collector's threads.
+_PROBE_TIMEOUT_S = 2.0
+_FORMAT_TIMEOUT_S = 60.0
+# A start takes two seconds, mostly in the JVM's compiler: more threads for the collector would not help.
 _JVM = ("-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 
 
 class Kafka(Server):
-    """An Apache Kafka broker of the jars that `jars.install` fetched."""
+    """An Apache Kafka broker, run from the jars that `jars.install` downloads."""
 
     name = "kafka"
     title = "Kafka"
@@ -36,17 +33,17 @@ class Kafka(Server):
     def __init__(self, directory: Path, heap_mib: int) -> None:
         super().__init__(directory)
         self._heap_mib = heap_mib
-        self._cluster = cluster_id()  # of a directory that is yet to be formatted
+        self._cluster = cluster_id()  # used when the directory is formatted
         self._data = directory / "data"
         self._file = directory / "server.properties"
         self._output = directory / "kafka.out"
 
     def is_prepared(self) -> bool:
-        """Tell whether the log directory was formatted."""
+        """Return whether the log directory is formatted."""
         return self._data.is_dir()
 
     def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
-        """Fetch the jars if need be, format the log directory if it is new, write the configuration."""
+        """Download the jars if they are missing, format the log directory if it is new, write the configuration."""
         if not jars_directory().is_dir():
             enter(Phase.INSTALLING)
             install()
@@ -60,35 +57,26 @@ class Kafka(Server):
 
     @property
     def logs(self) -> tuple[Path, ...]:
-        """Kafka's own log, and what the JVM prints when it does not come so far."""
+        """Kafka's own log, and the output of the JVM, which has the error if Kafka's logging did not start."""
         return self.log, self._output
 
-    def trace(self) -> tuple[str, str]:
-        """Return what its process is known by."""
+    def process_arguments(self) -> tuple[str, str]:
+        """Return the program and its last argument."""
         return "java", str(self._file)
 
     def address(self, port: int) -> str:
         """Return the bootstrap servers."""
         return f"{LOOPBACK}:{port}"
 
-    def ask(self, port: int) -> None:
-        """Fetch the metadata and see this broker in it: then it is registered and not fenced."""
-        try:
-            socket.create_connection((LOOPBACK, port), _ASK_WITHIN_S).close()
-        except OSError as error:
-            raise NotReadyError(str(error)) from error
-        client = AdminClient({"bootstrap.servers": self.address(port), "log_level": 0})
-        try:
-            if not client.list_topics(timeout=_ASK_WITHIN_S).brokers:
-                raise NotReadyError("the broker is not registered")
-        except KafkaException as error:
-            raise NotReadyError(str(error)) from error
+    def why_not_ready(self, port: int) -> str | None:
+        """Fetch the metadata. The broker is in it once it is registered and not fenced."""
+        return why_not_ready(LOOPBACK, port, _PROBE_TIMEOUT_S)
 
     def settings(self, ports: Mapping[str, int]) -> str:
-        """Return the text of server.properties; of a name that comes twice, the last value counts.
+        """Return the text of server.properties. If a name is repeated, the last value counts.
 
-        The voters are static: the ports may change between two starts, which a stored voter set would not follow. The
-        data directory is relative to the broker's working directory: the file's format bears no comma or umlaut.
+        The voters are static: ports may change between two starts, and a stored voter set would keep the old ones. The
+        data directory is relative to the broker's working directory: the file's format allows no comma and no umlaut.
         """
         broker, controller = f"{LOOPBACK}:{ports['kafka']}", f"{LOOPBACK}:{ports['kafka_controller']}"
         return f"""process.roles=broker,controller
@@ -108,7 +96,7 @@ log.dirs=data
         return [java(), *_JVM, *options, *properties, "-cp", f"{jars_directory() / 'libs'}/*"]
 
     def _format(self, ports: Mapping[str, int]) -> None:
-        # Formatted elsewhere, then renamed: a data directory is there in full or not at all.
+        # Formatted in another directory, then renamed: a data directory is complete or absent.
         draft = Path(tempfile.mkdtemp(prefix="format.", dir=self.directory))
         output = self.directory / "format.out"
         try:
@@ -117,24 +105,24 @@ log.dirs=data
             tool = ["kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(formatting)]
             argv = [*self._java("-Xmx256m", "-XX:TieredStopAtLevel=1"), *tool]
             with output.open("wb") as file:
-                subprocess.run(argv, cwd=draft, stdout=file, stderr=file, timeout=_FORMAT_WITHIN_S, check=True)
+                subprocess.run(argv, cwd=draft, stdout=file, stderr=file, timeout=_FORMAT_TIMEOUT_S, check=True)
             (draft / "data").rename(self._data)
         except subprocess.SubprocessError as error:
-            raise StackError(f"Kafka's storage was not formatted: {last_line(output)} (log: {output})") from error
+            raise StackError(f"Kafka's storage could not be formatted: {last_line(output)} (log: {output})") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
 
 def cluster_id() -> str:
-    """Return a new cluster id in Kafka's form: 16 random bytes in URL-safe base64, not starting with a dash."""
+    """Return a new cluster ID in Kafka's form: 16 random bytes in URL-safe base64, not starting with a dash."""
     while True:
         text = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not text.startswith("-"):
             return text
 
 
-# broker.session.timeout.ms: after a kill -9 the new broker is refused until the old one's session ends, 9 s by default.
-# The group coordinator's least times are low so that tests may see a consumer's death within seconds.
+# broker.session.timeout.ms: after a kill -9, a new broker cannot register until the old session ends, 9 s by default.
+# The group coordinator's minimum times are low so that tests detect a dead consumer within seconds.
 _FIXED_SETTINGS = """auto.create.topics.enable=false
 num.partitions=4
 message.max.bytes=8388608

@@ -1,4 +1,4 @@
-"""The stack's vocabulary: addresses, ports, states, progress. Values only; imports nothing of ours."""
+"""The stack's values: addresses, ports, states, progress. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LOOPBACK = "127.0.0.1"
 
 
 class StackError(Exception):
-    """The stack could not do what was asked. The message is one line: what happened, and what to do."""
+    """An operation on the stack failed. The message is one line: what happened, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the three parts answer. The values hold the generated PostgreSQL password: treat them as secrets."""
+    """The addresses of the three parts. They contain the generated PostgreSQL password: treat them as secrets."""
 
     kafka: str
     """Bootstrap servers, `127.0.0.1:9092`."""
@@ -26,13 +26,13 @@ class Addresses:
     """A Redis URL, `redis://127.0.0.1:6379/0`."""
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which bulkgrpc's processes find the parts."""
+        """Return the environment variables with which bulkgrpc's processes find the parts."""
         return {"BULKGRPC_KAFKA": self.kafka, "BULKGRPC_POSTGRES": self.postgres, "BULKGRPC_REDIS": self.redis}
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The TCP ports asked for. 0: the one used before, or a free one when there was none."""
+    """The requested TCP ports. 0: the port of the last start, or a free one if there was none."""
 
     kafka: int = 0
     postgres: int = 0
@@ -40,7 +40,7 @@ class Ports:
 
 
 class PartState(StrEnum):
-    """What a part is doing, as far as its process tells."""
+    """The state of a part, by its process."""
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -51,7 +51,7 @@ class PartState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """One line of `Stack.status()`. `pid` and `since` are set only while running, `address` once a port is known."""
+    """One line of `Stack.status()`. `pid` and `since` are None unless it runs, `address` until a port is known."""
 
     name: str
     state: PartState
@@ -61,7 +61,7 @@ class PartStatus:
 
 
 class Phase(StrEnum):
-    """Where a part is on its way up."""
+    """The phases of starting a part."""
 
     INSTALLING = "installing"
     PREPARING = "preparing"
@@ -83,4 +83,4 @@ Report = Callable[[Progress], None]
 
 
 def unreported(_: Progress) -> None:
-    """Drop progress: the default for callers who only want the result."""
+    """Ignore progress: the default."""

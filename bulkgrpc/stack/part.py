@@ -1,4 +1,4 @@
-"""The life of one part: start, know again, wait until it answers, stop, kill."""
+"""The life cycle of one part: start it, find its process again, wait until it is ready, stop it, kill it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import psutil
 from bulkgrpc.stack.model import PartState, PartStatus, Phase, StackError
 from bulkgrpc.stack.ports import choose_free, holder, is_free
 from bulkgrpc.stack.process import Identity, await_end, family, find, identify, last_line, living, send, spawn
-from bulkgrpc.stack.server import NotReadyError, Server
+from bulkgrpc.stack.server import Server
 from bulkgrpc.stack.state import State, StateFile
 
-_ASK_EVERY_S = 0.05
-_KILLED_WITHIN_S = 10.0
+_PROBE_INTERVAL_S = 0.05
+_KILL_TIMEOUT_S = 10.0
 
 
-def _unheard(_: Phase) -> None:
-    """Drop the phases."""
+def _ignore(_: Phase) -> None:
+    """Ignore phases: the default."""
 
 
 class Part:
-    """One server of a stack, with its process. Every method may be called by any process that has the data directory.
+    """One server of a stack, with its process. Any process that has the data directory may call every method.
 
     name: `kafka`, `postgres` or `redis`.
     """
@@ -39,20 +39,20 @@ class Part:
 
     @property
     def pid(self) -> int | None:
-        """The daemon's pid (PostgreSQL: the postmaster's), None when it does not run."""
+        """The daemon's process ID (PostgreSQL: the postmaster's); None if it is not running."""
         process = self._process()
         return None if process is None else process.pid
 
     @property
     def address(self) -> str:
-        """Where clients find it, running or not. Raises StackError when it was never started."""
+        """The address for clients, also if it is not running. Raises StackError if it was never started."""
         port = self._port(self._state.read())
         if not port or not self._server.is_prepared():
             raise StackError(f"{self._server.title} was never started here: `bulkgrpc up`")
         return self._server.address(port)
 
     def status(self) -> PartStatus:
-        """Tell what the part is doing now."""
+        """Return the part's current status."""
         process = self._process()
         known = self._server.is_prepared() and self._port(self._state.read())
         address = self.address if known else None
@@ -62,22 +62,22 @@ class Part:
         return PartStatus(self.name, PartState.RUNNING, process.pid, address, since)
 
     def start(self) -> None:
-        """Start it unless it runs, and return once it answers. Raises StackError."""
+        """Start it unless it is running, and return once it is ready. Raises StackError."""
         with self._state.locked():
             self.start_locked()
 
-    def start_locked(self, enter: Callable[[Phase], None] = _unheard) -> None:
-        """`start` for a caller who holds the state file's lock. Tells `enter` each phase."""
+    def start_locked(self, enter: Callable[[Phase], None] = _ignore) -> None:
+        """`start` for a caller that holds the state file's lock. Calls `enter` with each phase."""
         if self._adopted() is not None:
             self._refuse_move()
-        # One that was seen alive may be dying of a signal already: then it is started like one that is gone.
-        if not self._await_answer(self._deadline_s()):
+        # A process that was found alive may exit now because of a signal: then start it like one that has exited.
+        if not self._await_ready(self._deadline_s()):
             self._launch(enter)
             self.wait_ready(self._deadline_s())
         enter(Phase.READY)
 
     def _deadline_s(self) -> float:
-        return time.monotonic() + self._server.ready_within_s
+        return time.monotonic() + self._server.ready_timeout_s
 
     def _launch(self, enter: Callable[[Phase], None]) -> None:
         command = self._server.prepare(self._claim_ports(), enter)
@@ -86,60 +86,58 @@ class Part:
         self._state.change(lambda state: state.with_process(self.name, identity))
 
     def wait_ready(self, deadline_s: float) -> None:
-        """Return once the part answers its protocol.
+        """Return once the part is ready.
 
-        deadline_s: in `time.monotonic()`'s seconds. Raises StackError when that passes or the process ends.
+        deadline_s: in seconds of `time.monotonic()`. Raises StackError if it passes or the process exits.
         """
-        if not self._await_answer(deadline_s):
-            raise self._failure(f"ended while starting: {last_line(self._telling_log())}")
+        if not self._await_ready(deadline_s):
+            raise self._failure(f"exited while starting: {last_line(self._newest_log())}")
 
-    def _await_answer(self, deadline_s: float) -> bool:
-        """Return True once it answers, False when it does not run. Raises StackError past the deadline."""
+    def _await_ready(self, deadline_s: float) -> bool:
+        """Return True once it is ready, False if it is not running. Raises StackError after the deadline."""
         port = self._port(self._state.read())
         process = self._process()
         while process is not None:
-            try:
-                self._server.ask(port)
-            except NotReadyError as silence:
-                if time.monotonic() > deadline_s:
-                    raise self._failure(f"(pid {process.pid}) does not answer: {silence}") from silence
-            else:
+            reason = self._server.why_not_ready(port)
+            if reason is None:
                 return True
-            if await_end([process], _ASK_EVERY_S):
+            if time.monotonic() > deadline_s:
+                raise self._failure(f"(pid {process.pid}) is not ready: {reason}")
+            if await_end([process], _PROBE_INTERVAL_S):
                 break
         return False
 
     def stop(self) -> bool:
-        """Stop it in good order; kill it when it takes too long. Returns False when it did not run."""
+        """Shut it down; kill it if that takes too long. Returns False if it was not running."""
         with self._state.locked():
             return self.stop_locked()
 
     def stop_locked(self) -> bool:
-        """`stop` for a caller who holds the state file's lock."""
+        """`stop` for a caller that holds the state file's lock."""
         identity = self._adopted()
         process = living(identity)
         if process is not None:
             members = family(process)
             send([process], self._server.stop_signal)
-            send(members, signal.SIGCONT)  # one that is paused would not see the signal
-            if not await_end([process], self._server.stop_within_s):
+            send(members, signal.SIGCONT)  # a stopped process does not receive the signal
+            if not await_end([process], self._server.stop_timeout_s):
                 send(members, signal.SIGKILL)
-                await_end(members, _KILLED_WITHIN_S)
+                await_end(members, _KILL_TIMEOUT_S)
         self._state.change(lambda state: state.with_process(self.name, None))
         return process is not None
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Signal the process and its children, as a crash would. After SIGKILL, return once all are gone.
+        """Send a signal to the process and its children, like a crash. After SIGKILL, return once all have exited.
 
-        Does nothing when it does not run.
+        Does nothing if it is not running.
         """
         process = self._process()
         if process is None:
             return
         members = family(process)
         send(members, number)
-        if number is signal.SIGKILL and not await_end(members, _KILLED_WITHIN_S):
-            raise self._failure(f"(pid {process.pid}) outlived SIGKILL")
+        if number is signal.SIGKILL and not await_end(members, _KILL_TIMEOUT_S):
+            raise self._failure(f"(pid {process.pid}) did not exit after SIGKILL")
 
     def _process(self) -> psutil.Process | None:
         return living(self._state.read().processes.get(self.name))
@@ -148,7 +146,7 @@ class Part:
         identity = self._state.read().processes.get(self.name)
         if living(identity) is not None:
             return identity
-        found = find(self._server.trace())
+        found = find(self._server.process_arguments())
         self._state.change(lambda state: state.with_process(self.name, found))
         return found
 
@@ -170,20 +168,20 @@ class Part:
         if port == 0 or name != self._server.port_names[0]:
             return choose_free()
         raise StackError(
-            f"port {port} for {self._server.title} is taken by {holder(port)}: stop that, or choose another port "
-            f"by --{self.name}-port"
+            f"port {port} for {self._server.title} is in use by {holder(port)}: stop that, or choose another port "
+            f"with --{self.name}-port"
         )
 
     def _refuse_move(self) -> None:
         port = self._port(self._state.read())
         if self._asked_port not in (0, port):
             raise StackError(
-                f"{self._server.title} runs on port {port}, not {self._asked_port}: `bulkgrpc down` first to move it"
+                f"{self._server.title} runs on port {port}, not {self._asked_port}: run `bulkgrpc down` first"
             )
 
     def _failure(self, what: str) -> StackError:
-        return StackError(f"{self._server.title} {what} (log: {self._telling_log()})")
+        return StackError(f"{self._server.title} {what} (log: {self._newest_log()})")
 
-    def _telling_log(self) -> Path:
+    def _newest_log(self) -> Path:
         written = [log for log in self._server.logs if log.exists() and log.stat().st_size]
         return max(written, key=lambda log: log.stat().st_mtime, default=self._server.log)

@@ -1,4 +1,4 @@
-"""TCP ports on the loopback interface: choosing free ones, naming who holds a taken one."""
+"""TCP ports on the loopback interface: find free ones, and the program that uses one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import psutil
 
 from bulkgrpc.stack.model import LOOPBACK
 
-# Below Linux's range for outgoing connections (32768 up): a port chosen here cannot be lost to one between two runs.
+# Below Linux's range for outgoing connections (from 32768): no such connection takes a port between two runs.
 _FIRST, _COUNT = 20_000, 12_000
 _TRIES = 200
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this port now."""
+    """Return whether a server can listen on this port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -26,7 +26,7 @@ def is_free(port: int) -> bool:
 
 
 def choose_free() -> int:
-    """Return a free port, at random: two stacks that start at once hardly ever choose the same."""
+    """Return a random free port: two stacks that start at the same time rarely choose the same."""
     for _ in range(_TRIES):
         port = _FIRST + secrets.randbelow(_COUNT)
         if is_free(port):
@@ -35,7 +35,7 @@ def choose_free() -> int:
 
 
 def holder(port: int) -> str:
-    """Name the program that listens on this port, as far as the caller may see."""
+    """Return the program that listens on this port, as far as the caller has permission to see it."""
     try:
         pid = next(
             entry.pid

@@ -1,4 +1,4 @@
-"""PostgreSQL: where every record ends. Durable settings stay on, the rest is set for bulk loads on a small machine."""
+"""PostgreSQL: durable, with other settings chosen for bulk loads on a small machine."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import psycopg
-
+from bulkgrpc.postgres.databases import ensure_database
+from bulkgrpc.postgres.errors import PostgresError
+from bulkgrpc.postgres.probe import why_not_ready
 from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
-from bulkgrpc.stack.owner import binaries, check_reach, postgres_owner
+from bulkgrpc.stack.postgres_owner import binaries, check_reach, postgres_owner
 from bulkgrpc.stack.process import Command, Owner, as_owner, await_end, last_line, send, working_in
-from bulkgrpc.stack.server import NotReadyError, Server
+from bulkgrpc.stack.server import Server
 
 _USER = _DATABASE = "bulkgrpc"
-_ASK_WITHIN_S = 2
-_INITDB_WITHIN_S = 120.0
-_BACKENDS_END_WITHIN_S = 10.0
+_PROBE_TIMEOUT_S = 2
+_INITDB_TIMEOUT_S = 120.0
+_BACKENDS_EXIT_TIMEOUT_S = 10.0
 
 
 class Postgres(Server):
@@ -30,9 +31,9 @@ class Postgres(Server):
     name = "postgres"
     title = "PostgreSQL"
     port_names = ("postgres",)
-    stop_signal = signal.SIGINT  # fast shutdown: roll back what is open, checkpoint, end
-    stop_within_s = 60.0
-    ready_within_s = 120.0  # crash recovery reads up to max_wal_size
+    stop_signal = signal.SIGINT  # fast shutdown: roll back, write a checkpoint, exit
+    stop_timeout_s = 60.0
+    ready_timeout_s = 120.0  # crash recovery reads up to max_wal_size
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -40,11 +41,11 @@ class Postgres(Server):
         self._password = directory / "password"
 
     def is_prepared(self) -> bool:
-        """Tell whether the cluster was initialized."""
+        """Return whether the cluster is initialized."""
         return self._data.is_dir()
 
     def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
-        """Initialize the cluster if it is new, clear away what a crash left, write the configuration."""
+        """Initialize the cluster if it is new, remove what a crash left, write the configuration."""
         owner = postgres_owner()
         self.directory.mkdir(mode=0o700, exist_ok=True)
         _give(self.directory, owner)
@@ -59,23 +60,24 @@ class Postgres(Server):
         _give(settings_file, owner)
         return Command([str(programs / "postgres"), "-D", str(self._data)], self.directory, self.log, owner)
 
-    def trace(self) -> tuple[str, str]:
-        """Return what its postmaster is known by."""
+    def process_arguments(self) -> tuple[str, str]:
+        """Return the postmaster's program and its last argument."""
         return "postgres", str(self._data)
 
     def address(self, port: int) -> str:
         """Return the libpq URL, with the password."""
         return self._url(port, _DATABASE)
 
-    def ask(self, port: int) -> None:
-        """Run a query as a client would; make the database on the first occasion."""
-        try:
-            with psycopg.connect(self._url(port, "postgres"), connect_timeout=_ASK_WITHIN_S, autocommit=True) as link:
-                known = link.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone()
-                if known is None:
-                    link.execute(f"CREATE DATABASE {_DATABASE}")
-        except psycopg.Error as error:
-            raise NotReadyError(str(error)) from error
+    def why_not_ready(self, port: int) -> str | None:
+        """Run a query as a client does, and create the database if it does not exist."""
+        url = self._url(port, "postgres")
+        reason = why_not_ready(url, _PROBE_TIMEOUT_S)
+        if reason is None:
+            try:
+                ensure_database(url, _DATABASE)
+            except PostgresError as error:
+                return str(error)
+        return reason
 
     def _url(self, port: int, database: str) -> str:
         return f"postgresql://{_USER}:{self._password.read_text().strip()}@{LOOPBACK}:{port}/{database}"
@@ -84,7 +86,7 @@ class Postgres(Server):
         if not self._password.exists():
             _write_secret(self._password, secrets.token_urlsafe(24))
         _give(self._password, owner)
-        # Initialized elsewhere, then renamed: a cluster is there in full or not at all.
+        # Initialized in another directory, then renamed: a cluster is complete or absent.
         draft = Path(tempfile.mkdtemp(prefix="initdb.", dir=self.directory))
         _give(draft, owner)
         try:
@@ -97,7 +99,7 @@ class Postgres(Server):
                     env={"PATH": os.defpath, "LC_ALL": "C"},
                     stdout=log,
                     stderr=log,
-                    timeout=_INITDB_WITHIN_S,
+                    timeout=_INITDB_TIMEOUT_S,
                     check=True,
                 )
             (draft / "data").rename(self._data)
@@ -107,19 +109,19 @@ class Postgres(Server):
             shutil.rmtree(draft, ignore_errors=True)
 
     def _clear_leftovers(self) -> None:
-        # A killed postmaster's backends end by themselves, but hold the shared memory a moment longer, and a new
-        # postmaster would refuse to start beside them.
+        # The backends of a killed postmaster exit by themselves, but keep the shared memory for a moment, and a new
+        # postmaster refuses to start until they have exited.
         backends = working_in(self._data)
-        if not await_end(backends, _BACKENDS_END_WITHIN_S):
+        if not await_end(backends, _BACKENDS_EXIT_TIMEOUT_S):
             send(backends, signal.SIGKILL)
-            await_end(backends, _BACKENDS_END_WITHIN_S)
-        # PostgreSQL takes any process that has the pid in its lock file for a postmaster: also a stranger after a
-        # reboot, or the last one's zombie. Nothing works in the data directory any more, so neither is one.
+            await_end(backends, _BACKENDS_EXIT_TIMEOUT_S)
+        # PostgreSQL assumes that a process with the ID in its lock file is a postmaster, even if it is an unrelated one
+        # after a reboot, or a zombie. No process uses the data directory now, so there is no postmaster.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def settings(port: int) -> str:
-    """Return the text of postgresql.conf. `ALTER SYSTEM` still overrides it."""
+    """Return the text of postgresql.conf. `ALTER SYSTEM` overrides it."""
     return f"""listen_addresses = '{LOOPBACK}'
 port = {port}
 unix_socket_directories = ''

@@ -1,6 +1,6 @@
-"""Daemons: starting them detached, knowing them again, ending them.
+"""Daemons: start them detached, find them again, end them.
 
-A process is known by pid *and* start time, so that a recycled pid is never taken for ours, nor signalled.
+A process is identified by process ID *and* start time, so that a reused ID is never mistaken for ours and signalled.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 
 import psutil
 
-# The start time is derived from the boot time, which moves when the clock is set: allow for a slewing clock,
-# still far below the time in which pids come round again.
+# The start time is derived from the boot time, which changes when the clock is set. The tolerance is far below the time
+# after which process IDs are reused.
 _SAME_START_S = 1.0
 _LOG_TAIL_BYTES = 8192
 
-# The shell ends at once, so the daemon belongs to init from birth: it leaves no zombie with its starter, and no
-# terminal or signal of the starter's session reaches it. Its own stdout joins stderr, which is the log.
+# The shell exits at once, so init is the daemon's parent: it leaves no zombie, and no terminal or signal of the
+# caller's session reaches it. Its stdout is redirected to stderr, which is the log.
 _DETACH = 'exec "$@" >&2 & echo $!'
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process that cannot be mistaken for a later one with the same pid."""
+    """The identity of a process: a later process with the same ID has another start time."""
 
     pid: int
     started_s: float
@@ -37,7 +37,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The system user a daemon runs as, when that is not the caller."""
+    """The system user that a daemon runs as, if it is not the caller."""
 
     name: str
     uid: int
@@ -48,7 +48,7 @@ class Owner:
 class Command:
     """How to run one program.
 
-    argv: its last item is a path inside the data directory, by which `find` knows the daemon again.
+    argv: the last item is a path in the data directory, by which `find` finds the daemon again.
     """
 
     argv: Sequence[str]
@@ -59,9 +59,9 @@ class Command:
 
 
 def spawn(command: Command) -> int:
-    """Start a daemon in a session of its own and return its pid.
+    """Start a daemon in its own session and return its process ID.
 
-    It survives the caller's exit, however violent. Its output is appended to `command.log`.
+    It continues when the caller exits or is killed. Its output is appended to `command.log`.
     """
     with command.log.open("ab") as log:
         shell = subprocess.run(
@@ -78,10 +78,10 @@ def spawn(command: Command) -> int:
 
 
 def as_owner(owner: Owner | None, argv: Sequence[str]) -> list[str]:
-    """Return the command that runs `argv` as `owner`, with no other groups.
+    """Return the command that runs `argv` as `owner`, without supplementary groups.
 
-    Not by the keywords of `subprocess`: with those it forks instead of vforking, and a fork in a process with gRPC's
-    threads runs gRPC's fork handlers, in which the child can crash.
+    The keywords of `subprocess` are not used: with them it forks instead of vforking, and a fork in a process with
+    gRPC's threads runs gRPC's fork handlers, in which the child can crash.
     """
     if owner is None:
         return list(argv)
@@ -93,7 +93,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def identify(pid: int) -> Identity | None:
-    """Return the identity of the process that has this pid now, None if there is none."""
+    """Return the identity of the process that has this ID now; None if there is none."""
     try:
         return Identity(pid, psutil.Process(pid).create_time())
     except psutil.Error:
@@ -101,7 +101,7 @@ def identify(pid: int) -> Identity | None:
 
 
 def living(identity: Identity | None) -> psutil.Process | None:
-    """Return the process, or None if it ended, is a zombie, or its pid went to another."""
+    """Return the process; None if it has exited, is a zombie, or its ID was reused."""
     if identity is None:
         return None
     try:
@@ -113,9 +113,9 @@ def living(identity: Identity | None) -> psutil.Process | None:
 
 
 def find(argv: Sequence[str]) -> Identity | None:
-    """Find a daemon started with this program and this last argument.
+    """Find a daemon by its program and last argument.
 
-    This is how one is known again whose starter was killed before it could write the pid down.
+    Needed if the caller of `spawn` was killed before it could record the process ID.
     """
     program = Path(argv[0]).name
     for process in psutil.process_iter(["cmdline"]):
@@ -126,7 +126,7 @@ def find(argv: Sequence[str]) -> Identity | None:
 
 
 def working_in(directory: Path) -> list[psutil.Process]:
-    """Return the processes whose working directory is `directory`: for PostgreSQL, all of one cluster's."""
+    """Return the processes whose working directory is `directory`: for PostgreSQL, all processes of a cluster."""
     return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(directory)]
 
 
@@ -139,7 +139,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """Signal each process that is still there. psutil checks that the pid was not recycled."""
+    """Send a signal to each process that still exists. psutil checks that the ID was not reused."""
     for process in processes:
         try:
             process.send_signal(number)
@@ -147,41 +147,41 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
             continue
 
 
-def await_end(processes: Sequence[psutil.Process], within_s: float) -> bool:
-    """Wait until all processes ended, reaped or not. Returns False if one is left after `within_s`."""
-    deadline_s = time.monotonic() + within_s
+def await_end(processes: Sequence[psutil.Process], timeout_s: float) -> bool:
+    """Wait until all processes have exited, reaped or not. Returns False if one remains after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
     return all(_await_one(process, max(0.0, deadline_s - time.monotonic())) for process in processes)
 
 
-def _await_one(process: psutil.Process, within_s: float) -> bool:
+def _await_one(process: psutil.Process, timeout_s: float) -> bool:
     if not hasattr(os, "pidfd_open"):
-        return bool(psutil.wait_procs([process], timeout=within_s)[0])
-    # psutil waits until the parent has reaped the process, which init may be slow to do in a container. A pidfd
-    # becomes readable at the process's end.
+        return bool(psutil.wait_procs([process], timeout=timeout_s)[0])
+    # psutil waits until the parent has reaped the process, and init can be slow in a container. A pidfd becomes
+    # readable when the process exits.
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return True
     try:
         if not process.is_running():
-            return True  # the pid has another owner by now
+            return True  # the ID was reused
         ended = select.poll()
         ended.register(descriptor, select.POLLIN)
-        return bool(ended.poll(within_s * 1000))
+        return bool(ended.poll(timeout_s * 1000))
     finally:
         os.close(descriptor)
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that tells something, "" if there is none. Stack traces' lines do not."""
+    """Return the last line of a log that is not part of a stack trace; "" if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if _tells(line)), "")
+    return next((line.strip() for line in reversed(lines) if _is_message(line)), "")
 
 
-def _tells(line: str) -> bool:
+def _is_message(line: str) -> bool:
     return bool(line.strip()) and not line[0].isspace() and not line.startswith("Caused by")

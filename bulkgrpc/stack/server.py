@@ -1,4 +1,4 @@
-"""What a kind of server has to say of itself, so that `Part` can start, find, ask and stop it."""
+"""The interface of a kind of server, with which `Part` starts, finds, probes and stops it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ from bulkgrpc.stack.model import Phase
 from bulkgrpc.stack.process import Command
 
 
-class NotReadyError(Exception):
-    """The server does not answer its protocol yet."""
-
-
 class Server(ABC):
-    """One kind of server in a directory of its own. Knows configuration and protocol; has no process."""
+    """One kind of server in its own directory: its configuration and protocol, not its process."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """The name for people: `PostgreSQL`."""
+    """The display name: `PostgreSQL`."""
     port_names: ClassVar[tuple[str, ...]]
-    """The ports it needs, the public one first."""
+    """The names of the ports that it needs, the public one first."""
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
-    stop_within_s: ClassVar[float] = 20.0
-    ready_within_s: ClassVar[float] = 60.0
+    stop_timeout_s: ClassVar[float] = 20.0
+    ready_timeout_s: ClassVar[float] = 60.0
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -34,28 +30,28 @@ class Server(ABC):
 
     @property
     def logs(self) -> tuple[Path, ...]:
-        """The files that may tell why it ended."""
+        """The files that may contain the reason for an exit."""
         return (self.log,)
 
     @abstractmethod
     def is_prepared(self) -> bool:
-        """Tell whether the directory holds data already."""
+        """Return whether the directory has data."""
 
     @abstractmethod
     def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
-        """Make the directory fit to start in, and return the command. Safe after any crash, also of itself.
+        """Prepare the directory for a start, and return the command. Safe after any crash, also of this function.
 
         Called only while no process of this server runs.
         """
 
     @abstractmethod
-    def trace(self) -> tuple[str, str]:
-        """Return the program's name and the last argument: what its process is known by."""
+    def process_arguments(self) -> tuple[str, str]:
+        """Return the program's name and its last argument, by which its process is found."""
 
     @abstractmethod
     def address(self, port: int) -> str:
-        """Return where clients find it."""
+        """Return the address for clients."""
 
     @abstractmethod
-    def ask(self, port: int) -> None:
-        """Do one real exchange in the server's protocol, within a second or so. Raises NotReadyError."""
+    def why_not_ready(self, port: int) -> str | None:
+        """Make one request in the server's protocol, within 2 s. Return None if it succeeds, or else the reason."""

@@ -24,21 +24,21 @@ _ANY_PORTS = Ports()
 
 
 def default_data_dir() -> Path:
-    """Return where a stack lives unless told otherwise: BULKGRPC_DATA_DIR, else a place that fits the user."""
-    named = os.environ.get("BULKGRPC_DATA_DIR")
-    if named:
-        return Path(named)
+    """Return the default data directory: $BULKGRPC_DATA_DIR, or else a directory by the user."""
+    configured = os.environ.get("BULKGRPC_DATA_DIR")
+    if configured:
+        return Path(configured)
     return Path("/var/lib/bulkgrpc") if os.geteuid() == 0 else platformdirs.user_data_path("bulkgrpc")
 
 
 class Stack:
     """Kafka, PostgreSQL and Valkey under one data directory.
 
-    A Stack holds no process: it may be built anew anywhere, by any program, and finds what runs.
+    A Stack owns no process: any program can construct one, and it finds the processes that run.
 
-    data_dir: made by `up` if missing. As root, PostgreSQL's system user must be able to enter it.
-    ports: a port given here is used or refused; 0 keeps the one of the last time, or takes a free one.
-    kafka_heap_mib: the most memory that Kafka's heap may take.
+    data_dir: created by `up` if missing. For root, PostgreSQL's system user must be able to enter it.
+    ports: a given port is used, or `up` fails; 0 is the port of the last start, or a free one.
+    kafka_heap_mib: maximum size of Kafka's heap.
     """
 
     def __init__(self, data_dir: Path, ports: Ports = _ANY_PORTS, *, kafka_heap_mib: int = KAFKA_HEAP_MIB) -> None:
@@ -52,21 +52,21 @@ class Stack:
 
     @property
     def addresses(self) -> Addresses:
-        """Where the parts answer, running or not. Raises StackError when they were never started."""
+        """The addresses of the parts, also if they are not running. Raises StackError if they were never started."""
         kafka, postgres, redis = self._parts
         return Addresses(kafka.address, postgres.address, redis.address)
 
     def up(self, report: Report = unreported) -> Addresses:
-        """Start what does not run, all at once, and return when everything answers.
+        """Start the parts that are not running, concurrently, and return when all are ready.
 
-        report: told each phase of each part, never two at a time, from threads of `up`'s own.
-        Whatever died, in whatever way, is healed; what lives is kept. Two calls at once are safe: one waits.
-        Raises StackError; the parts that came up stay up.
+        report: called with each phase of each part, one call at a time, from threads of this method.
+        A part that crashed is started again with its data; one that runs is kept. Concurrent calls are safe: one waits.
+        Raises StackError; parts that started keep running.
         """
         self._make_directory()
-        telling = _Telling(report)
+        report_phase = _PhaseReport(report)
         with self._state.locked(), ThreadPoolExecutor(len(self._parts)) as threads:
-            starts = [threads.submit(_start, part, telling) for part in self._parts]
+            starts = [threads.submit(_start, part, report_phase) for part in self._parts]
             failures = [start.exception() for start in starts]
         for failure in failures:
             if failure is not None:
@@ -74,14 +74,14 @@ class Stack:
         return self.addresses
 
     def down(self) -> list[str]:
-        """Stop what runs, in good order, and return the names of what was stopped."""
+        """Shut down the parts that are running, and return their names."""
         if not self._state.exists():
             return []
         with self._state.locked():
             return [part.name for part in self._parts if part.stop_locked()]
 
     def destroy(self) -> None:
-        """Stop everything and remove the stack's data, and the data directory unless it holds anything else."""
+        """Stop all parts and remove the stack's data, and the data directory unless it has other files."""
         if not self._state.exists():
             return
         self.down()
@@ -92,7 +92,7 @@ class Stack:
             self.data_dir.rmdir()
 
     def status(self) -> list[PartStatus]:
-        """Tell what each part is doing now."""
+        """Return the status of each part."""
         return [part.status() for part in self._parts]
 
     def part(self, name: str) -> Part:
@@ -104,28 +104,30 @@ class Stack:
             return
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            # PostgreSQL's user passes through; what is secret below has modes of its own.
+            # PostgreSQL's user must pass through; secret files below have their own modes.
             self.data_dir.chmod(0o755)
         except OSError as error:
-            raise StackError(f"{self.data_dir} cannot be made ({error.strerror}): choose another --data-dir") from error
+            raise StackError(
+                f"{self.data_dir} cannot be created ({error.strerror}): choose another --data-dir"
+            ) from error
 
 
-class _Telling:
-    """Hands the parts' progress to the caller, one at a time, with the seconds since the beginning."""
+class _PhaseReport:
+    """Passes the parts' phases to the caller, one at a time, with the seconds since the start."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._begun_s = time.monotonic()
-        self._one_at_a_time = threading.Lock()
+        self._start_s = time.monotonic()
+        self._lock = threading.Lock()
 
     def __call__(self, part: Part, phase: Phase) -> None:
-        with self._one_at_a_time:
-            self._report(Progress(part.name, phase, time.monotonic() - self._begun_s))
+        with self._lock:
+            self._report(Progress(part.name, phase, time.monotonic() - self._start_s))
 
 
-def _start(part: Part, telling: _Telling) -> None:
+def _start(part: Part, report_phase: _PhaseReport) -> None:
     try:
-        part.start_locked(lambda phase: telling(part, phase))
+        part.start_locked(lambda phase: report_phase(part, phase))
     except StackError:
-        telling(part, Phase.FAILED)
+        report_phase(part, Phase.FAILED)
         raise

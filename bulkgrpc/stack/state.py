@@ -1,4 +1,4 @@
-"""What a data directory remembers: the ports of its parts and the processes that were started last."""
+"""The state of a data directory: the ports of its parts, and the processes that were started last."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _LOCK = "stack.lock"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The content of `stack.json`, by part name (ports also hold `kafka_controller`)."""
+    """The content of `stack.json`, by part name. `ports` also has `kafka_controller`."""
 
     ports: Mapping[str, int] = field(default_factory=dict)
     processes: Mapping[str, Identity] = field(default_factory=dict)
 
     def with_ports(self, ports: Mapping[str, int]) -> State:
-        """Return the state with these ports in place of those of the same names."""
+        """Return the state with these ports replaced."""
         return replace(self, ports={**self.ports, **ports})
 
     def with_process(self, name: str, identity: Identity | None) -> State:
-        """Return the state in which `name` is this process, or none."""
+        """Return the state in which the part `name` has this process, or none."""
         others = {key: value for key, value in self.processes.items() if key != name}
         return replace(self, processes=others if identity is None else {**others, name: identity})
 
 
 class StateFile:
-    """`stack.json` in a data directory, written whole or not at all, mode 0600, changed by one process at a time."""
+    """`stack.json` in a data directory: written atomically, mode 0600, changed by one process at a time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -45,7 +45,7 @@ class StateFile:
         self._threads = threading.Lock()
 
     def read(self) -> State:
-        """Return the remembered state; the empty one where nothing was ever started. Needs no lock."""
+        """Return the state; an empty one if nothing was ever started. Needs no lock."""
         try:
             return _decode(json.loads(self._path.read_text()))
         except FileNotFoundError:
@@ -53,10 +53,10 @@ class StateFile:
         except PermissionError as error:
             raise self._foreign() from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StackError(f"{self._path} is not readable ({error}): delete it, then `bulkgrpc up`") from error
+            raise StackError(f"{self._path} is not readable ({error}): delete it, then run `bulkgrpc up`") from error
 
     def change(self, step: Callable[[State], State]) -> State:
-        """Replace the state by `step(state)`. The caller holds `locked()`; its threads may call this at once."""
+        """Replace the state by `step(state)`. The caller holds `locked()`; its threads may call this concurrently."""
         with self._threads:
             state = step(self.read())
             draft = self._path.with_suffix(".draft")
@@ -68,7 +68,7 @@ class StateFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclude other starters and stoppers of this data directory. The kernel frees it if the holder dies."""
+        """Prevent other processes from starting and stopping parts. The kernel releases the lock of a dead process."""
         try:
             lock = (self._directory / _LOCK).open("a")
         except PermissionError as error:
@@ -78,16 +78,16 @@ class StateFile:
             yield
 
     def exists(self) -> bool:
-        """Tell whether a stack was ever started in this data directory."""
+        """Return whether a stack was ever started in this data directory."""
         return self._path.exists()
 
     def forget(self) -> None:
-        """Remove what this class wrote, the lock included."""
+        """Remove the files of this class, including the lock."""
         self._path.unlink(missing_ok=True)
         (self._directory / _LOCK).unlink(missing_ok=True)
 
     def _foreign(self) -> StackError:
-        return StackError(f"{self._directory} is another user's: work as that user, or choose another --data-dir")
+        return StackError(f"{self._directory} belongs to another user: run as that user, or choose another --data-dir")
 
 
 def _encode(state: State) -> dict[str, Any]:

@@ -1,17 +1,16 @@
-"""Valkey: the cache. It keeps nothing on disk, since all it holds may vanish by design."""
+"""Valkey: the cache. Nothing is stored on disk: the service tolerates the loss of all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import redis
-
+from bulkgrpc.redis.probe import why_not_ready
 from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.process import Command
-from bulkgrpc.stack.server import NotReadyError, Server
+from bulkgrpc.stack.server import Server
 
-_ASK_WITHIN_S = 1.0
+_PROBE_TIMEOUT_S = 1.0
 
 
 class Valkey(Server):
@@ -22,7 +21,7 @@ class Valkey(Server):
     port_names = ("redis",)
 
     def is_prepared(self) -> bool:
-        """Tell whether it was started before."""
+        """Return whether it was started before."""
         return self._settings.exists()
 
     def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
@@ -31,23 +30,17 @@ class Valkey(Server):
         self._settings.write_text(settings(ports["redis"]))
         return Command([_binary(), str(self._settings)], self.directory, self.log)
 
-    def trace(self) -> tuple[str, str]:
-        """Return what its process is known by."""
+    def process_arguments(self) -> tuple[str, str]:
+        """Return the program and its last argument."""
         return "valkey-server", str(self._settings)
 
     def address(self, port: int) -> str:
         """Return the Redis URL."""
         return f"redis://{LOOPBACK}:{port}/0"
 
-    def ask(self, port: int) -> None:
-        """PING."""
-        client = redis.Redis(LOOPBACK, port, socket_timeout=_ASK_WITHIN_S, socket_connect_timeout=_ASK_WITHIN_S)
-        try:
-            client.ping()
-        except redis.RedisError as error:
-            raise NotReadyError(str(error)) from error
-        finally:
-            client.close()
+    def why_not_ready(self, port: int) -> str | None:
+        """Send PING."""
+        return why_not_ready(LOOPBACK, port, _PROBE_TIMEOUT_S)
 
     @property
     def _settings(self) -> Path:
@@ -56,7 +49,7 @@ class Valkey(Server):
 
 def settings(port: int) -> str:
     """Return the text of valkey.conf."""
-    # The title would replace the command line, by which the process is known.
+    # A process title would replace the command line, by which the process is found.
     return f"""bind {LOOPBACK}
 port {port}
 daemonize no

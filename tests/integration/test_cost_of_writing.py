@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from psycopg import sql
 
-from bulkgrpc.bench import contest
-from bulkgrpc.bench.contest import Contestant
+from bulkgrpc.bench import policy_cases
+from bulkgrpc.bench.policy_cases import PolicyCase
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.datasets.codec import BatchCodec
@@ -24,17 +24,17 @@ from tests.support.database import Connection, register
 BATCHES = 4
 FEW, MANY = 500, 5_000
 TOPIC = "records"
-WAYS = {item.name: item for item in contest.contestants() if item.by == "workers" and not item.refused}
+WAYS = {item.name: item for item in policy_cases.cases() if item.writer == "workers" and not item.rejected_one_in}
 
 
-def writing(connection: Connection, way: Contestant, batch_rows: int) -> Work:
+def writing(connection: Connection, way: PolicyCase, batch_rows: int) -> Work:
     """Prepare and write a chunk a call, of the next sequences; of the second call all keys, some or none are there."""
     codec = BatchCodec(way.dataset)
     batches = way.batches(codec, 0, 2 * BATCHES * batch_rows, batch_rows)
     spec = JobSpec(JobKey("acme", uuid.uuid4()), "key", way.dataset.name, way.dataset.version)
     now = datetime.now(UTC)
     (owned,) = ledger.acquire(connection, TOPIC, [0]).values()
-    known = {0: 0, 1: BATCHES}.get(way.there, 1)
+    known = {0: 0, 1: BATCHES}.get(way.existing_one_in, 1)
     chunks = []
     for call in range(2):
         items = tuple(
@@ -53,7 +53,7 @@ def writing(connection: Connection, way: Contestant, batch_rows: int) -> Work:
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_python_does_not_work_per_record_that_is_written(connection: Connection, way: Contestant) -> None:
+def test_python_does_not_work_per_record_that_is_written(connection: Connection, way: PolicyCase) -> None:
     register(connection, way.dataset)
     few = cost(writing(connection, way, FEW))
     connection.execute(sql.SQL("TRUNCATE {}").format(table(way.dataset)))
@@ -63,7 +63,7 @@ def test_python_does_not_work_per_record_that_is_written(connection: Connection,
 
 
 def test_the_counters_see_python_per_written_record(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    way = WAYS[contest.NEW]
+    way = WAYS[policy_cases.NEW]
     register(connection, way.dataset)
     honest = TableWriter.write
 

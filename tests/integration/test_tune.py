@@ -7,11 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
-from bulkgrpc.bench.model import BenchFailed
-from bulkgrpc.bench.scratch import scratch
 from bulkgrpc.cli.app import app
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.postgres.scratch import ScratchFailed, scratch
 from bulkgrpc.postgres.writers import direct
 from tests.support import examples
 from tests.support.database import Connection, count, register
@@ -21,7 +20,7 @@ SIZES = ["--sizes", "50,200", "--rounds", "1"]
 
 @pytest.fixture
 def readings(connection: Connection) -> Connection:
-    """A database with the readings' table, an index and a column of somebody's own, and 100 rows."""
+    """A database with the readings' table, an index and a column that the dataset does not have, and 100 rows."""
     register(connection, examples.readings())
     rows = to_rows(BatchCodec(examples.readings()), [Payload("acme", 100, examples.reading_batch(0, 100))])
     direct.write(connection, rows, rows.payload)
@@ -44,23 +43,23 @@ def test_each_size_is_measured_and_nothing_is_left_behind(readings: Connection, 
     assert [size["chunk_rows"] for size in document["sizes"]] == [50, 200]
     assert [size["chunks"] for size in document["sizes"]] == [8, 2]
     assert all(size["rows_per_s"] > 0 < size["chunk_ms_p50"] <= size["chunk_ms_max"] for size in document["sizes"])
-    assert document["chunk_rows_worth"] in {50, 200}
+    assert document["chunk_rows_recommended"] in {50, 200}
     assert document["sampled_rows"] == 100
     assert schemas(readings) == 0
     assert count(readings, "sensor_readings") == 100
 
 
-def test_people_get_bars_and_the_setting(readings: Connection, database: str) -> None:
+def test_the_table_has_bars_and_the_setting(readings: Connection, database: str) -> None:
     result = tune(database, "sensor_readings")
     assert result.exit_code == 0
     assert "█" in result.stdout
-    assert "worth it" in result.stdout
+    assert "recommended" in result.stdout
     assert "BULKGRPC_CHUNK_ROWS_MAX=" in result.stdout
 
 
-def test_the_copy_is_like_the_table_and_its_rows_are_the_tables_own_again(readings: Connection, database: str) -> None:
+def test_the_copy_has_the_tables_definition_and_repeats_its_rows(readings: Connection, database: str) -> None:
     with scratch(database, "sensor_readings", 250) as copy:
-        copy.written_s(50, 5)
+        copy.write_chunks(50, 5)
         written = copy.connection.execute(f"SELECT tenant, value FROM {copy.schema}.rows").fetchall()
         assert len(set(written)) == 250
         assert {value for _, value in written} == {n * 0.5 for n in range(100)}
@@ -71,14 +70,16 @@ def test_the_copy_is_like_the_table_and_its_rows_are_the_tables_own_again(readin
         assert copy.connection.execute(checks, (f"{copy.schema}.rows",)).fetchone() == (1,)
 
 
-def test_a_table_without_rows_gets_made_ones_whatever_its_columns(connection: Connection, database: str) -> None:
+def test_rows_are_generated_for_an_empty_table(connection: Connection, database: str) -> None:
     register(connection, examples.things())
     result = tune(database, examples.things().name, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["sampled_rows"] == 0
 
 
-def test_rows_that_the_table_refuses_end_it_in_a_line_and_nothing_is_left(readings: Connection, database: str) -> None:
+def test_a_row_that_the_table_rejects_is_one_error_line_and_nothing_is_left(
+    readings: Connection, database: str
+) -> None:
     readings.execute("TRUNCATE sensor_readings")
     readings.execute("ALTER TABLE sensor_readings ADD CONSTRAINT small CHECK (value < 1)")
     result = tune(database, "sensor_readings")
@@ -87,15 +88,15 @@ def test_rows_that_the_table_refuses_end_it_in_a_line_and_nothing_is_left(readin
     assert schemas(readings) == 0
 
 
-def test_a_name_that_is_no_dataset_is_refused(connection: Connection, database: str) -> None:
+def test_a_name_that_is_not_a_dataset_is_an_error(connection: Connection, database: str) -> None:
     result = tune(database, "nothing")
     assert (result.exit_code, "bulkgrpc datasets list" in result.stderr) == (1, True)
-    with pytest.raises(BenchFailed), scratch(database, "nothing", 10):
+    with pytest.raises(ScratchFailed), scratch(database, "nothing", 10):
         pass
 
 
 @pytest.mark.parametrize("sizes", ["", "0", "ten", "1,2000000"])
-def test_wrong_sizes_are_named_with_the_way_out(sizes: str) -> None:
+def test_invalid_sizes_are_named_with_an_example(sizes: str) -> None:
     result = CliRunner().invoke(app, ["tune", "sensor_readings", "--postgres", "x", "--sizes", sizes])
     assert result.exit_code == 1
     assert "--sizes" in result.stderr

@@ -1,7 +1,7 @@
 from collections import Counter
 
-from bulkgrpc.bench import contest, drain, orders, readings, trades
-from bulkgrpc.bench.bare import Baseline, encoded_chunks
+from bulkgrpc.bench import drain, policy_cases, readings, trades, wide_orders
+from bulkgrpc.bench.bare_copy import Baseline, encoded_chunks
 from bulkgrpc.bench.model import Load
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec
@@ -19,7 +19,7 @@ def test_each_tenant_has_a_partition_of_its_own() -> None:
     assert [partition_of(tenant, LOAD.tenants) for tenant in tenants] == list(range(LOAD.tenants))
 
 
-def test_readings_have_keys_of_their_own_and_known_ones() -> None:
+def test_readings_have_unique_and_known_keys() -> None:
     codec = BatchCodec(readings.dataset())
     payloads = readings.batches(codec, 0, 2_500, 1_000)
     rows = to_rows(codec, [Payload("t", len(RecordBatch.FromString(p).records), p) for p in payloads]).table
@@ -29,7 +29,7 @@ def test_readings_have_keys_of_their_own_and_known_ones() -> None:
     assert readings.key_of(2_499) in keys
 
 
-def test_the_drain_puts_whole_jobs_on_the_topic_numbered_and_sealed() -> None:
+def test_the_drain_appends_numbered_and_sealed_jobs_to_the_topic() -> None:
     codec = BatchCodec(readings.dataset())
     payloads = readings.batches(codec, 0, LOAD.tenant_rows, LOAD.batch_rows)
     planned = drain.plan(codec.dataset, readings.tenants_of(LOAD), "run", payloads, LOAD.batch_rows)
@@ -52,7 +52,7 @@ def test_the_bare_copy_writes_chunks_of_the_workers_size() -> None:
     assert all(chunk.startswith(b"PGCOPY\n\xff\r\n\0") for chunk in chunks)
 
 
-def test_a_trade_has_about_the_bytes_that_the_memory_run_reckons_with() -> None:
+def test_a_trade_has_about_the_bytes_that_the_memory_run_assumes() -> None:
     codec = BatchCodec(trades.dataset())
     batches: list[Batch] = list(trades.batches(codec, trades.columns_of(codec, 100), 3))
 
@@ -61,10 +61,11 @@ def test_a_trade_has_about_the_bytes_that_the_memory_run_reckons_with() -> None:
     assert sorted(rows.column("trade_id").to_pylist()) == list(range(300))
 
 
-def test_wide_orders_have_twenty_fields_and_keys_of_their_own() -> None:
-    (wide,) = (item for item in contest.contestants() if item.by == "workers" and item.batches is orders.batches)
+def test_wide_orders_have_twenty_fields_and_unique_keys() -> None:
+    workers = (item for item in policy_cases.cases() if item.writer == "workers")
+    (wide,) = (item for item in workers if item.batches is wide_orders.batches)
     codec = BatchCodec(wide.dataset)
-    (payload,) = orders.batches(codec, 0, 1_000, 1_000)
+    (payload,) = wide_orders.batches(codec, 0, 1_000, 1_000)
     rows = to_rows(codec, [Payload("t", 1_000, payload)]).table
 
     assert len(codec.record_schema) == 20
@@ -72,13 +73,13 @@ def test_wide_orders_have_twenty_fields_and_keys_of_their_own() -> None:
     assert rows.column("fills")[7].as_py() == [7, 7]
 
 
-def test_a_contestants_counts_are_those_of_the_rows_it_is_given() -> None:
+def test_a_cases_expected_counts_are_exact() -> None:
     load = Load.of(8_000, 100, 2, 1, 0)
-    found = {item.name: item.counts(load) for item in contest.contestants() if item.by == "workers"}
+    found = {item.name: item.counts(load) for item in policy_cases.cases() if item.writer == "workers"}
 
     assert found["ignore: all keys new"] == JobCounts(8_000, 8_000)
-    assert found["ignore: all keys there"] == JobCounts(8_000, 0, 8_000)
-    assert found["update: all keys there"] == JobCounts(8_000, 8_000)
+    assert found["ignore: all keys exist"] == JobCounts(8_000, 0, 8_000)
+    assert found["update: all keys exist"] == JobCounts(8_000, 8_000)
     assert found["dedupe: all records new"] == JobCounts(8_000, 8_000)
     assert found["dedupe: all records known"] == JobCounts(8_000, 0, 8_000)
-    assert found["refused by the table: 1 %"] == JobCounts(8_000, 7_920, 0, 80)
+    assert found["rejected by the table: 1 %"] == JobCounts(8_000, 7_920, 0, 80)

@@ -19,9 +19,13 @@ def test_a_load_is_at_least_what_was_asked_in_full_batches_for_every_tenant(
 
 
 def test_ratios_are_of_one_round() -> None:
-    measured = Round(bare=Rate(100, 1.0), drain=Rate(100, 2.0), whole=Rate(100, 4.0))
+    measured = Round(bare=Rate(100, 1.0, 0.5), drain=Rate(100, 2.0, 1.0), whole=Rate(100, 4.0, 2.0))
 
     assert (measured.drain_ratio, measured.whole_ratio) == (0.5, 0.25)
+
+
+def test_cpu_time_is_per_million_rows() -> None:
+    assert Rate(250_000, 1.0, 0.5).cpu_s_per_million_rows == 2.0
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=500))
@@ -55,6 +59,6 @@ def test_memory_over_its_limit_misses_the_target_though_flat() -> None:
     assert not Resident.of("server", _samples(100, 100), max_mb=300, limit_mb=300).meets_target
 
 
-def test_a_load_too_small_to_be_sampled_is_said_to_be_so() -> None:
+def test_a_load_too_small_to_be_sampled_is_an_error() -> None:
     with pytest.raises(BenchFailed, match="more gigabytes"):
         Resident.of("server", [Sample(0.05, 10), Sample(0.95, 10)], max_mb=10, limit_mb=300)

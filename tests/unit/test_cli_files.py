@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkgrpc.cli.datasets import infer_proto
-from bulkgrpc.cli.files import FileOptions, FileProblem, Format, format_of, open_batches
+from bulkgrpc.cli.files import FileError, FileOptions, Format, format_of, open_batches
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Payload, to_rows
@@ -47,7 +47,7 @@ def csv_of(folder: Path, *rows: dict[str, str]) -> Path:
 
 
 def problem(path: Path, **options: Any) -> str:
-    with pytest.raises(FileProblem) as caught:
+    with pytest.raises(FileError) as caught:
         rows_of(path, examples.trades(), **options)
     text = str(caught.value)
     assert "\n" not in text
@@ -67,8 +67,8 @@ def problem(path: Path, **options: Any) -> str:
         ("executed_at", "yesterday", "a time like 2013-01-01T06:00:00Z"),
         ("side", "BUY", "one of SIDE_UNSPECIFIED, SIDE_BUY, SIDE_SELL"),
         ("signature", "a", "base64"),
-        ("fills", "[1,x]", "a list in which each value is a whole number (int32)"),
-        ("tags", '["a",null]', "a list in which each value is text"),
+        ("fills", "[1,x]", "a list whose values are a whole number (int32)"),
+        ("tags", '["a",null]', "a list whose values are text"),
         ("venue.desk", "first", "a whole number (int32)"),
     ],
 )
@@ -87,12 +87,14 @@ def test_the_lowest_wrong_row_is_named_whatever_its_column(tmp_path: Path) -> No
 
 def test_a_value_is_missing_where_the_field_takes_no_null(tmp_path: Path) -> None:
     path = csv_of(tmp_path, TRADE, {**TRADE, "quantity": "NA"})
-    assert "row 2 (the first record is row 1), column quantity: no value, but the field needs" in problem(path)
+    assert "row 2 (the first record is row 1), column quantity: the value is missing, and the field needs" in problem(
+        path
+    )
 
 
 def test_a_key_is_never_null(tmp_path: Path) -> None:
     assert "it is part of the key" in problem(csv_of(tmp_path, {**TRADE, "trade_id": ""}))
-    assert "no column for the key of dataset trades: trade_id" in problem(csv_of(tmp_path, {"quantity": "1"}))
+    assert "no column for these key fields of dataset trades: trade_id" in problem(csv_of(tmp_path, {"quantity": "1"}))
 
 
 def test_text_of_a_field_that_takes_no_null_is_kept_as_it_stands(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_row_with_too_few_cells_is_named(tmp_path: Path) -> None:
 
 def test_two_columns_of_one_field_are_refused(tmp_path: Path) -> None:
     path = csv_of(tmp_path, {**TRADE, "venue_code": "X", "venue.code": "Y"})
-    assert "are both field venue.code" in problem(path)
+    assert "both match field venue.code" in problem(path)
     path.write_text("trade_id,trade_id\n1,1\n")
     assert "names column trade_id twice" in problem(path)
 
@@ -158,9 +160,9 @@ def test_protobufs_own_json_is_read_too(tmp_path: Path) -> None:
         ('{"trade_id": 1, "quantity": "x"}', "column quantity: 'x' is not a whole number (uint32)"),
         ('{"trade_id": 1, "side": "X"}', "column side: 'X' is not one of SIDE_UNSPECIFIED"),
         ('{"trade_id": 1, "fills": [1, null]}', "column fills: [1, None] is not a list"),
-        ("{bad", "no JSON object: '{bad'"),
-        ("[1]", "no JSON object: '[1]'"),
-        ("{}", "column trade_id: no value"),
+        ("{bad", "not a JSON object: '{bad'"),
+        ("[1]", "not a JSON object: '[1]'"),
+        ("{}", "column trade_id: the value is missing"),
     ],
 )
 def test_a_wrong_line_of_json_is_named_with_its_row(line: str, says: str, tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_a_delimited_file_that_is_cut_off_is_named_with_its_row(tmp_path: Path) 
 def test_a_delimited_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.binpb"
     path.write_bytes(b"\x03\x0a\x05a" * 3)
-    assert "rows 1 to 3 are not all messages of examples.v1.Trade" in problem(path)
+    assert "rows 1 to 3 are not all valid messages of examples.v1.Trade" in problem(path)
     path.write_bytes(b"\xff" * 100)
     assert "row 1 has no valid length" in problem(path)
 
@@ -293,16 +295,16 @@ def test_what_a_file_has_as_one_value_is_loaded(tmp_path: Path, kind: str, cells
         ("google.type.TimeOfDay", ["24:00:00"], "column f: '24:00:00' is not a time of day like 06:30:00"),
         ("google.protobuf.Duration", ["1s", "90"], "row 2 .* column f: '90' is not a duration like 1.5s"),
         ("google.protobuf.Duration", pa.array([90]), "column f: 90 is not a duration"),
-        ("map<string, int32>", ["{}", '{"a": "x"}'], "row 2 .* column f: .* is not JSON, as Protobuf writes it"),
-        ("repeated N", ['[{"c": 1}]'], "column f: .* is not JSON, as Protobuf writes it"),
-        ("repeated N", ['{"a": 1}'], "column f: .* is not JSON, as Protobuf writes it"),
-        ("repeated N", ["["], "column f: '\\[' is not JSON, as Protobuf writes it"),
+        ("map<string, int32>", ["{}", '{"a": "x"}'], "row 2 .* column f: .* is not Protobuf JSON"),
+        ("repeated N", ['[{"c": 1}]'], "column f: .* is not Protobuf JSON"),
+        ("repeated N", ['{"a": 1}'], "column f: .* is not Protobuf JSON"),
+        ("repeated N", ["["], "column f: '\\[' is not Protobuf JSON"),
         ("repeated N", pa.array([[1]]), "column f: \\[1\\] is not"),
         ("map<string, int32>", pa.array([1]), "column f: 1 is not"),
     ],
 )
 def test_what_is_no_such_value_is_named_with_its_column(tmp_path: Path, kind: str, cells: Any, says: str) -> None:
-    with pytest.raises(FileProblem, match=says):
+    with pytest.raises(FileError, match=says):
         shaped(tmp_path, kind, cells)
 
 
@@ -310,11 +312,11 @@ def test_what_is_no_such_value_is_named_with_its_column(tmp_path: Path, kind: st
     ("begin", "says"),
     [
         (b"PK\x03\x04" + bytes(range(256)) * 9, "a zip archive"),
-        (b"\x1f\x8b\x08", "packed with gzip"),
+        (b"\x1f\x8b\x08", "compressed with gzip"),
         (b"PAR1", "a Parquet file"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "not UTF-8"),
-        (bytes(1000), "no text"),
+        (bytes(1000), "not text"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -325,7 +327,7 @@ def test_a_file_that_is_no_text_is_refused_by_its_beginning(
     path.write_bytes(begin)
     assert says in problem(path)
     if suffix == "csv":
-        with pytest.raises(FileProblem, match=says):
+        with pytest.raises(FileError, match=says):
             infer_proto(path, nulls=(), key="", table="")
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from bulkgrpc.client import Batch, ClientConfig, WrongInput
 from bulkgrpc.client.packing import Packer, varint
+from bulkgrpc.client.send_window import Numbered
 from bulkgrpc.client.submission import batch_message
-from bulkgrpc.client.window import Numbered
 from bulkgrpc.v1.ingest_pb2 import RecordBatch, StreamRecordsRequest
 
 texts = st.lists(st.text(max_size=40), max_size=50)

@@ -8,13 +8,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bulkgrpc.stack import Addresses, PartState, Stack, StackError, default_data_dir, install, jars, kafka, owner
+from bulkgrpc.stack import (
+    Addresses,
+    PartState,
+    Stack,
+    StackError,
+    default_data_dir,
+    install,
+    jars,
+    kafka,
+    postgres_owner,
+)
 from bulkgrpc.stack import ports as stack_ports
 from bulkgrpc.stack.process import Identity, await_end, identify, last_line, living
 from bulkgrpc.stack.state import State, StateFile
 
 
-def test_addresses_are_handed_on_by_environment_variables() -> None:
+def test_addresses_are_passed_on_as_environment_variables() -> None:
     assert Addresses("k:1", "postgresql://p", "redis://r").environment() == {
         "BULKGRPC_KAFKA": "k:1",
         "BULKGRPC_POSTGRES": "postgresql://p",
@@ -22,7 +32,7 @@ def test_addresses_are_handed_on_by_environment_variables() -> None:
     }
 
 
-def test_a_process_is_known_by_pid_and_start_time() -> None:
+def test_a_process_is_identified_by_pid_and_start_time() -> None:
     me = identify(os.getpid())
     assert me is not None
     process = living(me)
@@ -32,19 +42,19 @@ def test_a_process_is_known_by_pid_and_start_time() -> None:
     assert living(None) is None
 
 
-def test_waiting_for_a_living_process_ends_at_the_deadline() -> None:
+def test_waiting_for_a_running_process_ends_at_the_deadline() -> None:
     assert not await_end([psutil.Process()], 0.01)
     assert await_end([], 0.01)
 
 
-def test_the_telling_line_of_a_log_is_the_last_that_is_no_stack_trace(tmp_path: Path) -> None:
+def test_the_last_line_of_a_log_skips_stack_traces(tmp_path: Path) -> None:
     log = tmp_path / "some.log"
     log.write_text("started\nERROR cannot bind\n\tat java.base/Net.bind\nCaused by: java.net.BindException\n\n")
     assert last_line(log) == "ERROR cannot bind"
     assert last_line(tmp_path / "none.log") == ""
 
 
-def test_the_state_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
+def test_the_state_file_is_private_and_is_read_as_written(tmp_path: Path) -> None:
     file = StateFile(tmp_path)
     assert file.read() == State()
     with file.locked():
@@ -63,7 +73,7 @@ def test_a_broken_state_file_is_named_in_one_line(tmp_path: Path, content: str) 
         StateFile(tmp_path).read()
 
 
-def test_a_taken_port_is_not_free_and_its_holder_has_a_name() -> None:
+def test_a_port_in_use_is_not_free_and_its_program_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert not stack_ports.is_free(port)
@@ -80,13 +90,13 @@ def test_a_taken_port_is_not_free_and_its_holder_has_a_name() -> None:
         ("", 0),
     ],
 )
-def test_javas_major_version_is_read_in_old_and_new_forms(text: str, major: int) -> None:
+def test_javas_major_version_is_parsed_in_old_and_new_forms(text: str, major: int) -> None:
     assert jars.java_major(text) == major
 
 
-def test_mavens_first_error_is_the_one_told() -> None:
+def test_mavens_first_error_is_reported() -> None:
     assert jars.first_error("[INFO] x\n[ERROR] \n[ERROR] no route\n[ERROR] Re-run Maven with -X\n") == "no route"
-    assert jars.first_error("") == "it did not say why"
+    assert jars.first_error("") == "its log has no error"
 
 
 def test_missing_java_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +126,7 @@ def test_the_broker_listens_on_loopback_only(tmp_path: Path) -> None:
     assert "\nlisteners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2\n" in text
 
 
-def test_the_data_directory_can_be_named_by_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_data_directory_can_be_set_by_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BULKGRPC_DATA_DIR", str(tmp_path))
     assert default_data_dir() == tmp_path
 
@@ -142,5 +152,5 @@ def test_a_private_directory_is_refused_and_left_private(tmp_path: Path) -> None
     private = tmp_path / "home"
     private.mkdir(mode=0o700)
     with pytest.raises(StackError, match="choose a --data-dir outside private directories"):
-        owner.check_reach(private, owner.postgres_owner())
+        postgres_owner.check_reach(private, postgres_owner.postgres_owner())
     assert stat.S_IMODE(private.stat().st_mode) == 0o700

@@ -1,6 +1,6 @@
-"""Files as batches: CSV, JSON lines, Parquet and delimited Protobuf, read in blocks, converted and encoded natively."""
+"""Reads CSV, JSON lines, Parquet and delimited Protobuf files as batches: in blocks, converted by native code."""
 
-from bulkgrpc.cli.files.opening import FileBatches, FileOptions, Format, format_of, open_batches
-from bulkgrpc.cli.files.problems import FileProblem
+from bulkgrpc.cli.files.batches import FileBatches, FileOptions, Format, format_of, open_batches
+from bulkgrpc.cli.files.errors import FileError
 
-__all__ = ["FileBatches", "FileOptions", "FileProblem", "Format", "format_of", "open_batches"]
+__all__ = ["FileBatches", "FileError", "FileOptions", "Format", "format_of", "open_batches"]

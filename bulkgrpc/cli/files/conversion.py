@@ -1,4 +1,4 @@
-"""From a block of a file, columns as they came, to records of a dataset. Pure."""
+"""Converts a block of a file, with columns as read, to records of a dataset. Pure."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkgrpc.cli.files.cells import COLUMN, Cells
+from bulkgrpc.cli.files.errors import FileError, InvalidValue
 from bulkgrpc.cli.files.fields import Leaf, leaves_of
-from bulkgrpc.cli.files.problems import BadValue, FileProblem
-from bulkgrpc.cli.files.remarks import is_remark
-from bulkgrpc.cli.files.shapes import for_codec
+from bulkgrpc.cli.files.json_cells import COLUMN, Cells
+from bulkgrpc.cli.files.rejection_columns import is_rejection_column
 from bulkgrpc.cli.files.values import convert, plain, read_cells
+from bulkgrpc.cli.files.well_known_types import for_codec
 from bulkgrpc.datasets.codec import BatchCodec
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a kind of file says that there is no value.
+    """How to read missing values and unknown columns.
 
-    nulls: texts that mean it. null_is_default: whether a field that takes no null gets its default then (as Protobuf's
-    JSON does, which leaves defaults out) instead of being an error. ignore_unknown: drop columns of no field. mended:
-    drop those in which a file of rejected records says why.
+    nulls: texts that mean null. null_is_default: whether null in a field that is not nullable means the default value
+    (Protobuf JSON omits defaults) instead of an error. ignore_unknown: drop columns that match no field. corrected:
+    drop the columns with the reasons in a file of rejected records.
     """
 
     nulls: tuple[str, ...] = ()
     null_is_default: bool = False
     ignore_unknown: bool = False
-    mended: bool = False
+    corrected: bool = False
 
 
 class Conversion:
@@ -47,16 +47,16 @@ class Conversion:
         self._nulls = pa.array(rules.nulls, pa.string())
 
     def records(self, table: pa.Table) -> pa.RecordBatch:
-        """Return the records of a block, of `schema`: the codec's, and, where there may be some, cells.COLUMN.
+        """Return the records of a block, with the columns of `schema`: the codec's, and COLUMN if cells may be JSON.
 
-        Raises FileProblem if its columns do not match the fields; BadValue for the lowest row that has a wrong value.
+        Raises FileError if the columns do not match the fields; InvalidValue for the first row with an invalid value.
         """
         table = flat(table)
         columns = self._match(table)
         found: dict[tuple[str, ...], pa.Array] = {}
         present: dict[tuple[str, ...], pa.Array] = {}
         cells = [pa.array([b""] * len(table), pa.binary())]
-        wrong: list[BadValue] = []
+        invalid_values: list[InvalidValue] = []
         for leaf in self.leaves:
             name = columns.get(leaf.path)
             raw = pa.nulls(len(table), pa.null()) if name is None else table.column(name).combine_chunks()
@@ -67,37 +67,39 @@ class Conversion:
                     found[leaf.path], present[leaf.path] = _default(pa.nulls(len(table)), leaf), there
                 else:
                     found[leaf.path], present[leaf.path] = self._column(raw, leaf, name)
-            except BadValue as bad:
-                wrong.append(bad)
-        if wrong:
-            raise min(wrong, key=lambda bad: bad.row)
+            except InvalidValue as invalid:
+                invalid_values.append(invalid)
+        if invalid_values:
+            raise min(invalid_values, key=lambda invalid: invalid.row)
         arrays = [self._nest(field, (field.name,), found, present) for field in self._schema]
         if self._has_cells:
             arrays.append(pc.binary_join_element_wise(*cells, b""))
         return pa.record_batch(arrays, schema=self.schema)
 
     def _match(self, table: pa.Table) -> dict[tuple[str, ...], str]:
-        """Return the column of each leaf that has one."""
+        """Return the column name of each leaf that the file has."""
         by_spelling = {spelling: leaf for leaf in reversed(self.leaves) for spelling in leaf.spellings}
         unknown, columns = [], dict[tuple[str, ...], str]()
         for name in table.column_names:
             leaf = by_spelling.get(name)
             if leaf is None:
-                if not (self._rules.mended and is_remark(name)):
+                if not (self._rules.corrected and is_rejection_column(name)):
                     unknown.append(name)
             elif leaf.path not in columns:
                 columns[leaf.path] = name
             else:
-                raise FileProblem(f"columns {columns[leaf.path]} and {name} are both field {leaf.name}")
+                raise FileError(f"columns {columns[leaf.path]} and {name} both match field {leaf.name}")
         if unknown and not self._rules.ignore_unknown:
-            raise FileProblem(_unknown_columns(unknown, self.leaves))
+            raise FileError(_unknown_columns(unknown, self.leaves))
         missing = [leaf.name for leaf in self.leaves if leaf.key and leaf.path not in columns]
         if missing:
-            raise FileProblem(f"no column for the key of dataset {self._dataset.name}: {', '.join(missing)}")
+            raise FileError(
+                f"the file has no column for these key fields of dataset {self._dataset.name}: {', '.join(missing)}"
+            )
         return columns
 
     def _column(self, raw: pa.Array, leaf: Leaf, name: str | None) -> tuple[pa.Array, pa.Array]:
-        """Return a leaf's values and, for each, whether the file has one."""
+        """Return a leaf's values, and for each whether the file has a value."""
         if name is None:
             return _default(raw, leaf), pa.array([False] * len(raw), pa.bool_())
         text, there = pa.types.is_string(raw.type), self._there(raw)
@@ -106,16 +108,16 @@ class Conversion:
             raw = _where(raw, there)
         values = convert(raw, leaf, name)
         if leaf.key and values.null_count:
-            raise BadValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
+            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
         if leaf.nullable or not values.null_count:
             return values, there
         top = len(leaf.path) == 1
-        if top and not self._rules.null_is_default and not _is_empty_by_nature(leaf):
-            raise BadValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)")
+        if top and not self._rules.null_is_default and not _has_empty_default(leaf):
+            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)")
         return _default(values, leaf), there
 
     def _there(self, raw: pa.Array) -> pa.Array:
-        """Return for each cell whether it is a value."""
+        """Return for each cell whether it has a value."""
         as_null = pa.types.is_string(raw.type) and self._rules.nulls
         return pc.invert(pc.is_in(raw, self._nulls)) if as_null else pc.is_valid(raw)
 
@@ -165,7 +167,7 @@ def _default(values: pa.Array, leaf: Leaf) -> pa.Array:
     return pc.fill_null(values.cast(leaf.type), pa.scalar(zero, leaf.type))
 
 
-def _is_empty_by_nature(leaf: Leaf) -> bool:
+def _has_empty_default(leaf: Leaf) -> bool:
     text = pa.types.is_string(leaf.type) or pa.types.is_binary(leaf.type)
     return text or pa.types.is_nested(leaf.type) or bool(leaf.enum)
 
@@ -178,5 +180,5 @@ def _unknown_columns(unknown: Sequence[str], leaves: Sequence[Leaf]) -> str:
     names = ", ".join(unknown)
     fields = ", ".join(leaf.name for leaf in leaves)
     return (
-        f"no field for column {names}: leave out what has none with --ignore-unknown-columns; the fields are {fields}"
+        f"no field matches column {names}: ignore such columns with --ignore-unknown-columns; the fields are {fields}"
     )

@@ -1,4 +1,4 @@
-"""The leaves of a dataset's message: what a file's columns are matched with and converted to. Pure."""
+"""The leaf fields of a dataset's message: a file's columns are matched with them and converted to their types. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from bulkgrpc.cli.files.shapes import file_type
+from bulkgrpc.cli.files.well_known_types import file_type
 from bulkgrpc.datasets.columns import is_leaf
 from bulkgrpc.datasets.definition import Dataset, find_message
 
@@ -17,12 +17,12 @@ _BYTES = "google.protobuf.BytesValue"
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A field of the message that holds values itself.
+    """A field that has values, not further fields.
 
-    path: names from the message down. type: Arrow type that a file has for it; `shapes` makes the codec's of it.
-    nullable: whether "unset" is something of its own rather than the default. key: whether it identifies a record.
-    enum: names of its values by number. json: whether text for it is JSON as Protobuf reads it. contains_itself:
-    whether nothing but such text can be read, for the codec has it as bytes from some depth on.
+    path: field names from the message down. type: Arrow type of the file's column; `well_known_types` converts it to
+    the codec's. nullable: whether null differs from the default value. key: whether the field is part of the key. enum:
+    numbers and names of its values. json: whether text is parsed as Protobuf JSON. contains_itself: whether its message
+    type is recursive; then only such text can be read.
     """
 
     path: tuple[str, ...]
@@ -35,23 +35,23 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        """The path as people write it, for instance `venue.code`."""
+        """The path with dots, for example `venue.code`."""
         return ".".join(self.path)
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """The names that a column may have: the path, the table's column, and the JSON name."""
+        """The names that a column may have: the path, the name of the table's column, and the JSON name."""
         camel = ".".join(_camel(step) for step in self.path)
         return tuple(dict.fromkeys((self.name, "_".join(self.path), camel)))
 
     @property
-    def needed(self) -> str:  # noqa: PLR0911 — one for each sort of type
-        """What it takes, for people."""
+    def needed(self) -> str:  # noqa: PLR0911 — one for each kind of type
+        """A description of the values that it accepts, for error messages."""
         if self.json:
-            return "JSON, as Protobuf writes it"
+            return "Protobuf JSON"
         if pa.types.is_list(self.type):
             inner = Leaf(self.path, self.type.value_type, nullable=False, key=False, enum=self.enum)
-            return f"a list in which each value is {inner.needed}"
+            return f"a list whose values are {inner.needed}"
         if self.enum:
             return "one of " + ", ".join(name for _, name in self.enum)
         if pa.types.is_timestamp(self.type):
@@ -70,7 +70,7 @@ class Leaf:
 
 
 def leaves_of(dataset: Dataset, schema: pa.Schema) -> tuple[Leaf, ...]:
-    """Return the leaves of a dataset's message, in order. schema: the codec's `record_schema`."""
+    """Return the leaf fields of a dataset's message, in order. schema: the codec's `record_schema`."""
     keys = {column.field for column in dataset.columns if column.name in dataset.key}
     message = find_message(dataset.descriptors, dataset.message_type)
     return tuple(_leaves(message, list(schema), (), keys))
@@ -87,7 +87,7 @@ def _leaves(message: Descriptor, fields: list[pa.Field], path: tuple[str, ...], 
         enum = () if described.enum_type is None else tuple((v.number, v.name) for v in described.enum_type.values)
         kind = field.type if nested is None else file_type(nested.full_name, field.type)
         element = kind.value_type if pa.types.is_list(kind) else kind
-        # A message that contains itself comes as its bytes.
+        # The codec represents a recursive message as bytes.
         recursive = nested is not None and pa.types.is_binary(element) and nested.full_name != _BYTES
         yield Leaf(
             steps,

@@ -1,4 +1,4 @@
-"""From a file's columns to a `.proto` that fits them: a message whose records are its rows. Pure."""
+"""Infers a `.proto` file from a file's columns: a message whose records are the file's rows. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.keys import find_key
-from bulkgrpc.cli.files.problems import FileProblem
 from bulkgrpc.datasets.columns import TENANT
 
 DATE = "date"
-"""Type of a field that is a `string` with a column of type date: what a program writes is what a person reads."""
+"""Type of a `string` field whose column has the type date, so that programs write dates as people do."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SCALARS = {
     pa.int8(): "int32",
@@ -37,7 +37,7 @@ _IMPORTS = {
 }
 _KEY_TYPES = frozenset({"int32", "int64", "uint32", "uint64", "bool", "string", DATE, *_IMPORTS})
 
-# Types of a text column, narrowest first: what every value must look like.
+# Types of a text column, narrowest first, with the pattern that every value must match.
 _TEXTS = (
     ("bool", r"^(?:true|false)$"),
     ("int64", r"^(?:0|-?[1-9]\d{0,17})$"),
@@ -60,7 +60,7 @@ _INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the message. optional: whether some row has no value for it."""
+    """A field of the message. optional: whether any row has no value for it."""
 
     name: str
     type: str
@@ -69,28 +69,29 @@ class Field:
 
 
 def infer(table: pa.Table, *, nulls: tuple[str, ...], key: tuple[str, ...] = ()) -> tuple[list[Field], tuple[str, ...]]:
-    """Return the fields for a file's columns, and those that identify a row: `key`, or the fewest that are found to.
+    """Return the fields for a file's columns, and the names of the key's fields.
 
-    table: the whole file. nulls: texts that mean "no value". Raises FileProblem for a column that no field can be, a
-    key that is no key, or a file in which no columns tell the rows apart.
+    table: the whole file. nulls: texts that mean null. key: the key's columns; () finds the fewest columns whose values
+    are unique. Raises FileError for a column that cannot be a field, a column that cannot be part of a key, or a file
+    without unique columns.
     """
     lowered: dict[str, str] = {}
     for name in table.column_names:
         if _NAME.fullmatch(name) is None:
-            raise FileProblem(f"column {name!r} cannot be a field: rename it to letters, digits and _, a letter first")
+            raise FileError(f"column {name!r} cannot be a field: rename it to a letter, then letters, digits and _")
         if name.lower() in lowered:
-            raise FileProblem(f"columns {lowered[name.lower()]} and {name} would both be column {name.lower()}")
+            raise FileError(f"columns {lowered[name.lower()]} and {name} would both become column {name.lower()}")
         lowered[name.lower()] = name
     if table.num_rows == 0:
-        raise FileProblem("the file has no rows to tell the types by")
+        raise FileError("the file has no rows to infer types from")
     fields = [_field(name, table.column(name).combine_chunks(), nulls) for name in table.column_names]
     known = {field.name: field for field in fields}
     for name in key:
         if name not in known:
-            raise FileProblem(f"no column {name} to be the key: the columns are {', '.join(known)}")
+            raise FileError(f"there is no column {name} for the key: the columns are {', '.join(known)}")
         if known[name].optional or known[name].repeated or known[name].type not in _KEY_TYPES:
-            raise FileProblem(
-                f"column {name} cannot be part of the key: a value is missing, or it is {known[name].type}"
+            raise FileError(
+                f"column {name} cannot be part of the key: it has missing values, or its type is {known[name].type}"
             )
     if key:
         return fields, key
@@ -98,19 +99,19 @@ def infer(table: pa.Table, *, nulls: tuple[str, ...], key: tuple[str, ...] = ())
     ranked = sorted(able, key=lambda name: (_rank(known[name].type), able.index(name)))
     found = find_key({name: table.column(name) for name in ranked}, table.num_rows)
     if not found:
-        raise FileProblem(
-            "no few columns tell all rows apart: say with --key which identify one, duplicates are ignored"
+        raise FileError(
+            "no combination of a few columns is unique: name the key's columns with --key; duplicates are ignored"
         )
     return fields, tuple(name for name in table.column_names if name in found)
 
 
 def proto_text(message: str, table: str, fields: list[Field], key: tuple[str, ...], source: str) -> str:
-    """Return the text of a `.proto` file with one message. source: name of the file that it is inferred from."""
+    """Return the text of a `.proto` file with one message. source: name of the file it was inferred from."""
     imports = ["bulkgrpc/v1/options.proto", *{_IMPORTS[field.type] for field in fields if field.type in _IMPORTS}]
     lines = [
         'syntax = "proto3";',
         "",
-        f"// Inferred from {source}: say here what a row is.",
+        f"// Inferred from {source}: describe here what a row is.",
         "package datasets.v1;",
         "",
         *(f'import "{name}";' for name in sorted(imports)),
@@ -137,7 +138,7 @@ def _lines(field: Field, number: int) -> Iterator[str]:
 
 
 def _rank(kind: str) -> int:
-    # Of as many columns, times and names identify better than numbers, which may be measurements.
+    # Prefer times and names to numbers, which may be measurements.
     return 0 if kind == DATE or kind in _IMPORTS else 1 if kind == "string" else 2
 
 
@@ -159,7 +160,7 @@ def _field(name: str, values: pa.Array, nulls: tuple[str, ...]) -> Field:
     if pa.types.is_date32(kind):
         return Field(name, DATE, optional)
     if kind not in _SCALARS:
-        raise FileProblem(f"column {name} is of type {kind}, for which no field is inferred: leave it out of the file")
+        raise FileError(f"column {name} has the type {kind}, which cannot be inferred: remove it from the file")
     return Field(name, _SCALARS[kind], optional)
 
 
@@ -167,7 +168,7 @@ def _text_type(values: pa.Array) -> str:
     if len(values) == 0:
         return "string"
     for kind, pattern in _TEXTS:
-        # Most types are out after a few values.
+        # The first 1000 values rule out most types.
         if all(_look_like(some, pattern) for some in (values.slice(0, 1000), values)) and _converts(values, kind):
             if kind != "int64":
                 return kind
@@ -183,7 +184,7 @@ def _look_like(values: pa.Array, pattern: str) -> bool:
 
 def _converts(values: pa.Array, kind: str) -> bool:
     if kind not in _ARROW:
-        # A time is read as text of a zone; that it looks like one leaves days that are in no calendar.
+        # The pattern of a time also matches days that do not exist, such as February 30.
         try:
             pc.utf8_slice_codeunits(values, 0, 10).cast(pa.date32())
         except pa.ArrowInvalid:

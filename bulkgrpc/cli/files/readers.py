@@ -1,4 +1,4 @@
-"""Reads files in blocks: tables of columns as the file has them, with how far in the file they reach."""
+"""Reads files in blocks: tables with the file's own columns, and the file offset after each."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pyarrow.json as pj
 import pyarrow.parquet
 
 from bulkgrpc.cli.files.conversion import flat
+from bulkgrpc.cli.files.errors import FileError, InvalidValue, shown
 from bulkgrpc.cli.files.fields import Leaf
-from bulkgrpc.cli.files.problems import BadValue, FileProblem, shown
 from bulkgrpc.cli.files.values import is_text_in_json
 
 BLOCK_BYTES = 4 * 1024 * 1024
-"""Read at once. A row longer than that cannot be read."""
+"""Bytes of a block. A row longer than a block cannot be read."""
 PARQUET_BLOCK_ROWS = 20_000
 _BEGIN_BYTES = 64 * 1024
 _MAGIC = {
     b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "packed with gzip",
-    b"\x28\xb5\x2f\xfd": "packed with Zstandard",
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard",
     b"PAR1": "a Parquet file",
     b"%PDF": "a PDF",
 }
@@ -33,23 +33,23 @@ _MAGIC = {
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of a file, in order. read_bytes: up to where in the file."""
+    """Rows of a file, in order. read_bytes: file offset after the block."""
 
     table: pa.Table
     read_bytes: int
 
 
 def read_csv(path: Path) -> Iterator[Block]:
-    """Give a CSV file with a header, every column as text, cells as they stand.
+    """Yield the blocks of a CSV file with a header. Every column is text, cells unchanged.
 
-    Raises FileProblem for a row with too few or too many cells, or text that is not UTF-8.
+    Raises FileError for a row with too few or too many cells, or text that is not UTF-8.
     """
     _check_text(path)
     with path.open("rb") as file:
         try:
             reader = pyarrow.csv.open_csv(
                 file,
-                # One thread, so that errors tell the row.
+                # One thread, so that errors include the row.
                 pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
                 pyarrow.csv.ParseOptions(newlines_in_values=True),
                 pyarrow.csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
@@ -57,32 +57,32 @@ def read_csv(path: Path) -> Iterator[Block]:
             names = reader.schema.names
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
-                raise FileProblem(f"{path.name}: the header names column {repeated[0]} twice")
+                raise FileError(f"{path.name}: the header names column {repeated[0]} twice")
             for batch in reader:
                 yield Block(pa.Table.from_batches([batch]), file.tell())
         except pa.ArrowInvalid as error:
-            raise FileProblem(f"{path.name}: {_one_line(error)} (the header is row #1)") from error
+            raise FileError(f"{path.name}: {_one_line(error)} (the header is row #1)") from error
 
 
 def _check_text(path: Path) -> None:
-    """Check that a file begins as text does: what does not is read for a long time, and understood as anything."""
+    """Check that a file starts with text. Parsing anything else takes long and may succeed with nonsense."""
     with path.open("rb") as file:
         begin = file.read(_BEGIN_BYTES)
     what = next((what for magic, what in _MAGIC.items() if begin.startswith(magic)), None)
     try:
-        # The last character may be cut off.
+        # The last character may be incomplete.
         codecs.getincrementaldecoder("utf-8")().decode(begin)
     except UnicodeDecodeError:
-        what = what or "text that is not UTF-8, or no text at all"
-    # A text may have one: it is rejected by its record, and comes back in a file of rejections.
+        what = what or "not UTF-8 text"
+    # A text may contain one: its record is rejected, and a file of rejected records contains it again.
     if what is None and begin.count(0) * 10 > len(begin):
-        what = "no text"
+        what = "not text"
     if what is not None:
-        raise FileProblem(f"{path.name}: it is {what}: unpack it, save it as UTF-8, or say another --format")
+        raise FileError(f"{path.name}: the file is {what}: unpack it, save it as UTF-8, or use another --format")
 
 
 def read_parquet(path: Path) -> Iterator[Block]:
-    """Give a Parquet file. Raises FileProblem if it is none."""
+    """Yield the blocks of a Parquet file. Raises FileError if it cannot be read."""
     size = path.stat().st_size
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -91,13 +91,13 @@ def read_parquet(path: Path) -> Iterator[Block]:
                 read += batch.num_rows
                 yield Block(pa.Table.from_batches([batch]), size * read // rows)
     except pa.ArrowException as error:
-        raise FileProblem(f"{path.name} is no Parquet file that can be read: {_one_line(error)}") from error
+        raise FileError(f"{path.name} cannot be read as Parquet: {_one_line(error)}") from error
 
 
 def read_jsonl(path: Path, leaves: tuple[Leaf, ...]) -> Iterator[Block]:
-    """Give a file of JSON objects, one a line, keys as the fields' names or their JSON names, nested as the message.
+    """Yield the blocks of a file of JSON objects, one per line. Keys are the fields' names or JSON names, nested.
 
-    Raises FileProblem or a BadValue turned into one for the first line that does not fit.
+    Raises FileError for the first line that does not match the message.
     """
     rows = 0
     documents = frozenset(spelling for leaf in leaves if leaf.json for spelling in leaf.spellings)
@@ -111,7 +111,7 @@ def read_jsonl(path: Path, leaves: tuple[Leaf, ...]) -> Iterator[Block]:
 
 
 def _line_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Give blocks of whole lines, and up to where they reach."""
+    """Yield blocks of whole lines, and the file offset after each."""
     _check_text(path)
     rest = b""
     with path.open("rb") as file:
@@ -120,7 +120,7 @@ def _line_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
             end = data.rfind(b"\n") + 1
             rest = data[end:]
             if len(rest) > BLOCK_BYTES:
-                raise FileProblem(f"{path.name}: a line is longer than {BLOCK_BYTES:,} bytes")
+                raise FileError(f"{path.name}: a line is longer than {BLOCK_BYTES:,} bytes")
             if data[:end].strip():
                 yield data[:end], file.tell() - len(rest)
         if rest.strip():
@@ -128,27 +128,27 @@ def _line_blocks(path: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def _documents_as_text(lines: bytes, documents: frozenset[str]) -> bytes:
-    """Return lines of JSON with what is JSON to the conversion too as text."""
+    """Return lines of JSON in which the values at `documents` are text that contains their JSON."""
 
-    def told(value: object, path: str) -> object:
+    def as_text(value: object, path: str) -> object:
         if path in documents:
             return None if value is None else json.dumps(value)
         if isinstance(value, dict):
-            return {name: told(inner, f"{path}.{name}" if path else name) for name, inner in value.items()}
+            return {name: as_text(inner, f"{path}.{name}" if path else name) for name, inner in value.items()}
         return value
 
     def line(text: bytes) -> bytes:
         try:
-            return json.dumps(told(json.loads(text), "")).encode()
+            return json.dumps(as_text(json.loads(text), "")).encode()
         except (ValueError, RecursionError):
-            # What is wrong with it is said where it is read.
+            # `_parse_lines` reports the error.
             return text
 
     return b"\n".join(line(text) for text in lines.split(b"\n") if text.strip()) + b"\n"
 
 
 def _parse_lines(lines: bytes, leaves: tuple[Leaf, ...]) -> pa.Table | None:
-    # Protobuf's JSON writes 64-bit numbers as text, everybody else as numbers; a block has one or the other.
+    # Protobuf JSON writes 64-bit numbers as text, other writers as numbers; a block has one or the other.
     for text_integers in (False, True):
         try:
             return pj.read_json(
@@ -193,7 +193,7 @@ def _json_type(leaf: Leaf, kind: pa.DataType, *, text_integers: bool) -> pa.Data
 
 
 def _drop_unused_spellings(table: pa.Table, leaves: tuple[Leaf, ...]) -> pa.Table:
-    """Drop the columns of spellings that no line uses, so that one column is left for each leaf."""
+    """Drop the columns of spellings that no line uses, so that each leaf has one column."""
     table = flat(table)
     names = set(table.column_names)
     for leaf in leaves:
@@ -204,7 +204,7 @@ def _drop_unused_spellings(table: pa.Table, leaves: tuple[Leaf, ...]) -> pa.Tabl
     return table
 
 
-def _bad_line(path: Path, block: bytes, leaves: tuple[Leaf, ...], rows: int) -> FileProblem:
+def _bad_line(path: Path, block: bytes, leaves: tuple[Leaf, ...], rows: int) -> FileError:
     lines = [line for line in block.split(b"\n") if line.strip()]
     fits, unfit = 0, len(lines)
     while unfit - fits > 1:
@@ -219,15 +219,17 @@ def _bad_line(path: Path, block: bytes, leaves: tuple[Leaf, ...], rows: int) -> 
         record = None
     if not isinstance(record, dict):
         text = lines[fits].decode(errors="replace")
-        return FileProblem(
-            f"{path.name}: row {rows + fits + 1:,} (the first record is row 1): no JSON object: {shown(text)}"
+        return FileError(
+            f"{path.name}: row {rows + fits + 1:,} (the first record is row 1): not a JSON object: {shown(text)}"
         )
     for name, value in record.items():
         if _parse_lines(json.dumps({name: value}).encode() + b"\n", leaves) is None:
-            needed = next((leaf.needed for leaf in leaves if name in leaf.spellings), "what the message has there")
-            return BadValue(fits, name, value, needed).problem(path, rows)
-    return FileProblem(
-        f"{path.name}: rows {rows + 1:,} to {rows + len(lines):,}: 64-bit numbers both as text and as numbers"
+            needed = next(
+                (leaf.needed for leaf in leaves if name in leaf.spellings), "a value of the type in the message"
+            )
+            return InvalidValue(fits, name, value, needed).located(path, rows)
+    return FileError(
+        f"{path.name}: rows {rows + 1:,} to {rows + len(lines):,}: 64-bit numbers must be all text or all numbers"
     )
 
 

@@ -1,0 +1,55 @@
+"""Reads cells that contain JSON: maps, lists of messages, `Struct`s. Python parses each as Protobuf JSON.
+
+The result of a cell is the bytes of a record that has only this field. Concatenated messages merge, so these bytes are
+appended to the record that the codec encodes from the other fields.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.protobuf import json_format, message_factory
+
+from bulkgrpc.cli.files.errors import UnsuitableValue
+from bulkgrpc.client.packing import frame
+from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
+
+COLUMN = ""
+"""Name of the column of such bytes. No field has an empty name."""
+
+
+class Cells:
+    """Reads the cells of one dataset's fields."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._record = message_factory.GetMessageClass(find_message(dataset.descriptors, dataset.message_type))
+
+    def read(self, texts: pa.Array, path: tuple[str, ...]) -> pa.Array:
+        """Return, for each JSON text, the bytes of a record that has only the field at `path`; no bytes for null.
+
+        Raises UnsuitableValue if any text is not valid JSON for the field. The exception does not say which.
+        """
+        try:
+            return pa.array(
+                [b"" if text is None else self._bytes(text, path) for text in texts.to_pylist()], pa.binary()
+            )
+        except (json_format.ParseError, RecursionError, ValueError, TypeError) as error:
+            raise UnsuitableValue from error
+
+    def _bytes(self, text: str, path: tuple[str, ...]) -> bytes:
+        document: Any = json.loads(text)
+        for step in reversed(path):
+            document = {step: document}
+        return bytes(json_format.ParseDict(document, self._record()).SerializeToString())
+
+
+def merged(payload: bytes, more: pa.Array) -> bytes:
+    """Return a batch's payload with more bytes appended to each of its records."""
+    if not pc.sum(pc.binary_length(more)).as_py():
+        return payload
+    records = RecordBatch.FromString(payload).records
+    return b"".join(frame(record + rest) for record, rest in zip(records, more.to_pylist(), strict=True))

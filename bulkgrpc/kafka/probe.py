@@ -1,0 +1,22 @@
+"""Probes of a Kafka broker: whether it answers."""
+
+from __future__ import annotations
+
+import socket
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+
+def why_not_ready(host: str, port: int, timeout_s: float) -> str | None:
+    """Fetch the cluster's metadata from a broker. Return None if a broker is registered, or else the reason.
+
+    timeout_s: time limit for connecting, and again for the request.
+    """
+    try:
+        # librdkafka retries a refused connection until its own timeout: a plain socket reports it at once.
+        socket.create_connection((host, port), timeout_s).close()
+        brokers = AdminClient({"bootstrap.servers": f"{host}:{port}", "log_level": 0}).list_topics(timeout=timeout_s)
+    except (OSError, KafkaException) as error:
+        return str(error)
+    return None if brokers.brokers else "the broker is not registered"
