@@ -1,4 +1,4 @@
-"""The client library: submit record batches, follow jobs, register datasets. All public names are here."""
+"""The client library: submit records, follow jobs, register datasets. All public names are here."""
 
 from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import ClientConfig, Tls

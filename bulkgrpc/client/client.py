@@ -22,27 +22,27 @@ from bulkgrpc.client.connection import Connection
 from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.packing import Packer
-from bulkgrpc.client.send_queue import OnProgress, Outbox
-from bulkgrpc.client.send_window import Window
-from bulkgrpc.client.source_reader import draw
+from bulkgrpc.client.send_queue import OnProgress, SendQueue
+from bulkgrpc.client.send_window import SendWindow
+from bulkgrpc.client.source_reader import read_source
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 
 WAIT_DEADLINE_S = 300.0
-"""In which a job should have ended, by the service's promise."""
+"""Seconds within which the service promises to end a sealed job."""
 _FIRST_POLL_S = 0.05
 _POLL_GROWTH = 1.5
 _POLL_S_MAX = 2.0
 _WATCH_FROM_S = 0.25
-"""From this pause on the server is left to tell; its own pause is this long."""
+"""From this pause on, WatchJob replaces polling: the server checks as often."""
 _PAGE_SIZE = 200
 _REJECTIONS_PAGE_SIZE = 1000
 
 
 class AsyncJobHandle:
-    """A job of the service. Costs nothing to make; knows what it was told last."""
+    """A handle of a job. Creating one makes no call."""
 
     def __init__(self, client: AsyncBulkClient, name: str, job: Job | None = None, *, replayed: bool = False) -> None:
         self._client = client
@@ -57,16 +57,16 @@ class AsyncJobHandle:
 
     @property
     def job(self) -> Job | None:
-        """The job as last told by the server; None if nothing was asked yet. No round trip."""
+        """The job as the server last returned it; None before the first call. Makes no call."""
         return self._job
 
     @property
     def replayed(self) -> bool:
-        """Whether the submission found the job sealed already and changed nothing."""
+        """Whether the job was sealed before this submission, so that nothing was sent."""
         return self._replayed
 
     async def get(self) -> Job:
-        """Ask the server for the job as it is now. Raises BulkError."""
+        """Return the job's current state from the server. Raises BulkError."""
         self._job = await self._client.get_job(self._name)
         return self._job
 
@@ -75,8 +75,8 @@ class AsyncJobHandle:
     ) -> Job:
         """Return the job when it has ended.
 
-        Asks at growing intervals at first, then watches; where that does not go, asks on, at last every 2 s.
-        on_progress: told each answer. Raises NotEnded after `deadline_s`; the job itself goes on. Raises BulkError.
+        Polls at growing intervals at first, then watches. If watching fails, polls at least every 2 s.
+        on_progress: called with each response. Raises NotEnded after `deadline_s`; the job continues. Raises BulkError.
         """
         now_s = asyncio.get_running_loop().time
         ends_at_s, pause_s, watched = now_s() + deadline_s, _FIRST_POLL_S, False
@@ -96,32 +96,32 @@ class AsyncJobHandle:
             pause_s = min(pause_s * _POLL_GROWTH, _POLL_S_MAX)
 
     async def watch(self) -> AsyncGenerator[Job, None]:
-        """Give the job as it is now, then after each change, until it has ended. Raises BulkError."""
+        """Yield the job now and after each change, until it has ended. Raises BulkError."""
         last: Job | None = None
         connection = self._client._connection
-        answers = connection.follow(connection.jobs.WatchJob, jobs_pb2.WatchJobRequest(name=self._name))
-        async with aclosing(answers):
-            answer: jobs_pb2.WatchJobResponse
-            async for answer in answers:
-                self._job = model.job_of(answer.job)
+        responses = connection.stream(connection.jobs.WatchJob, jobs_pb2.WatchJobRequest(name=self._name))
+        async with aclosing(responses):
+            response: jobs_pb2.WatchJobResponse
+            async for response in responses:
+                self._job = model.job_of(response.job)
                 if self._job != last:
                     last = self._job
                     yield last
 
     async def cancel(self) -> Job:
-        """End the job and return it: nothing more of it is written then.
+        """Cancel the job and return it. Nothing more of it is written.
 
-        Raises Refused with JOB_ENDED if it has ended otherwise, or another BulkError.
+        Raises Refused with JOB_ENDED if it has ended in another state, or another BulkError.
         """
         connection = self._client._connection
-        answer: jobs_pb2.CancelJobResponse = await connection.call(
+        response: jobs_pb2.CancelJobResponse = await connection.call(
             connection.jobs.CancelJob, jobs_pb2.CancelJobRequest(name=self._name)
         )
-        self._job = model.job_of(answer.job)
+        self._job = model.job_of(response.job)
         return self._job
 
     async def delete(self) -> None:
-        """Delete the job, with its rejections and its idempotency key; rows in the table stay.
+        """Delete the job with its rejections and its idempotency key. Rows in the table stay.
 
         Raises Refused with JOB_NOT_ENDED if it has not ended, or another BulkError.
         """
@@ -129,24 +129,24 @@ class AsyncJobHandle:
         await connection.call(connection.jobs.DeleteJob, jobs_pb2.DeleteJobRequest(name=self._name))
 
     async def rejections(self, *, with_records: bool = False) -> AsyncGenerator[Rejection, None]:
-        """Give the records that could not be applied, by their place in the job, asking for a page at a time.
+        """Yield the rejected records in the order of the job. Each page is one call.
 
-        with_records: whether to fetch their bytes too. Raises BulkError.
+        with_records: include the records' bytes. Raises BulkError.
         """
         token, connection = "", self._client._connection
         while True:
             request = jobs_pb2.ListRejectionsRequest(
                 parent=self._name, page_size=_REJECTIONS_PAGE_SIZE, page_token=token, with_records=with_records
             )
-            answer: jobs_pb2.ListRejectionsResponse = await connection.call(connection.jobs.ListRejections, request)
-            for rejection in answer.rejections:
+            response: jobs_pb2.ListRejectionsResponse = await connection.call(connection.jobs.ListRejections, request)
+            for rejection in response.rejections:
                 yield model.rejection_of(rejection)
-            token = answer.next_page_token
+            token = response.next_page_token
             if not token:
                 return
 
     async def _watch_until(self, ends_at_s: float, on_progress: Callable[[Job], None] | None) -> None:
-        """Watch until the job has ended, the time is over, or watching does not go: the next question tells why."""
+        """Watch until the job has ended, the deadline has passed, or watching fails. The next poll has the reason."""
         try:
             async with asyncio.timeout_at(ends_at_s), aclosing(self.watch()) as jobs:
                 async for job in jobs:
@@ -162,8 +162,8 @@ class AsyncJobHandle:
 class AsyncBulkClient:
     """A client of one server for one tenant, on one event loop. An async context manager; `close` does the same.
 
-    target: host:port of the server. tenant: whose jobs these are; "" leaves it to the token or the server. token: a
-    JSON Web Token, "" for none. tls: None speaks plain text. config: patience and sizes.
+    target: host:port of the server. tenant: "" for the tenant of the token, or the server's default. token: a JSON Web
+    Token; "" for none. tls: None for plain text. config: deadlines, retries and buffers.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class AsyncBulkClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Submissions under way break off; their jobs stay open."""
+        """Close the connection. Running submissions fail; their jobs stay open."""
         await self._connection.close()
 
     async def submit(
@@ -200,142 +200,144 @@ class AsyncBulkClient:
         options: JobOptions = JobOptions(),
         on_progress: OnProgress | None = None,
     ) -> AsyncJobHandle:
-        """Submit records as one job and return it once it is sealed: every record is then stored durably.
+        """Submit records as one job and return it once it is sealed: then every record is durable.
 
-        dataset: its name, with or without `datasets/`; with `@2` after it if the records are of version 2, for instance
-        because your code was generated from that; or what `register_dataset` or `get_dataset` returned, which is of a
-        version too. Of a name alone, the newest version. batches: an iterable, plain or asynchronous, of messages of
-        the dataset's type (packed by `batch_records` and `batch_bytes`), of batches' bytes, or of `Batch` values; a
-        plain one is drawn from on a thread of its own. It is never drawn further than `buffer_bytes_max` ahead of what
-        is acknowledged. idempotency_key: 1 to 128 printable ASCII characters; a submission with the same key is the
-        same job, and goes on where it broke off if it gives the same batches. Default: a random one. labels: at most
-        16. options: how the job is to be treated; the same for the same key. on_progress: told of each batch sent and
-        acknowledged, on the event loop: it must not block.
+        dataset: its name, with or without `datasets/`. A name alone means the newest version. Append `@2` for records
+        of version 2, for example if your code was generated from that version. A `Dataset` that `register_dataset` or
+        `get_dataset` returned means its version. batches: an iterable, plain or asynchronous, of messages of the
+        dataset's type (packed by `batch_records` and `batch_bytes`), of encoded batches, or of `Batch` values. A plain
+        iterable is read on its own thread. At most `buffer_bytes_max` bytes are read ahead of the acknowledgements.
+        idempotency_key: 1 to 128 printable ASCII characters. Submissions with the same key are the same job. A repeated
+        submission of the same batches resumes after the last acknowledged batch. Default: a random key. labels: at most
+        16. options: must not change for the same key. on_progress: called on the event loop for each batch that is sent
+        or acknowledged; it must not block.
 
-        A stream that breaks is opened again by itself. Raises Refused, Unreachable, or GaveUp after `retry_deadline_s`
-        without progress; WrongInput for what is no record; whatever `batches` raises. In all these cases the job, if it
-        was opened, stays open for another submission with its key.
+        A broken stream is opened again. Raises Refused; Unreachable; GaveUp after `retry_deadline_s` without progress;
+        WrongInput for an item that is not a record; any exception of `batches`. The job, if it was opened, then stays
+        open and can be resumed with its key.
         """
         name, version = model.name_and_version(dataset)
         key = idempotency_key or uuid.uuid4().hex
         header = Header(model.resource(name), key, dict(labels or {}), options, version)
         _check(header)
-        outbox = Outbox(Window(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
-        submission = Submission(self._connection, header, outbox)
+        queue = SendQueue(SendWindow(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
+        submission = Submission(self._connection, header, queue)
 
         async def check_type(message_type: str) -> None:
             expected = (await self.get_dataset(name)).message_type
             if message_type != expected:
-                raise WrongInput(f"dataset {name} takes messages of {expected}, not {message_type}")
+                raise WrongInput(f"the records of dataset {name} are messages of {expected}, not {message_type}")
 
-        drawing = asyncio.create_task(draw(batches, Packer(self._config), outbox, check_type))
+        reading = asyncio.create_task(read_source(batches, Packer(self._config), queue, check_type))
         try:
             sealed = model.job_of(await submission.run())
         except SourceFailed as failed:
             raise failed.failure from None
         finally:
-            drawing.cancel()
-            await asyncio.gather(drawing, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         return AsyncJobHandle(self, sealed.name, sealed, replayed=submission.replayed)
 
     def job(self, name: str) -> AsyncJobHandle:
-        """Return the handle of a job by its name, without asking the server."""
+        """Return the handle of a job by its name. Makes no call."""
         return AsyncJobHandle(self, name)
 
     async def get_job(self, name: str) -> Job:
-        """Return a job as it is now. Raises Refused with JOB_NOT_FOUND, or another BulkError."""
-        answer: jobs_pb2.GetJobResponse = await self._connection.call(
+        """Return a job's current state. Raises Refused with JOB_NOT_FOUND, or another BulkError."""
+        response: jobs_pb2.GetJobResponse = await self._connection.call(
             self._connection.jobs.GetJob, jobs_pb2.GetJobRequest(name=name)
         )
-        return model.job_of(answer.job)
+        return model.job_of(response.job)
 
     async def list_jobs(self) -> AsyncIterator[Job]:
-        """Give the tenant's jobs, newest first, asking for a page at a time."""
+        """Yield the tenant's jobs, newest first. Each page is one call. Raises BulkError."""
         token = ""
         while True:
-            answer: jobs_pb2.ListJobsResponse = await self._connection.call(
+            response: jobs_pb2.ListJobsResponse = await self._connection.call(
                 self._connection.jobs.ListJobs, jobs_pb2.ListJobsRequest(page_size=_PAGE_SIZE, page_token=token)
             )
-            for job in answer.jobs:
+            for job in response.jobs:
                 yield model.job_of(job)
-            token = answer.next_page_token
+            token = response.next_page_token
             if not token:
                 return
 
     async def register_dataset(self, descriptors: bytes, message_type: str) -> Dataset:
-        """Register a message type as a dataset, or find it registered; its table is there afterwards.
+        """Register a message type as a dataset, create or change its table, and return the dataset. Idempotent.
 
-        descriptors: a serialized FileDescriptorSet with the message's file and all it imports. If the dataset is there
-        with another definition, this is its next version. Raises Refused naming the field that cannot be a column, or
-        (DATASET_INCOMPATIBLE) cannot follow the version that is there, with the way out.
+        descriptors: a serialized FileDescriptorSet with the message's file and its imports. If the dataset exists with
+        another definition, this becomes its next version. Raises Refused; the message names the field that cannot be a
+        column, or (DATASET_INCOMPATIBLE) that cannot follow the existing version, and what to do.
         """
         request = datasets_pb2.RegisterDatasetRequest(
             descriptors=FileDescriptorSet.FromString(descriptors), message_type=message_type
         )
-        answer: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
+        response: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
             self._connection.datasets.RegisterDataset, request
         )
-        return model.dataset_of(answer.dataset)
+        return model.dataset_of(response.dataset)
 
     async def plan_dataset(self, descriptors: bytes, message_type: str) -> DatasetPlan:
-        """Tell what `register_dataset` would do, doing nothing. Raises what that would raise."""
+        """Return what `register_dataset` would do, without doing it. Raises the same exceptions."""
         request = datasets_pb2.RegisterDatasetRequest(
             descriptors=FileDescriptorSet.FromString(descriptors), message_type=message_type, validate_only=True
         )
-        answer: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
+        response: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
             self._connection.datasets.RegisterDataset, request
         )
-        return DatasetPlan(model.dataset_of(answer.dataset), tuple(answer.statements), answer.new_version)
+        return DatasetPlan(model.dataset_of(response.dataset), tuple(response.statements), response.new_version)
 
     async def list_dataset_versions(self, name: str) -> AsyncIterator[Dataset]:
-        """Give the versions of a dataset, the newest first, without their descriptors, asking for a page at a time."""
+        """Yield the versions of a dataset, newest first, without descriptors. Each page is one call."""
         token = ""
         while True:
-            answer: datasets_pb2.ListDatasetVersionsResponse = await self._connection.call(
+            response: datasets_pb2.ListDatasetVersionsResponse = await self._connection.call(
                 self._connection.datasets.ListDatasetVersions,
                 datasets_pb2.ListDatasetVersionsRequest(
                     name=model.resource(name), page_size=_PAGE_SIZE, page_token=token
                 ),
             )
-            for dataset in answer.datasets:
+            for dataset in response.datasets:
                 yield model.dataset_of(dataset)
-            token = answer.next_page_token
+            token = response.next_page_token
             if not token:
                 return
 
     async def get_dataset(self, name: str) -> Dataset:
         """Return a dataset with its descriptors. Raises Refused with DATASET_NOT_FOUND, or another BulkError."""
-        answer: datasets_pb2.GetDatasetResponse = await self._connection.call(
+        response: datasets_pb2.GetDatasetResponse = await self._connection.call(
             self._connection.datasets.GetDataset, datasets_pb2.GetDatasetRequest(name=model.resource(name))
         )
-        return model.dataset_of(answer.dataset)
+        return model.dataset_of(response.dataset)
 
     async def delete_dataset(self, name: str, *, drop_table: bool = False) -> None:
-        """Delete a dataset: nobody opens a job of it any more. Its table stays unless `drop_table`.
+        """Delete a dataset. No new job of it can be opened. Its table stays unless `drop_table`.
 
-        Raises Refused with DATASET_NOT_FOUND, DATASET_HAS_JOBS (they have not ended) or TABLE_IN_USE (something depends
-        on the table to be dropped), or another BulkError.
+        Raises Refused with DATASET_NOT_FOUND, DATASET_HAS_JOBS (jobs that have not ended) or TABLE_IN_USE (another
+        object depends on the table to drop), or another BulkError.
         """
         request = datasets_pb2.DeleteDatasetRequest(name=model.resource(name), drop_table=drop_table)
         await self._connection.call(self._connection.datasets.DeleteDataset, request)
 
     async def list_datasets(self) -> AsyncIterator[Dataset]:
-        """Give the datasets by name, without their descriptors, asking for a page at a time."""
+        """Yield the datasets by name, without descriptors. Each page is one call."""
         token = ""
         while True:
-            answer: datasets_pb2.ListDatasetsResponse = await self._connection.call(
+            response: datasets_pb2.ListDatasetsResponse = await self._connection.call(
                 self._connection.datasets.ListDatasets,
                 datasets_pb2.ListDatasetsRequest(page_size=_PAGE_SIZE, page_token=token),
             )
-            for dataset in answer.datasets:
+            for dataset in response.datasets:
                 yield model.dataset_of(dataset)
-            token = answer.next_page_token
+            token = response.next_page_token
             if not token:
                 return
 
 
 def _check(header: Header) -> None:
     if not is_dataset(header.dataset.removeprefix("datasets/")):
-        raise WrongInput(f"{header.dataset!r} names no dataset: a letter, then letters, digits and _, all lower case")
+        raise WrongInput(
+            f"{header.dataset!r} is not a dataset name: use a letter, then letters, digits and _, all lower case"
+        )
     if not is_idempotency_key(header.idempotency_key):
         raise WrongInput("an idempotency key is 1 to 128 printable ASCII characters without spaces")

@@ -1,12 +1,12 @@
-"""What a client may raise. `str()` of each is one line that says what happened and what to do.
+"""The exceptions of the client. `str()` of each is one line: what happened, and what to do.
 
 BulkError
-├── Refused            the server said no, with a reason
-├── Unreachable        no server answers at all
-├── CallFailed         the call broke, or took too long
-├── GaveUp             a submission made no progress for too long; it can be gone on with
-├── NotEnded           a job did not end within the time given to `wait`
-└── WrongInput         what is to be submitted is not what the dataset takes
+├── Refused            the server refused the call, with a reason
+├── Unreachable        no server answers
+├── CallFailed         the connection broke, or the call timed out
+├── GaveUp             a submission made no progress for too long; it can be resumed
+├── NotEnded           a job did not end within the deadline of `wait`
+└── WrongInput         the items to submit are not records of the dataset
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _RETRIABLE_CODES = frozenset(
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.ABORTED,
-        # What a server or a proxy makes of streams when it is stopped. A call cancelled here is not seen as an error.
+        # The status that a server or proxy ends streams with when it stops. A call cancelled by this client is no
+        # error.
         grpc.StatusCode.CANCELLED,
     }
 )
@@ -30,11 +31,11 @@ _BROKEN_UNDER_WRITE = "Internal error from Core"
 
 
 class BulkError(Exception):
-    """Anything that the client raises by itself.
+    """Base class of the client's exceptions.
 
-    reason: stable, for branching on; that of the server where it gave one. message: the line. field: path of the
-    request's field at fault, "" if none. retriable: whether trying the same again may help. retry_after_s: seconds that
-    the server asks to wait first.
+    reason: stable, for programs; the server's reason if it sent one. message: one line. field: path of the request's
+    invalid field, "" if none. retriable: whether a retry may help. retry_after_s: seconds to wait before a retry, as
+    the server asked.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Unreachable(BulkError):
 
 
 class CallFailed(BulkError):
-    """The call broke on its way, or did not answer in time."""
+    """The connection broke, or the server did not answer in time."""
 
     def __init__(self, code: str, message: str, *, retriable: bool) -> None:
         super().__init__(code, message, retriable=retriable)
@@ -84,7 +85,7 @@ class CallFailed(BulkError):
 class BrokenUnderWrite(CallFailed):
     """A stream ended while a batch was being written to it.
 
-    grpc.aio (1.85) then says INTERNAL and never what the server said, so that this may hide a refusal.
+    grpc.aio (1.85) then reports INTERNAL instead of the server's status, so this may hide a refusal.
     """
 
     def __init__(self, target: str) -> None:
@@ -94,7 +95,7 @@ class BrokenUnderWrite(CallFailed):
 class GaveUp(BulkError):
     """A submission made no progress for `retry_deadline_s`.
 
-    The job stays open: submit again with `idempotency_key` and it goes on from the last acknowledged batch.
+    The job stays open: submit again with `idempotency_key` to resume after the last acknowledged batch.
     """
 
     def __init__(self, idempotency_key: str, silent_s: float, last: BulkError) -> None:
@@ -102,14 +103,14 @@ class GaveUp(BulkError):
         self.last = last
         super().__init__(
             "GAVE_UP",
-            f"no progress for {silent_s:.0f} s, last because: {last.message}; "
-            f"submit again with the key {idempotency_key} to go on",
+            f"no progress for {silent_s:.0f} s; last error: {last.message}; "
+            f"to resume, submit again with the key {idempotency_key}",
             retriable=True,
         )
 
 
 class NotEnded(BulkError):
-    """A job did not end within the time given; it goes on without anybody waiting."""
+    """A job did not end within the deadline. It continues."""
 
     def __init__(self, name: str, state: str, deadline_s: float) -> None:
         super().__init__(
@@ -118,14 +119,14 @@ class NotEnded(BulkError):
 
 
 class WrongInput(BulkError):
-    """What is to be submitted is not what the dataset takes."""
+    """The items to submit are not records of the dataset."""
 
     def __init__(self, message: str) -> None:
         super().__init__("WRONG_INPUT", message)
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> BulkError:
-    """Say what a failed call means, in the client's words."""
+    """Return the client's exception for a failed call. target: address for the message."""
     refusal = errors.from_rpc_error(error)
     if refusal is not None:
         return Refused(refusal)
@@ -137,8 +138,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> BulkError:
     if code is grpc.StatusCode.INTERNAL and details == _BROKEN_UNDER_WRITE:
         return BrokenUnderWrite(target)
     message = {
-        grpc.StatusCode.UNAVAILABLE: f"no TLS with {target}: {details}",
+        grpc.StatusCode.UNAVAILABLE: f"TLS with {target} failed: {details}",
         grpc.StatusCode.DEADLINE_EXCEEDED: f"{target} did not answer in time",
-        grpc.StatusCode.UNIMPLEMENTED: f"the server at {target} is no bulkgrpc server, or an older one",
+        grpc.StatusCode.UNIMPLEMENTED: f"the server at {target} is not a bulkgrpc server, or an older version",
     }.get(code, f"{target} answered {code.name}: {details}")
     return CallFailed(code.name, message, retriable=code in _RETRIABLE_CODES)

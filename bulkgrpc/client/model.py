@@ -1,4 +1,4 @@
-"""What a client gives and gets: batches, progress, jobs. Values only."""
+"""The values of the client: batches, progress, jobs, rejections, datasets; and their conversion from messages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch ready to be sent.
+    """An encoded batch.
 
-    payload: the wire bytes of `repeated T records = 2`, without a sequence. records: how many are in it.
+    payload: the wire bytes of `repeated T records = 2`, without a sequence. records: number of records.
     """
 
     payload: bytes
@@ -29,19 +29,19 @@ class Batch:
 
     @classmethod
     def of(cls, payload: bytes) -> Batch:
-        """Return a batch of wire bytes, counting its records natively. Raises DecodeError if they are no batch."""
+        """Return a batch of wire bytes. Native code counts its records. Raises DecodeError if they are not a batch."""
         return cls(payload, len(ingest_pb2.RecordBatch.FromString(payload).records))
 
 
 Item = Message | bytes | Batch
-"""A record as a message of the dataset's type, or a whole batch: its bytes, or bytes with their count."""
+"""A record, as a message of the dataset's type; or a batch, as bytes or as `Batch`."""
 Source = Iterable[Item] | AsyncIterable[Item]
-"""What to submit. Iterables are covariant: one of messages only, or of batches only, is one of these."""
+"""The items to submit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a submission is. Acknowledged are all that are stored durably, by this or an earlier submission."""
+    """The progress of a submission. Acknowledged batches are durable, also those of an earlier submission."""
 
     sent_batches: int = 0
     sent_records: int = 0
@@ -50,16 +50,16 @@ class Progress:
     acknowledged_records: int = 0
     acknowledged_bytes: int = 0
     streams: int = 0
-    """Streams opened so far; more than one tells of broken connections."""
+    """Streams opened so far. More than one: a stream broke."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the server last told it.
+    """A job as the server last returned it.
 
-    name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: the batch it takes next.
-    seal_time, end_time: None before it is sealed, before it ended. failure: why it failed, "" if it did not. options:
-    what it was opened with. overdue_s: how far it is past the time after its seal in which it should have ended.
+    name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: sequence of the next batch that it
+    accepts. seal_time, end_time: None until it is sealed, until it has ended. failure: why it failed, "" if it did not.
+    options: as it was opened. overdue_s: seconds since the time by which it should have ended; 0 if that is not past.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of the job is still to come."""
+        """Whether the job has ended."""
         return self.state.ended
 
 
 def job_of(proto: jobs_pb2.Job) -> Job:
-    """Read a job from its message."""
+    """Convert a job from its message."""
     counts = proto.counts
     return Job(
         name=proto.name,
@@ -105,12 +105,12 @@ def job_of(proto: jobs_pb2.Job) -> Job:
 
 
 def options_of(proto: jobs_pb2.JobOptions) -> JobOptions:
-    """Read a job's options from their message."""
+    """Convert a job's options from their message."""
     return JobOptions(proto.atomic, proto.rejections_max, _seconds(proto.time_to_live))
 
 
 def options_message(options: JobOptions) -> jobs_pb2.JobOptions | None:
-    """Return the message of a job's options; None for the default ones."""
+    """Convert a job's options to their message; None for the defaults."""
     if options == JobOptions():
         return None
     message = jobs_pb2.JobOptions(atomic=options.atomic, rejections_max=options.rejections_max)
@@ -121,10 +121,10 @@ def options_message(options: JobOptions) -> jobs_pb2.JobOptions | None:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A record that could not be applied.
+    """A rejected record.
 
-    sequence, record_index: its batch, and its place there. code: stable, for branching on. field: path of the field at
-    fault, "" if it is the whole record. record: its bytes; empty unless asked for.
+    sequence, record_index: its batch, and its index there. code: stable, for programs. field: path of the invalid
+    field, "" if the whole record is invalid. record: its bytes; empty unless requested.
     """
 
     sequence: int
@@ -136,7 +136,7 @@ class Rejection:
 
 
 def rejection_of(proto: jobs_pb2.Rejection) -> Rejection:
-    """Read a rejection from its message."""
+    """Convert a rejection from its message."""
     return Rejection(proto.sequence, proto.record_index, proto.code, proto.field, proto.reason, proto.record)
 
 
@@ -148,9 +148,9 @@ _CONFLICTS: dict[int, Conflict] = {
 
 @dataclass(frozen=True, slots=True)
 class DatasetPlan:
-    """What registering a dataset would do.
+    """The effect that registering a dataset would have.
 
-    dataset: as it would be. statements: SQL that would be run on its table. new_version: whether it is not there yet.
+    dataset: the resulting dataset. statements: SQL that would run. new_version: whether it would be a new version.
     """
 
     dataset: Dataset
@@ -159,7 +159,7 @@ class DatasetPlan:
 
 
 def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
-    """Read a dataset from its message; its `descriptors` are empty where the server left them out."""
+    """Convert a dataset from its message. `descriptors` is empty if the server omitted them."""
     return Dataset(
         name=proto.name.removeprefix("datasets/"),
         version=proto.version,
@@ -172,17 +172,17 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
 
 
 def name_and_version(dataset: str | Dataset) -> tuple[str, int]:
-    """Return a dataset's name and version, 0 if it names none. Raises WrongInput if what follows `@` is none."""
+    """Return a dataset's name and version; version 0 if none is given. Raises WrongInput for an invalid version."""
     if isinstance(dataset, Dataset):
         return dataset.name, dataset.version
     name, at, version = dataset.partition("@")
     if at and (not version.isascii() or not version.isdigit() or not 1 <= int(version) < 2**31):
-        raise WrongInput(f"{version!r} in {dataset!r} is no version: a whole number from 1 on")
+        raise WrongInput(f"{version!r} in {dataset!r} is not a version: use a whole number of 1 or more")
     return name, int(version or 0)
 
 
 def resource(dataset: str) -> str:
-    """Return a dataset's resource name, given that or its bare name."""
+    """Return a dataset's resource name. dataset: its name, with or without `datasets/`."""
     return dataset if dataset.startswith("datasets/") else f"datasets/{dataset}"
 
 

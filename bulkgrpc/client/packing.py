@@ -1,7 +1,7 @@
-"""From what the caller gives to batches: messages are packed by count and bytes, batches go through as they are.
+"""Packs the caller's messages into batches, by count and bytes. Encoded batches pass unchanged.
 
-Packing messages is Python per record, in the caller's process. Who has columns encodes whole batches instead
-(`bulkgrpc.datasets.codec.BatchCodec`).
+Packing messages runs Python for each record, in the caller's process. A caller that has columns should encode whole
+batches instead (`bulkgrpc.datasets.codec.BatchCodec`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _RECORDS_TAG = b"\x12"
 
 
 def varint(number: int) -> bytes:
-    """Encode a number of 0 or above as a Protobuf varint."""
+    """Encode a number, 0 or more, as a Protobuf varint."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -27,14 +27,14 @@ def varint(number: int) -> bytes:
 
 
 def frame(record: bytes) -> bytes:
-    """Return a serialized message as a record of a batch; frames behind one another are a batch's payload."""
+    """Return a serialized message as a record of a batch. Concatenated frames are a batch's payload."""
     return _RECORDS_TAG + varint(len(record)) + record
 
 
 class Packer:
-    """Gathers items into batches. One submission's; not for two threads at once.
+    """Packs items into batches. Used by one submission; not thread-safe.
 
-    message_type: full name of the messages seen; "" as long as there were none.
+    message_type: full name of the type of the messages; "" until the first message.
     """
 
     def __init__(self, config: ClientConfig) -> None:
@@ -45,16 +45,16 @@ class Packer:
         self.message_type = ""
 
     def add(self, item: Item) -> list[Batch]:
-        """Take one item and return the batches that it completed, in order.
+        """Add one item and return the batches that it completed, in order.
 
-        Raises WrongInput if it is nothing that can be sent, or a message of another type than those before it.
+        Raises WrongInput if the item has a wrong type, or is a message of another type than those before it.
         """
         if isinstance(item, Message):
             return self._add_message(item)
-        return [*self.rest(), _whole(item)]
+        return [*self.flush(), _whole(item)]
 
-    def rest(self) -> list[Batch]:
-        """Return the batch of the messages taken since the last one, if there are any."""
+    def flush(self) -> list[Batch]:
+        """Return the batch of the messages since the last batch, if there are any."""
         if not self._records:
             return []
         batch = Batch(b"".join(self._frames), self._records)
@@ -64,22 +64,22 @@ class Packer:
     def _add_message(self, message: Message) -> list[Batch]:
         name = message.DESCRIPTOR.full_name
         if name != (self.message_type or name):
-            raise WrongInput(f"a {name} among messages of {self.message_type}: a job takes records of one type")
+            raise WrongInput(f"a {name} among messages of {self.message_type}: all records of a job must have one type")
         self.message_type = name
         framed = frame(message.SerializeToString())
-        full = self.rest() if self._frame_bytes + len(framed) > self._config.batch_bytes else []
+        full = self.flush() if self._frame_bytes + len(framed) > self._config.batch_bytes else []
         self._frames.append(framed)
         self._frame_bytes += len(framed)
         self._records += 1
-        return full + (self.rest() if self._records >= self._config.batch_records else [])
+        return full + (self.flush() if self._records >= self._config.batch_records else [])
 
 
 def _whole(item: bytes | Batch) -> Batch:
     if isinstance(item, Batch):
         return item
     if not isinstance(item, bytes):
-        raise WrongInput(f"cannot submit a {type(item).__name__}: give messages, bytes of batches, or Batch values")
+        raise WrongInput(f"cannot submit a {type(item).__name__}: use messages, bytes of batches, or Batch values")
     try:
         return Batch.of(item)
     except DecodeError as error:
-        raise WrongInput("bytes that are no batch: encode them as `repeated T records = 2`") from error
+        raise WrongInput("these bytes are not a batch: encode records as `repeated T records = 2`") from error

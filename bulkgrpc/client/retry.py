@@ -1,4 +1,4 @@
-"""How long to pause before the next try, and when to stop trying. Pure: time and chance come from outside."""
+"""How long to wait before the next attempt, and when to give up. Pure: time and randomness are parameters."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from bulkgrpc.client.config import ClientConfig
 _DOUBLINGS_MAX = 32
 
 
-def pause_s(config: ClientConfig, failures: int, at_least_s: float, chance: float) -> float:
-    """Return the pause after the given number of failures in a row, 1 or more.
+def backoff_s(config: ClientConfig, failures: int, retry_after_s: float, random: float) -> float:
+    """Return the seconds to wait after `failures` consecutive failures, 1 or more.
 
-    at_least_s: what the server asked for. chance: 0 to 1, by which clients that failed together spread ("full jitter").
-    The answer lies in [at_least_s, at_least_s + min(retry_cap_s, retry_base_s * 2 ** (failures - 1))].
+    retry_after_s: what the server asked for. random: in [0, 1); spreads clients that failed together ("full jitter").
+    The result is in [retry_after_s, retry_after_s + min(retry_cap_s, retry_base_s * 2 ** (failures - 1))].
     """
-    longest_s = min(config.retry_cap_s, config.retry_base_s * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
-    return at_least_s + chance * longest_s
+    max_s = min(config.retry_cap_s, config.retry_base_s * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
+    return retry_after_s + random * max_s
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """A run of failures without any progress in between.
+class RetryState:
+    """Consecutive failures without progress.
 
-    failing_since_s: when the first of them was seen; None if there is none. reached: whether a server answered once.
+    failing_since_s: time of the first failure; None if there is none. reached: whether a server ever answered.
     """
 
     config: ClientConfig
@@ -31,23 +31,23 @@ class Patience:
     failures: int = 0
     reached: bool = False
 
-    def progressed(self) -> Patience:
-        """Return the patience after progress: everything forgiven."""
-        return Patience(self.config, reached=True)
+    def after_progress(self) -> RetryState:
+        """Return the state after progress: no failures."""
+        return RetryState(self.config, reached=True)
 
-    def failed(self, now_s: float, *, reached: bool) -> Patience:
-        """Return the patience after one more failure. reached: whether a server has answered by now."""
+    def after_failure(self, now_s: float, *, reached: bool) -> RetryState:
+        """Return the state after one more failure. reached: whether a server has answered by now."""
         since_s = now_s if self.failing_since_s is None else self.failing_since_s
-        return Patience(self.config, since_s, self.failures + 1, self.reached or reached)
+        return RetryState(self.config, since_s, self.failures + 1, self.reached or reached)
 
     def failing_s(self, now_s: float) -> float:
-        """Return for how many seconds nothing but failures came."""
+        """Return the seconds since the first of the consecutive failures."""
         return 0.0 if self.failing_since_s is None else now_s - self.failing_since_s
 
     def exhausted(self, now_s: float, deadline_s: float) -> bool:
-        """Tell whether to stop trying.
+        """Return whether to give up.
 
-        | a server answered once | then after                              |
+        | a server ever answered | give up after                           |
         |------------------------|-----------------------------------------|
         | no                     | min(connect_deadline_s, deadline_s)     |
         | yes                    | deadline_s                              |

@@ -1,7 +1,7 @@
-"""One submission: draws batches, streams them, and comes back after every broken stream until the job is sealed.
+"""One submission: sends batches on a stream, and opens a new stream after each broken one, until the job is sealed.
 
-The job stays open whatever is raised here: only a seal seals it, sent when everything was drawn and sent; the stream is
-cancelled in every other case.
+If anything is raised here, the job stays open: only the Seal message seals it, and it is sent after all batches. In
+every other case the stream is cancelled.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bulkgrpc.client.connection import Connection, RecordStream
 from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused
 from bulkgrpc.client.model import options_message
 from bulkgrpc.client.packing import varint
-from bulkgrpc.client.retry import Patience, pause_s
-from bulkgrpc.client.send_queue import Outbox, SourceFailed
-from bulkgrpc.client.send_window import Numbered
+from bulkgrpc.client.retry import RetryState, backoff_s
+from bulkgrpc.client.send_queue import SendQueue, SourceFailed
+from bulkgrpc.client.send_window import NumberedBatch
 from bulkgrpc.errors import NotNow, Reason
 from bulkgrpc.model import JobOptions, JobState
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
@@ -32,7 +32,7 @@ _SEQUENCE_TAG = b"\x08"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What opens a job, the same on every stream of a submission."""
+    """The header that opens a job, the same on every stream of a submission except for the first sequence."""
 
     dataset: str
     idempotency_key: str
@@ -56,37 +56,37 @@ class Header:
         return wire_pb2.StreamMessage(header=header).SerializeToString()
 
 
-def batch_message(numbered: Numbered) -> bytes:
-    """Return the stream message of a batch. Fields of a message may come in any order, so its bytes are not parsed."""
+def batch_message(numbered: NumberedBatch) -> bytes:
+    """Return the stream message of a batch. The sequence is prepended; the payload is not parsed."""
     batch = _SEQUENCE_TAG + varint(numbered.sequence) + numbered.batch.payload
     return wire_pb2.StreamMessage(batch=batch).SerializeToString()
 
 
 class Submission:
-    """The streams of one submission, one after the other, until one of them seals the job.
+    """The consecutive streams of one submission, until one of them seals the job.
 
-    opened: the job, as the server told it last; None before the first stream was opened. replayed: whether the job was
-    sealed before, so that nothing was changed.
+    opened: the job as the server last returned it; None before the first stream. replayed: whether the job was sealed
+    before this submission, so that nothing was sent.
     """
 
-    def __init__(self, connection: Connection, header: Header, outbox: Outbox) -> None:
+    def __init__(self, connection: Connection, header: Header, queue: SendQueue) -> None:
         self._connection = connection
         self._config = connection.config
         self._header = header
-        self._outbox = outbox
+        self._queue = queue
         self._now_s = asyncio.get_running_loop().time
-        self._patience = Patience(self._config, reached=connection.reached)
-        self._ended = False
+        self._retry = RetryState(self._config, reached=connection.reached)
+        self._seal_sent = False
         self.opened: jobs_pb2.Job | None = None
         self.replayed = False
 
     async def run(self) -> jobs_pb2.Job:
         """Submit everything and return the sealed job.
 
-        Raises BulkError if the server refuses, cannot be reached, or nothing comes on for `retry_deadline_s`;
-        SourceFailed if drawing failed. Nothing is opened before the first batch is there.
+        No stream is opened before the first batch. Raises BulkError if the server refuses, is unreachable, or there is
+        no progress for `retry_deadline_s`; SourceFailed if the source failed.
         """
-        await self._outbox.begun()
+        await self._queue.wait_first()
         while True:
             try:
                 return await self._stream()
@@ -94,27 +94,27 @@ class Submission:
                 await self._pause(failure)
 
     async def _pause(self, failure: BulkError) -> None:
-        """Wait until the next stream may be opened; raise if there should be none."""
+        """Wait until the next stream may be opened. Raises the failure if a retry cannot help or takes too long."""
         if not failure.retriable:
             raise failure
-        self._patience = self._patience.failed(self._now_s(), reached=self._connection.reached)
-        pause = pause_s(self._config, self._patience.failures, failure.retry_after_s, random.random())  # noqa: S311 - no secret
-        if self._patience.exhausted(self._now_s() + pause, self._config.retry_deadline_s):
-            if self.opened is None and not self._patience.reached:
+        self._retry = self._retry.after_failure(self._now_s(), reached=self._connection.reached)
+        pause = backoff_s(self._config, self._retry.failures, failure.retry_after_s, random.random())  # noqa: S311 - no secret
+        if self._retry.exhausted(self._now_s() + pause, self._config.retry_deadline_s):
+            if self.opened is None and not self._retry.reached:
                 raise failure
-            raise GaveUp(self._header.idempotency_key, self._patience.failing_s(self._now_s()), failure)
+            raise GaveUp(self._header.idempotency_key, self._retry.failing_s(self._now_s()), failure)
         await asyncio.sleep(pause)
 
     async def _stream(self) -> jobs_pb2.Job:
-        """Open a stream, send what is to be sent, and return the job when it is sealed."""
-        first_sequence = self._outbox.window.rewind()
-        self._ended = False
+        """Open a stream, send the batches and the seal, and return the sealed job."""
+        first_sequence = self._queue.window.rewind()
+        self._seal_sent = False
         call = self._connection.open_stream()
         try:
             async with asyncio.timeout(self._config.open_deadline_s) as watch:
                 await call.write(self._header.message(first_sequence))
                 opened = (await _read(call)).opened
-                self._take_opened(opened)
+                self._on_opened(opened)
                 if opened.replayed:
                     if not self.replayed and _ended_before_seal(opened.job):
                         raise Refused(_ended(opened.job))
@@ -125,36 +125,36 @@ class Submission:
             message = f"{self._connection.target} did not answer the stream in time"
             raise CallFailed("DEADLINE_EXCEEDED", message, retriable=True) from error
         except grpc.RpcError as error:
-            understood = self._connection.understand(error)
-            # The server's reason was lost. Batches sent one by one leave it the time to be heard.
-            self._outbox.one_at_a_time = isinstance(understood, BrokenUnderWrite)
-            raise understood from error
+            failure = self._connection.to_bulk_error(error)
+            # The server's status was lost. If batches are sent one at a time, its next refusal is received.
+            self._queue.one_at_a_time = isinstance(failure, BrokenUnderWrite)
+            raise failure from error
         except asyncio.InvalidStateError as error:
-            # grpc.aio's answer to a write on a call that ended in the meantime; reading tells why.
+            # grpc.aio raises this for a write on a call that has ended. Its status has the reason.
             raise await self._why_ended(call) from error
         finally:
             call.cancel()
 
-    def _take_opened(self, opened: ingest_pb2.JobOpened) -> None:
+    def _on_opened(self, opened: ingest_pb2.JobOpened) -> None:
         self._connection.reached = True
-        # A new server's answer is no progress: one that takes the stream and drops it must not keep us here for ever.
+        # A repeated answer is not progress: a server that accepts each stream and drops it must not be retried forever.
         first = self.opened is None
-        news = first or opened.replayed
-        # Sealed on an earlier stream of this very submission, whose answer was lost, is no replay.
+        progress = first or opened.replayed
+        # If an earlier stream of this submission sealed the job and the answer was lost, this is not a replay.
         self.replayed = opened.replayed and first
         self.opened = opened.job
-        if not opened.replayed and opened.next_sequence < self._outbox.window.first_sequence:
+        if not opened.replayed and opened.next_sequence < self._queue.window.first_sequence:
             raise CallFailed(
                 "LOST_BATCHES",
-                f"{opened.job.name} goes on at batch {opened.next_sequence}, but all before batch "
-                f"{self._outbox.window.first_sequence} were acknowledged: submit it again under a new key",
+                f"{opened.job.name} resumes at batch {opened.next_sequence}, but all batches before "
+                f"{self._queue.window.first_sequence} were acknowledged: submit all records again with a new key",
                 retriable=False,
             )
-        # What an earlier submission brought is skipped, but for its last batch: sent again it shows the server whether
-        # these are the same batches.
+        # Batches of an earlier submission are skipped, except the last: the server compares it with the one that it
+        # has, and refuses a source with other batches.
         known = opened.next_sequence - (first and not opened.replayed and opened.next_sequence > 0)
-        if self._outbox.acknowledge(known) or news:
-            self._patience = self._patience.progressed()
+        if self._queue.acknowledge(known) or progress:
+            self._retry = self._retry.after_progress()
 
     async def _exchange(self, call: RecordStream, watch: asyncio.Timeout) -> jobs_pb2.Job:
         sending = asyncio.create_task(self._send(call, watch))
@@ -173,29 +173,29 @@ class Submission:
         """Send every batch, then the seal, and end the stream."""
         watch.reschedule(None)
         try:
-            while (numbered := await self._outbox.take()) is not None:
+            while (numbered := await self._queue.get()) is not None:
                 if watch.when() is None:
                     watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s)
                 await call.write(batch_message(numbered))
-            self._ended = True
+            self._seal_sent = True
             watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s)
-            seal = ingest_pb2.Seal(batches=self._outbox.window.next_sequence)
+            seal = ingest_pb2.Seal(batches=self._queue.window.next_sequence)
             await call.write(wire_pb2.StreamMessage(seal=seal).SerializeToString())
             await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
-            # The call ended under the write. Reading tells why, so this is not the place to say it.
+            # The call ended during the write. `_receive` raises the reason.
             return
 
     async def _receive(self, call: RecordStream, watch: asyncio.Timeout) -> jobs_pb2.Job:
         while True:
             answer = await _read(call)
             if answer.HasField("sealed"):
-                self._outbox.acknowledge(self._outbox.window.next_sequence)
+                self._queue.acknowledge(self._queue.window.next_sequence)
                 return answer.sealed.job
-            if self._outbox.acknowledge(answer.acknowledged.next_sequence):
-                self._outbox.one_at_a_time = False
-                self._patience = self._patience.progressed()
-                waits = self._outbox.window.awaits_answer or self._ended
+            if self._queue.acknowledge(answer.acknowledged.next_sequence):
+                self._queue.one_at_a_time = False
+                self._retry = self._retry.after_progress()
+                waits = self._queue.window.unacknowledged or self._seal_sent
                 watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s if waits else None)
 
     async def _why_ended(self, call: RecordStream) -> BulkError:
@@ -209,12 +209,12 @@ def _ended_before_seal(job: jobs_pb2.Job) -> bool:
 
 
 def _ended(job: jobs_pb2.Job) -> NotNow:
-    """Return what the server says to a stream whose job ends; for one that was broken at that time."""
+    """Return the refusal that a stream receives when its job ends, for a job that ended between two streams."""
     why = f": {job.failure}" if job.failure else ""
     return NotNow(
         Reason.JOB_ENDED,
-        f"{job.name} ended as {JobState(job.state).name} before everything was sent{why}; submit what is left as "
-        "another job",
+        f"{job.name} ended as {JobState(job.state).name} before all batches were sent{why}; submit the remaining "
+        "records as another job",
     )
 
 
@@ -222,7 +222,7 @@ async def _read(call: RecordStream) -> ingest_pb2.StreamRecordsResponse:
     try:
         answer = await call.read()
     except asyncio.CancelledError as error:
-        # grpc.aio raises this also for a call that the server cancelled; only a request to this task is a cancellation.
+        # grpc.aio also raises this if the server cancelled the call. Only a request to this task is a cancellation.
         task = asyncio.current_task()
         if task is None or task.cancelling() or not call.done():
             raise

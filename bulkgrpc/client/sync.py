@@ -1,10 +1,10 @@
-"""The blocking client: the asynchronous one, run on an event loop of its own in a thread of its own.
+"""The blocking client: the asynchronous client, on its own event loop in its own thread.
 
     with BulkClient("127.0.0.1:50051", tenant="acme") as client:
         job = client.submit("weather", messages, idempotency_key="weather-2013")
         print(job.wait())
 
-A facade and not a second implementation: what can go wrong in a submission is in one place.
+It is a facade, not a second implementation.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from bulkgrpc.client.send_queue import OnProgress
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 _END = object()
 
 
 class _Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in its own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        # A daemon, so that a program that forgot to close its client still ends.
+        # A daemon thread: a program that does not close its client still exits.
         self._thread = threading.Thread(target=self._loop.run_forever, name="bulkgrpc-client", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Run a coroutine there and wait for it; cancel it if the wait is interrupted (Ctrl-C)."""
+    def run(self, work: Coroutine[Any, Any, Item]) -> Item:
+        """Run a coroutine on the loop and wait for it. Cancel it if the wait is interrupted (Ctrl-C)."""
         if not self._thread.is_alive():
             work.close()
             raise RuntimeError("the client is closed")
-        future: Future[Answer] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[Item] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         finally:
             future.cancel()
 
-    def each(self, items: AsyncIterator[Answer]) -> Iterator[Answer]:
-        """Give what an asynchronous iterator gives, and close it at the end, or when nobody wants more."""
+    def each(self, items: AsyncIterator[Item]) -> Iterator[Item]:
+        """Yield the items of an asynchronous iterator, and close it at the end or when this iterator is closed."""
 
-        async def following() -> Answer | object:
+        async def next_item() -> Item | object:
             return await anext(items, _END)
 
         async def close() -> None:
@@ -59,15 +59,15 @@ class _Loop:
                 await items.aclose()
 
         try:
-            while (item := self.run(following())) is not _END:
+            while (item := self.run(next_item())) is not _END:
                 yield item  # type: ignore[misc]
         finally:
-            # After the client is closed there is nothing left to close.
+            # If the client is closed, the iterator is closed too.
             with contextlib.suppress(RuntimeError):
                 self.run(close())
 
     def stop(self) -> None:
-        """End the loop and its thread. Safe to call twice."""
+        """Stop the loop and its thread. Safe to call twice."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -75,7 +75,7 @@ class _Loop:
 
 
 class JobHandle:
-    """A job of the service. Costs nothing to make; knows what it was told last."""
+    """A handle of a job. Creating one makes no call."""
 
     def __init__(self, loop: _Loop, handle: AsyncJobHandle) -> None:
         self._loop = loop
@@ -88,16 +88,16 @@ class JobHandle:
 
     @property
     def job(self) -> Job | None:
-        """The job as last told by the server; None if nothing was asked yet. No round trip."""
+        """The job as the server last returned it; None before the first call. Makes no call."""
         return self._handle.job
 
     @property
     def replayed(self) -> bool:
-        """Whether the submission found the job sealed already and changed nothing."""
+        """Whether the job was sealed before this submission, so that nothing was sent."""
         return self._handle.replayed
 
     def get(self) -> Job:
-        """Ask the server for the job as it is now. See `AsyncJobHandle.get`."""
+        """Return the job's current state from the server. See `AsyncJobHandle.get`."""
         return self._loop.run(self._handle.get())
 
     def wait(self, *, deadline_s: float = WAIT_DEADLINE_S, on_progress: Callable[[Job], None] | None = None) -> Job:
@@ -105,11 +105,11 @@ class JobHandle:
         return self._loop.run(self._handle.wait(deadline_s=deadline_s, on_progress=on_progress))
 
     def watch(self) -> Iterator[Job]:
-        """Give the job as it is now, then after each change, until it has ended. See `AsyncJobHandle.watch`."""
+        """Yield the job now and after each change, until it has ended. See `AsyncJobHandle.watch`."""
         return self._loop.each(self._handle.watch())
 
     def cancel(self) -> Job:
-        """End the job and return it. See `AsyncJobHandle.cancel`."""
+        """Cancel the job and return it. See `AsyncJobHandle.cancel`."""
         return self._loop.run(self._handle.cancel())
 
     def delete(self) -> None:
@@ -117,7 +117,7 @@ class JobHandle:
         self._loop.run(self._handle.delete())
 
     def rejections(self, *, with_records: bool = False) -> Iterator[Rejection]:
-        """Give the records that could not be applied. See `AsyncJobHandle.rejections`."""
+        """Yield the rejected records. See `AsyncJobHandle.rejections`."""
         return self._loop.each(self._handle.rejections(with_records=with_records))
 
     def __repr__(self) -> str:
@@ -125,10 +125,10 @@ class JobHandle:
 
 
 class BulkClient:
-    """A client of one server for one tenant. A context manager; `close` does the same. Safe to use from many threads.
+    """A client of one server for one tenant. A context manager; `close` does the same. Thread-safe.
 
-    target: host:port of the server. tenant: whose jobs these are; "" leaves it to the token or the server. token: a
-    JSON Web Token, "" for none. tls: None speaks plain text. config: patience and sizes.
+    target: host:port of the server. tenant: "" for the tenant of the token, or the server's default. token: a JSON Web
+    Token; "" for none. tls: None for plain text. config: deadlines, retries and buffers.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class BulkClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Submissions under way break off; their jobs stay open. Safe to call twice."""
+        """Close the connection. Running submissions fail; their jobs stay open. Safe to call twice."""
         with contextlib.suppress(RuntimeError):
             self._loop.run(self._client.close())
         self._loop.stop()
@@ -174,10 +174,9 @@ class BulkClient:
         options: JobOptions = JobOptions(),
         on_progress: OnProgress | None = None,
     ) -> JobHandle:
-        """Submit records as one job and return it once it is sealed: every record is then stored durably.
+        """Submit records as one job and return it once it is sealed: then every record is durable.
 
-        As `AsyncBulkClient.submit`, which says it all. `batches` is drawn from, and `on_progress` called, on other
-        threads than the caller's.
+        See `AsyncBulkClient.submit`. `batches` is read and `on_progress` is called on other threads than the caller's.
         """
         handle = self._loop.run(
             self._client.submit(
@@ -192,15 +191,15 @@ class BulkClient:
         return JobHandle(self._loop, handle)
 
     def job(self, name: str) -> JobHandle:
-        """Return the handle of a job by its name, without asking the server."""
+        """Return the handle of a job by its name. Makes no call."""
         return JobHandle(self._loop, self._client.job(name))
 
     def get_job(self, name: str) -> Job:
-        """Return a job as it is now. See `AsyncBulkClient.get_job`."""
+        """Return a job's current state. See `AsyncBulkClient.get_job`."""
         return self._loop.run(self._client.get_job(name))
 
     def list_jobs(self) -> Iterator[Job]:
-        """Give the tenant's jobs, newest first. See `AsyncBulkClient.list_jobs`."""
+        """Yield the tenant's jobs, newest first. See `AsyncBulkClient.list_jobs`."""
         return self._loop.each(self._client.list_jobs())
 
     def register_dataset(self, descriptors: bytes, message_type: str) -> Dataset:
@@ -208,11 +207,11 @@ class BulkClient:
         return self._loop.run(self._client.register_dataset(descriptors, message_type))
 
     def plan_dataset(self, descriptors: bytes, message_type: str) -> DatasetPlan:
-        """Tell what `register_dataset` would do. See `AsyncBulkClient.plan_dataset`."""
+        """Return what `register_dataset` would do. See `AsyncBulkClient.plan_dataset`."""
         return self._loop.run(self._client.plan_dataset(descriptors, message_type))
 
     def list_dataset_versions(self, name: str) -> Iterator[Dataset]:
-        """Give the versions of a dataset. See `AsyncBulkClient.list_dataset_versions`."""
+        """Yield the versions of a dataset. See `AsyncBulkClient.list_dataset_versions`."""
         return self._loop.each(self._client.list_dataset_versions(name))
 
     def get_dataset(self, name: str) -> Dataset:
@@ -224,5 +223,5 @@ class BulkClient:
         self._loop.run(self._client.delete_dataset(name, drop_table=drop_table))
 
     def list_datasets(self) -> Iterator[Dataset]:
-        """Give the datasets by name. See `AsyncBulkClient.list_datasets`."""
+        """Yield the datasets by name. See `AsyncBulkClient.list_datasets`."""
         return self._loop.each(self._client.list_datasets())

@@ -197,7 +197,7 @@ async def test_an_unknown_dataset_is_refused_with_its_reason(colour: Colour) -> 
 
 
 async def test_messages_of_another_type_are_refused_before_anything_is_sent(colour: Colour) -> None:
-    with pytest.raises(WrongInput, match=r"takes messages of examples\.v1\.Trade"):
+    with pytest.raises(WrongInput, match=r"are messages of examples\.v1\.Trade"):
         await colour.submit("trades", messages(5))
     assert await colour.jobs() == []
 

@@ -1,4 +1,4 @@
-"""`bulkgrpc load` on real parts: every format, nulls, the whole weather data, what goes wrong and how to go on."""
+"""`bulkgrpc load` on real parts: every format, nulls, the whole weather data, errors and how to resume."""
 
 from __future__ import annotations
 
@@ -178,20 +178,20 @@ def test_a_wrong_value_in_the_first_block_is_one_line_and_submits_nothing(comman
     assert command.json_lines("jobs", "list") == []
 
 
-def test_a_load_that_broke_off_goes_on_with_its_key_when_the_file_is_mended(
+def test_an_interrupted_load_resumes_with_its_key_when_the_file_is_corrected(
     command: Command, parts: Parts, tenant: str, tmp_path: Path
 ) -> None:
     rows, bad_row = 150_000, 140_017
     result = command(
-        "load", sensors_file(tmp_path, rows, bad_row), "--dataset", "sensor_readings", "--key", "mended", "--json"
+        "load", sensors_file(tmp_path, rows, bad_row), "--dataset", "sensor_readings", "--key", "corrected", "--json"
     )
     assert (result.exit_code, result.stdout) == (1, "")
     assert "row 140,017" in result.stderr
-    assert "rows before it were accepted: mend the file and go on with --key mended" in result.stderr
+    assert "rows before it were accepted: correct the file and resume with --key corrected" in result.stderr
     (job,) = command.json_lines("jobs", "list")
     assert job["state"] == "OPEN"
     path = sensors_file(tmp_path, rows)
-    report = command.json("load", path, "--dataset", "sensor_readings", "--key", "mended")
+    report = command.json("load", path, "--dataset", "sensor_readings", "--key", "corrected")
     assert report["job"]["counts"] == {"accepted": rows, "written": rows, "duplicate": 0, "rejected": 0, "expired": 0}
     assert parts.rows("SELECT count(*) FROM sensor_readings WHERE tenant = %s", tenant) == [(rows,)]
 
@@ -218,9 +218,9 @@ def test_wrong_names_and_files_are_one_line_each(command: Command, tmp_path: Pat
     cases = {
         ("load", str(path), "--dataset", "nope"): "dataset nope is not registered",
         ("load", str(path.with_name("none.csv")), "--dataset", "trades"): "no file",
-        ("load", str(unknown), "--dataset", "trades"): "no field for column comment: leave out what has none",
-        ("load", str(odd), "--dataset", "trades"): "what format is it? Say --format csv|jsonl|parquet|protobuf",
-        ("load", str(odd), "--dataset", "trades", "--format", "parquet"): "is no Parquet file",
+        ("load", str(unknown), "--dataset", "trades"): "no field matches column comment: ignore such columns",
+        ("load", str(odd), "--dataset", "trades"): "use --format csv|jsonl|parquet|protobuf",
+        ("load", str(odd), "--dataset", "trades", "--format", "parquet"): "cannot be read as Parquet",
         ("datasets", "show", "nope"): "dataset nope is not registered",
         ("datasets", "register", "none.proto"): "no file none.proto",
         ("jobs", "get", "00000000-0000-5000-8000-000000000000"): "there is no job",

@@ -1,4 +1,4 @@
-"""Rejected records written to a file, mended, and submitted again; jobs cancelled and deleted from the command line."""
+"""Rejected records written to a file, corrected and submitted again; jobs cancelled and deleted on the command line."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(line.replace("\0", "␀") for line in file))
 
 
-def mended(path: Path) -> None:
-    """Mend the file as a person would: the text without U+0000, and no line for what is no message."""
+def correct(path: Path) -> None:
+    """Correct the file by hand: remove U+0000 from the text, and the line that is not a message."""
     text = path.read_bytes().replace(b"nul\0", b"good").replace(b"nul\\u0000", b"good")
     lines = text.decode().split("\n")
     path.write_text("\n".join(line for line in lines if base64.b64encode(MALFORMED).decode() not in line))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_rejections_are_written_to_a_file_mended_and_submitted_as_one_job(
+def test_rejections_are_written_to_a_file_corrected_and_submitted_as_one_job(
     command: Command, parts: Parts, tenant: str, rejected: str, tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"bad{suffix}"
@@ -73,7 +73,7 @@ def test_rejections_are_written_to_a_file_mended_and_submitted_as_one_job(
     assert all(row["_reason"] for row in rows)
     assert base64.b64decode(rows[1]["record_base64"]) == MALFORMED
     assert not rows[0].get("record_base64")
-    mended(path)
+    correct(path)
     report = command.json("load", path, "--retry-of", rejected)
     assert (report["job"]["state"], report["rows"]) == ("SUCCEEDED", 2)
     assert report["job"]["labels"] == {"retry_of": rejected}
@@ -85,7 +85,9 @@ def test_rejections_are_written_to_a_file_mended_and_submitted_as_one_job(
     assert found == [full, ("good", None, None, None, None, None, [], [], b"", 0)]
 
 
-def test_what_was_not_mended_is_named_and_submits_nothing(command: Command, rejected: str, tmp_path: Path) -> None:
+def test_a_record_not_corrected_is_named_and_nothing_is_submitted(
+    command: Command, rejected: str, tmp_path: Path
+) -> None:
     path = tmp_path / "bad.csv"
     assert command("jobs", "rejections", rejected, "--out", path).exit_code == 0
     result = command("load", path, "--retry-of", rejected)

@@ -201,14 +201,14 @@ def test_a_taken_port_is_named_with_its_option(data_dir: Path, name: str) -> Non
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         part = Stack(data_dir, Ports(**{name: port})).part(name)
-        with pytest.raises(StackError, match=rf"^port {port} for .* is taken by .*--{name}-port$") as refusal:
+        with pytest.raises(StackError, match=rf"^port {port} for .* is in use by .*--{name}-port$") as refusal:
             part.start()
     assert "\n" not in str(refusal.value)
 
 
 def test_a_running_part_is_not_moved_to_another_port(own_stack: Stack) -> None:
     own_stack.up()
-    with pytest.raises(StackError, match="not 1025: `bulkgrpc down` first"):
+    with pytest.raises(StackError, match="not 1025: run `bulkgrpc down` first"):
         Stack(own_stack.data_dir, Ports(redis=1025)).up()
 
 
@@ -218,7 +218,7 @@ def test_a_part_that_ends_while_starting_says_why(own_stack: Stack) -> None:
     right = version.read_text()
     version.write_text("9\n")
     try:
-        with pytest.raises(StackError, match=r"^PostgreSQL ended while starting: .* \(log: .*postgres\.log\)$"):
+        with pytest.raises(StackError, match=r"^PostgreSQL exited while starting: .* \(log: .*postgres\.log\)$"):
             own_stack.up()
     finally:
         version.write_text(right)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bulkgrpc.client import Batch, ClientConfig, WrongInput
 from bulkgrpc.client.packing import Packer, varint
-from bulkgrpc.client.send_window import Numbered
+from bulkgrpc.client.send_window import NumberedBatch
 from bulkgrpc.client.submission import batch_message
 from bulkgrpc.v1.ingest_pb2 import RecordBatch, StreamRecordsRequest
 
@@ -20,7 +20,7 @@ texts = st.lists(st.text(max_size=40), max_size=50)
 @given(texts, st.integers(1, 7), st.integers(1, 200))
 def test_packed_messages_come_out_in_order_within_both_limits(items: list[str], records: int, size: int) -> None:
     packer = Packer(ClientConfig(batch_records=records, batch_bytes=size))
-    batches = [batch for text in items for batch in packer.add(StringValue(value=text))] + packer.rest()
+    batches = [batch for text in items for batch in packer.add(StringValue(value=text))] + packer.flush()
     parsed = [RecordBatch.FromString(batch.payload) for batch in batches]
     assert [StringValue.FromString(record).value for batch in parsed for record in batch.records] == items
     assert [len(batch.records) for batch in parsed] == [batch.records for batch in batches]
@@ -31,7 +31,7 @@ def test_packed_messages_come_out_in_order_within_both_limits(items: list[str], 
 @given(st.integers(0, 2**63 - 1), st.lists(st.binary(max_size=50), max_size=20))
 def test_a_batch_goes_out_as_the_public_stream_message(sequence: int, records: list[bytes]) -> None:
     payload = RecordBatch(records=records).SerializeToString()
-    request = StreamRecordsRequest.FromString(batch_message(Numbered(sequence, Batch(payload, len(records)))))
+    request = StreamRecordsRequest.FromString(batch_message(NumberedBatch(sequence, Batch(payload, len(records)))))
     assert request.batch == RecordBatch(sequence=sequence, records=records)
 
 

@@ -428,5 +428,5 @@ async def test_no_server_is_one_clear_line_after_a_short_time() -> None:
 @pytest.mark.parametrize("dataset", ["", "No", "datasets/", "a b"])
 async def test_what_names_no_dataset_is_refused_without_a_round_trip(dataset: str) -> None:
     async with AsyncBulkClient("127.0.0.1:1") as client:
-        with pytest.raises(WrongInput, match="names no dataset"):
+        with pytest.raises(WrongInput, match="is not a dataset name"):
             await client.submit(dataset, batches(1))
