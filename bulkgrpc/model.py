@@ -1,7 +1,11 @@
-"""The domain's words as values: names, ids, states, positions. Pure; imports nothing of ours.
+"""The domain model: jobs, batches, messages, and when they may be applied. Pure; imports nothing else of bulkgrpc.
 
-Positions are always the *next* one: `next_sequence` is the sequence of the batch to come, `next_offset` the offset of
-the message to come. A span is [from, to).
+A *tenant* submits a *job*: an ordered run of *batches* of one *dataset*, numbered from 0 by their *sequence*, and a
+*seal* that ends it. Each batch is one *message* on the records topic. A job has one or more *lanes*; a lane is one
+ordered path through one partition. Workers apply the batches of a lane in order, each exactly once.
+
+A position is always the next one: `next_sequence` is the sequence of the next batch to apply, `next_offset` the offset
+of the next message to read. A span is [from, to).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 ENDS_WITHIN_S = 300.0
-"""In which a job should have ended after its seal."""
+"""Seconds after its seal in which a job is expected to end. Later it is overdue."""
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _DATASET = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -23,47 +27,52 @@ _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 
 
 def is_tenant(text: str) -> bool:
-    """Tell whether `text` may name a tenant: 1 to 63 letters, digits, `_`, `.`, `-`, the first a letter or digit."""
+    """Return whether `text` is a valid tenant: 1 to 63 letters, digits, `_`, `.`, `-`; the first a letter or digit."""
     return _TENANT.fullmatch(text) is not None
 
 
 def is_dataset(text: str) -> bool:
-    """Tell whether `text` may name a dataset and its table: a lower-case letter, then up to 62 of a-z, 0-9, `_`."""
+    """Return whether `text` is a valid name of a dataset and its table: a-z, then up to 62 of a-z, 0-9, `_`."""
     return _DATASET.fullmatch(text) is not None
 
 
 def is_idempotency_key(text: str) -> bool:
-    """Tell whether `text` is a valid idempotency key: 1 to 128 printable ASCII characters without spaces."""
+    """Return whether `text` is a valid idempotency key: 1 to 128 printable ASCII characters, no spaces."""
     return _IDEMPOTENCY_KEY.fullmatch(text) is not None
 
 
 class JobState(enum.IntEnum):
-    """Where a job is in its life. The values are those of `bulkgrpc.v1.JobState` and of `bulk.jobs.state`."""
+    """The state of a job. The values are those of `bulkgrpc.v1.JobState` and of `bulk.jobs.state`.
+
+    OPEN → SEALED → SUCCEEDED | PARTIALLY_SUCCEEDED | FAILED. An OPEN job can also become FAILED, CANCELLED or EXPIRED,
+    a SEALED one FAILED or CANCELLED. A job that has ended never changes its state.
+    """
 
     OPEN = 1
-    """Takes batches. Set by the server that opens it, or by the worker that applies its first batch."""
+    """Accepts batches. Set by the server that opens the job, or by the worker that applies its first batch."""
     SEALED = 2
-    """Takes no more batches; some are still to be applied. Shown from the seal's acknowledgement on."""
+    """Accepts no more batches; some are not applied yet. Reported as soon as the seal is acknowledged."""
     SUCCEEDED = 3
-    """Ended: every accepted record is in the table. Set by the worker that applies the seal."""
+    """Ended: no record was rejected or expired. Set by the worker that applies the last lane's seal."""
     PARTIALLY_SUCCEEDED = 4
-    """Ended: some records were rejected. Set by the worker that applies the seal."""
+    """Ended: some records were rejected or expired, others were not. Set by the worker that applies the last seal."""
     FAILED = 5
-    """Ended: every record was rejected, too many were, or the job is atomic and one was. Set by a worker."""
+    """Ended: all records were rejected or expired, more than `rejections_max` were rejected, or the job is atomic and
+    could not be applied as a whole. Set by a worker."""
     CANCELLED = 6
-    """Ended by CancelJob. Set by the server."""
+    """Ended by CancelJob. Set by a server."""
     EXPIRED = 7
-    """Ended because its client never came back to seal it. Set by the worker that keeps house."""
+    """Ended because no batch arrived for `abandoned_after_s` and no seal. Set by the maintenance leader."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of the job is still to come."""
+        """Whether the job has ended: its state is final."""
         return self >= JobState.SUCCEEDED
 
 
 @dataclass(frozen=True, slots=True)
 class JobKey:
-    """Which job: its tenant and its id."""
+    """The identity of a job: its tenant and its ID."""
 
     tenant: str
     job_id: uuid.UUID
@@ -76,7 +85,7 @@ class JobKey:
 
     @classmethod
     def parse(cls, name: str) -> JobKey | None:
-        """Read `tenants/{tenant}/jobs/{job}`; None if `name` is nothing of the sort."""
+        """Parse the resource name `tenants/{tenant}/jobs/{job}`. Returns None if `name` is not one."""
         found = _JOB_NAME.fullmatch(name)
         if found is None:
             return None
@@ -93,10 +102,11 @@ class JobKey:
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """How a job is to be treated.
+    """How a job is applied.
 
-    atomic: nothing visible before the seal, then all or nothing. rejections_max: more of them fail the job; 0 is no
-    bound. time_to_live_s: batches not applied by then are discarded; 0 is never.
+    atomic: no row is visible before the seal is applied; then all rows are, or none. rejections_max: more rejected
+    records than this fail the job; 0 is no bound. time_to_live_s: a batch that is not applied this many seconds after
+    it was accepted expires; 0 is never.
     """
 
     atomic: bool = False
@@ -106,9 +116,9 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a job is from its opening on: everything that another stream with its key must repeat.
+    """What a job was opened with. Another stream with the same idempotency key must repeat it.
 
-    dataset_version: the one it was opened with; of a message, the one that its records are of.
+    dataset_version: of a job, the version that it was opened with; of a message, the version of its records.
     """
 
     key: JobKey
@@ -119,14 +129,20 @@ class JobSpec:
     options: JobOptions = JobOptions()
 
     def same_request(self, other: JobSpec) -> bool:
-        """Tell whether `other` asks for the same job; another version of the dataset is no difference."""
+        """Return whether `other` requests the same job. The dataset's version does not count."""
         mine, others = ((spec.key, spec.dataset, spec.labels, spec.options) for spec in (self, other))
         return mine == others
 
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """Counts of records. Always accepted = written + duplicate + rejected + expired, but for those not applied yet."""
+    """Counts of a job's records.
+
+    accepted: of the batches that were acknowledged, or, if only the ledger is known, applied. written: rows in the
+    table. duplicate: not written, because the key or the record was there before. rejected: reported with a reason.
+    expired: discarded, because the batch was too old or the job had ended.
+    accepted = written + duplicate + rejected + expired + the records that are not applied yet.
+    """
 
     accepted: int = 0
     written: int = 0
@@ -135,7 +151,7 @@ class JobCounts:
     expired: int = 0
 
     def __add__(self, other: JobCounts) -> JobCounts:
-        """Add count by count."""
+        """Add each count."""
         return JobCounts(
             self.accepted + other.accepted,
             self.written + other.written,
@@ -147,7 +163,11 @@ class JobCounts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it stands: what it is, how far it came. partitions: of each of its lanes, where its batches go."""
+    """A job and its progress.
+
+    partitions: one per lane, where the lane's batches go. next_sequence: of the next batch to be acknowledged or
+    applied. failure: why the job failed; else empty.
+    """
 
     spec: JobSpec
     partitions: tuple[int, ...]
@@ -160,16 +180,20 @@ class Job:
     failure: str = ""
 
     def overdue_s(self, now: datetime) -> float:
-        """Return how far the job is past the time after its seal in which it should have ended; 0 if it is not."""
+        """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not."""
         if self.state is not JobState.SEALED or self.seal_time is None:
             return 0.0
         return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S)
 
 
 def final_state(counts: JobCounts) -> JobState:
-    """Return the state of a job whose seal is applied.
+    """Return the state in which a job ends when its seal is applied.
 
-    None rejected or expired: SUCCEEDED; some: PARTIALLY_SUCCEEDED; all: FAILED.
+    | records rejected or expired | state               |
+    |-----------------------------|---------------------|
+    | none                        | SUCCEEDED           |
+    | some, others not            | PARTIALLY_SUCCEEDED |
+    | all                         | FAILED              |
     """
     if counts.rejected + counts.expired == 0:
         return JobState.SUCCEEDED
@@ -179,7 +203,7 @@ def final_state(counts: JobCounts) -> JobState:
 
 
 class Kind(enum.StrEnum):
-    """What a message on the records topic is."""
+    """What a message on the records topic carries: records, or the end of a lane."""
 
     BATCH = "batch"
     SEAL = "seal"
@@ -187,13 +211,19 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a message on the records topic says of its payload: enough for a worker that knows nothing else of the job.
+    """The headers of a message on the records topic. They are all that a worker needs to know about the job.
 
-    sequence: the batch's place in the job; a seal, of which each lane gets one, has the place after the job's last
-    batch. records: how many records the payload holds, 0 for a seal. job_records: for a seal, the records of the whole
-    job as its server counted them; else 0. spec: the job, complete where `opens`, elsewhere without labels and
-    idempotency key. sent_at: when the server took it. digest: `digest_of` the payload. expires_at: when it is to be
-    discarded if not applied; None is never. partitions: of each lane, if there are several; else empty.
+    kind: a batch, or a seal; each lane has a seal of its own.
+    spec: the job. Labels and idempotency key are set only if the message `opens` its lane.
+    lane: number of the lane, from 0.
+    sequence: of a batch, its number in the job; of a seal, the number after the job's last batch.
+    records: number of records in the payload; 0 for a seal.
+    job_records: of a seal, the records of the whole job as the server counted them; else 0.
+    sent_at: when the server accepted it.
+    trace_context: W3C traceparent; may be empty.
+    digest: `digest_of` the payload; empty for a seal.
+    expires_at: when the batch expires if it is not applied; None is never.
+    partitions: one per lane if the job has several lanes; else empty.
     """
 
     kind: Kind
@@ -210,40 +240,47 @@ class Message:
 
     @property
     def lanes(self) -> int:
-        """How many lanes the job has."""
+        """The number of lanes of the job."""
         return len(self.partitions) or 1
 
     @property
     def opens(self) -> bool:
-        """Whether it is the first of its lane, so that it may be the first that any worker sees of the job."""
+        """Whether it is the first message of its lane: a worker may have to create the job's row from it."""
         return self.sequence < self.lanes
 
 
 def lane_of(sequence: int, lanes: int) -> int:
-    """Return the lane of a batch: they go round, so the next of a lane is `lanes` after its last one."""
+    """Return the lane of a batch. Sequences alternate between the lanes: the next one of a lane is `lanes` higher."""
     return sequence % lanes
 
 
 def digest_of(payload: bytes) -> bytes:
-    """Return the first 128 bits of a batch's SHA-256: two batches with the same sequence are the same if they are.
+    """Return the first 16 bytes of a batch's SHA-256. Batches with the same sequence are equal if their digests are.
 
-    Processors have instructions for it: it takes half as long as BLAKE2b.
+    SHA-256 because processors have instructions for it: it takes half as long as BLAKE2b.
     """
     return hashlib.sha256(payload).digest()[:16]
 
 
 class Outcome(enum.Enum):
-    """May this be applied? The closed set of answers, for a span of offsets and for a batch alike."""
+    """Whether a message, a span of offsets, or a batch may be applied. `may_apply_*` have the truth tables."""
 
     NEXT = "next"
+    """It is the next one: apply it."""
     REPLAY = "replay"
+    """It was applied before."""
     GAP = "gap"
+    """Something before it is missing."""
     FENCED = "fenced"
+    """Another worker owns the partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """A worker's hold of a partition: the offset to read next and the epoch under which it may write."""
+    """A worker's right to write a partition: from `next_offset` on, under `owner_epoch`.
+
+    Acquiring a partition raises its epoch in the ledger. That fences the former owner, as a leader epoch does.
+    """
 
     partition: int
     next_offset: int
@@ -251,14 +288,14 @@ class Ownership:
 
 
 def may_apply_span(ledger_next_offset: int, ledger_epoch: int, from_offset: int, owner_epoch: int) -> Outcome:
-    """Tell what the ledger says of a span of offsets that starts at `from_offset`, held under `owner_epoch`.
+    """Return whether a span of offsets that starts at `from_offset` may be applied under `owner_epoch`.
 
-    | ledger's epoch | ledger's next offset | answer | then                                            |
-    |----------------|----------------------|--------|-------------------------------------------------|
-    | not ours       | any                  | FENCED | roll back, give the partition up                |
-    | ours           | = from_offset        | NEXT   | write                                           |
-    | ours           | > from_offset        | REPLAY | drop the span, seek to the ledger               |
-    | ours           | < from_offset        | GAP    | seek to the ledger; if gone from Kafka, stop    |
+    | ledger's epoch | ledger's next offset | outcome | the worker then                                   |
+    |----------------|----------------------|---------|---------------------------------------------------|
+    | != owner_epoch | any                  | FENCED  | rolls back and releases the partition             |
+    | = owner_epoch  | = from_offset        | NEXT    | applies the span                                  |
+    | = owner_epoch  | > from_offset        | REPLAY  | discards the span and seeks to the next offset    |
+    | = owner_epoch  | < from_offset        | GAP     | seeks to the next offset; stops if Kafka lost it  |
     """
     if ledger_epoch != owner_epoch:
         return Outcome.FENCED
@@ -268,10 +305,13 @@ def may_apply_span(ledger_next_offset: int, ledger_epoch: int, from_offset: int,
 
 
 def may_apply_batch(lane_next_sequence: int, sequence: int) -> Outcome:
-    """Tell what a lane says of a batch.
+    """Return whether a lane may apply a batch.
 
-    sequence = next: NEXT, apply it. Lower: REPLAY, it was applied before. Higher: GAP, what is missing was never
-    acknowledged, so neither was this; the client sends both again.
+    | sequence            | outcome | meaning                                                                          |
+    |---------------------|---------|----------------------------------------------------------------------------------|
+    | = the lane's next   | NEXT    | apply it                                                                         |
+    | < the lane's next   | REPLAY  | it was applied before                                                            |
+    | > the lane's next   | GAP     | a batch before it was never acknowledged, so neither was this: both are resent   |
     """
     if sequence == lane_next_sequence:
         return Outcome.NEXT
@@ -283,10 +323,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def to_us(time: datetime) -> int:
-    """Return microseconds since 1970 of an aware time."""
+    """Return the microseconds from 1970-01-01 UTC to an aware time."""
     return (time - _EPOCH) // _MICROSECOND
 
 
 def from_us(time_us: int) -> datetime:
-    """Return the time that is `time_us` microseconds after 1970."""
+    """Return the time, in UTC, that is `time_us` microseconds after 1970-01-01 UTC."""
     return _EPOCH + time_us * _MICROSECOND

@@ -1,4 +1,4 @@
-"""What the service promises, each with an id that tests, fault runs and documents cite. Imports nothing of ours."""
+"""What the service promises, each with an ID that tests, fault runs and documents cite. Imports nothing of bulkgrpc."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 class Promise:
     """One promise.
 
-    name: its id, stable. sentence: what is promised. kept_in: the code that keeps it. falsified_by: what must never be
-    seen; a checker that sees it names the promise.
+    name: its stable ID. sentence: what is promised. kept_in: the code that keeps it. falsified_by: what must never be
+    observed; the checker reports it under the promise's ID.
     """
 
     name: str
@@ -22,58 +22,57 @@ class Promise:
 
 P1: Final = Promise(
     "P1",
-    "A record of an acknowledged batch is in the table, or in its job's report, and there once.",
-    "server/deliveries.py (acknowledges what Kafka stored), store/transaction.py (rows, counts and offsets at once)",
-    "a record of an acknowledged batch that is in neither, or is there twice",
+    "A record of an acknowledged batch is in the table or in its job's rejection report, exactly once.",
+    "ingest/deliveries.py (acknowledges what Kafka stored), postgres/transaction.py (rows, counts and offsets at once)",
+    "a record of an acknowledged batch that is in neither, or is in one of them twice",
 )
 P2: Final = Promise(
     "P2",
-    "Sending a batch again changes nothing, however often, to whichever server, after any crash, with Redis empty: one "
-    "whose outcome its client does not know is there once or not at all.",
-    "store/chunk.py (plan_lanes), model.may_apply_batch, store/ledger.py (lanes and digests)",
-    "a batch that is there twice, or in part, or that nobody sent",
+    "Resending a batch changes nothing, however often, to any server, after any crash, with Redis empty. A batch whose "
+    "outcome its client does not know is applied once or not at all.",
+    "consume/plan.py (plan_lanes), model.may_apply_batch, postgres/ledger.py (lanes and digests)",
+    "a batch that is applied twice, or in part, or that no client sent",
 )
 P3: Final = Promise(
     "P3",
-    "What a job reports as written is in the table at that moment, durably; an end, once told, is never taken back.",
-    "store/transaction.py (one transaction), store/connection.py (synchronous_commit)",
-    "a count that differs from the rows in one snapshot; an ended job that is open later; a count that sinks",
+    "What a job reports as written is durably in the table at that moment; a reported end is never revoked.",
+    "postgres/transaction.py (one transaction), postgres/connection.py (synchronous_commit)",
+    "a count that differs from the rows in one snapshot; an ended job that is open later; a count that decreases",
 )
 P4: Final = Promise(
     "P4",
-    "The batches of a lane are applied in their order and without holes. A job has one lane unless its dataset asks "
-    "for more.",
-    "model.may_apply_batch, server/messages.py (check_sequence)",
-    "a batch that is there while one before it in its lane is not",
+    "The batches of a lane are applied in order and without gaps. A job has one lane unless its dataset has more.",
+    "model.may_apply_batch, ingest/messages.py (check_sequence)",
+    "a batch that is applied while one before it in its lane is not",
 )
 P5: Final = Promise(
     "P5",
-    "A worker that lost its partition writes nothing to it any more, however late it wakes.",
-    "store/ledger.py (lock_spans, acquire), model.may_apply_span",
-    "a partition's offset in the ledger that goes back, or is left out, or moves under an older epoch",
+    "A worker that lost its partition writes nothing of it, however late it resumes.",
+    "postgres/ledger.py (lock_spans, acquire), model.may_apply_span",
+    "a partition's offset in the ledger that decreases, skips messages, or advances under an older epoch",
 )
 P6: Final = Promise(
     "P6",
-    "A bad record harms no neighbour: it is reported with its place and reason, the others are written.",
-    "datasets/rows.py, store/writers/ignore.py, store/rejections.py",
-    "a rejected record without its report, or a good one of the same batch that is missing",
+    "A rejected record harms no neighbor: it is reported with its position and reason, and the others are written.",
+    "datasets/rows.py, postgres/writers/, postgres/rejections.py",
+    "a rejected record without a report, or a valid one of the same batch that is missing",
 )
 P7: Final = Promise(
     "P7",
-    "Too much is refused, with a time to come back, before memory runs out.",
-    "server/gate.py, server/budget.py, workers/writer.py (CHUNKS_WAITING_MAX)",
-    "a process over its bound of memory, a refusal without its code",
+    "Load above the limits is refused, with a time to retry, before memory is exhausted.",
+    "ingest/admission.py, ingest/byte_budget.py, workers/writer.py (CHUNKS_QUEUED_MAX)",
+    "a process above its memory bound, a refusal without its code",
 )
 P8: Final = Promise(
     "P8",
-    "After a fault is over, the lag returns to zero and every sealed job ends, without a human.",
-    "workers/poller.py, workers/writer.py, client/submission.py (try again, with back-off)",
-    "a deadline that passes before",
+    "After a fault ends, the lag returns to zero and every sealed job ends, without an operator.",
+    "workers/partitions.py, workers/writer.py, client/submission.py (retry with back-off)",
+    "a deadline that passes first",
 )
 P9: Final = Promise(
     "P9",
-    "Where Kafka lost what the ledger needs next, the worker stops and says so; it never goes on behind the hole.",
-    "backbone/consumer.py (OffsetLost, auto.offset.reset=error)",
+    "If Kafka lost the offset that the ledger needs next, the worker stops and reports it; it never skips the gap.",
+    "kafka/consumer.py (auto.offset.reset=error), workers/partitions.py (check_gap)",
     "an acknowledged batch that is missing while no worker stopped for it",
 )
 

@@ -1,4 +1,4 @@
-"""When the worker pauses the log, resumes it, and retries the ledger. Pure: it is told the time.
+"""When the worker pauses the log, resumes it, and retries the ledger. Pure: the caller passes the time.
 
 | state    | event                                           | next state | the caller then                            |
 |----------|-------------------------------------------------|------------|--------------------------------------------|

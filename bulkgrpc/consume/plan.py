@@ -1,4 +1,4 @@
-"""Plans a chunk: what becomes of each message, and where that leaves the lanes."""
+"""Plans a chunk: what becomes of each message, and the lanes' positions afterwards. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LaneKey = tuple[uuid.UUID, int]
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane as the ledger has it. next_sequence: of the job's, so a new lane's is its own number."""
+    """A lane in the ledger. next_sequence: counted over the whole job, so that of a new lane is the lane's number."""
 
     next_sequence: int
     sealed: bool
@@ -29,32 +29,32 @@ class Fate(enum.Enum):
     """What becomes of a message of a chunk."""
 
     APPLY = "apply"
-    """It is its lane's next one: its records are written, or it seals the lane; the last lane's seal ends the job."""
+    """It is next: its records are written, or it seals its lane. The seal of the last open lane ends the job."""
     DISCARD = "discard"
-    """It is the next one, but its job has ended or its time to live is over: its records count as expired."""
+    """It is next, but its job has ended or its time to live is over: its records count as expired."""
     DELETED = "deleted"
-    """It is the next one, but its dataset's version was deleted. It was acknowledged: its records are rejected."""
+    """It is next, but its dataset's version was deleted. It was acknowledged, so its records are rejected."""
     OTHER_VERSION = "other version"
-    """It is the next one, but its job is atomic and has another version of its dataset: its records are rejected."""
+    """It is next, but its job is atomic and has another version of its dataset: its records are rejected."""
     KNOWN = "known"
-    """It was applied before, or follows a hole and was never acknowledged: nothing is done."""
+    """It was applied before, or follows a gap and so was never acknowledged: nothing is done."""
     CONFLICT = "conflict"
-    """Another batch with its sequence was applied before. It may have been acknowledged: its records are rejected."""
+    """Another batch with its sequence was applied before. It may be acknowledged, so its records are rejected."""
     LATE = "late"
-    """It came after the seal. It may have been acknowledged: its records are rejected."""
+    """It follows the seal. It may be acknowledged, so its records are rejected."""
 
 
 TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED, Fate.OTHER_VERSION)
-"""What becomes of a batch that is its lane's next one: the lane goes on behind it."""
+"""The fates of a batch that is next: the lane advances past it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
-    """What the ledger knows of a chunk's jobs, lanes and batches.
+    """What the ledger has of a chunk's jobs, read in the chunk's transaction.
 
-    ended: the jobs that have ended. lanes: those that there are. digests: of the batches that came again.
-    lane_counts: of the jobs that have several. deleted_versions: of the jobs' datasets, the last that was deleted.
-    atomic_versions: of atomic jobs, the version that they were opened with.
+    ended: jobs that have ended. lanes: those with a row. digests: by job and sequence, of the chunk's batches that were
+    applied before. lane_counts: of jobs with several lanes. deleted_versions: per job, the last deleted version of its
+    dataset. atomic_versions: per atomic job, the dataset version that it was opened with.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
@@ -67,21 +67,21 @@ class LedgerView:
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """What becomes of each message of a chunk, and where that leaves the lanes.
+    """What becomes of each message of a chunk.
 
-    fates: one for each item. lanes: those that move, as they stand afterwards.
+    fates: one per item. lanes: those that change, with their state after the chunk.
     """
 
     fates: tuple[Fate, ...]
     lanes: Mapping[LaneKey, Lane]
 
     def mask(self, fate: Fate) -> npt.NDArray[np.bool_]:
-        """Return which of the items have a fate."""
+        """Return a mask over the items: True where the item has this fate."""
         return np.fromiter((found is fate for found in self.fates), np.bool_, len(self.fates))
 
 
 def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> LanePlan:
-    """Walk through a chunk's messages in order and decide what becomes of each.
+    """Decide, in order, what becomes of each message of a chunk.
 
     | the message                              | of a job that has not ended     | of one that has      |
     |------------------------------------------|---------------------------------|----------------------|
@@ -90,12 +90,12 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     | batch, the same, not its atomic job's    | OTHER_VERSION; too old: DISCARD | DISCARD              |
     | batch, sequence below, same digest       | KNOWN                           | KNOWN                |
     | batch, sequence below, other digest      | CONFLICT                        | CONFLICT             |
-    | batch, sequence above (after a hole)     | KNOWN                           | KNOWN                |
-    | batch, from the next one on, lane sealed | LATE                            | LATE                 |
+    | batch, sequence above (after a gap)      | KNOWN                           | KNOWN                |
+    | batch, next or above, lane sealed        | LATE                            | LATE                 |
     | seal, at or below the next of its lane   | APPLY                           | APPLY: the lane only |
-    | seal, after a hole, or a second one      | KNOWN                           | KNOWN                |
+    | seal, after a gap, or a second one       | KNOWN                           | KNOWN                |
 
-    A seal below the next sequence is of a stream whose server did not know of batches that an earlier one brought.
+    A seal below the next sequence is valid: its server did not know of batches that an earlier stream had sent.
     """
     lanes = dict(ledger.lanes)
     digests = dict(ledger.digests)
@@ -114,7 +114,7 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
             is_next = found is Fate.APPLY and message.kind is Kind.BATCH
             fate = _fate_of_next(message, ledger, now) if is_next else found
             if message.kind is Kind.SEAL:
-                # It takes no place of its own: the next sequence stays where it is.
+                # A seal has no sequence of its own: the next sequence stays.
                 lanes[key] = moved[key] = Lane(lane.next_sequence, sealed=True)
             elif fate in TAKEN:
                 lanes[key] = moved[key] = Lane(lane.next_sequence + lane_count, sealed=False)
@@ -124,10 +124,10 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
 
 
 def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
-    """Return the lanes of a job with `lane_count` that a message is of.
+    """Return the lanes of a job with `lane_count` lanes that a message belongs to.
 
-    The job's row says how many there are. A stream that could not read it took them to be one: its batches, all of one
-    partition, are in order on any number of lanes, and its seal is that of all.
+    The job's row has the count. A server that could not read the row assumed one lane: its batches, all in one
+    partition, are in order for any number of lanes, and its seal counts for every lane.
     """
     if message.kind is Kind.BATCH:
         return (lane_of(message.sequence, lane_count),)
@@ -146,7 +146,7 @@ def _fate(message: Message, lane: Lane, known: bytes | None) -> Fate:
 
 
 def _fate_of_next(message: Message, ledger: LedgerView, now: datetime) -> Fate:
-    """Tell whether a batch that its lane is ready for is to be written."""
+    """Return what becomes of a batch that is its lane's next one."""
     job_id = message.spec.key.job_id
     too_old = message.expires_at is not None and message.expires_at <= now
     if too_old or job_id in ledger.ended:
@@ -157,12 +157,12 @@ def _fate_of_next(message: Message, ledger: LedgerView, now: datetime) -> Fate:
     return Fate.APPLY if version == ledger.atomic_versions.get(job_id, version) else Fate.OTHER_VERSION
 
 
-def came_again(items: Sequence[Received], ledger: LedgerView) -> list[tuple[uuid.UUID, int]]:
-    """Return job and sequence of the batches that were applied before: their digests are to be looked up."""
-    again = []
+def repeated_batches(items: Sequence[Received], ledger: LedgerView) -> list[tuple[uuid.UUID, int]]:
+    """Return job and sequence of the batches that were applied before. Their digests must be read from the ledger."""
+    repeated = []
     for message in (item.message for item in items if item.message.kind is Kind.BATCH):
         job_id = message.spec.key.job_id
         lane = ledger.lanes.get((job_id, lane_of(message.sequence, ledger.lane_counts.get(job_id, 1))))
         if lane is not None and message.sequence < lane.next_sequence:
-            again.append((job_id, message.sequence))
-    return again
+            repeated.append((job_id, message.sequence))
+    return repeated

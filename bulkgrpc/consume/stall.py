@@ -1,4 +1,4 @@
-"""Detects partitions whose messages Kafka has and does not deliver. Pure: it is told the time and the log's ends.
+"""Detects partitions whose messages Kafka has and does not deliver. Pure: the caller passes time and ends.
 
 librdkafka can stop fetching a partition without an error: after a broker restart, or after a pause and a resume at the
 wrong moment (https://github.com/confluentinc/librdkafka/issues/4492, …/5591). Only joining the group again helps.

@@ -16,7 +16,7 @@ import psycopg
 
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.job_delta import JobDelta
-from bulkgrpc.consume.plan import Lane, LaneKey, LedgerView, came_again
+from bulkgrpc.consume.plan import Lane, LaneKey, LedgerView, repeated_batches
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.model import JobKey, JobState, Message, Outcome, Ownership, may_apply_span
 from bulkgrpc.postgres import statements
@@ -130,7 +130,7 @@ def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.U
         deleted_versions={job_id: row.deleted_version for job_id, row in jobs.items()},
         atomic_versions={job_id: row.dataset_version for job_id, row in jobs.items() if row.atomic},
     )
-    again = came_again(items, found)
+    again = repeated_batches(items, found)
     if not again:
         return found
     values = {

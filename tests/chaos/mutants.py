@@ -1,4 +1,4 @@
-"""Programs with one protection switched off: `python -m tests.chaos.mutants NAME MODULE ARGUMENTS…`.
+"""Mutants: programs with one protection switched off: `python -m tests.chaos.mutants NAME MODULE ARGUMENTS…`.
 
 Only tests start these. For each promise there is one on which the checker must turn red; `none` changes nothing.
 """
@@ -19,14 +19,14 @@ def none() -> None:
 
 
 def no_fence() -> None:
-    """The ledger takes any span, whoever sends it, wherever it starts."""
+    """The ledger accepts any span, under any epoch, at any offset."""
     from bulkgrpc.postgres import ledger
 
     _replace(ledger, "may_apply_span", lambda *_: Outcome.NEXT)
 
 
 def ledger_apart() -> None:
-    """The rows are committed before the ledger moves."""
+    """The rows are committed before the ledger advances."""
     from bulkgrpc.postgres import transaction
 
     def commit_first(connection: Any, group: Any, work: Any, writer: Any) -> None:
@@ -39,7 +39,7 @@ def ledger_apart() -> None:
 
 
 def early_acknowledgement() -> None:
-    """The server acknowledges what it only handed to Kafka's client."""
+    """The server acknowledges a batch as soon as the producer has queued it."""
     from bulkgrpc.server.deliveries import Deliveries
 
     expect = Deliveries.expect
@@ -52,7 +52,7 @@ def early_acknowledgement() -> None:
 
 
 def no_sequence() -> None:
-    """A lane takes a batch again that it took before."""
+    """A lane applies a batch that it applied before."""
     from bulkgrpc.consume import plan
     from bulkgrpc.model import may_apply_batch
 
@@ -63,12 +63,12 @@ def no_sequence() -> None:
     from bulkgrpc.postgres import ledger
 
     _replace(plan, "may_apply_batch", careless)
-    # It would stumble over its own record of what it applied.
+    # The digests are unique: inserting one twice would fail.
     _replace(ledger, "add_batches", lambda *_: None)
 
 
 def holes() -> None:
-    """A lane takes a batch although one before it is missing."""
+    """A lane applies a batch although one before it is missing."""
     from bulkgrpc.consume import plan
     from bulkgrpc.model import may_apply_batch
 
@@ -80,7 +80,7 @@ def holes() -> None:
 
 
 def careless_commit() -> None:
-    """Commits do not wait for the disk."""
+    """Commits do not wait for the write-ahead log to be flushed."""
     from bulkgrpc.postgres import connection
 
     conninfo = connection.conninfo
@@ -92,21 +92,21 @@ def careless_commit() -> None:
 
 
 def silent_rejections() -> None:
-    """Rejected records are counted, not reported."""
+    """Rejected records are counted but not reported."""
     from bulkgrpc.postgres import rejections
 
     _replace(rejections, "add", lambda *_: None)
 
 
 def no_retry() -> None:
-    """After the first failure of PostgreSQL a worker waits for an hour."""
+    """After a failure of PostgreSQL a worker waits for an hour."""
     from bulkgrpc.backoff import Backoff
 
     _replace(Backoff, "advance", lambda _: 3600.0)
 
 
 def no_budget() -> None:
-    """The server takes from its clients whatever comes, although Kafka does not."""
+    """The server reads from its clients without a bound while Kafka is stalled."""
     from bulkgrpc.kafka.producer import RecordsProducer
     from bulkgrpc.server.budget import ByteBudget
 
@@ -119,7 +119,7 @@ def no_budget() -> None:
 
 
 def silent_reset() -> None:
-    """Where Kafka lost an offset, the worker goes on with what there is."""
+    """If Kafka lost an offset, the worker continues with the next message that Kafka has."""
     from bulkgrpc.kafka import consumer
 
     configuration = consumer._configuration
@@ -141,7 +141,7 @@ def silent_reset() -> None:
 
 
 def short_poll() -> None:
-    """No mutant: a worker with a max.poll.interval of 7 s, so that a test can wait for more."""
+    """Not a mutant: a worker with a max.poll.interval of 7 s, so that a test can exceed it."""
     from bulkgrpc.kafka import consumer
 
     configuration = consumer._configuration

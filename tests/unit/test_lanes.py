@@ -1,4 +1,4 @@
-"""Jobs with several lanes: what becomes of their messages, wherever chunks are cut and streams begin anew."""
+"""Jobs with several lanes: what becomes of their messages, wherever chunks end and streams restart."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def seal(lane: int, batches: int, lanes: int) -> Received:
 
 
 def view(lanes: int, **known: int) -> LedgerView:
-    """The ledger of a job with `lanes` of which some have come to a sequence, for instance `lane_1=5`."""
-    stands = {(JOB, int(name.removeprefix("lane_"))): Lane(at, sealed=False) for name, at in known.items()}
-    return LedgerView(lanes=stands, lane_counts={JOB: lanes})
+    """The ledger of a job with `lanes`; next sequences that differ from the initial ones are given as `lane_1=5`."""
+    moved = {(JOB, int(name.removeprefix("lane_"))): Lane(at, sealed=False) for name, at in known.items()}
+    return LedgerView(lanes=moved, lane_counts={JOB: lanes})
 
 
 def test_each_lane_takes_every_so_many_th_batch_and_waits_for_no_other() -> None:
@@ -76,17 +76,17 @@ class Ledger:
     """What is applied of a job, as the transactions keep it."""
 
     lanes: int
-    stands: dict[tuple[uuid.UUID, int], Lane] = field(default_factory=dict)
+    positions: dict[tuple[uuid.UUID, int], Lane] = field(default_factory=dict)
     digests: dict[tuple[uuid.UUID, int], bytes] = field(default_factory=dict)
     applied: list[int] = field(default_factory=list)
     ends: int = 0
 
     @property
     def next_sequence(self) -> int:
-        return min(self.stands.get((JOB, n), Lane(n, sealed=False)).next_sequence for n in range(self.lanes))
+        return min(self.positions.get((JOB, n), Lane(n, sealed=False)).next_sequence for n in range(self.lanes))
 
     def write(self, items: Sequence[Received]) -> None:
-        ledger = LedgerView(frozenset(), dict(self.stands), dict(self.digests), {JOB: self.lanes})
+        ledger = LedgerView(frozenset(), dict(self.positions), dict(self.digests), {JOB: self.lanes})
         plan: LanePlan = plan_lanes(items, ledger, NOW)
         for item, fate in zip(items, plan.fates, strict=True):
             assert fate in (Fate.APPLY, Fate.KNOWN)
@@ -94,12 +94,12 @@ class Ledger:
                 self.applied.append(item.message.sequence)
                 self.digests[JOB, item.message.sequence] = item.message.digest
         before = self.sealed
-        self.stands.update(plan.lanes)
+        self.positions.update(plan.lanes)
         self.ends += self.sealed and not before
 
     @property
     def sealed(self) -> bool:
-        return sum(lane.sealed for lane in self.stands.values()) == self.lanes
+        return sum(lane.sealed for lane in self.positions.values()) == self.lanes
 
 
 @given(st.data(), st.integers(1, 4), st.integers(0, 12), st.integers(0, 3))
