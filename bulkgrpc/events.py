@@ -1,0 +1,98 @@
+"""Every log event of servers and workers, with its meaning. Names are stable: alerts and searches may rely on them.
+
+Code logs the name as a literal, `log.warning("postgres_unavailable", …)`; tests/unit/test_events.py checks that every
+name that is logged is registered here, and that every registered name is logged.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Self
+
+
+class Event(enum.StrEnum):
+    """A log event. Its value is the name, `meaning` what happened and what the process does about it."""
+
+    meaning: str
+
+    def __new__(cls, name: str, meaning: str) -> Self:
+        """Make a member from its name and meaning."""
+        event = str.__new__(cls, name)
+        event._value_ = name
+        event.meaning = meaning
+        return event
+
+    # Worker
+    POSTGRES_UNAVAILABLE = (
+        "postgres_unavailable",
+        "PostgreSQL does not answer, or rolled a transaction back; the call or the chunk is retried.",
+    )
+    CHUNK_NOT_APPLIED = (
+        "chunk_not_applied",
+        "The ledger did not accept a chunk, as `outcomes` says by partition; its messages are read again.",
+    )
+    CHUNK_ROWS_CHANGED = ("chunk_rows_changed", "The rows at which a chunk is full were tuned to `rows`.")
+    CHUNK_TOO_SLOW = (
+        "chunk_too_slow",
+        "A chunk timed out twice; its messages are read again into chunks of `next_rows` at most.",
+    )
+    DEAD_LETTER = ("dead_letter", "A message belongs to no job; it is on the dead-letter topic with the reason.")
+    GROUP_NOT_LEFT = (
+        "group_not_left",
+        "Kafka did not answer when the worker left its group; the partitions move when the session expires.",
+    )
+    JOBS_ABANDONED = ("jobs_abandoned", "Open jobs without a batch for abandoned_after_s ended as EXPIRED.")
+    JOBS_OVERDUE = ("jobs_overdue", "Jobs are sealed for over 300 s and have not ended.")
+    KAFKA_COMMIT_FAILED = (
+        "kafka_commit_failed",
+        "Kafka did not take the next offsets of partitions. Only lag metrics need them: the ledger has them.",
+    )
+    MAINTENANCE_FAILED = ("maintenance_failed", "A maintenance round ended early; the next one starts in time.")
+    MAINTENANCE_TASK_FAILED = (
+        "maintenance_task_failed",
+        "One maintenance task failed; it is tried again in the next round.",
+    )
+    OFFSET_GAP = (
+        "offset_gap",
+        "Kafka delivered a message after the next one; the partition is read again, and the worker stops if the gap "
+        "is still there.",
+    )
+    PARTITION_NOT_CREATED = (
+        "partition_not_created",
+        "A partition of a dataset's table could not be created; the default partition has its rows until then.",
+    )
+    PARTITIONS_ASSIGNED = ("partitions_assigned", "Kafka assigned partitions to this worker.")
+    PARTITIONS_FENCED = (
+        "partitions_fenced",
+        "Another worker acquired partitions; they are acquired again after 10 s if Kafka still assigns them here.",
+    )
+    PARTITIONS_REVOKED = ("partitions_revoked", "Kafka revoked partitions, or the worker lost them.")
+    PARTITIONS_STALLED = (
+        "partitions_stalled",
+        "Kafka has messages of partitions and does not deliver them; the worker joins its group again.",
+    )
+    SEEK_NOT_READY = ("seek_not_ready", "A partition cannot be read from its position yet; it is tried again.")
+    WORKER_FAILED = ("worker_failed", "The worker exits with status 1 because of the error.")
+
+    # Server
+    ABANDONED_QUERY_FAILED = (
+        "abandoned_query_failed",
+        "A query failed after its caller's deadline had passed; nothing waits for its result.",
+    )
+    CALL_FAILED = ("call_failed", "An RPC ended with an unexpected exception; its caller got INTERNAL.")
+    CALL_REFUSED = ("call_refused", "An RPC was refused, with a reason.")
+    KEY_IGNORED = ("key_ignored", "A key of the JSON Web Key Set cannot be used.")
+    KEY_SET_UNREADABLE = ("key_set_unreadable", "The JSON Web Key Set cannot be read; the known keys stay valid.")
+    POSTGRES_UNAVAILABLE_AT_START = (
+        "postgres_unavailable_at_start",
+        "PostgreSQL does not answer when the server starts; the server serves anyway.",
+    )
+    PRODUCER_FAILED = ("producer_failed", "The Kafka producer cannot recover; the server process exits.")
+    REDIS_MAY_EVICT = ("redis_may_evict", "Redis may evict live jobs: set maxmemory-policy to noeviction.")
+    REDIS_UNAVAILABLE_AT_START = (
+        "redis_unavailable_at_start",
+        "Redis does not answer when the server starts; the server serves anyway.",
+    )
+    SERVER_DRAINING = ("server_draining", "The server accepts no more streams and waits up to drain_s for open ones.")
+    SERVER_PROCESS_DIED = ("server_process_died", "A server process exited; another one is started.")
+    SERVER_STARTED = ("server_started", "The server accepts calls.")
