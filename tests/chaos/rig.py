@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
@@ -29,7 +29,9 @@ from tests.chaos.proxy import Mood, Proxies, Proxy
 from tests.chaos.stand import ProxiedStack
 from tests.support import examples
 from tests.support.processes import Process
+from tests.support.waiting import wait_for
 
+ENDS_WITHIN_S = 20.0
 TOPIC = "bulkgrpc.records"
 GROUP = "bulkgrpc-workers"
 PAIRS = ("client-server", "server-kafka", "server-postgres", "server-redis", "worker-kafka", "worker-postgres")
@@ -181,10 +183,29 @@ class Rig:
             yield connection
 
     def ends(self) -> dict[int, int]:
-        """Return the offset after the last message of each partition."""
+        """Return the end of each partition: the offset of its next message.
+
+        A broker that was stalled becomes leader under a new epoch. Until its metadata is current, it refuses requests
+        that name the old epoch, or the new one: those are tried again.
+        """
+        found: dict[int, int] = {}
+
+        def asked() -> bool:
+            try:
+                found.update(self._ends())
+            except KafkaException as error:
+                if error.args[0].code() in (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH):
+                    return False
+                raise
+            return True
+
+        assert wait_for(asked, ENDS_WITHIN_S), "Kafka does not report the ends of the records topic"
+        return found
+
+    def _ends(self) -> dict[int, int]:
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(TOPIC, partition): latest for partition in range(4)}
-        # A client of its own: one that knows an older leader's epoch is refused for a while, not told the newer one.
+        # A new client each time: an old one remembers the epoch of an earlier leader.
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         found = admin.list_offsets(asked, request_timeout=5)
         return {place.partition: future.result(5).offset for place, future in found.items()}
