@@ -1,4 +1,4 @@
-"""The README's own commands, run as they stand there."""
+"""The commands of the README run unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_commands_to_try_by_hand_load_a_file(data_dir: Path, tmp_path: Path)
         "BULKGRPC_SERVER": f"127.0.0.1:{port}",
         "COLUMNS": "200",
     }
-    # As a reader has it: the virtual environment and the protos are below the folder in which the commands run.
+    # As for a reader: the virtual environment and the protos are below the directory in which the commands run.
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     (tmp_path / "proto").symlink_to(ROOT / "proto")
     script = "set -e\n" + block("Try it by hand").replace("bulkgrpc jobs list", "bulkgrpc jobs list | tee jobs.txt")
@@ -45,7 +45,7 @@ def test_the_commands_to_try_by_hand_load_a_file(data_dir: Path, tmp_path: Path)
         start_new_session=True,
     )
     try:
-        # The server and the worker go on in the background and keep the pipe open: wait for the shell alone.
+        # The server and the worker keep running in the background and keep the pipe open: wait for the shell only.
         code = run.wait(120)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
