@@ -11,7 +11,7 @@ import pytest
 
 from bulkgrpc.stack import Addresses, Stack
 
-pytest_plugins = ["tests.support.database"]
+pytest_plugins = ["tests.support.database", "tests.support.tables"]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ __all__ = ["KEY_TYPES", "TENANT", "TIMESTAMP", "Column", "InvalidDataset", "Kind
 TENANT = "tenant"
 TIMESTAMP = "google.protobuf.Timestamp"
 NESTING_MAX = 8
+SYSTEM_COLUMNS = frozenset({"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"})
+"""Columns that every table of PostgreSQL has."""
 
 _WRAPPED = {
     "Double": "double precision",
@@ -179,6 +181,11 @@ def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
             where,
             f"field {where}: {column.name!r} is no valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
             "say another with (bulkgrpc.v1.column).name",
+        )
+    if column.name in SYSTEM_COLUMNS or column.name.startswith("bulkgrpc_"):
+        raise InvalidDataset(
+            where,
+            f"field {where}: column name {column.name} is reserved: specify another with (bulkgrpc.v1.column).name",
         )
     if options.default_value:
         if not column.nullable or options.not_null:

@@ -54,6 +54,7 @@ def parquet_file(folder: Path) -> tuple[Path, int]:
         "at": pa.array([0, 1], pa.timestamp("ms", "UTC")),
         "tags": pa.array([["a"], []], pa.list_(pa.string())),
         "tenant": pa.array(["x", "y"]),
+        "xmin": pa.array([10, 20], pa.int32()),
         "data": pa.array([b"\0", None], pa.binary()),
     }
     pyarrow.parquet.write_table(pa.table(columns), path)
@@ -180,6 +181,18 @@ async def test_what_a_worker_could_not_compile_is_refused_when_it_is_planned_or_
         with pytest.raises(Refused, match="cannot be compiled") as refused:
             await register(descriptors, "M")
         assert (refused.value.reason, refused.value.field) == (Reason.INVALID_DATASET, "part.size")
+
+
+async def test_a_field_named_like_a_system_column_is_refused_when_it_is_planned_or_registered(
+    client: AsyncBulkClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "boxes.proto"
+    file.write_text((V1 % "int32 xmin = 3;").replace("evolving", "boxes"))
+    descriptors = compile_proto(file)
+    for register in (client.plan_dataset, client.register_dataset):
+        with pytest.raises(Refused, match="xmin is reserved") as refused:
+            await register(descriptors, "M")
+        assert (refused.value.reason, refused.value.field) == (Reason.INVALID_DATASET, "xmin")
 
 
 async def test_a_table_that_is_no_datasets_is_left_alone(client: AsyncBulkClient, parts: Parts, tmp_path: Path) -> None:

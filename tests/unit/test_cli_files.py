@@ -335,3 +335,12 @@ def test_a_character_cut_off_by_the_look_at_the_beginning_is_no_fault(tmp_path: 
     path = tmp_path / "t.csv"
     path.write_text("trade_id,quantity,order_id,risk,symbol\n1,1,1,1," + "é" * 70_000 + "\n")
     assert len(rows_of(path, examples.trades())) == 1
+
+
+def test_columns_named_like_system_columns_keep_their_fields_and_get_other_columns(tmp_path: Path) -> None:
+    path, proto = tmp_path / "boxes.csv", tmp_path / "boxes.proto"
+    path.write_text("image,xmin,ymin,XMAX,tenant\na.jpg,10,20,110,ann\nb.jpg,15,25,115,bob\n")
+    proto.write_text(infer_proto(path, nulls=(), key="image", table=""))
+    boxes = examples.compiled(proto, "datasets.v1.Boxes")
+    assert [column.name for column in boxes.columns] == ["tenant", "image", "xmin_", "ymin", "xmax_", "tenant_"]
+    assert rows_of(path, boxes)[0] == {"image": "a.jpg", "xmin": 10, "ymin": 20, "XMAX": 110, "tenant": "ann"}

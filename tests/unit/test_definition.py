@@ -46,6 +46,13 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         ('message M { option (bulkgrpc.v1.dataset) = {table: "M" key: "id"}; int32 id = 1; }', "table", "lower case"),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
         (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
+        (f"message M {{ {OPTION} int32 id = 1; int32 xmin = 2; }}", "xmin", "reserved"),
+        (
+            f'message M {{ {OPTION} int32 id = 1; int32 a = 2 [(bulkgrpc.v1.column).name = "ctid"]; }}',
+            "a",
+            "(bulkgrpc.v1.column).name",
+        ),
+        (f"message M {{ {OPTION} int32 id = 1; int32 bulkgrpc_row = 2; }}", "bulkgrpc_row", "reserved"),
         (f"message M {{ {OPTION} int32 id = 1; google.protobuf.Any a = 2; }}", "a", "no column type"),
         (
             f"message M {{ {OPTION} int32 id = 1; int32 a = 2 [(bulkgrpc.v1.column).type = COLUMN_TYPE_UUID]; }}",

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.keys import find_key
-from bulkgrpc.datasets.columns import TENANT
+from bulkgrpc.datasets.columns import SYSTEM_COLUMNS, TENANT
 
 DATE = "date"
 """Type of a `string` field whose column has the type date, so that programs write dates as people do."""
@@ -132,7 +132,9 @@ def proto_text(message: str, table: str, fields: list[Field], key: tuple[str, ..
 def _lines(field: Field, number: int) -> Iterator[str]:
     label = "repeated " if field.repeated else "optional " if field.optional and field.type not in _IMPORTS else ""
     options = ["type: COLUMN_TYPE_DATE"] if field.type == DATE else []
-    options += [f'name: "{TENANT}_"'] if field.name.lower() == TENANT else []
+    # Every table has these columns already. The field keeps its name, so that the same file loads.
+    name = field.name.lower()
+    options += [f'name: "{name}_"'] if name == TENANT or name in SYSTEM_COLUMNS else []
     option = f" [(bulkgrpc.v1.column) = {{{' '.join(options)}}}]" if options else ""
     yield f"{label}{'string' if field.type == DATE else field.type} {field.name} = {number}{option};"
 

@@ -1,0 +1,351 @@
+"""Whether a dataset's rows can be written into the table as it is: what the table is, against what is expected. Pure.
+
+`fit` returns a Fit, which says what to convert on the way, or a Misfit, which says why the dataset is blocked and what
+to do. A write that would change a value in silence is always a Misfit.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from bulkgrpc.datasets.columns import Column
+from bulkgrpc.datasets.conversions import Conversion, convertible
+from bulkgrpc.datasets.definition import Dataset
+
+_KINDS = {"r": "a table", "p": "a partitioned table", "v": "a view", "m": "a materialized view", "f": "a foreign table"}
+_TABLES = frozenset("rp")
+_HASH_BOUND = re.compile(r"FOR VALUES WITH \(modulus (\d+), remainder \d+\)")
+_DEFAULT_BOUND = "DEFAULT"
+
+
+class MisfitCode(enum.StrEnum):
+    """Why a dataset's table cannot be written. Stable; operators may branch on it."""
+
+    NOT_A_TABLE = "NOT_A_TABLE"
+    """A view, a foreign table or something else has the table's name, or is a partition of it."""
+    UNLOGGED_TABLE = "UNLOGGED_TABLE"
+    """The table, or a partition of it, is empty after a crash of PostgreSQL."""
+    ROW_SECURITY = "ROW_SECURITY"
+    """Row-level security applies to the role that writes."""
+    RULE_ON_TABLE = "RULE_ON_TABLE"
+    """A rule rewrites INSERT or UPDATE: COPY would not apply it, ON CONFLICT is not possible with it."""
+    MISSING_COLUMN = "MISSING_COLUMN"
+    """The table lacks a column of the dataset: it was dropped or renamed."""
+    GENERATED_COLUMN = "GENERATED_COLUMN"
+    """PostgreSQL computes a column that the dataset writes."""
+    COLUMN_TYPE = "COLUMN_TYPE"
+    """A column has a type that the dataset's values cannot be converted to exactly."""
+    REQUIRED_COLUMN = "REQUIRED_COLUMN"
+    """A column that the dataset does not write takes no null and has no default."""
+    MISSING_KEY = "MISSING_KEY"
+    """No valid unique index has the columns of the dataset's key."""
+    DEFERRABLE_KEY = "DEFERRABLE_KEY"
+    """The unique constraint of the key is deferrable, which ON CONFLICT does not take."""
+    KEY_COLLATION = "KEY_COLLATION"
+    """A key column has a collation for which different texts are equal."""
+    MISSING_RIGHT = "MISSING_RIGHT"
+    """The role that writes lacks a right."""
+    MISSING_PARTITION = "MISSING_PARTITION"
+    """The table is partitioned, and a partition that rows need was detached or dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column of a table.
+
+    type: as declared. stored: the type below its domains. base: pg_type's name of `stored`, of its elements if
+    `is_array`. typmod: of `stored`, -1 if none. not_null: also by a domain. has_default: also a domain's, or it is
+    generated. identity: "a" ALWAYS, "d" BY DEFAULT, else "". generated: "s" stored, "v" virtual, else "".
+    deterministic: whether only equal bytes are equal. may_insert, may_update, may_select: rights of the current role.
+    """
+
+    name: str
+    type: str
+    stored: str
+    base: str
+    is_array: bool
+    typmod: int
+    not_null: bool
+    has_default: bool
+    identity: str
+    generated: str
+    deterministic: bool
+    may_insert: bool
+    may_update: bool
+    may_select: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueKey:
+    """A unique index on columns alone, of all rows."""
+
+    columns: frozenset[str]
+    valid: bool
+    deferrable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition, at any depth. kind, persistence: as in pg_class. bound: as PostgreSQL prints it, "" below others."""
+
+    name: str
+    kind: str
+    persistence: str
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a table is to the current role.
+
+    kind, persistence: as in pg_class. row_security: whether it applies to the role. may_lock: whether the role may lock
+    the table for writing. may_stage: whether it may make temporary tables. rules: names of those on INSERT or UPDATE.
+    row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. deferrable: whether a constraint
+    can be deferred to COMMIT. strategy: "h", "l" or "r" of a partitioned table, else "".
+    """
+
+    kind: str
+    persistence: str
+    role: str
+    database: str
+    row_security: bool
+    may_lock: bool
+    may_stage: bool
+    columns: tuple[TableColumn, ...]
+    unique_keys: tuple[UniqueKey, ...]
+    rules: tuple[str, ...]
+    row_triggers: bool
+    deferrable: bool
+    strategy: str
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a dataset's rows are written into the table.
+
+    conversions: of the columns that need one. types: PostgreSQL's type of each of `dataset.columns` in the table, below
+    domains: what converted values are staged as. row_triggers: whether a trigger may skip rows, so that PostgreSQL's
+    count may be below the rows sent. deferrable: whether an error may wait for COMMIT unless constraints are made
+    immediate.
+    """
+
+    conversions: tuple[Conversion, ...]
+    types: tuple[str, ...]
+    row_triggers: bool
+    deferrable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a dataset's rows cannot be written into the table, with the way out: one line."""
+
+    code: MisfitCode
+    reason: str
+
+
+class TableMisfit(Exception):
+    """The table cannot be written as it is. `str()` is the reason."""
+
+    def __init__(self, misfit: Misfit) -> None:
+        super().__init__(misfit.reason)
+        self.code = misfit.code
+
+
+def parse_table(document: Mapping[str, Any]) -> Table:
+    """Return the table that the JSON document of the statement `describe` is about."""
+    found = dict(document)
+    return Table(
+        columns=tuple(TableColumn(**column) for column in found.pop("columns")),
+        unique_keys=tuple(
+            UniqueKey(frozenset(key["columns"]), key["valid"], key["deferrable"]) for key in found.pop("unique_keys")
+        ),
+        rules=tuple(found.pop("rules")),
+        strategy=found.pop("strategy") or "",
+        partitions=tuple(Partition(**partition) for partition in found.pop("partitions")),
+        **found,
+    )
+
+
+def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
+    """Return how a dataset's rows are written into a table, or the first reason why they cannot be.
+
+    Reordered columns, additional columns with a default, constraints and triggers fit: what they refuse is about a row.
+    """
+    columns = {column.name: column for column in table.columns}
+    conversions: list[Conversion] = []
+    for column in dataset.columns:
+        conversion = _conversion(dataset, column, columns.get(column.name))
+        if isinstance(conversion, Misfit):
+            # What the table is comes first: of a view there is more to say than that a column is missing.
+            return next(_kind_misfits(dataset, table), conversion)
+        if conversion.cast is not None or conversion.limit is not None:
+            conversions.append(conversion)
+    for misfits in (_kind_misfits, _partition_misfits, _other_column_misfits, _key_misfits, _right_misfits):
+        misfit = next(misfits(dataset, table), None)
+        if misfit is not None:
+            return misfit
+    types = tuple(columns[column.name].stored for column in dataset.columns)
+    return Fit(tuple(conversions), types, table.row_triggers, table.deferrable)
+
+
+def _misfit(dataset: Dataset, code: MisfitCode, what: str, way_out: str) -> Misfit:
+    return Misfit(code, f"{what}: {way_out}, then `bulkgrpc datasets resume {dataset.name}`")
+
+
+def _conversion(dataset: Dataset, column: Column, found: TableColumn | None) -> Conversion | Misfit:
+    expected = f"dataset {dataset.name} version {dataset.version} writes {column.type}"
+    if found is None:
+        return _misfit(
+            dataset,
+            MisfitCode.MISSING_COLUMN,
+            f"column {column.name} is missing in the table, {expected}",
+            "rename the column back or add it",
+        )
+    if found.generated or found.identity == "a":
+        how = "GENERATED ALWAYS AS IDENTITY" if found.identity else "a generated column"
+        return _misfit(
+            dataset,
+            MisfitCode.GENERATED_COLUMN,
+            f"column {column.name} is {how} in the table, {expected}",
+            "make it GENERATED BY DEFAULT" if found.identity else "drop its expression",
+        )
+    conversion = convertible(column, found.base, found.typmod, is_array=found.is_array)
+    if conversion is None:
+        return _misfit(
+            dataset,
+            MisfitCode.COLUMN_TYPE,
+            f"column {column.name} is {found.type} in the table, {expected}",
+            "change the column back or register a version with the new type",
+        )
+    return conversion
+
+
+def _kind_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    if table.kind not in _TABLES:
+        kind = _KINDS.get(table.kind, "no table")
+        yield _misfit(dataset, MisfitCode.NOT_A_TABLE, f"{dataset.name} is {kind}", "put the table back in its place")
+    if table.kind == "r" and table.persistence == "u":
+        yield _misfit(
+            dataset,
+            MisfitCode.UNLOGGED_TABLE,
+            f"table {dataset.name} is UNLOGGED, it is empty after a crash of PostgreSQL",
+            f"run ALTER TABLE {dataset.name} SET LOGGED",
+        )
+    if table.row_security:
+        yield _misfit(
+            dataset,
+            MisfitCode.ROW_SECURITY,
+            f"row-level security of table {dataset.name} applies to role {table.role}",
+            f"grant role {table.role} BYPASSRLS, or disable row-level security",
+        )
+    if table.rules:
+        yield _misfit(
+            dataset,
+            MisfitCode.RULE_ON_TABLE,
+            f"table {dataset.name} has the rule {table.rules[0]}, which COPY does not apply",
+            "drop the rule, or make it a trigger",
+        )
+
+
+def _partition_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    if table.kind != "p":
+        return
+    for partition in table.partitions:
+        if partition.kind not in _TABLES:
+            kind = _KINDS.get(partition.kind, "no table")
+            yield _misfit(
+                dataset,
+                MisfitCode.NOT_A_TABLE,
+                f"partition {partition.name} of table {dataset.name} is {kind}",
+                "detach it, or put a table in its place",
+            )
+        elif partition.kind == "r" and partition.persistence == "u":
+            yield _misfit(
+                dataset,
+                MisfitCode.UNLOGGED_TABLE,
+                f"partition {partition.name} of table {dataset.name} is UNLOGGED, it is empty after a crash of "
+                "PostgreSQL",
+                f"run ALTER TABLE {partition.name} SET LOGGED",
+            )
+    bounds = [partition.bound for partition in table.partitions if partition.bound]
+    covered = sum(Fraction(1, int(found[1])) for found in map(_HASH_BOUND.fullmatch, bounds) if found)
+    if not bounds or (table.strategy == "h" and covered < 1):
+        yield _misfit(
+            dataset,
+            MisfitCode.MISSING_PARTITION,
+            f"table {dataset.name} is partitioned, and a partition is missing",
+            "attach it again",
+        )
+    elif table.strategy == "r" and dataset.time_partitions and _DEFAULT_BOUND not in bounds:
+        yield _misfit(
+            dataset,
+            MisfitCode.MISSING_PARTITION,
+            f"table {dataset.name} is partitioned by time, and its default partition is missing",
+            "attach it again",
+        )
+
+
+def _other_column_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    ours = {column.name for column in dataset.columns}
+    for column in table.columns:
+        required = column.not_null and not (column.has_default or column.identity or column.generated)
+        # A BEFORE ROW trigger may fill the column: whether it does, each row tells.
+        if required and column.name not in ours and not table.row_triggers:
+            yield _misfit(
+                dataset,
+                MisfitCode.REQUIRED_COLUMN,
+                f"column {column.name} of the table takes no null and has no default, and dataset {dataset.name} "
+                f"version {dataset.version} does not write it",
+                "give the column a default or drop its NOT NULL, or register a version with a field for it",
+            )
+
+
+def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    key, names = frozenset(dataset.primary_key), ", ".join(dataset.primary_key)
+    keys = [found for found in table.unique_keys if found.columns == key and found.valid]
+    add = f"run ALTER TABLE {dataset.name} ADD PRIMARY KEY ({names})"
+    if not keys:
+        yield _misfit(
+            dataset,
+            MisfitCode.MISSING_KEY,
+            f"table {dataset.name} has no valid unique index on ({names}), which policy {dataset.conflict} needs",
+            add,
+        )
+    elif all(found.deferrable for found in keys):
+        yield _misfit(
+            dataset,
+            MisfitCode.DEFERRABLE_KEY,
+            f"the unique constraint of table {dataset.name} on ({names}) is deferrable, which policy "
+            f"{dataset.conflict} cannot use",
+            f"drop the constraint and {add}",
+        )
+    for column in table.columns:
+        if column.name in key and not column.deterministic:
+            yield _misfit(
+                dataset,
+                MisfitCode.KEY_COLLATION,
+                f"the collation of key column {column.name} takes different texts for equal",
+                "give the column a deterministic collation",
+            )
+
+
+def _right_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    ours, key = {column.name for column in dataset.columns}, dataset.primary_key
+    columns = [column for column in table.columns if column.name in ours]
+    updated = [column for column in columns if column.name not in key] if dataset.conflict == "update" else []
+    rights = {
+        f"INSERT ON {dataset.name}": table.may_lock and all(column.may_insert for column in columns),
+        f"SELECT ON {dataset.name}": all(column.may_select for column in columns if column.name in key),
+        f"UPDATE ON {dataset.name}": all(column.may_update for column in updated),
+        f"TEMPORARY ON DATABASE {table.database}": table.may_stage,
+    }
+    for right, granted in rights.items():
+        if not granted:
+            what = f"role {table.role} lacks the right {right}"
+            yield _misfit(dataset, MisfitCode.MISSING_RIGHT, what, f"run GRANT {right} TO {table.role}")
