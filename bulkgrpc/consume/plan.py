@@ -31,7 +31,7 @@ class Fate(enum.Enum):
     APPLY = "apply"
     """It is next: its records are written, or it seals its lane. The seal of the last open lane ends the job."""
     DISCARD = "discard"
-    """It is next, but its job has ended or its time to live is over: its records count as expired."""
+    """It is next, but its job has ended, its time to live is over or its dataset is discarded: its records expire."""
     DELETED = "deleted"
     """It is next, but its dataset's version was deleted. It was acknowledged, so its records are rejected."""
     OTHER_VERSION = "other version"
@@ -42,6 +42,8 @@ class Fate(enum.Enum):
     """Another batch with its sequence was applied before. It may be acknowledged, so its records are rejected."""
     LATE = "late"
     """It follows the seal. It may be acknowledged, so its records are rejected."""
+    DEFERRED = "deferred"
+    """It is parked. `bulkgrpc.consume.deferral` decides that; `plan_lanes` neither reads nor returns it."""
 
 
 TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED, Fate.OTHER_VERSION)
@@ -54,7 +56,8 @@ class LedgerView:
 
     ended: jobs that have ended. lanes: those with a row. digests: by job and sequence, of the chunk's batches that were
     applied before. lane_counts: of jobs with several lanes. deleted_versions: per job, the last deleted version of its
-    dataset. atomic_versions: per atomic job, the dataset version that it was opened with.
+    dataset. atomic_versions: per atomic job, the dataset version that it was opened with. discarding_datasets: those
+    whose next batches are discarded because an operator asked for it.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
@@ -63,6 +66,7 @@ class LedgerView:
     lane_counts: Mapping[uuid.UUID, int] = field(default_factory=dict)
     deleted_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
     atomic_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
+    discarding_datasets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def _fate_of_next(message: Message, ledger: LedgerView, now: datetime) -> Fate:
     """Return what becomes of a batch that is its lane's next one."""
     job_id = message.spec.key.job_id
     too_old = message.expires_at is not None and message.expires_at <= now
-    if too_old or job_id in ledger.ended:
+    if too_old or job_id in ledger.ended or message.spec.dataset in ledger.discarding_datasets:
         return Fate.DISCARD
     version = message.spec.dataset_version
     if version <= ledger.deleted_versions.get(job_id, 0):

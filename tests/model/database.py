@@ -1,0 +1,153 @@
+"""A database in memory, as far as deferral depends on one: transactions, row locks, advisory locks.
+
+READ COMMITTED: a statement reads what is committed when it starts. So the modelled shell reads `Database` directly, one
+statement between two interleaving points, and collects its writes in a `Transaction`, which applies them at once.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+
+from bulkgrpc.consume.assembly import Received
+from bulkgrpc.consume.deferral import DeferralReason, DeferralView, QueueKey, queue_of
+from bulkgrpc.consume.plan import Fate, Lane, LaneKey, LedgerView
+from bulkgrpc.model import JobCounts, JobSpec, JobState, Ownership, final_state
+
+Place = tuple[int, int]
+"""Partition and offset of a message."""
+Steps = Generator[bool, None, None]
+"""A shell's work. It stops at each point where others may run; True if it waits for a lock."""
+
+
+class Violation(AssertionError):
+    """A promise is broken."""
+
+
+def require(kept: bool, promise: str) -> None:
+    if not kept:
+        raise Violation(promise)
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A row of bulk.jobs. staged: records of an atomic job that wait for its seal."""
+
+    spec: JobSpec
+    partitions: tuple[int, ...]
+    state: JobState = JobState.OPEN
+    counts: JobCounts = field(default_factory=JobCounts)
+    staged: int = 0
+
+    def after(self, done: JobCounts, staged: int, *, sealed: bool, failure: bool) -> JobRow:
+        """Add a chunk's counts, as the statement add_counts does."""
+        counts, state = self.counts + done, self.state
+        if state is JobState.SUCCEEDED and done.rejected:
+            state = JobState.PARTIALLY_SUCCEEDED
+        elif not state.ended and failure:
+            state = JobState.FAILED
+        elif not state.ended and sealed:
+            state = final_state(counts)
+        return replace(self, counts=counts, staged=self.staged + staged, state=state)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A row of bulk.blocked_datasets."""
+
+    failed: bool = False
+    paused: bool = False
+    discarding: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a message. The dictionary of them is in the order of the commits."""
+
+    item: Received
+    fate: Fate
+
+
+@dataclass(eq=False)
+class Transaction:
+    """Collects writes and locks; nothing is visible before `commit`. created: the rows of jobs that it inserts."""
+
+    database: Database
+    created: dict[uuid.UUID, JobRow] = field(default_factory=dict)
+    writes: list[Callable[[], None]] = field(default_factory=list)
+
+    def lock(self, *keys: Hashable) -> Steps:
+        """Lock rows for this transaction alone, in this order; wait for each."""
+        for key in keys:
+            while not self.try_lock(key):
+                yield True
+
+    def try_lock(self, key: Hashable) -> bool:
+        holder = self.database.locks.setdefault(key, self)
+        return holder is self
+
+    def share(self, jobs: Iterable[uuid.UUID]) -> None:
+        """Keep jobs from being cancelled (FOR KEY SHARE). Does not conflict with `lock`."""
+        for job_id in jobs:
+            self.database.sharers.setdefault(job_id, set()).add(self)
+
+    def commit(self) -> None:
+        for write in self.writes:
+            write()
+        self.rollback()
+
+    def rollback(self) -> None:
+        self.writes.clear()
+        self.created.clear()
+        locks, sharers = self.database.locks, self.database.sharers
+        for key in [key for key, holder in locks.items() if holder is self]:
+            del locks[key]
+        for found in sharers.values():
+            found.discard(self)
+
+
+@dataclass(eq=False)
+class Database:
+    """What is committed."""
+
+    offsets: dict[int, Ownership] = field(default_factory=dict)
+    jobs: dict[uuid.UUID, JobRow] = field(default_factory=dict)
+    lanes: dict[LaneKey, Lane] = field(default_factory=dict)
+    digests: dict[tuple[uuid.UUID, int], bytes] = field(default_factory=dict)
+    parked: dict[Place, Received] = field(default_factory=dict)
+    blocked: dict[str, Block] = field(default_factory=dict)
+    blocked_jobs: set[uuid.UUID] = field(default_factory=set)
+    decisions: dict[Place, Decision] = field(default_factory=dict)
+    park_reasons: dict[Place, DeferralReason] = field(default_factory=dict)
+    locks: dict[Hashable, Transaction] = field(default_factory=dict)
+    sharers: dict[uuid.UUID, set[Transaction]] = field(default_factory=dict)
+
+    def deferral_view(self, partitions: Iterable[int], hot: Iterable[tuple[int, str]]) -> DeferralView:
+        chosen = set(partitions)
+        return DeferralView(
+            blocked_datasets=frozenset(self.blocked),
+            discarding_datasets=frozenset(name for name, block in self.blocked.items() if block.discarding),
+            blocked_jobs=frozenset(self.blocked_jobs),
+            parked_queues=frozenset(queue_of(item) for place, item in self.parked.items() if place[0] in chosen),
+            hot_tenants=frozenset(hot),
+        )
+
+    def ledger_view(self, transaction: Transaction) -> LedgerView:
+        rows = {**transaction.created, **self.jobs}
+        return LedgerView(
+            ended=frozenset(job_id for job_id, row in rows.items() if row.state.ended),
+            lanes=dict(self.lanes),
+            digests=dict(self.digests),
+            lane_counts={job_id: len(row.partitions) for job_id, row in rows.items()},
+        )
+
+    def queue(self, key: QueueKey) -> list[Received]:
+        """Return the parked messages of a queue, in the order of their offsets."""
+        return [item for _, item in sorted(self.parked.items()) if queue_of(item) == key]
+
+    def decide(self, item: Received, fate: Fate) -> None:
+        """Record what became of a message; once."""
+        place = (item.partition, item.offset)
+        require(place not in self.decisions, f"message {place} is decided twice")
+        self.decisions[place] = Decision(item, fate)

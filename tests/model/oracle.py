@@ -1,0 +1,28 @@
+"""The oracle: a consumer with one cursor per partition, which nothing disturbs and which defers nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from bulkgrpc.consume.assembly import Received, Span
+from bulkgrpc.consume.deferral import DeferralView
+from bulkgrpc.model import Ownership
+from tests.model.database import Database, require
+from tests.model.shell import Shell
+
+
+def single_cursor(log: Mapping[int, Sequence[Received]], now: datetime) -> Database:
+    """Apply a log message by message, one partition after the other, and return the database.
+
+    now: before anything expires.
+    """
+    shell = Shell(now)
+    shell.database.offsets.update({partition: Ownership(partition, 0, 1) for partition in log})
+    for partition, items in log.items():
+        for item in items:
+            span = Span(partition, item.offset, item.offset + 1, 1)
+            for waits in shell.write_chunk("oracle", [span], [item], (DeferralView(), lambda _: None)):
+                require(not waits, "the oracle waits for nobody")
+    require(not shell.database.parked, "the oracle defers nothing")
+    return shell.database

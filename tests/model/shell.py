@@ -1,0 +1,516 @@
+"""The modelled shell: what the worker's transactions do around the real decisions, statement by statement.
+
+Each function is a generator that stops where other transactions may run. A crash closes it and rolls back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from bulkgrpc.consume import deferral
+from bulkgrpc.consume.assembly import Received, Span
+from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, queue_of
+from bulkgrpc.consume.job_delta import failure as failure_of
+from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, LedgerView
+from bulkgrpc.model import JobCounts, JobState, Kind, Outcome, Ownership, may_apply_span
+from tests.model.database import Block, Database, JobRow, Steps, Transaction, require
+from tests.model.mutant import Mutant
+
+RECORDS = 2
+"""In each batch. A batch whose digest starts with `r` has one that the table rejects."""
+
+
+class Overtaken(Exception):
+    """A job ended, or a lane of it moved, after the chunk was planned."""
+
+
+class TableBroken(Exception):
+    """The table of a dataset cannot be written."""
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
+        self.dataset = dataset
+
+
+class PoisonBatch(Exception):
+    """A batch of a job can neither be written nor rejected in time."""
+
+    def __init__(self, job_id: uuid.UUID) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+
+@dataclass(eq=False)
+class Shell:
+    """Database, users' tables, and what the workers' memories say.
+
+    broken: datasets whose table cannot be written. poison: jobs with a batch that cannot be decided. hot: partition and
+    tenant. paused: datasets, by operators. transactions: of each actor. What starts with `ever_` is for the checks.
+    """
+
+    now: datetime
+    mutants: frozenset[Mutant] = frozenset()
+    database: Database = field(default_factory=Database)
+    broken: set[str] = field(default_factory=set)
+    paused: set[str] = field(default_factory=set)
+    poison: set[uuid.UUID] = field(default_factory=set)
+    hot: set[tuple[int, str]] = field(default_factory=set)
+    transactions: dict[str, Transaction] = field(default_factory=dict)
+    ever_blocked: set[str] = field(default_factory=set)
+    ever_blocked_jobs: set[uuid.UUID] = field(default_factory=set)
+    ever_hot: set[tuple[int, str]] = field(default_factory=set)
+    ever_queued: set[QueueKey] = field(default_factory=set)
+
+    def begin(self, actor: str) -> Transaction:
+        require(actor not in self.transactions, f"{actor} is in a transaction")
+        return self.transactions.setdefault(actor, Transaction(self.database))
+
+    def commit(self, actor: str) -> None:
+        self.transactions.pop(actor).commit()
+
+    def rollback(self, actor: str) -> None:
+        if actor in self.transactions:
+            self.transactions.pop(actor).rollback()
+
+    def block(self, dataset: str, **changes: bool) -> None:
+        self.ever_blocked.add(dataset)
+        self.database.blocked[dataset] = replace(self.database.blocked.get(dataset, Block()), **changes)
+
+    def pause(self, dataset: str) -> None:
+        self.paused.add(dataset)
+        self.block(dataset, paused=True)
+
+    def resume(self, dataset: str) -> None:
+        """An operator lifts whatever blocks a dataset. If its table is still broken, it is blocked again."""
+        is_paused = self.database.blocked.get(dataset, Block()).paused
+        require(is_paused or dataset not in self.paused, "a pause was lifted by no operator")
+        self.paused.discard(dataset)
+        self.database.blocked.pop(dataset, None)
+
+    def heat(self, tenant: tuple[int, str]) -> None:
+        self.ever_hot.add(tenant)
+        self.hot.add(tenant)
+
+    def block_job(self, job_id: uuid.UUID) -> None:
+        self.ever_blocked_jobs.add(job_id)
+        self.database.blocked_jobs.add(job_id)
+
+    # The main path
+
+    def write_chunk(
+        self, actor: str, spans: Sequence[Span], items: Sequence[Received], prepared: tuple[DeferralView, Done]
+    ) -> Steps:
+        """Write a chunk, and again with more deferred if a dataset or a job turns out to be blocked.
+
+        prepared: the view when the chunk was prepared, which may be old; what to call once the chunk is over.
+        """
+        blocked: set[str] = set()
+        jobs: set[uuid.UUID] = set()
+        early, done = prepared
+        yield False
+        while True:
+            try:
+                yield from self._write_chunk(actor, spans, items, done, (early, frozenset(blocked), frozenset(jobs)))
+                return
+            except Overtaken:
+                self.rollback(actor)
+            except TableBroken as error:
+                self.rollback(actor)
+                blocked.add(error.dataset)
+                yield False
+                self.block(error.dataset, failed=True)
+            except PoisonBatch as error:
+                self.rollback(actor)
+                jobs.add(error.job_id)
+                yield False
+                self.block_job(error.job_id)
+            yield False
+
+    def _write_chunk(
+        self,
+        actor: str,
+        spans: Sequence[Span],
+        items: Sequence[Received],
+        done: Done,
+        known: tuple[DeferralView, frozenset[str], frozenset[uuid.UUID]],
+    ) -> Steps:
+        database, transaction = self.database, self.begin(actor)
+        yield from transaction.lock(*(("offset", span.partition) for span in spans))
+        outcomes = {span.partition: self._outcome(span) for span in spans}
+        if any(outcome is not Outcome.NEXT for outcome in outcomes.values()):
+            self.rollback(actor)
+            done(outcomes)
+            return
+        yield False
+        ledger = database.ledger_view(transaction)
+        if Mutant.LANES_BEFORE_VIEW in self.mutants:
+            yield False
+        early, blocked, jobs = known
+        view = early if Mutant.VIEW_BEFORE_LOCK in self.mutants else self.view(span.partition for span in spans)
+        view = replace(view, blocked_datasets=view.blocked_datasets | blocked, blocked_jobs=view.blocked_jobs | jobs)
+        deferrals = self._defer(items, view, early)
+        yield False
+        yield from self._open_jobs(transaction, items, deferrals)
+        transaction.share(
+            item.message.spec.key.job_id for item, reason in zip(items, deferrals, strict=True) if not reason
+        )
+        if Mutant.LANES_BEFORE_VIEW not in self.mutants:
+            yield False
+            ledger = database.ledger_view(transaction)
+        else:
+            ledger = replace(database.ledger_view(transaction), lanes=ledger.lanes, digests=ledger.digests)
+        plan = deferral.plan_chunk(items, deferrals, view, ledger, self.now)
+        yield False
+        yield from self._apply(transaction, items, plan, ledger, view)
+        park = self._park(items, deferrals)
+        if Mutant.OFFSET_BEFORE_PARKED not in self.mutants:
+            transaction.writes.append(park)
+        transaction.writes.append(lambda: self._advance(spans))
+        yield False
+        self.commit(actor)
+        if Mutant.OFFSET_BEFORE_PARKED in self.mutants:
+            yield False
+            park()
+        yield False
+        done(outcomes)
+
+    def view(self, partitions: Iterable[int]) -> DeferralView:
+        return self.database.deferral_view(partitions, self.hot)
+
+    def _outcome(self, span: Span) -> Outcome:
+        position = self.database.offsets[span.partition]
+        epoch = position.owner_epoch if Mutant.OLD_EPOCH in self.mutants else span.owner_epoch
+        return may_apply_span(position.next_offset, position.owner_epoch, span.from_offset, epoch)
+
+    def _defer(self, items: Sequence[Received], view: DeferralView, early: DeferralView) -> Deferrals:
+        # The first half of the chunk was decoded by an older view than the second: what it says is blocked was not.
+        first_half = items[: (len(items) + 1) // 2]
+        undecoded = {n for n, may in enumerate(deferral.eligible(first_half, early)) if not may}
+        if Mutant.NOT_BEHIND_PARKED in self.mutants:
+            view = replace(view, parked_queues=frozenset())
+        deferrals = deferral.defer(items, view, undecoded)
+        if Mutant.NOT_BEHIND_OWN_CHUNK in self.mutants:
+            deferrals = tuple(
+                deferral.defer([item], view, {0} if n in undecoded else ())[0] for n, item in enumerate(items)
+            )
+        if Mutant.QUEUE_PER_JOB in self.mutants:
+            deferrals = self._defer_per_job(items, deferrals, view)
+        if Mutant.SEAL_NOT_DEFERRED in self.mutants:
+            kinds = [item.message.kind for item in items]
+            deferrals = tuple(r if kind is Kind.BATCH else None for r, kind in zip(deferrals, kinds, strict=True))
+        return deferrals
+
+    def _defer_per_job(self, items: Sequence[Received], deferrals: Deferrals, view: DeferralView) -> Deferrals:
+        waiting = {item.message.spec.key.job_id for item in self.database.parked.values()}
+        alone = replace(view, parked_queues=frozenset())
+        found: list[DeferralReason | None] = []
+        for item, reason in zip(items, deferrals, strict=True):
+            job_id = item.message.spec.key.job_id
+            is_alone = reason is DeferralReason.BEHIND_PARKED and job_id not in waiting
+            found.append(deferral.defer([item], alone)[0] if is_alone else reason)
+            if found[-1] is not None:
+                waiting.add(job_id)
+        return tuple(found)
+
+    def _open_jobs(self, transaction: Transaction, items: Sequence[Received], deferrals: Deferrals) -> Steps:
+        """Create the rows of the jobs that begin here, parked or not: one transaction at a time creates a job."""
+        begun = {
+            item.message.spec.key.job_id: item
+            for item, reason in zip(items, deferrals, strict=True)
+            if item.message.opens and (reason is None or Mutant.NO_TRACE not in self.mutants)
+        }
+        for job_id in sorted(begun.keys() - self.database.jobs.keys()):
+            yield from transaction.lock(("open", job_id))
+            if job_id not in self.database.jobs:
+                message = begun[job_id].message
+                transaction.created[job_id] = JobRow(message.spec, message.partitions or (begun[job_id].partition,))
+
+    def _park(self, items: Sequence[Received], deferrals: Deferrals) -> Callable[[], None]:
+        parked = [(item, reason) for item, reason in zip(items, deferrals, strict=True) if reason is not None]
+
+        def park() -> None:
+            database = self.database
+            for item, reason in parked:
+                copies = Mutant.COPIES_DROPPED in self.mutants and any(
+                    other.message == item.message and item.message.kind is Kind.BATCH
+                    for other in database.parked.values()
+                )
+                if copies:
+                    database.decide(item, Fate.KNOWN)
+                else:
+                    database.parked.setdefault((item.partition, item.offset), item)
+                    database.park_reasons[item.partition, item.offset] = reason
+                    self._check_parked(item)
+
+        return park
+
+    def _check_parked(self, item: Received) -> None:
+        message = item.message
+        job_id = message.spec.key.job_id
+        concerned = (
+            message.spec.dataset in self.ever_blocked
+            or (item.partition, message.spec.key.tenant) in self.ever_hot
+            or queue_of(item) in self.ever_queued
+            or job_id in self.ever_blocked_jobs
+        )
+        if job_id in self.ever_blocked_jobs:
+            self.ever_queued.add(queue_of(item))
+        require(concerned, f"an innocent queue is parked: {queue_of(item)}")
+        require(not message.opens or job_id in self.database.jobs, f"parked job {job_id.int} has no row")
+
+    def _advance(self, spans: Sequence[Span]) -> None:
+        for span in spans:
+            position = self.database.offsets[span.partition]
+            require(position.owner_epoch == span.owner_epoch, "a chunk is committed under an old epoch")
+            require(position.next_offset == span.from_offset, "a chunk is committed that is not the next one")
+            self.database.offsets[span.partition] = replace(position, next_offset=span.to_offset)
+
+    # What the main path and the drain share
+
+    def _apply(
+        self,
+        transaction: Transaction,
+        items: Sequence[Received],
+        plan: LanePlan,
+        ledger: LedgerView,
+        view: DeferralView,
+    ) -> Steps:
+        """Write rows, lanes, counts and the ends of jobs. Raises what a writer raises."""
+        database = self.database
+        for item, fate in zip(items, plan.fates, strict=True):
+            spec = item.message.spec
+            if item.message.kind is Kind.BATCH and fate is Fate.APPLY:
+                if spec.key.job_id in self.poison:
+                    raise PoisonBatch(spec.key.job_id)
+                if spec.dataset in self.broken and not spec.options.atomic:
+                    raise TableBroken(spec.dataset)
+        created = dict(transaction.created)
+        transaction.writes.append(lambda: database.jobs.update(created))
+        decided = [(item, fate) for item, fate in zip(items, plan.fates, strict=True) if fate is not Fate.DEFERRED]
+        by_job: dict[uuid.UUID, list[tuple[Received, Fate]]] = {}
+        for item, fate in decided:
+            by_job.setdefault(item.message.spec.key.job_id, []).append((item, fate))
+        for job_id in sorted(by_job):
+            item = by_job[job_id][0][0]
+            row = database.jobs.get(job_id) or transaction.created.get(job_id) or JobRow(item.message.spec, (0,))
+            if len(row.partitions) > 1:
+                yield from transaction.lock(("row", job_id))
+                row = database.jobs.get(job_id, row)
+                moved = any(k[0] == job_id and database.lanes.get(k) != ledger.lanes.get(k) for k in plan.lanes)
+                if row.state.ended != (job_id in ledger.ended) or moved:
+                    raise Overtaken
+            lanes = {**database.lanes, **plan.lanes}
+            ends = all((job_id, n) in lanes and lanes[job_id, n].sealed for n in range(len(row.partitions)))
+            self._count(transaction, row, by_job[job_id], view, ends=ends)
+        moved_lanes = dict(plan.lanes)
+        transaction.writes.append(lambda: database.lanes.update(moved_lanes))
+        transaction.writes.append(lambda: self._decide(decided))
+
+    def _decide(self, decided: Sequence[tuple[Received, Fate]]) -> None:
+        for item, fate in decided:
+            message = item.message
+            self.database.decide(item, fate)
+            if message.kind is Kind.BATCH and fate in TAKEN:
+                key = (message.spec.key.job_id, message.sequence)
+                require(key not in self.database.digests, f"batch {message.sequence} of a job is taken twice")
+                self.database.digests[key] = message.digest
+
+    def _count(
+        self,
+        transaction: Transaction,
+        row: JobRow,
+        decided: Sequence[tuple[Received, Fate]],
+        view: DeferralView,
+        *,
+        ends: bool,
+    ) -> None:
+        spec = row.spec
+        batches = [(item.message, fate) for item, fate in decided if item.message.kind is Kind.BATCH]
+        sealed = any(item.message.kind is Kind.SEAL and fate is Fate.APPLY for item, fate in decided) and ends
+        applied = [message for message, fate in batches if fate is Fate.APPLY]
+        accepted = sum(message.records for message, fate in batches if fate is not Fate.KNOWN)
+        expired = sum(message.records for message, fate in batches if fate is Fate.DISCARD)
+        rejected = sum(message.digest.startswith(b"r") for message in applied)
+        rejected += sum(message.records for message, fate in batches if fate in (Fate.CONFLICT, Fate.LATE))
+        written, staged, fails = accepted - expired - rejected, 0, False
+        if not row.state.ended:
+            counts = row.counts
+            atomic = spec.options.atomic
+            fails = bool(
+                failure_of(atomic, spec.options.rejections_max, counts.rejected + rejected, counts.expired + expired)
+            )
+            # Discarding an atomic job's dataset fails the job at its seal: its staged rows must not be applied.
+            fails = fails or (atomic and sealed and spec.dataset in view.discarding_datasets)
+            if atomic:
+                waiting = row.staged + written
+                if fails:
+                    written, expired, staged = 0, expired + waiting, -row.staged
+                elif sealed:
+                    if waiting and spec.dataset in self.broken:
+                        raise TableBroken(spec.dataset)
+                    written, staged = waiting, -row.staged
+                else:
+                    written, staged = 0, written
+        done = JobCounts(accepted, written, 0, rejected, expired)
+        job_id, jobs = spec.key.job_id, self.database.jobs
+
+        def count() -> None:
+            if job_id in jobs:
+                jobs[job_id] = jobs[job_id].after(done, staged, sealed=sealed, failure=fails)
+
+        transaction.writes.append(count)
+
+    # The drain
+
+    def drain(self, actor: str, queue: QueueKey, slice_max: int, *, trial: bool, merge: bool) -> Steps:
+        """Apply one slice of a queue. trial: of a blocked dataset. merge: the rest of the queue, offset locked."""
+        prepared = self.database.queue(queue)
+        yield False
+        try:
+            yield from self._drain(actor, queue, slice_max, prepared, (trial, merge))
+        except Overtaken:
+            self.rollback(actor)
+        except TableBroken as error:
+            self.rollback(actor)
+            yield False
+            self.block(error.dataset, failed=True)
+        except PoisonBatch as error:
+            self.rollback(actor)
+            yield False
+            self.block_job(error.job_id)
+
+    def _drain(
+        self, actor: str, queue: QueueKey, slice_max: int, prepared: Sequence[Received], how: tuple[bool, bool]
+    ) -> Steps:
+        trial, merge = how
+        transaction = self.begin(actor)
+        if merge and Mutant.MERGE_WITHOUT_OFFSET_LOCK not in self.mutants:
+            yield from transaction.lock(("offset", queue.partition))
+        if Mutant.NO_QUEUE_LOCK not in self.mutants and not transaction.try_lock(queue):
+            self.rollback(actor)
+            return
+        yield False
+        view = self.database.deferral_view([queue.partition], ())
+        if trial:
+            view = view.on_trial(queue.dataset)
+        yield False
+        items = yield from self._select(transaction, queue, slice_max, prepared, view)
+        if items:
+            yield False
+            transaction.share(item.message.spec.key.job_id for item in items)
+            yield False
+            ledger = self.database.ledger_view(transaction)
+            plan = deferral.plan_drain(items, view, ledger, self.now)
+            if Mutant.DISCARD_WITHOUT_LANES in self.mutants and queue.dataset in view.discarding_datasets:
+                fates = [Fate.DISCARD if item.message.kind is Kind.BATCH else Fate.APPLY for item in items]
+                plan = LanePlan(tuple(fates), plan.lanes)
+            yield False
+            yield from self._apply(transaction, items, plan, ledger, view)
+            transaction.writes.append(lambda: self._delete(items))
+        if trial and items:
+            transaction.writes.append(lambda: self.lift(queue.dataset))
+        yield False
+        self.commit(actor)
+
+    def _select(
+        self,
+        transaction: Transaction,
+        queue: QueueKey,
+        slice_max: int,
+        prepared: Sequence[Received],
+        view: DeferralView,
+    ) -> Generator[bool, None, list[Received]]:
+        """SELECT … ORDER BY message_offset LIMIT … FOR UPDATE: leaves out a row that is gone once it is locked."""
+        unchecked = Mutant.DRAIN_FROM_PREPARED in self.mutants
+        unlocked = unchecked or Mutant.NO_ROW_LOCK in self.mutants
+        parked = prepared if unchecked else self.database.queue(queue)
+        if Mutant.DRAIN_UNORDERED in self.mutants:
+            parked = parked[::-1]
+        mask = deferral.eligible(parked, view)
+        items: list[Received] = []
+        for item in (item for item, may in zip(parked, mask, strict=True) if may):
+            place = (item.partition, item.offset)
+            if len(items) == slice_max:
+                break
+            if not unlocked:
+                yield from transaction.lock(("parked", place))
+            if unlocked or place in self.database.parked:
+                items.append(item)
+        return items
+
+    def _delete(self, items: Sequence[Received]) -> None:
+        if Mutant.DRAIN_KEEPS_ROWS in self.mutants:
+            return
+        for item in items:
+            self.database.parked.pop((item.partition, item.offset), None)
+
+    def lift(self, dataset: str) -> None:
+        """DELETE FROM blocked_datasets WHERE dataset = … AND NOT paused, evaluated again when the row is locked."""
+        block = self.database.blocked.get(dataset)
+        if block is not None and (not block.paused or Mutant.PROBER_LIFTS_PAUSE in self.mutants):
+            del self.database.blocked[dataset]
+
+    # Prober, maintenance, operators: one statement each
+
+    def claim(self, dataset: str) -> QueueKey | None:
+        """Return a queue to try a blocked dataset with. Without one, the block is lifted: the main path tries it."""
+        block = self.database.blocked.get(dataset)
+        if block is None or (block.paused and Mutant.PROBER_LIFTS_PAUSE not in self.mutants):
+            return None
+        view = self.database.deferral_view([], ()).on_trial(dataset)
+        items = [item for _, item in sorted(self.database.parked.items()) if item.message.spec.dataset == dataset]
+        found = [item for item, may in zip(items, deferral.eligible(items, view), strict=True) if may]
+        if found:
+            return queue_of(found[0])
+        if Mutant.PROBER_NEEDS_PARKED not in self.mutants:
+            self.lift(dataset)
+        return None
+
+    def has_parked(self, job_id: uuid.UUID) -> bool:
+        return any(item.message.spec.key.job_id == job_id for item in self.database.parked.values())
+
+    def end_abandoned(self, job_id: uuid.UUID, ends: dict[int, int]) -> bool:
+        """End an open job of which nothing may still come; return whether that was done."""
+        database, row = self.database, self.database.jobs[job_id]
+        applied = all(database.offsets.get(p, Ownership(p, 0, 0)).next_offset >= ends[p] for p in row.partitions)
+        parked = self.has_parked(job_id) and Mutant.ABANDONED_IGNORES_PARKED not in self.mutants
+        busy = ("row", job_id) in database.locks or bool(database.sharers.get(job_id))
+        if row.state is not JobState.OPEN or not applied or parked or busy:
+            return False
+        self._end(job_id, JobState.EXPIRED)
+        return True
+
+    def cancel(self, job_id: uuid.UUID) -> bool:
+        """CancelJob; return whether it ended the job. Waits for the writer of a job with one lane."""
+        database, row = self.database, self.database.jobs.get(job_id)
+        if row is None or row.state.ended or ("row", job_id) in database.locks:
+            return False
+        if len(row.partitions) == 1 and database.sharers.get(job_id):
+            return False
+        self._end(job_id, JobState.CANCELLED)
+        return True
+
+    def _end(self, job_id: uuid.UUID, state: JobState) -> None:
+        row = self.database.jobs[job_id]
+        counts = row.counts + JobCounts(expired=row.staged)
+        self.database.jobs[job_id] = replace(row, state=state, counts=counts, staged=0)
+
+    def forget(self, job_id: uuid.UUID) -> bool:
+        """DeleteJob, or a day past retention; return whether the job is gone."""
+        database, row = self.database, self.database.jobs.get(job_id)
+        parked = self.has_parked(job_id) and Mutant.FORGET_IGNORES_PARKED not in self.mutants
+        if row is None or not row.state.ended or parked or database.sharers.get(job_id):
+            return False
+        del database.jobs[job_id]
+        for lane in [key for key in database.lanes if key[0] == job_id]:
+            del database.lanes[lane]
+        for batch in [key for key in database.digests if key[0] == job_id]:
+            del database.digests[batch]
+        return True
+
+
+Done = Callable[[dict[int, Outcome]], None]
+"""Called when a chunk is over: committed if every outcome is NEXT."""

@@ -1,0 +1,106 @@
+"""Parked batches, proved in a model: whatever interleaves, the result is that of one cursor that defers nothing.
+
+BULKGRPC_MODEL_HISTORIES: how many random histories to try instead of the default; 20,000 take some minutes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from bulkgrpc.consume.plan import Fate
+from tests.model.database import Violation
+from tests.model.history import random_history
+from tests.model.machine import ParkingMachine
+from tests.model.mutant import Mutant
+from tests.model.world import World
+
+HISTORIES = int(os.environ.get("BULKGRPC_MODEL_HISTORIES", "1000"))
+EVENTS = 60
+MUTANT_HISTORIES_MAX = 5_000
+"""In which each mutant must be found. The seeds are the same at each run."""
+COVERED = (Mutant.MERGE_WITHOUT_OFFSET_LOCK, Mutant.NO_QUEUE_LOCK, Mutant.NO_ROW_LOCK)
+"""Another protection covers each. The last two are found together."""
+RANDOM = tuple(mutant for mutant in Mutant if mutant not in (*COVERED, Mutant.PROBER_NEEDS_PARKED))
+
+
+def explore(histories: int, *mutants: Mutant) -> None:
+    """Run the histories of the first seeds. Raises Violation at the first that breaks a promise."""
+    for seed in range(histories):
+        random_history(seed, EVENTS, frozenset(mutants))
+
+
+def test_any_interleaving_ends_as_with_one_cursor() -> None:
+    """Hypothesis draws and, if one fails, shrinks it to the few events that matter."""
+    run_state_machine_as_test(
+        ParkingMachine,
+        settings=settings(
+            max_examples=HISTORIES // 10,
+            stateful_step_count=EVENTS,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+def test_seeded_histories_end_as_with_one_cursor() -> None:
+    explore(HISTORIES)
+
+
+@pytest.mark.parametrize("mutant", RANDOM, ids=lambda mutant: mutant.name)
+def test_a_shell_built_wrong_is_found(mutant: Mutant) -> None:
+    with pytest.raises(Violation):
+        explore(MUTANT_HISTORIES_MAX, mutant)
+
+
+def test_two_drainers_without_any_lock_are_found() -> None:
+    with pytest.raises(Violation):
+        explore(MUTANT_HISTORIES_MAX, Mutant.NO_QUEUE_LOCK, Mutant.NO_ROW_LOCK)
+
+
+@pytest.mark.parametrize("mutant", COVERED, ids=lambda mutant: mutant.name)
+def test_a_protection_that_another_covers_is_not_needed_alone(mutant: Mutant) -> None:
+    explore(HISTORIES // 2, mutant)
+
+
+def block_without_parked(*mutants: Mutant) -> World:
+    """A drain fails, another one drains the queue of the table that was repaired, then the first records the block."""
+    world = World(frozenset(mutants))
+    world.shell.block("x", failed=True)
+    return world
+
+
+def test_a_block_without_parked_messages_is_lifted() -> None:
+    block_without_parked().settle()
+
+
+def test_a_prober_that_needs_a_parked_message_is_found() -> None:
+    with pytest.raises(Violation):
+        block_without_parked(Mutant.PROBER_NEEDS_PARKED).settle()
+
+
+def test_the_main_path_applies_directly_after_a_merge_although_messages_keep_arriving() -> None:
+    """The merge holds the offset, so the next chunk finds the queue empty."""
+    world = World()
+    job = world.jobs[0]
+    world.acquire("w0", 0)
+    world.shell.pause(job.spec.dataset)
+    world.send_next(job, b"")
+    world.start_chunk("w0", [0], 1)
+    world.step("w0", 99)
+    world.shell.resume(job.spec.dataset)
+    world.start_drain("d0", world.queues()[0], 99, merge=True)
+    world.step("d0", 3)
+    world.send_next(job, b"")
+    world.start_chunk("w0", [0], 1)
+    world.step("w0", 99)
+    assert "w0" in world.actors, "the chunk waits for the merge"
+    for actor in ("d0", "w0"):
+        world.step(actor, 99)
+    assert not world.database.parked
+    assert [decision.fate for decision in world.database.decisions.values()] == [Fate.APPLY, Fate.APPLY]

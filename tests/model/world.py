@@ -1,0 +1,308 @@
+"""The world around the shell: clients that append to the log, workers that come and go, and the checks at the end."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from bulkgrpc.consume.assembly import Received, Span
+from bulkgrpc.consume.deferral import DeferralView, QueueKey, queue_of
+from bulkgrpc.consume.plan import Fate
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, Outcome, Ownership, lane_of
+from tests.model.database import JobRow, Steps, Violation, require
+from tests.model.mutant import Mutant
+from tests.model.oracle import single_cursor
+from tests.model.shell import RECORDS, Shell
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PARTITIONS = (0, 1)
+ROUNDS_MAX = 300
+"""In which everything must be applied once nothing is blocked and no message is appended."""
+
+
+@dataclass(eq=False)
+class Submission:
+    """A client's job.
+
+    next_sequence: of the batch it sends next. excused: its batches may be discarded. late: a batch follows its seal, so
+    how it ends depends on whether a chunk ends between the two.
+    """
+
+    spec: JobSpec
+    partitions: tuple[int, ...]
+    next_sequence: int = 0
+    sealed: bool = False
+    excused: bool = False
+    forgotten: bool = False
+    late: bool = False
+    digests: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def job_id(self) -> uuid.UUID:
+        return self.spec.key.job_id
+
+
+def submissions() -> list[Submission]:
+    """Return jobs of every kind. Tenants a and b share a partition and a dataset; z and d are innocent."""
+    several, ttl = (0, 1), 3.0
+    rows: list[tuple[str, str, tuple[int, ...], JobOptions]] = [
+        ("a", "x", (0,), JobOptions()),
+        ("a", "x", (0,), JobOptions()),
+        ("b", "x", (0,), JobOptions(rejections_max=1)),
+        ("a", "y", (0,), JobOptions(atomic=True)),
+        ("b", "y", several, JobOptions()),
+        ("c", "x", (1, 0), JobOptions(time_to_live_s=ttl)),
+        ("d", "z", several, JobOptions()),
+    ]
+    return [
+        Submission(JobSpec(JobKey(tenant, uuid.UUID(int=n)), "", dataset, 1, options=options), partitions)
+        for n, (tenant, dataset, partitions, options) in enumerate(rows, 1)
+    ]
+
+
+@dataclass(eq=False)
+class World:
+    """Log, clients, workers and the shell that they run."""
+
+    mutants: frozenset[Mutant] = frozenset()
+    jobs: Sequence[Submission] = field(default_factory=submissions)
+    log: dict[int, list[Received]] = field(default_factory=lambda: {p: [] for p in PARTITIONS})
+    owned: dict[str, dict[int, Ownership]] = field(default_factory=dict)
+    actors: dict[str, Steps] = field(default_factory=dict)
+    prepared: dict[str, DeferralView] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shell = Shell(START, self.mutants)
+        self.database = self.shell.database
+
+    # Clients
+
+    def append(self, job: Submission, sequence: int, digest: bytes) -> None:
+        lanes = len(job.partitions)
+        self._send(job, Kind.BATCH, lane_of(sequence, lanes), sequence, digest)
+
+    def send_next(self, job: Submission, digest: bytes) -> None:
+        self.append(job, job.next_sequence, job.digests.setdefault(job.next_sequence, digest))
+        job.next_sequence += 1
+
+    def send_after_gap(self, job: Submission, digest: bytes) -> None:
+        """The log did not take the lane's next batch, but took the one after it. The client will send both again."""
+        sequence = job.next_sequence + len(job.partitions)
+        self.append(job, sequence, job.digests.setdefault(sequence, digest))
+
+    def send_copy(self, job: Submission, sequence: int, *, conflict: bool) -> None:
+        job.late |= job.sealed
+        self.append(job, sequence, b"other" if conflict else job.digests.setdefault(sequence, b"late"))
+
+    def seal(self, job: Submission) -> None:
+        for lane in range(len(job.partitions)):
+            self._send(job, Kind.SEAL, lane, job.next_sequence, b"")
+        job.sealed = True
+
+    def _send(self, job: Submission, kind: Kind, lane: int, sequence: int, digest: bytes) -> None:
+        now, ttl_s = self.shell.now, job.spec.options.time_to_live_s
+        several = job.partitions if len(job.partitions) > 1 else ()
+        message = Message(
+            kind,
+            job.spec,
+            lane,
+            sequence,
+            RECORDS if kind is Kind.BATCH else 0,
+            0,
+            now,
+            digest=digest,
+            expires_at=now + timedelta(seconds=ttl_s) if ttl_s and kind is Kind.BATCH else None,
+            partitions=several,
+        )
+        partition = job.partitions[lane]
+        self.log[partition].append(Received(partition, len(self.log[partition]), message, b""))
+
+    # Workers
+
+    def acquire(self, worker: str, partition: int) -> None:
+        """Kafka assigns a partition; its former owner does not notice. Waits for who holds the offset row."""
+        if worker in self.actors or ("offset", partition) in self.database.locks:
+            return
+        known = self.database.offsets.get(partition, Ownership(partition, 0, 0))
+        raised = replace(known, owner_epoch=known.owner_epoch + 1)
+        self.database.offsets[partition] = self.owned.setdefault(worker, {})[partition] = raised
+
+    def prepare(self, worker: str) -> None:
+        """Read the view that the worker's next chunk is prepared with, perhaps while another chunk is written."""
+        self.prepared[worker] = self.shell.view(PARTITIONS)
+
+    def start_chunk(self, worker: str, partitions: Iterable[int], messages_max: int) -> None:
+        if worker in self.actors:
+            return
+        spans, items = [], []
+        for partition in sorted(partitions):
+            owned = self.owned.get(worker, {}).get(partition)
+            found = self.log[partition][owned.next_offset :][:messages_max] if owned else []
+            if owned and found:
+                spans.append(Span(partition, owned.next_offset, owned.next_offset + len(found), owned.owner_epoch))
+                items += found
+        if spans:
+
+            def done(outcomes: dict[int, Outcome]) -> None:
+                self._done(worker, spans, outcomes)
+
+            view = self.prepared.pop(worker, None) or self.shell.view(PARTITIONS)
+            self.actors[worker] = self.shell.write_chunk(worker, spans, items, (view, done))
+
+    def _done(self, worker: str, spans: Sequence[Span], outcomes: dict[int, Outcome]) -> None:
+        written = all(outcome is Outcome.NEXT for outcome in outcomes.values())
+        for span in spans:
+            mine = self.owned[worker]
+            if outcomes[span.partition] is Outcome.FENCED:
+                del mine[span.partition]
+            else:
+                next_offset = span.to_offset if written else self.database.offsets[span.partition].next_offset
+                mine[span.partition] = Ownership(span.partition, next_offset, span.owner_epoch)
+
+    def queues(self) -> list[QueueKey]:
+        return sorted({queue_of(item) for item in self.database.parked.values()})
+
+    def start_drain(
+        self, drainer: str, queue: QueueKey, slice_max: int, *, trial: bool = False, merge: bool = False
+    ) -> None:
+        if drainer not in self.actors:
+            self.actors[drainer] = self.shell.drain(drainer, queue, slice_max, trial=trial, merge=merge)
+
+    def probe(self, drainer: str, dataset: str, slice_max: int) -> None:
+        if drainer not in self.actors:
+            queue = self.shell.claim(dataset)
+            if queue is not None:
+                self.start_drain(drainer, queue, slice_max, trial=True)
+
+    def step(self, actor: str, steps_max: int) -> None:
+        """Let an actor run up to `steps_max` statements, or until it waits for a lock."""
+        for _ in range(steps_max):
+            if actor not in self.actors:
+                return
+            try:
+                waits = next(self.actors[actor])
+            except StopIteration:
+                del self.actors[actor]
+                return
+            if waits:
+                return
+
+    def crash(self, actor: str) -> None:
+        """Kill an actor: what it did not commit is rolled back, what it knew is gone."""
+        if actor in self.actors:
+            self.actors.pop(actor).close()
+        self.shell.rollback(actor)
+        self.owned.pop(actor, None)
+        self.prepared.pop(actor, None)
+
+    # Operators
+
+    def discard(self, dataset: str) -> None:
+        self.shell.block(dataset, discarding=True)
+        for job in self.jobs:
+            job.excused |= job.spec.dataset == dataset
+
+    def cancel(self, job: Submission) -> None:
+        job.excused |= self.shell.cancel(job.job_id)
+
+    def end_abandoned(self, job: Submission) -> None:
+        if job.job_id not in self.database.jobs:
+            return
+        if self.shell.end_abandoned(job.job_id, {p: len(self.log[p]) for p in PARTITIONS}):
+            job.excused = True
+            require(not self._undecided(job), "maintenance ends a job although acknowledged batches are not applied")
+
+    def forget(self, job: Submission) -> None:
+        """Delete a job whose messages all left Kafka."""
+        passed = {p: self.database.offsets.get(p, Ownership(p, 0, 0)).next_offset for p in PARTITIONS}
+        if all(item.offset < passed[item.partition] for item in self._messages(job)):
+            job.forgotten |= self.shell.forget(job.job_id)
+
+    def _messages(self, job: Submission) -> list[Received]:
+        return [item for items in self.log.values() for item in items if item.message.spec.key == job.spec.key]
+
+    def _undecided(self, job: Submission) -> bool:
+        return any((item.partition, item.offset) not in self.database.decisions for item in self._messages(job))
+
+    # The end
+
+    def settle(self) -> None:
+        """Repair everything, crash every actor, let new ones run until nothing is left to do. Raises Violation."""
+        for actor in [*self.actors, *self.owned]:
+            self.crash(actor)
+        self.shell.broken.clear()
+        self.shell.poison.clear()
+        self.shell.hot.clear()
+        self.database.blocked_jobs.clear()
+        for dataset in sorted(self.shell.paused | set(self.database.blocked)):
+            block = self.database.blocked.get(dataset)
+            if block is None or block.paused or block.discarding:
+                self.shell.resume(dataset)
+        for partition in PARTITIONS:
+            self.acquire("last", partition)
+        for _ in range(ROUNDS_MAX):
+            if self._settled():
+                return
+            self.start_chunk("last", PARTITIONS, 3)
+            for dataset in list(self.database.blocked):
+                self.probe("prober", dataset, 3)
+            for queue in self.queues():
+                self.step("drainer", 1000)
+                self.start_drain("drainer", queue, 3)
+            for actor in ("last", "prober", "drainer"):
+                self.step(actor, 1000)
+        raise Violation(f"not drained: {len(self.database.parked)} parked, blocked: {sorted(self.database.blocked)}")
+
+    def _settled(self) -> bool:
+        read = all(self.database.offsets[p].next_offset == len(self.log[p]) for p in PARTITIONS)
+        return read and not self.database.parked and not self.database.blocked and not self.actors
+
+    def check(self) -> None:
+        """Compare what was decided with a consumer that has one cursor and defers nothing. Raises Violation."""
+        oracle = single_cursor(self.log, START)
+        decisions = self.database.decisions
+        jobs = {job.job_id: job for job in self.jobs}
+        for place, expected in oracle.decisions.items():
+            item, fate = expected.item, expected.fate
+            require(place in decisions, f"message {place} is lost")
+            found = decisions[place].fate
+            job = jobs[item.message.spec.key.job_id]
+            options = job.spec.options
+            may_discard = job.excused or options.time_to_live_s or options.rejections_max or options.atomic
+            same = found is fate or (may_discard and {found, fate} == {Fate.APPLY, Fate.DISCARD})
+            require(bool(same), f"message {place} of job {job.job_id.int}: {found}, should be {fate}")
+        for job in self.jobs:
+            row = self.database.jobs.get(job.job_id)
+            if row is not None:
+                self._check_job(job, row, oracle.jobs[job.job_id])
+        self._check_order()
+
+    def _check_job(self, job: Submission, row: JobRow, expected: JobRow) -> None:
+        counts, name = row.counts, f"job {job.job_id.int}"
+        total = counts.written + counts.duplicate + counts.rejected + counts.expired + row.staged
+        require(counts.accepted == total, f"{name}: the counts do not add up: {row}")
+        require(not job.sealed or row.state.ended, f"{name} has not ended")
+        require(not row.state.ended or not row.staged, f"{name} has ended with staged records")
+        if job.excused or job.spec.options.time_to_live_s:
+            return
+        require(counts.accepted == expected.counts.accepted, f"{name}: {counts}, should be {expected.counts}")
+        if not (job.spec.options.rejections_max or job.spec.options.atomic):
+            require(counts == expected.counts, f"{name}: {counts}, should be {expected.counts}")
+        if not job.late and (len(job.partitions) == 1 or counts.written):
+            require(row.state is expected.state, f"{name} is {row.state}, should be {expected.state}")
+
+    def _check_order(self) -> None:
+        """Batches are applied in the order of their offsets: in a queue without blocked jobs; in any job."""
+        last: dict[tuple[int, str], int] = {}
+        for (partition, offset), decision in self.database.decisions.items():
+            if decision.fate is Fate.APPLY:
+                job_id = decision.item.message.spec.key.job_id
+                queue = queue_of(decision.item)
+                keys = [f"job {job_id.int}"]
+                if job_id not in self.shell.ever_blocked_jobs:
+                    keys.append(f"queue {queue}")
+                for key in keys:
+                    require(last.get((partition, key), -1) < offset, f"{key} is applied out of order")
+                    last[partition, key] = offset
