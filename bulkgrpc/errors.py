@@ -1,4 +1,6 @@
-"""Every refusal: its reason, what it says, whether trying again helps. The one place that maps it to gRPC.
+"""Every refusal of a call: its reason, its message, whether a retry helps. Knows no transport.
+
+The codes are the canonical ones of `google.rpc.Code`; `bulkgrpc.rpc_status` maps a refusal to gRPC and back.
 
 Refusal
 ├── Invalid              INVALID_ARGUMENT, names the field
@@ -19,12 +21,21 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
-import grpc
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
-DOMAIN = "bulkgrpc"
+class Code(enum.Enum):
+    """What kind of refusal it is. The values are those of `google.rpc.Code`."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class Reason(enum.StrEnum):
@@ -63,17 +74,19 @@ class Reason(enum.StrEnum):
     FOREIGN_TENANT = "FOREIGN_TENANT"
     KAFKA_UNAVAILABLE = "KAFKA_UNAVAILABLE"
     POSTGRES_UNAVAILABLE = "POSTGRES_UNAVAILABLE"
+    REDIS_UNAVAILABLE = "REDIS_UNAVAILABLE"
+    KEYS_UNAVAILABLE = "KEYS_UNAVAILABLE"
     DRAINING = "DRAINING"
 
 
 class Refusal(Exception):
-    """A call that is refused. `str()` of it is one line that names the cause, the limit and the way out.
+    """A refused call. `str()` of it is one line that names the cause, the limit and the way out.
 
     reason: why, stable. field: path of the request's field at fault, "" if none. retry_after_s: seconds after which
-    trying again helps, 0 if it does not. metadata: facts for `ErrorInfo.metadata`.
+    a retry helps, 0 if it does not. metadata: facts for `ErrorInfo.metadata`.
     """
 
-    code: ClassVar[grpc.StatusCode]
+    code: ClassVar[Code]
     default_retry_after_s: ClassVar[float] = 0.0
 
     def __init__(
@@ -88,119 +101,69 @@ class Refusal(Exception):
 
 
 class Invalid(Refusal):
-    """The request breaks a rule; the same request will never pass."""
+    """The request breaks a rule; the same request can never succeed."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
 
 
 class NotFound(Refusal):
-    """What the request names is not there, or not the caller's."""
+    """What the request names does not exist, or is not the caller's."""
 
-    code = grpc.StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
 
 
 class Conflict(Refusal):
-    """What the request would make is there already, and is different."""
+    """What the request would create exists already and differs."""
 
-    code = grpc.StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
 
 
 class Busy(Refusal):
-    """Somebody else holds what the request needs."""
+    """Another caller holds what the request needs."""
 
-    code = grpc.StatusCode.ABORTED
+    code = Code.ABORTED
     default_retry_after_s = 1.0
 
 
 class OutOfOrder(Refusal):
     """A batch is not the next one."""
 
-    code = grpc.StatusCode.OUT_OF_RANGE
+    code = Code.OUT_OF_RANGE
 
 
 class NotNow(Refusal):
     """The state of the job does not allow the request."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
 
 
 class TooMuch(Refusal):
     """The request is over a limit."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
 
 
 class Unauthenticated(Refusal):
-    """Who the caller is could not be shown."""
+    """The caller is not authenticated."""
 
-    code = grpc.StatusCode.UNAUTHENTICATED
+    code = Code.UNAUTHENTICATED
 
 
 class Denied(Refusal):
     """The caller may not do this."""
 
-    code = grpc.StatusCode.PERMISSION_DENIED
+    code = Code.PERMISSION_DENIED
 
 
 class TooLate(Refusal):
-    """The answer could not be given in time; nothing is half known: the same call finds the same job."""
+    """The answer could not be given in time; a retry returns the same job."""
 
-    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    code = Code.DEADLINE_EXCEEDED
     default_retry_after_s = 1.0
 
 
 class Unavailable(Refusal):
-    """A part that the request needs is away; nothing is lost, trying again helps."""
+    """A part that the request needs is unavailable; nothing is lost, and a retry helps."""
 
-    code = grpc.StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     default_retry_after_s = 1.0
-
-
-def to_status(refusal: Refusal) -> status_pb2.Status:
-    """Return the google.rpc.Status of a refusal: ErrorInfo always, BadRequest with a field, RetryInfo if retriable."""
-    details: list[any_pb2.Any] = []
-
-    def attach(
-        detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
-    ) -> None:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        details.append(packed)
-
-    attach(error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=refusal.metadata))
-    if refusal.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=refusal.field, description=refusal.message)
-        attach(error_details_pb2.BadRequest(field_violations=[violation]))
-    if refusal.retry_after_s > 0:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(int(refusal.retry_after_s * 1e9))
-        attach(retry)
-    return status_pb2.Status(code=refusal.code.value[0], message=refusal.message, details=details)
-
-
-_CLASSES: dict[grpc.StatusCode, type[Refusal]] = {cls.code: cls for cls in Refusal.__subclasses__()}
-
-
-def from_rpc_error(error: grpc.RpcError) -> Refusal | None:
-    """Rebuild the refusal that a server sent; None if the error did not come from one of our servers."""
-    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
-        return None
-    try:
-        status = rpc_status.from_call(error)
-    except ValueError:
-        return None
-    if status is None or error.code() not in _CLASSES:
-        return None
-    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    for detail in status.details:
-        for known in (info, bad, retry):
-            detail.Unpack(known)
-    if info.domain != DOMAIN or info.reason not in Reason.__members__:
-        return None
-    return _CLASSES[error.code()](
-        Reason(info.reason),
-        status.message,
-        field=bad.field_violations[0].field if bad.field_violations else "",
-        retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9,
-        **dict(info.metadata),
-    )

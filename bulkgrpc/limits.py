@@ -18,6 +18,12 @@ LABELS_MAX = 16
 LABEL_KEY_CHARS_MAX = 63
 LABEL_VALUE_CHARS_MAX = 255
 SESSION_ID_CHARS_MAX = 64
+RECENT_DIGESTS_MAX = 1024
+"""Digests of a job's last batches that Redis keeps: as many batches as a client may hold unacknowledged."""
+LEASE_TTL_S = 10
+"""A job's lease, without a renewal."""
+REJECTIONS_PAGE_BYTES_MAX = 2 * 1024 * 1024
+"""Bytes of records after which a page of rejections ends: with a last record of 1 MiB it fits gRPC's usual 4 MiB."""
 TIME_TO_LIVE_S_MIN = 1.0
 TIME_TO_LIVE_S_MAX = 366 * 86_400.0
 """Of a batch. Kafka and the job rows are deleted long before; a longer one may expire outside the range of dates."""

@@ -46,3 +46,11 @@ messages_dead = _meter.create_counter(
     unit="{message}",
     description="Messages of no job that this worker stored on the dead-letter topic",
 )
+server_calls = _meter.create_counter(
+    "bulkgrpc.server.calls", unit="{call}", description="Calls that this server has ended, by RPC and status code"
+)
+server_call_seconds = _meter.create_histogram(
+    "bulkgrpc.server.call.duration",
+    unit="s",
+    description="Time from a call's start to its status; of streams, all of it",
+)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import grpc
 
-from bulkgrpc import errors
+from bulkgrpc import errors, rpc_status
 
 _RETRIABLE_CODES = frozenset(
     {
@@ -57,7 +57,7 @@ class Refused(BulkError):
             refusal.reason.value,
             refusal.message,
             field=refusal.field,
-            retriable=refusal.code in _RETRIABLE_CODES or refusal.retry_after_s > 0,
+            retriable=rpc_status.grpc_code(refusal) in _RETRIABLE_CODES or refusal.retry_after_s > 0,
             retry_after_s=refusal.retry_after_s,
         )
         self.refusal = refusal
@@ -127,7 +127,7 @@ class WrongInput(BulkError):
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> BulkError:
     """Return the client's exception for a failed call. target: address for the message."""
-    refusal = errors.from_rpc_error(error)
+    refusal = rpc_status.from_rpc_error(error)
     if refusal is not None:
         return Refused(refusal)
     code: grpc.StatusCode = error.code()

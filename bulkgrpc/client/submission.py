@@ -51,7 +51,6 @@ class Header:
             first_sequence=first_sequence,
             options=options_message(self.options),
             dataset_version=self.dataset_version,
-            explicit_seal=True,
         )
         return wire_pb2.StreamMessage(header=header).SerializeToString()
 

@@ -1,7 +1,8 @@
-"""The dataset registry in PostgreSQL: registered by the server, read by everyone."""
+"""The dataset registry: adapter of the port `bulkgrpc.ingest.ports.DatasetCatalog`; workers read it too."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,51 +16,20 @@ from bulkgrpc.datasets.ddl import create_periods, create_table
 from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, evolve, same, take_over
+from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset, RegistrationPlan, TableInUse
 from bulkgrpc.postgres import dedupe, staged, statements
+from bulkgrpc.postgres.deadlines import CALL_DEADLINE_S, STREAM_DEADLINE_S, within
+from bulkgrpc.postgres.dry_run import dry_run
 
 _SQL = statements.family("catalog")
-# Changing a table waits for its writers, and they for it: give up while they can bear it.
+# Changing a table waits for its writers, and new ones wait for the change: give up before they run into timeouts.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 Row = tuple[Any, ...]
 
 
-class DatasetExists(Exception):
-    """A table of this name is there, and is no dataset's."""
-
-
-class JobsNotEnded(Exception):
-    """A dataset cannot be deleted: jobs of it have not ended. count: how many; names: of some of them."""
-
-    def __init__(self, count: int, names: Sequence[str]) -> None:
-        super().__init__(f"{count} jobs have not ended")
-        self.count = count
-        self.names = names
-
-
-class TableInUse(Exception):
-    """A table cannot be dropped: something of the database depends on it. `str()` says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A dataset's version and when it was registered.
-
-    first_version: of the dataset's versions that are not deleted; above its newest one if it is deleted. 1 in lists.
-    """
-
-    dataset: Dataset
-    create_time: datetime
-    first_version: int = 1
-
-    @property
-    def deleted(self) -> bool:
-        """Whether this version is deleted."""
-        return self.dataset.version < self.first_version
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What registering a dataset does. dataset: with its version. statements: on its table."""
+    """What registering a dataset does. dataset: with its version. statements: to be run on its table."""
 
     dataset: Dataset
     statements: tuple[sql.Composed, ...]
@@ -67,47 +37,55 @@ class Plan:
 
 
 class Catalog:
-    """The registry through a pool that somebody else owns.
+    """The registry through a pool that the process owns.
 
-    Every method raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection comes
-    free in time.
+    Every method but `dry_run` raises PostgresUnavailable after its deadline. See the port for what each promises.
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
 
-    async def get(self, name: str) -> Registered | None:
-        """Return the newest version of a dataset, or None if there is none or it was deleted."""
+    @within(STREAM_DEADLINE_S)
+    async def get(self, name: str) -> RegisteredDataset | None:
+        """Return the newest version of a dataset, or None if there is none or it is deleted."""
         async with self._pool.connection() as connection:
             found = await _newest(connection, name)
         return None if found is None or found.deleted else found
 
-    async def list(self, page_size: int, after: str = "") -> Sequence[Registered]:
+    @within(CALL_DEADLINE_S)
+    async def list(self, page_size: int, after: str = "") -> Sequence[RegisteredDataset]:
         """Return up to `page_size` datasets by name, those after `after`, each in its newest version."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SQL["list_datasets"], {"page_size": page_size, "after": after})
             return [_registered(row) for row in await cursor.fetchall()]
 
-    async def versions(self, name: str, page_size: int, before: int = 0) -> Sequence[Registered]:
-        """Return up to `page_size` versions of a dataset, the newest first, those below `before` (0: all)."""
+    @within(CALL_DEADLINE_S)
+    async def versions(self, name: str, page_size: int, before: int = 0) -> Sequence[RegisteredDataset]:
+        """Return up to `page_size` versions of a dataset, newest first, those below `before` (0: all)."""
         async with self._pool.connection() as connection:
             values = {"dataset": name, "page_size": page_size, "before": before}
             cursor = await connection.execute(_SQL["list_versions"], values)
             return [_registered(row) for row in await cursor.fetchall()]
 
-    async def plan(self, dataset: Dataset) -> Plan:
-        """Return what registering a dataset would do. Raises Incompatible if it is no next version of what is there."""
+    async def dry_run(self, dataset: Dataset) -> None:
+        """Do once what a worker does with a dataset's records. Raises InvalidDataset."""
+        await asyncio.to_thread(dry_run, dataset)
+
+    @within(CALL_DEADLINE_S)
+    async def plan(self, dataset: Dataset) -> RegistrationPlan:
+        """Return what `register` would do. Raises Incompatible if it is not a next version of the registered one."""
         async with self._pool.connection() as connection:
             known = await _newest(connection, dataset.name)
-            return plan(known, dataset, await _table(connection, dataset.name))
+            planned = plan(known, dataset, await _table(connection, dataset.name))
+        statements = tuple(statement.as_string(None) for statement in planned.statements)
+        return RegistrationPlan(planned.dataset, statements, planned.new_version)
 
-    async def register(self, dataset: Dataset) -> Registered:
-        """Register a dataset and create its table, or its next version and change it; the same changes nothing.
+    @within(CALL_DEADLINE_S)
+    async def register(self, dataset: Dataset) -> RegisteredDataset:
+        """Register a dataset and create its table, or register its next version and change the table.
 
-        One that was deleted gets the next version, and its table if that was kept and fits. dataset: its version is
-        chosen here. Raises DatasetExists if a table of this name is there and no dataset's, Incompatible if it is no
-        next version of what is there, psycopg.errors.LockNotAvailable if the table is in use for longer than it takes
-        to wait for.
+        Registering the same again changes nothing. A deleted dataset gets the next version, and its table if that was
+        kept and fits. dataset: its version is chosen here. Raises DatasetExists, Incompatible, LockTimeout.
         """
         try:
             async with self._pool.connection() as connection, connection.transaction():
@@ -126,25 +104,25 @@ class Catalog:
                 row = await cursor.fetchone()
         except psycopg.errors.DuplicateTable as error:
             raise DatasetExists(
-                f"table {dataset.name} is there and no dataset's: name another table in the message's option"
+                f"table {dataset.name} exists and belongs to no dataset: name another table in the message's option"
             ) from error
-        assert row is not None  # noqa: S101 — INSERT … RETURNING gives a row
+        assert row is not None  # noqa: S101 — INSERT … RETURNING returns a row
         first_version = 1 if known is None else known.first_version
-        return Registered(planned.dataset, row[0], first_version)
+        return RegisteredDataset(planned.dataset, row[0], first_version)
 
+    @within(CALL_DEADLINE_S)
     async def delete(self, name: str, *, drop_table: bool) -> bool:
-        """Delete a dataset, and its table with its rows if `drop_table`; tell whether it was there.
+        """Delete a dataset, and its table with its rows if `drop_table`; return whether it was registered.
 
-        Its versions stay as marks, so that their numbers are not given again and batches of them can be read. Raises
-        JobsNotEnded, TableInUse, psycopg.errors.LockNotAvailable if the table is in use for longer than it takes to
-        wait for.
+        Its versions stay, marked as deleted, so that their numbers are not used again and batches of them can be
+        decoded. Raises JobsNotEnded, TableInUse, LockTimeout.
         """
         values = {"dataset": name}
         try:
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute(_LOCK_TIMEOUT)
                 await connection.execute(_SQL["lock_dataset"], values)
-                # From here on no job of it is opened: those that are there decide.
+                # From here on no job of it is opened: the existing ones decide.
                 await connection.execute(_SQL["lock_out_jobs"], values)
                 cursor = await connection.execute(_SQL["jobs_not_ended"], values)
                 for count, names in await cursor.fetchall():
@@ -163,11 +141,11 @@ class Catalog:
         return bool(versions)
 
 
-def plan(known: Registered | None, dataset: Dataset, table: Mapping[str, FoundColumn]) -> Plan:
+def plan(known: RegisteredDataset | None, dataset: Dataset, table: Mapping[str, FoundColumn]) -> Plan:
     """Return what registering `dataset` does.
 
-    known: the newest version of its name, deleted or not. table: the columns of the table of its name, none if it is
-    not there. Raises Incompatible if it is no next version of `known`, or does not fit a table that was kept.
+    known: the newest version of its name, deleted or not. table: the columns of the table of its name, empty if there
+    is no table. Raises Incompatible if it is not a next version of `known`, or does not fit a table that was kept.
     """
     made = (create_table(dataset), *create_periods(dataset, datetime.now(UTC).date()))
     if known is None:
@@ -181,7 +159,7 @@ def plan(known: Registered | None, dataset: Dataset, table: Mapping[str, FoundCo
     return Plan(following, evolve(known.dataset, dataset), new_version=True)
 
 
-async def _newest(connection: psycopg.AsyncConnection[Row], name: str) -> Registered | None:
+async def _newest(connection: psycopg.AsyncConnection[Row], name: str) -> RegisteredDataset | None:
     cursor = await connection.execute(_SQL["get_dataset"], {"dataset": name, "version": 0})
     row = await cursor.fetchone()
     return None if row is None else _registered(row)
@@ -193,7 +171,7 @@ async def _table(connection: psycopg.AsyncConnection[Row], name: str) -> dict[st
 
 
 def get_dataset(connection: psycopg.Connection[Row], name: str, version: int) -> Dataset | None:
-    """Return a version of a dataset, deleted or not, or None: the worker's way, on its own connection."""
+    """Return a version of a dataset, deleted or not, or None; for workers, on their own connection."""
     row = connection.execute(_SQL["get_dataset"], {"dataset": name, "version": version}).fetchone()
     return None if row is None else _registered(row).dataset
 
@@ -207,6 +185,6 @@ def _values(dataset: Dataset) -> dict[str, object]:
     }
 
 
-def _registered(row: Row) -> Registered:
+def _registered(row: Row) -> RegisteredDataset:
     _, version, message_type, descriptors, create_time, first_version = row
-    return Registered(define(descriptors, message_type, version), create_time, first_version)
+    return RegisteredDataset(define(descriptors, message_type, version), create_time, first_version)

@@ -1,11 +1,10 @@
-"""Job rows as the server sees them: opened, sealed, read. The workers' part is in `bulkgrpc.postgres.ledger`."""
+"""The job rows for the server: adapter of the port `bulkgrpc.ingest.ports.JobStore`. Workers use `ledger`."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,44 +13,32 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
+from bulkgrpc.ingest.ports import DatasetDeleted, JobPosition, RejectionPosition
 from bulkgrpc.model import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
-from bulkgrpc.postgres.rejections import Place, page
+from bulkgrpc.postgres.deadlines import CALL_DEADLINE_S, STREAM_DEADLINE_S, within
+from bulkgrpc.postgres.rejections import page
 from bulkgrpc.postgres.staged import StagedTable, discard
 from bulkgrpc.rejections import Rejection
 
 _SQL = statements.family("jobs")
 
 
-@dataclass(frozen=True, slots=True)
-class PageStart:
-    """Where a page starts: after the job with this time and id."""
-
-    create_time: datetime
-    job_id: uuid.UUID
-
-
-class DatasetDeleted(Exception):
-    """A job cannot be opened: its dataset's version was deleted."""
-
-
 class JobStore:
-    """Reads and writes job rows through a pool that somebody else owns.
+    """Reads and writes job rows through a pool that the process owns.
 
-    Every method raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection comes
-    free in time; deadlines are the caller's.
+    Every method raises PostgresUnavailable after its deadline, the one of a stream or of a call. See the port for what
+    each method promises.
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
 
+    @within(STREAM_DEADLINE_S)
     async def open_job(
         self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, *, of_deleted: bool = False
     ) -> Job:
-        """Return the job of `spec.key`, created from `spec` if it was not there; if it was, it may differ from `spec`.
-
-        of_deleted: whether to create it of a dataset that was deleted too. Raises DatasetDeleted.
-        """
+        """Return the job of `spec.key`, created from `spec` if it does not exist. Raises DatasetDeleted."""
         values = open_values(spec, partitions, create_time, of_deleted=of_deleted)
         async with self._cursor() as cursor, cursor.connection.transaction():
             await cursor.execute(_SQL["get_job"], values)
@@ -65,26 +52,29 @@ class JobStore:
             raise DatasetDeleted(f"dataset {spec.dataset} version {spec.dataset_version} was deleted")
         return _job(row)
 
+    @within(STREAM_DEADLINE_S)
     async def get_job(self, key: JobKey) -> Job | None:
-        """Return a job, or None if there is none of this tenant and id."""
+        """Return a job, or None if the tenant has none of this ID."""
         async with self._cursor() as cursor:
             await cursor.execute(_SQL["get_job"], {"job_id": key.job_id, "tenant": key.tenant})
             row = await cursor.fetchone()
         return None if row is None else _job(row)
 
+    @within(STREAM_DEADLINE_S)
     async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
-        """Mark a job sealed, unless it has ended, and return it as it stands then; None if it has no row."""
+        """Mark a job sealed unless it has ended, and return it; None if it has no row."""
         async with self._cursor() as cursor:
             await cursor.execute(_SQL["seal_job"], {"job_id": key.job_id, "seal_time": seal_time})
             await cursor.execute(_SQL["get_job"], {"job_id": key.job_id, "tenant": key.tenant})
             row = await cursor.fetchone()
         return None if row is None else _job(row)
 
+    @within(CALL_DEADLINE_S)
     async def cancel_job(self, key: JobKey) -> Job | None:
-        """End a job as CANCELLED unless it has ended, and return it as it stands then; None if it has no row.
+        """End a job as CANCELLED unless it has ended, and return it; None if it has no row.
 
-        Waits for the worker that writes for it now; of a job with several lanes, the workers that do find it ended and
-        take back what they wrote. Once this returns, nothing more is written for it.
+        Waits for the worker that writes for the job now. Workers that write for a job with several lanes find it ended
+        and roll back instead.
         """
         values = {"job_id": key.job_id, "tenant": key.tenant, "state": JobState.CANCELLED.value}
         async with self._cursor() as cursor, cursor.connection.transaction():
@@ -94,44 +84,46 @@ class JobStore:
             row = await cursor.fetchone()
         return None if row is None else _job(row)
 
+    @within(CALL_DEADLINE_S)
     async def delete_job(self, key: JobKey) -> bool:
-        """Delete a job that has ended and whose seal was applied, on every lane; tell whether it is gone.
-
-        Another stays: messages of it may still come from Kafka, and would begin it anew.
-        """
+        """Delete a job that has ended and whose seal is applied on every lane; return whether it is gone."""
         values = {"job_id": key.job_id, "tenant": key.tenant}
         async with self._cursor() as cursor, cursor.connection.transaction():
-            await cursor.execute(_SQL["hold_job"], values)
-            held = await cursor.fetchone()
-            if held is None:
+            await cursor.execute(_SQL["lock_job_row"], values)
+            row = await cursor.fetchone()
+            if row is None:
                 return True
-            if held["state"] < JobState.SUCCEEDED or not held["sealed"]:
+            if row["state"] < JobState.SUCCEEDED or not row["sealed"]:
                 return False
-            if held["atomic"] and not held["deleted"]:
-                await cursor.execute(discard(StagedTable(held["dataset"], held["dataset_version"])), values)
+            if row["atomic"] and not row["deleted"]:
+                await cursor.execute(discard(StagedTable(row["dataset"], row["dataset_version"])), values)
             await cursor.execute(_SQL["delete_job"], values)
         return True
 
+    @within(STREAM_DEADLINE_S)
     async def get_jobs(self, job_ids: Sequence[uuid.UUID]) -> Sequence[Job]:
-        """Return those of these jobs that have a row, in no order: one query for all watchers of a process."""
+        """Return the jobs that have a row, in any order."""
         async with self._cursor() as cursor:
             await cursor.execute(_SQL["get_jobs"], {"job_ids": list(job_ids)})
             return [_job(row) for row in await cursor.fetchall()]
 
+    @within(STREAM_DEADLINE_S)
     async def digests(self, key: JobKey, from_sequence: int, page_size: int) -> dict[int, bytes]:
-        """Return the digests of up to `page_size` applied batches by sequence, from `from_sequence` on."""
+        """Return the digests of up to `page_size` applied batches by sequence, starting at `from_sequence`."""
         values = {"job_id": key.job_id, "from_sequence": from_sequence, "page_size": page_size}
         async with self._cursor() as cursor:
             await cursor.execute(_SQL["digests"], values)
             return {row["sequence"]: row["digest"] for row in await cursor.fetchall()}
 
+    @within(CALL_DEADLINE_S)
     async def rejections(
-        self, job_id: uuid.UUID, page_size: int, after: Place, *, with_records: bool
-    ) -> list[tuple[Place, Rejection]]:
+        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+    ) -> list[tuple[RejectionPosition, Rejection]]:
         """See `rejections.page`."""
         return await page(self._pool, job_id, page_size, after, with_records=with_records)
 
-    async def list_jobs(self, tenant: str, page_size: int, after: PageStart | None) -> Sequence[Job]:
+    @within(CALL_DEADLINE_S)
+    async def list_jobs(self, tenant: str, page_size: int, after: JobPosition | None) -> Sequence[Job]:
         """Return up to `page_size` jobs of a tenant, newest first."""
         values = {
             "tenant": tenant,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from bulkgrpc.ingest.ports import RejectionPosition
+from bulkgrpc.limits import REJECTIONS_PAGE_BYTES_MAX
 from bulkgrpc.postgres import statements
 from bulkgrpc.rejections import Rejection, RejectionCode
-
-PAGE_BYTES_MAX = 2 * 1024 * 1024
-"""Bytes of records after which a page ends: with a last record of a megabyte it fits into gRPC's usual 4 MiB."""
 
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
@@ -41,21 +39,12 @@ def add(
     connection.execute(_SQL["add_rejections"], values)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a page of rejections starts: after the one at this place."""
-
-    sequence: int = -1
-    record_index: int = -1
-    rejection_id: int = -1
-
-
 async def page(
-    pool: AsyncConnectionPool[Any], job_id: uuid.UUID, page_size: int, after: Place, *, with_records: bool
-) -> list[tuple[Place, Rejection]]:
-    """Return up to `page_size` rejections of a job by place, with the place of each; records empty unless asked for.
+    pool: AsyncConnectionPool[Any], job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+) -> list[tuple[RejectionPosition, Rejection]]:
+    """Return up to `page_size` rejections of a job by position; their records are empty unless `with_records`.
 
-    With records there may be fewer, but for the last page: those that reach PAGE_BYTES_MAX end it.
+    With records a page ends early at REJECTIONS_PAGE_BYTES_MAX.
     Raises psycopg.Error if PostgreSQL refuses or is away, psycopg_pool.PoolTimeout if no connection comes free in time.
     """
     values = {
@@ -65,13 +54,13 @@ async def page(
         "after_index": after.record_index,
         "after_id": after.rejection_id,
         "with_records": with_records,
-        "bytes_max": PAGE_BYTES_MAX,
+        "bytes_max": REJECTIONS_PAGE_BYTES_MAX,
     }
     async with pool.connection() as connection:
         cursor = await connection.execute(_JOBS["list_rejections"], values)
         return [
             (
-                Place(sequence, index, number),
+                RejectionPosition(sequence, index, number),
                 Rejection(job_id, sequence, index, RejectionCode(code), field, reason, record),
             )
             for number, sequence, index, code, field, reason, record in await cursor.fetchall()

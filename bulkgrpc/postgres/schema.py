@@ -1,4 +1,4 @@
-"""The `bulk` schema: bring it to the newest revision, or tell that it is not there yet."""
+"""The `bulk` schema: migrate it to the newest revision, or check its revision."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 
 import psycopg
 
+from bulkgrpc.ingest.ports import PostgresUnavailable
+from bulkgrpc.postgres.connection import CONNECT_TIMEOUT_S
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class SchemaMissing(Exception):
-    """The database has not the schema that this release needs."""
+    """The database lacks the schema that this release needs."""
 
 
 def newest_revision() -> str:
@@ -19,17 +22,17 @@ def newest_revision() -> str:
 
 
 def migrate(postgres: str) -> None:
-    """Bring the schema `bulk` to the newest revision; safe when several processes do it at once.
+    """Migrate the schema `bulk` to the newest revision; safe when several processes do it at the same time.
 
     postgres: a connection string of libpq. Raises psycopg.Error if the server cannot be reached or
     refuses.
     """
-    # Only here: they take as long to load as all the rest of a server.
+    # Imported here: they take as long to load as the rest of a server.
     import sqlalchemy  # noqa: PLC0415
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
-    # An URL of SQLAlchemy is not one of libpq; let psycopg read the latter.
+    # A URL of SQLAlchemy is not one of libpq; psycopg parses the latter.
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(postgres))
     try:
         with engine.begin() as connection:
@@ -46,8 +49,21 @@ def migrate(postgres: str) -> None:
         engine.dispose()
 
 
+def check_server(postgres: str) -> None:
+    """Check the schema on a connection of its own.
+
+    postgres: a connection string of libpq. Raises SchemaMissing; PostgresUnavailable if there is no connection within
+    CONNECT_TIMEOUT_S.
+    """
+    try:
+        with psycopg.connect(postgres, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            check(connection)
+    except psycopg.OperationalError as error:
+        raise PostgresUnavailable(str(error).splitlines()[0]) from error
+
+
 def check(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Check that the schema is there and new enough.
+    """Check that the schema exists and is new enough.
 
     Raises SchemaMissing saying which command to run.
     """

@@ -1,1 +1,1 @@
-"""Redis: what is known of live jobs, and who holds them. Everything here may vanish; correctness never stands on it."""
+"""The Redis adapter, the only package that imports redis. Redis may lose its data; correctness never depends on it."""

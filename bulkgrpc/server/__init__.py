@@ -1,1 +1,1 @@
-"""The ingest server: gRPC streams in, Kafka out. Thin services around a transport-independent core, `stream`."""
+"""The ingest server's process: life cycle and wiring. Its front doors map a transport to `bulkgrpc.ingest`."""

@@ -13,6 +13,7 @@ import uvloop
 from google.protobuf.internal import api_implementation
 
 from bulkgrpc import allocator, logs
+from bulkgrpc.server.cannot_serve import CannotServe
 from bulkgrpc.settings import PREFIX, ServerSettings, load
 
 _log = structlog.get_logger()
@@ -30,11 +31,11 @@ def serve(
     processes: Annotated[int | None, typer.Option(help="Server processes that share the address.")] = None,
     parent: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
-    """Serve bulkgrpc: take streams of record batches over gRPC and store them on Kafka.
+    """Serve bulkgrpc: accept streams of record batches over gRPC and store them on Kafka.
 
     Every setting is an environment variable, BULKGRPC_ and its name in capitals: BULKGRPC_KAFKA, BULKGRPC_POSTGRES and
-    BULKGRPC_REDIS say where the stores are, BULKGRPC_AUTH=jwt with BULKGRPC_JWKS asks callers for tokens,
-    BULKGRPC_TLS_CERTIFICATE and BULKGRPC_TLS_KEY turn on TLS. Options win over variables.
+    BULKGRPC_REDIS locate the stores, BULKGRPC_AUTH=jwt with BULKGRPC_JWKS requires tokens of callers,
+    BULKGRPC_TLS_CERTIFICATE and BULKGRPC_TLS_KEY enable TLS. Options override variables.
 
     Prints one line, `serving gRPC on ADDRESS`, once it serves; logs go to stderr. SIGTERM drains: new streams are
     refused, open ones get BULKGRPC_DRAIN_S seconds to end.
@@ -43,7 +44,7 @@ def serve(
     allocator.keep_flat(ARENAS)
     logs.set_up()
     if api_implementation.Type() != "upb":
-        # The pure-Python parser is a hundred times slower and has had holes of its own.
+        # The pure-Python parser is a hundred times slower and has had vulnerabilities of its own.
         _fail(f"protobuf's implementation is {api_implementation.Type()}, not upb: install protobuf from its wheel")
     raise SystemExit(_run_one(settings, parent) if parent or settings.processes == 1 else _run_many(settings))
 
@@ -54,14 +55,14 @@ def main() -> None:
 
 
 def _run_one(settings: ServerSettings, parent: int) -> int:
-    from bulkgrpc.server import serving  # noqa: PLC0415 — loads librdkafka, which a parent of processes must not
+    from bulkgrpc.server import serving  # noqa: PLC0415 — loads librdkafka, which a supervising parent must not
     from bulkgrpc.server.supervisor import end_with  # noqa: PLC0415
 
     if parent:
         end_with(parent)
     try:
         return uvloop.run(serving.serve(settings, _announce, shared_port=parent != 0))
-    except serving.CannotServe as error:
+    except CannotServe as error:
         _fail(str(error), error.status)
 
 
@@ -76,10 +77,10 @@ def _run_many(settings: ServerSettings) -> int:
         return await supervisor.run()
 
     try:
-        held, address = reserve(settings.listen)
+        reserved, address = reserve(settings.listen)
     except (OSError, ValueError) as error:
         _fail(f"cannot listen on {settings.listen}: {error}; choose another address with --listen")
-    with held:
+    with reserved:
         return asyncio.run(run(address))
 
 

@@ -1,6 +1,6 @@
-"""Several server processes on one address: started, started again when one dies, stopped together.
+"""Several server processes on one address: started, restarted when one dies, stopped together.
 
-The parent opens no client of Kafka: librdkafka does not survive a fork, and this way there is nothing to survive.
+The parent never loads librdkafka, which does not survive a fork.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 import structlog
 
+from bulkgrpc.server.cannot_serve import WRONG_SETTINGS
+
 RESTART_AFTER_S: Final = 1.0
 KILL_AFTER_S: Final = 10.0
-"""Beyond the drain: what a child takes to flush and close."""
-WRONG_SETTINGS: Final = 2
-"""Exit status of a child that another start would not help."""
+"""Time for a child to flush and close, after its drain."""
 
 _log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class Supervisor:
         self._status = 0
 
     async def run(self) -> int:
-        """Run until SIGTERM or SIGINT, or until a child says that its settings are wrong; return the exit status."""
+        """Run until SIGTERM or SIGINT, or until a child exits with WRONG_SETTINGS; return the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -66,7 +66,7 @@ class Supervisor:
                 self._status = status
                 self._stopping.set()
                 return
-            _log.error("a server process died; starting another", slot=slot, status=status)
+            _log.error("server_process_died", slot=slot, status=status)
             await self._pause()
 
     async def _watch(self, child: asyncio.subprocess.Process) -> int:
@@ -109,10 +109,10 @@ def reserve(listen: str) -> tuple[socket.socket, str]:
     host, _, port = listen.rpartition(":")
     bare = host.strip("[]")
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    held = socket.socket(family, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((bare, int(port)))
-    return held, f"{host}:{held.getsockname()[1]}"
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind((bare, int(port)))
+    return reserved, f"{host}:{reserved.getsockname()[1]}"
 
 
 def child_command(listen: str) -> list[str]:
@@ -121,7 +121,7 @@ def child_command(listen: str) -> list[str]:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, so that no orphan serves on (Linux)."""
+    """Have the kernel send SIGTERM to this process when its parent dies, so that no orphan keeps serving (Linux)."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 — needed by children only
 

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobHeader(_message.Message):
-    __slots__ = ("dataset", "idempotency_key", "labels", "session_id", "first_sequence", "options", "dataset_version", "explicit_seal")
+    __slots__ = ("dataset", "idempotency_key", "labels", "session_id", "first_sequence", "options", "dataset_version")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -23,7 +23,6 @@ class JobHeader(_message.Message):
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
-    EXPLICIT_SEAL_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     idempotency_key: str
     labels: _containers.ScalarMap[str, str]
@@ -31,8 +30,7 @@ class JobHeader(_message.Message):
     first_sequence: int
     options: _jobs_pb2.JobOptions
     dataset_version: int
-    explicit_seal: bool
-    def __init__(self, dataset: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., session_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., options: _Optional[_Union[_jobs_pb2.JobOptions, _Mapping]] = ..., dataset_version: _Optional[int] = ..., explicit_seal: _Optional[bool] = ...) -> None: ...
+    def __init__(self, dataset: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., session_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., options: _Optional[_Union[_jobs_pb2.JobOptions, _Mapping]] = ..., dataset_version: _Optional[int] = ...) -> None: ...
 
 class RecordBatch(_message.Message):
     __slots__ = ("sequence", "records")

@@ -26,30 +26,42 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """Takes streams of record batches. A stream opens a job with a header, sends batches numbered 0, 1, 2 …, and seals the
-    job by ending the stream, after a `seal` if the header promises one. A stream that breaks leaves the job open: open it
-    again with the same idempotency key and go on from the answer's `next_sequence`.
+    """Accepts streams of record batches. A client must send, on each stream:
 
-    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and `google.rpc.BadRequest` where a field is at fault,
-    `google.rpc.RetryInfo` where trying again helps. Both RPCs answer with:
+    1. one `JobHeader`, which opens the job, or opens it again;
+    2. its `RecordBatch` messages, in sequence: from 0 for a new job, otherwise from any sequence up to the job's
+    `next_sequence`;
+    3. one `Seal` with the number of batches of the whole job, after the last batch;
+    4. a half-close.
 
-    INVALID_ARGUMENT: the first message is no header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
-    message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
-    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
+    Only the `Seal` seals a job. A stream that ends or breaks without one leaves the job open, whatever was sent before.
+    To resume an open job, send its header again with the same idempotency key and continue at `next_sequence`; batches
+    sent again are compared with those accepted before and are not stored twice.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, `google.rpc.BadRequest` where a field is at fault, and
+    `google.rpc.RetryInfo` where a retry helps. Both RPCs return:
+
+    INVALID_ARGUMENT: the first message is not a header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
+    message is neither a batch nor a seal (MISSING_BATCH), the bytes are not a valid message (MALFORMED_BATCH), or a
+    field breaks a rule (INVALID_FIELD).
+    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or does not have the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one, or a seal does not stand after the last one (SEQUENCE_BACKWARD,
-    SEQUENCE_GAP).
-    ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batches` is not the number of the job's batches
+    (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
-    another version of the dataset (IDEMPOTENCY_CONFLICT).
-    ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED); the
-    stream ended without the seal that its header promised (MISSING_SEAL): the job stays open.
-    DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
-    UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
-    UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
+    one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
+    ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
+    FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
+    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
+    DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
+    UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
+    call (MISSING_SCOPE, FOREIGN_TENANT).
+    UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
+    that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
+    or the server drains (DRAINING); retry after RetryInfo.
     """
 
     def __init__(self, channel):
@@ -71,35 +83,49 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """Takes streams of record batches. A stream opens a job with a header, sends batches numbered 0, 1, 2 …, and seals the
-    job by ending the stream, after a `seal` if the header promises one. A stream that breaks leaves the job open: open it
-    again with the same idempotency key and go on from the answer's `next_sequence`.
+    """Accepts streams of record batches. A client must send, on each stream:
 
-    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and `google.rpc.BadRequest` where a field is at fault,
-    `google.rpc.RetryInfo` where trying again helps. Both RPCs answer with:
+    1. one `JobHeader`, which opens the job, or opens it again;
+    2. its `RecordBatch` messages, in sequence: from 0 for a new job, otherwise from any sequence up to the job's
+    `next_sequence`;
+    3. one `Seal` with the number of batches of the whole job, after the last batch;
+    4. a half-close.
 
-    INVALID_ARGUMENT: the first message is no header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
-    message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
-    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
+    Only the `Seal` seals a job. A stream that ends or breaks without one leaves the job open, whatever was sent before.
+    To resume an open job, send its header again with the same idempotency key and continue at `next_sequence`; batches
+    sent again are compared with those accepted before and are not stored twice.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, `google.rpc.BadRequest` where a field is at fault, and
+    `google.rpc.RetryInfo` where a retry helps. Both RPCs return:
+
+    INVALID_ARGUMENT: the first message is not a header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
+    message is neither a batch nor a seal (MISSING_BATCH), the bytes are not a valid message (MALFORMED_BATCH), or a
+    field breaks a rule (INVALID_FIELD).
+    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or does not have the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one, or a seal does not stand after the last one (SEQUENCE_BACKWARD,
-    SEQUENCE_GAP).
-    ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batches` is not the number of the job's batches
+    (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
-    another version of the dataset (IDEMPOTENCY_CONFLICT).
-    ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED); the
-    stream ended without the seal that its header promised (MISSING_SEAL): the job stays open.
-    DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
-    UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
-    UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
+    one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
+    ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
+    FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
+    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
+    DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
+    UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
+    call (MISSING_SCOPE, FOREIGN_TENANT).
+    UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
+    that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
+    or the server drains (DRAINING); retry after RetryInfo.
     """
 
     def SubmitRecords(self, request_iterator, context):
         """Submits a whole job and answers once, when every batch and the seal are stored durably. The initial metadata
-        carries the job's name as `bulkgrpc-job` as soon as the job is open.
+        carries the job's name as `bulkgrpc-job` as soon as the job is open. Without an answer the job may be sealed or
+        open: GetJob returns its state, and sending all batches again with the same idempotency key completes an open job
+        or is refused with JOB_SEALED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +133,8 @@ class IngestServiceServicer:
 
     def StreamRecords(self, request_iterator, context):
         """Submits a job and acknowledges its batches as they become durable. The first answer is `opened`, the last `sealed`.
+        A client may forget a batch once it is acknowledged. If `opened` says `replayed`, the job is sealed or has ended:
+        the client half-closes without a `Seal`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,30 +162,42 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """Takes streams of record batches. A stream opens a job with a header, sends batches numbered 0, 1, 2 …, and seals the
-    job by ending the stream, after a `seal` if the header promises one. A stream that breaks leaves the job open: open it
-    again with the same idempotency key and go on from the answer's `next_sequence`.
+    """Accepts streams of record batches. A client must send, on each stream:
 
-    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, and `google.rpc.BadRequest` where a field is at fault,
-    `google.rpc.RetryInfo` where trying again helps. Both RPCs answer with:
+    1. one `JobHeader`, which opens the job, or opens it again;
+    2. its `RecordBatch` messages, in sequence: from 0 for a new job, otherwise from any sequence up to the job's
+    `next_sequence`;
+    3. one `Seal` with the number of batches of the whole job, after the last batch;
+    4. a half-close.
 
-    INVALID_ARGUMENT: the first message is no header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
-    message is no batch (MISSING_BATCH), the bytes are no valid message (MALFORMED_BATCH), or a field breaks a rule.
-    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or has not the header's version
+    Only the `Seal` seals a job. A stream that ends or breaks without one leaves the job open, whatever was sent before.
+    To resume an open job, send its header again with the same idempotency key and continue at `next_sequence`; batches
+    sent again are compared with those accepted before and are not stored twice.
+
+    Errors carry `google.rpc.ErrorInfo` with domain `bulkgrpc`, `google.rpc.BadRequest` where a field is at fault, and
+    `google.rpc.RetryInfo` where a retry helps. Both RPCs return:
+
+    INVALID_ARGUMENT: the first message is not a header (MISSING_HEADER), the stream is empty (EMPTY_STREAM), a later
+    message is neither a batch nor a seal (MISSING_BATCH), the bytes are not a valid message (MALFORMED_BATCH), or a
+    field breaks a rule (INVALID_FIELD).
+    NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or does not have the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one, or a seal does not stand after the last one (SEQUENCE_BACKWARD,
-    SEQUENCE_GAP).
-    ALREADY_EXISTS: a batch that was accepted before came again with other bytes (BATCH_CONFLICT).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batches` is not the number of the job's batches
+    (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
-    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic one with
-    another version of the dataset (IDEMPOTENCY_CONFLICT).
-    ABORTED: another stream holds the job (JOB_BUSY); its lease runs out by itself.
-    FAILED_PRECONDITION: the job is sealed and takes no more batches (JOB_SEALED), or it ended otherwise (JOB_ENDED); the
-    stream ended without the seal that its header promised (MISSING_SEAL): the job stays open.
-    DEADLINE_EXCEEDED: the seal was not stored within 30 s (SEAL_TIMEOUT); submit again under the same key.
-    UNAUTHENTICATED, PERMISSION_DENIED: who the caller is, or what it may do, does not suffice.
-    UNAVAILABLE: the backbone does not take batches in time or the server drains; go on after RetryInfo.
+    ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
+    one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
+    ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
+    FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
+    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
+    DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
+    UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
+    call (MISSING_SCOPE, FOREIGN_TENANT).
+    UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
+    that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
+    or the server drains (DRAINING); retry after RetryInfo.
     """
 
     @staticmethod

@@ -40,12 +40,12 @@ def ledger_apart() -> None:
 
 def early_acknowledgement() -> None:
     """The server acknowledges a batch as soon as the producer has queued it."""
-    from bulkgrpc.server.deliveries import Deliveries
+    from bulkgrpc.ingest.deliveries import Deliveries
 
     expect = Deliveries.expect
 
-    def expected(self: Deliveries, batch: Any, held_bytes: int) -> Callable[[Any], None]:
-        expect(self, batch, held_bytes)(None)
+    def expected(self: Deliveries, batch: Any, budget_bytes: int) -> Callable[[Any], None]:
+        expect(self, batch, budget_bytes)(None)
         return lambda _: None
 
     _replace(Deliveries, "expect", expected)
@@ -107,8 +107,8 @@ def no_retry() -> None:
 
 def no_budget() -> None:
     """The server reads from its clients without a bound while Kafka is stalled."""
+    from bulkgrpc.ingest.byte_budget import ByteBudget
     from bulkgrpc.kafka.producer import RecordsProducer
-    from bulkgrpc.server.budget import ByteBudget
 
     async def acquire(_self: ByteBudget, _size_bytes: int) -> int:
         return 0

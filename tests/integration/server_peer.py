@@ -16,9 +16,10 @@ from confluent_kafka import Consumer, TopicPartition
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from bulkgrpc.datasets.sources import compile_proto, proto_root
-from bulkgrpc.errors import Refusal, from_rpc_error
+from bulkgrpc.errors import Refusal
 from bulkgrpc.kafka.message import from_headers
 from bulkgrpc.model import Message
+from bulkgrpc.rpc_status import from_rpc_error
 from bulkgrpc.server.serving import Serving
 from bulkgrpc.v1 import (
     datasets_pb2,
@@ -42,6 +43,24 @@ def header(**fields: Any) -> Request:
 
 def batch(sequence: int, records: int = 2) -> Request:
     return Request(batch=ingest_pb2.RecordBatch(sequence=sequence, records=[b"\n\x02S1"] * records))
+
+
+def seal(batches: int) -> Request:
+    return Request(seal=ingest_pb2.Seal(batches=batches))
+
+
+async def finish(call: Any, batches: int) -> None:
+    """Seal a job after `batches` batches and half-close its stream."""
+    await call.write(seal(batches))
+    await call.done_writing()
+
+
+def sealed(requests: tuple[Request, ...]) -> tuple[Request, ...]:
+    """Return the requests with the seal after their last batch; as they are if there is no header or already a seal."""
+    if not requests or not requests[0].HasField("header") or requests[-1].HasField("seal"):
+        return requests
+    batches = [request.batch.sequence + 1 for request in requests if request.HasField("batch")]
+    return (*requests, seal(batches[-1] if batches else 0))
 
 
 def a_key() -> str:
@@ -73,7 +92,11 @@ class Peer:
         return self.ingest.StreamRecords(requests, metadata=self.metadata, **options)
 
     async def whole(self, *requests: Request) -> list[Response]:
-        """Send a whole stream; return all answers."""
+        """Send a whole job and, unless the last request is one, its seal; return all answers."""
+        return await self.exchange(*sealed(requests))
+
+    async def exchange(self, *requests: Request) -> list[Response]:
+        """Send a stream as it is and half-close it; return all answers."""
         for _ in range(STATUS_TRIES):
             try:
                 return [answer async for answer in self.stream(iter(requests))]
@@ -84,6 +107,11 @@ class Peer:
         raise AssertionError("no try told the status")
 
     async def submit(self, *requests: Request) -> ingest_pb2.SubmitRecordsResponse:
+        """Send a whole job as `whole` does; return the answer."""
+        return await self.submit_exactly(*sealed(requests))
+
+    async def submit_exactly(self, *requests: Request) -> ingest_pb2.SubmitRecordsResponse:
+        """Send a submission as it is and half-close it; return the answer."""
         same = [ingest_pb2.SubmitRecordsRequest.FromString(request.SerializeToString()) for request in requests]
         answer: ingest_pb2.SubmitRecordsResponse = await self.ingest.SubmitRecords(
             iter(same), metadata=self.metadata, timeout=DEADLINE_S

@@ -16,10 +16,11 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.client import AsyncBulkClient, BulkError, ClientConfig, JobState, Reason, Refused
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto
+from bulkgrpc.ingest.ports import DatasetDeleted, JobsNotEnded
 from bulkgrpc.model import JobKey, JobSpec
-from bulkgrpc.postgres.catalog import Catalog, JobsNotEnded
+from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.jobs import DatasetDeleted, JobStore, open_values
+from bulkgrpc.postgres.jobs import JobStore, open_values
 from bulkgrpc.postgres.statements import family
 from tests.integration.service_values import Command, Parts
 from tests.support import examples

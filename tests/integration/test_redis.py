@@ -13,15 +13,18 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
+from bulkgrpc.ingest.live_job import LiveJob
+from bulkgrpc.ingest.ports import LeaseHolder, RedisUnavailable
+from bulkgrpc.limits import LEASE_TTL_S, RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobSpec, JobState, digest_of
-from bulkgrpc.redis.job import DIGEST_CHARS, DIGESTS_MAX, LiveJob
-from bulkgrpc.redis.live import AVOID_S, DEADLINE_S, LEASE_TTL_S, Holder, LiveJobs, RedisUnavailable
+from bulkgrpc.redis.job_fields import DIGEST_CHARS
+from bulkgrpc.redis.live_jobs import AVOID_S, DEADLINE_S, RedisLiveJobs
 from bulkgrpc.stack import Addresses
 
 
 @pytest.fixture
-async def live(addresses: Addresses) -> AsyncIterator[LiveJobs]:
-    async with LiveJobs(addresses.redis) as jobs:
+async def live(addresses: Addresses) -> AsyncIterator[RedisLiveJobs]:
+    async with RedisLiveJobs(addresses.redis) as jobs:
         yield jobs
 
 
@@ -30,38 +33,38 @@ def a_job(next_sequence: int = 0, accepted: int = 0) -> LiveJob:
     return LiveJob(spec, (3, 0), next_sequence, accepted, JobState.OPEN, datetime.now(UTC))
 
 
-async def test_what_is_remembered_is_read_back(live: LiveJobs) -> None:
+async def test_what_is_remembered_is_read_back(live: RedisLiveJobs) -> None:
     jobs = [a_job(number, number * 10) for number in range(3)]
-    await live.remember(*jobs)
+    await live.save(*jobs)
     assert [await live.get(job.spec.key) for job in jobs] == jobs
-    await live.forget(jobs[0].spec.key)
+    await live.delete(jobs[0].spec.key)
     assert await live.get(jobs[0].spec.key) is None
 
 
-async def test_a_job_never_goes_backward(live: LiveJobs) -> None:
+async def test_a_job_never_goes_backward(live: RedisLiveJobs) -> None:
     job = a_job(5, 50)
     sealed = replace(job, next_sequence=6, accepted=60, state=JobState.SEALED, seal_time=datetime.now(UTC))
-    await live.remember(job, sealed, replace(job, next_sequence=2, accepted=99), job)
+    await live.save(job, sealed, replace(job, next_sequence=2, accepted=99), job)
     assert await live.get(job.spec.key) == sealed
 
 
-async def test_what_a_job_is_never_changes(live: LiveJobs) -> None:
+async def test_what_a_job_is_never_changes(live: RedisLiveJobs) -> None:
     job = a_job()
-    await live.remember(job)
-    await live.remember(replace(job, partitions=(1,), spec=replace(job.spec, dataset="other")))
+    await live.save(job)
+    await live.save(replace(job, partitions=(1,), spec=replace(job.spec, dataset="other")))
     assert await live.get(job.spec.key) == job
 
 
-async def test_the_lanes_are_those_of_the_stream_that_came_farthest(live: LiveJobs) -> None:
+async def test_the_lanes_are_those_of_the_stream_that_came_farthest(live: RedisLiveJobs) -> None:
     job = a_job(5)
     farther = replace(job, next_sequence=6, partitions=(3,))
-    await live.remember(job, farther, replace(job, next_sequence=6), job)
+    await live.save(job, farther, replace(job, next_sequence=6), job)
     assert await live.get(job.spec.key) == farther
 
 
-async def test_many_jobs_are_read_in_one_go_and_unknown_ones_are_left_out(live: LiveJobs) -> None:
+async def test_many_jobs_are_read_in_one_go_and_unknown_ones_are_left_out(live: RedisLiveJobs) -> None:
     jobs = [a_job(number) for number in range(3)]
-    await live.remember(*jobs[:2])
+    await live.save(*jobs[:2])
     found = await live.get_many([job.spec.key for job in jobs])
     assert found == {job.spec.key: job for job in jobs[:2]}
     assert await live.get_many([]) == {}
@@ -69,94 +72,94 @@ async def test_many_jobs_are_read_in_one_go_and_unknown_ones_are_left_out(live: 
 
 def with_digests(job: LiveJob, from_sequence: int, next_sequence: int, salt: bytes = b"") -> LiveJob:
     digests = tuple(digest_of(salt + b"%d" % sequence) for sequence in range(from_sequence, next_sequence))
-    return replace(job, next_sequence=next_sequence, recent=digests)
+    return replace(job, next_sequence=next_sequence, recent_digests=digests)
 
 
 def expected(from_sequence: int, next_sequence: int) -> dict[int, bytes]:
     return {sequence: digest_of(b"%d" % sequence) for sequence in range(from_sequence, next_sequence)}
 
 
-async def test_the_digests_of_the_last_batches_are_kept_and_no_more(live: LiveJobs, addresses: Addresses) -> None:
+async def test_the_digests_of_the_last_batches_are_kept_and_no_more(live: RedisLiveJobs, addresses: Addresses) -> None:
     job = a_job()
     key = job.spec.key
-    last = 3 * DIGESTS_MAX + 7
+    last = 3 * RECENT_DIGESTS_MAX + 7
     for start in range(0, last, 500):
-        await live.remember(with_digests(job, start, min(last, start + 500)))
-    assert await live.digests(key) == expected(last - DIGESTS_MAX, last)
+        await live.save(with_digests(job, start, min(last, start + 500)))
+    assert await live.digests(key) == expected(last - RECENT_DIGESTS_MAX, last)
     async with Redis.from_url(addresses.redis) as redis:
-        assert await redis.strlen(f"bulk:digests:{key.job_id}") == DIGESTS_MAX * DIGEST_CHARS
+        assert await redis.strlen(f"bulk:digests:{key.job_id}") == RECENT_DIGESTS_MAX * DIGEST_CHARS
         assert 0 < await redis.ttl(f"bulk:digests:{key.job_id}") <= 24 * 3600
-    await live.forget(key)
+    await live.delete(key)
     assert await live.digests(key) == {}
 
 
-async def test_digests_after_a_hole_are_never_mixed_up_with_those_before_it(live: LiveJobs) -> None:
+async def test_digests_after_a_hole_are_never_mixed_up_with_those_before_it(live: RedisLiveJobs) -> None:
     job = a_job()
-    await live.remember(with_digests(job, 0, DIGESTS_MAX))
+    await live.save(with_digests(job, 0, RECENT_DIGESTS_MAX))
     # Redis did not take some of them, or another stream went on without telling.
-    await live.remember(with_digests(job, DIGESTS_MAX + 5, DIGESTS_MAX + 8))
-    assert await live.digests(job.spec.key) == expected(DIGESTS_MAX + 5, DIGESTS_MAX + 8)
-    await live.remember(replace(job, next_sequence=DIGESTS_MAX + 20))
+    await live.save(with_digests(job, RECENT_DIGESTS_MAX + 5, RECENT_DIGESTS_MAX + 8))
+    assert await live.digests(job.spec.key) == expected(RECENT_DIGESTS_MAX + 5, RECENT_DIGESTS_MAX + 8)
+    await live.save(replace(job, next_sequence=RECENT_DIGESTS_MAX + 20))
     assert await live.digests(job.spec.key) == {}
 
 
-async def test_the_first_digest_of_a_batch_stands(live: LiveJobs) -> None:
+async def test_the_first_digest_of_a_batch_stands(live: RedisLiveJobs) -> None:
     job = a_job()
-    await live.remember(with_digests(job, 0, 4))
-    await live.remember(with_digests(job, 2, 4, b"other"), with_digests(job, 2, 6))
+    await live.save(with_digests(job, 0, 4))
+    await live.save(with_digests(job, 2, 4, b"other"), with_digests(job, 2, 6))
     assert await live.digests(job.spec.key) == expected(0, 6)
 
 
-async def test_another_tenants_job_is_not_there(live: LiveJobs) -> None:
+async def test_another_tenants_job_is_not_there(live: RedisLiveJobs) -> None:
     job = a_job()
-    await live.remember(job)
+    await live.save(job)
     assert await live.get(JobKey("other", job.spec.key.job_id)) is None
 
 
-async def test_a_hash_that_is_not_whole_is_not_there(live: LiveJobs, addresses: Addresses) -> None:
+async def test_a_hash_that_is_not_whole_is_not_there(live: RedisLiveJobs, addresses: Addresses) -> None:
     job = a_job()
     async with Redis.from_url(addresses.redis) as redis:
         await redis.hset(f"bulk:job:{job.spec.key.job_id}", "next_sequence", "5")
     assert await live.get(job.spec.key) is None
 
 
-async def test_a_job_and_a_lease_run_out_by_themselves(live: LiveJobs, addresses: Addresses) -> None:
+async def test_a_job_and_a_lease_run_out_by_themselves(live: RedisLiveJobs, addresses: Addresses) -> None:
     job = a_job()
-    await live.remember(job)
-    await live.take_lease(job.spec.key, Holder("one", "1"))
+    await live.save(job)
+    await live.acquire_lease(job.spec.key, LeaseHolder("one", "1"))
     async with Redis.from_url(addresses.redis) as redis:
         assert 0 < await redis.ttl(f"bulk:job:{job.spec.key.job_id}") <= 24 * 3600
         assert 0 < await redis.pttl(f"bulk:lease:{job.spec.key.job_id}") <= LEASE_TTL_S * 1000
 
 
-async def test_one_session_holds_a_job_and_its_later_stream_pushes_the_earlier_out(live: LiveJobs) -> None:
+async def test_one_session_holds_a_job_and_its_later_stream_pushes_the_earlier_out(live: RedisLiveJobs) -> None:
     key = a_job().spec.key
-    old, new, other = Holder("one", "1"), Holder("one", "2"), Holder("on", "1")
-    assert await live.take_lease(key, old)
-    assert not await live.take_lease(key, other)
-    assert await live.take_lease(key, new)
+    old, new, other = LeaseHolder("one", "1"), LeaseHolder("one", "2"), LeaseHolder("on", "1")
+    assert await live.acquire_lease(key, old)
+    assert not await live.acquire_lease(key, other)
+    assert await live.acquire_lease(key, new)
     assert not await live.renew_lease(key, old)
     await live.release_lease(key, old)
-    assert not await live.take_lease(key, other)
+    assert not await live.acquire_lease(key, other)
     assert await live.renew_lease(key, new)
     await live.release_lease(key, new)
-    assert await live.take_lease(key, other)
+    assert await live.acquire_lease(key, other)
 
 
-async def test_a_lease_that_was_lost_with_redis_is_taken_again_by_its_renewal(live: LiveJobs) -> None:
+async def test_a_lease_that_was_lost_with_redis_is_taken_again_by_its_renewal(live: RedisLiveJobs) -> None:
     key = a_job().spec.key
-    assert await live.renew_lease(key, Holder("one", "1"))
-    assert not await live.take_lease(key, Holder("two", "1"))
+    assert await live.renew_lease(key, LeaseHolder("one", "1"))
+    assert not await live.acquire_lease(key, LeaseHolder("two", "1"))
 
 
 async def test_a_dead_redis_is_one_exception_and_costs_nobody_a_second_wait() -> None:
-    async with LiveJobs("redis://127.0.0.1:1/0") as live:
+    async with RedisLiveJobs("redis://127.0.0.1:1/0") as live:
         with pytest.raises(RedisUnavailable):
             await live.get(a_job().spec.key)
         begun_s = time.monotonic()
         for _ in range(100):
             with pytest.raises(RedisUnavailable):
-                await live.remember(a_job())
+                await live.save(a_job())
         assert time.monotonic() - begun_s < DEADLINE_S
 
 
@@ -171,7 +174,7 @@ async def test_a_redis_that_is_silent_costs_one_deadline() -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     begun_s = time.monotonic()
-    async with LiveJobs(f"redis://127.0.0.1:{port}/0") as live:
+    async with RedisLiveJobs(f"redis://127.0.0.1:{port}/0") as live:
         with pytest.raises(RedisUnavailable):
             await live.get(a_job().spec.key)
         assert time.monotonic() - begun_s < 2 * DEADLINE_S
@@ -181,7 +184,7 @@ async def test_a_redis_that_is_silent_costs_one_deadline() -> None:
 
 async def test_redis_is_asked_again_after_a_while(addresses: Addresses) -> None:
     now_s = 0.0
-    async with LiveJobs(addresses.redis, clock=lambda: now_s) as live:
+    async with RedisLiveJobs(addresses.redis, clock=lambda: now_s) as live:
         live._avoid_until_s = AVOID_S
         with pytest.raises(RedisUnavailable):
             await live.get(a_job().spec.key)
@@ -189,7 +192,7 @@ async def test_redis_is_asked_again_after_a_while(addresses: Addresses) -> None:
         assert await live.get(a_job().spec.key) is None
 
 
-async def test_the_eviction_policy_is_told(live: LiveJobs) -> None:
+async def test_the_eviction_policy_is_told(live: RedisLiveJobs) -> None:
     assert await live.eviction_policy() != ""
 
 
@@ -200,9 +203,9 @@ def test_a_connection_that_died_unnoticed_is_an_absence_like_any_other_and_the_n
     now_s = [0.0]
 
     async def ask() -> None:
-        async with LiveJobs(addresses.redis, lambda: now_s[0]) as live:
+        async with RedisLiveJobs(addresses.redis, lambda: now_s[0]) as live:
             job = a_job()
-            await live.remember(job)
+            await live.save(job)
             for connection in live._redis.connection_pool._available_connections:
                 connection._writer.transport.abort()
             with pytest.raises(RedisUnavailable):

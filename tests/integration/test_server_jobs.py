@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from bulkgrpc.errors import Reason, Refusal
-from bulkgrpc.server import watching
-from bulkgrpc.server.storage import Storage
+from bulkgrpc.ingest import job_watch
+from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import jobs_pb2
 from tests.integration.server_peer import (
@@ -23,6 +23,7 @@ from tests.integration.server_peer import (
     a_key,
     batch,
     eventually,
+    finish,
     header,
     next_answer,
     peer,
@@ -99,7 +100,7 @@ async def test_a_watch_shows_the_job_at_once_then_each_change_and_ends_with_the_
     assert (await seen(call)).state == jobs_pb2.JOB_STATE_OPEN
     await stream.write(batch(0))
     assert (await seen(call)).counts.accepted == 2
-    await stream.done_writing()
+    await finish(stream, 1)
     await rest(stream)
     assert (await seen(call)).state == jobs_pb2.JOB_STATE_SEALED
     end(server_settings, name)
@@ -117,14 +118,14 @@ async def test_a_thousand_watchers_cost_one_query_a_round(
         name = (await client.submit(header(), batch(0))).job.name
         calls = [watch(client, name) for _ in range(100)]
         await asyncio.gather(*map(seen, calls))
-        ask = Storage.get_jobs
+        ask = JobStore.get_jobs
 
         async def counted(storage: Any, ids: Any) -> Any:
             asked.append(len(ids))
             return await ask(storage, ids)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Storage, "get_jobs", counted)
+            patch.setattr(JobStore, "get_jobs", counted)
             end(server_settings, name)
             states = {(await seen(call)).state for call in calls}
         assert states == {jobs_pb2.JOB_STATE_SUCCEEDED}
@@ -135,7 +136,7 @@ async def test_a_thousand_watchers_cost_one_query_a_round(
 async def test_the_watcher_after_the_last_that_may_watch_is_refused(
     client: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "WATCHERS_MAX", 2)
+    monkeypatch.setattr(job_watch, "WATCHERS_MAX", 2)
     name = (await client.submit(header(), batch(0))).job.name
     calls = [watch(client, name) for _ in range(2)]
     await asyncio.gather(*map(seen, calls))
@@ -242,13 +243,13 @@ async def test_jobs_that_end_elsewhere_end_their_open_streams_for_one_query_a_se
     serve_with: ServeWith, server_settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    ask = Storage.get_jobs
+    ask = JobStore.get_jobs
 
     async def counted(storage: Any, ids: Any) -> Any:
         asked.append(len(ids))
         return await ask(storage, ids)
 
-    monkeypatch.setattr(Storage, "get_jobs", counted)
+    monkeypatch.setattr(JobStore, "get_jobs", counted)
     async with serve_with() as (_, client):
         streams = [await opened(client) for _ in range(20)]
         loop = asyncio.get_running_loop()
@@ -299,7 +300,7 @@ async def test_a_job_is_not_deleted_while_a_stream_holds_it_or_redis_is_away(
         await proxy.cut()
         await cancel(client, name)
         code, refused = await refusal(delete(client, name))
-        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REDIS_UNAVAILABLE)
         assert refused.retry_after_s > 0
 
 

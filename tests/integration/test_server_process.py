@@ -30,6 +30,7 @@ from tests.integration.server_peer import (
     a_key,
     batch,
     eventually,
+    finish,
     header,
     next_answer,
     peer,
@@ -107,7 +108,7 @@ async def test_a_server_that_drains_lets_open_streams_end_refuses_new_ones_and_e
         assert refused.retry_after_s > 0
         await call.write(batch(0))
         assert (await next_answer(call)).acknowledged.next_sequence == 1
-        await call.done_writing()
+        await finish(call, 1)
         assert (await rest(call))[-1].sealed.job.counts.accepted == 2
         assert await ended(process) == 0
 

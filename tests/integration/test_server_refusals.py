@@ -23,6 +23,7 @@ from tests.integration.server_peer import (
     ServeWith,
     a_key,
     batch,
+    finish,
     header,
     next_answer,
     peer,
@@ -184,14 +185,14 @@ async def test_the_stream_after_the_last_that_may_be_open_is_refused_at_once_and
         for call in calls:
             await call.write(header())
         await asyncio.gather(*map(next_answer, calls))
-        assert running.gate.open_streams == 200
+        assert running.admission.open_streams == 200
         async with asyncio.timeout(2):
             code, refused = await refusal(client.whole(header()))
         assert (code, refused.reason) == (TOO_MUCH, Reason.TOO_MANY_STREAMS)
         assert refused.retry_after_s > 0
         for call in calls:
             await call.write(batch(0))
-            await call.done_writing()
+            await finish(call, 1)
         for answers in await asyncio.gather(*map(rest, calls)):
             assert answers[-1].sealed.job.counts.accepted == 2
         assert (await client.whole(header()))[-1].HasField("sealed")

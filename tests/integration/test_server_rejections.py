@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from bulkgrpc.errors import Reason
-from bulkgrpc.postgres.rejections import PAGE_BYTES_MAX
+from bulkgrpc.limits import REJECTIONS_PAGE_BYTES_MAX
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import jobs_pb2
 from tests.integration.server_peer import Peer, ServeWith, batch, header, peer, proxy_to, refusal, through
@@ -65,7 +65,7 @@ async def test_a_page_of_large_records_ends_early_and_none_is_lost(
     reject(server_settings, name, [(0, index) for index in range(20)], record)
     pages = await rejections(client, name, page_size=1000, with_records=True)
     assert sum(len(page.rejections) for page in pages) == 20
-    assert 2 * PAGE_BYTES_MAX > max(page.ByteSize() for page in pages) > PAGE_BYTES_MAX
+    assert 2 * REJECTIONS_PAGE_BYTES_MAX > max(page.ByteSize() for page in pages) > REJECTIONS_PAGE_BYTES_MAX
     assert len(await rejections(client, name, page_size=1000)) == 1
 
 

@@ -25,12 +25,14 @@ from tests.integration.server_peer import (
     a_key,
     batch,
     eventually,
+    finish,
     header,
     next_answer,
     proxy_to,
     read_topic,
     refusal,
     rest,
+    seal,
     through,
 )
 
@@ -116,7 +118,7 @@ async def test_a_batch_sent_again_is_acknowledged_at_once_and_not_stored_again(
     assert (await next_answer(call)).acknowledged.next_sequence == 3
     for sequence in (1, 2, 3):
         await call.write(batch(sequence))
-    await call.done_writing()
+    await finish(call, 4)
     assert (await rest(call))[-1].sealed.job.counts.accepted == 8
     assert await sequences(server_settings) == [0, 1, 2, 3]
 
@@ -227,7 +229,7 @@ async def test_a_seal_that_is_not_stored_in_time_is_told_and_the_same_key_finds_
 
     with monkeypatch.context() as patch:
         patch.setattr("bulkgrpc.limits.SEAL_TIMEOUT_S", 0.3)
-        patch.setattr("bulkgrpc.server.stream.JobStream.seal", never)
+        patch.setattr("bulkgrpc.ingest.batch_appender.BatchAppender.seal", never)
         calls: list[Callable[..., Any]] = [client.whole, client.submit]
         for call in calls:
             begun_s = time.monotonic()
@@ -236,6 +238,6 @@ async def test_a_seal_that_is_not_stored_in_time_is_told_and_the_same_key_finds_
             assert (code, refused.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, Reason.SEAL_TIMEOUT)
             assert refused.retry_after_s > 0
             assert "same idempotency key" in refused.message
-    answers = await client.whole(header(idempotency_key=key, session_id=key))
+    answers = await client.whole(header(idempotency_key=key, session_id=key), seal(1))
     assert (answers[0].opened.replayed, answers[0].opened.next_sequence) == (False, 1)
     assert answers[-1].sealed.job.counts.accepted == 2

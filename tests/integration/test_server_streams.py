@@ -16,6 +16,7 @@ from bulkgrpc.errors import Reason
 from bulkgrpc.model import Kind
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
+from tests.integration.http2 import grpc_message, raw_call
 from tests.integration.server_peer import (
     DEADLINE_S,
     Peer,
@@ -24,6 +25,7 @@ from tests.integration.server_peer import (
     a_key,
     batch,
     eventually,
+    finish,
     header,
     next_answer,
     peer,
@@ -31,6 +33,7 @@ from tests.integration.server_peer import (
     read_topic,
     refusal,
     rest,
+    seal,
     through,
 )
 
@@ -40,6 +43,10 @@ pytest_plugins = ["tests.integration.server_parts"]
 async def on_topic(settings: ServerSettings) -> list[tuple[Kind, int, int]]:
     found = await asyncio.to_thread(read_topic, settings.kafka, settings.topic)
     return [(message.kind, message.sequence, message.records) for message, _ in found]
+
+
+async def is_on_topic(settings: ServerSettings, message: tuple[Kind, int, int]) -> bool:
+    return message in await on_topic(settings)
 
 
 async def test_a_stream_is_opened_first_and_sealed_last_and_its_batches_are_on_kafka_unchanged(
@@ -86,22 +93,56 @@ async def test_submit_names_the_job_as_soon_as_it_is_open(client: Peer) -> None:
     call.cancel()
 
 
-async def test_a_stream_that_ends_without_the_seal_that_it_promised_leaves_its_job_open(client: Peer) -> None:
-    key = a_key()
-    first = header(idempotency_key=key, explicit_seal=True)
-    code, refused = await refusal(client.whole(first, batch(0)))
+@pytest.mark.parametrize("unary", [False, True])
+async def test_a_stream_that_ends_without_a_seal_leaves_its_job_open(client: Peer, unary: bool) -> None:
+    first = header(idempotency_key=a_key())
+    call = client.submit_exactly(first, batch(0)) if unary else client.exchange(first, batch(0))
+    code, refused = await refusal(call)
     assert (code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.MISSING_SEAL)
-    answers = await client.whole(first, batch(0), batch(1), Request(seal=ingest_pb2.Seal(batches=2)))
+    assert "stays open" in refused.message
+    answers = await client.whole(first, batch(0), batch(1))
     assert answers[0].opened.job.state == jobs_pb2.JOB_STATE_OPEN
     assert answers[-1].sealed.job.counts.accepted == 4
 
 
 async def test_a_sealed_job_may_be_sealed_again(client: Peer) -> None:
-    key = a_key()
-    first = header(idempotency_key=key, explicit_seal=True)
-    await client.whole(first, batch(0), Request(seal=ingest_pb2.Seal(batches=1)))
-    answers = await client.whole(first, Request(seal=ingest_pb2.Seal(batches=1)))
+    first = header(idempotency_key=a_key())
+    await client.whole(first, batch(0))
+    answers = await client.whole(first, seal(1))
     assert answers[-1].sealed.replayed
+
+
+async def test_the_end_of_a_stream_whose_job_was_sealed_before_needs_no_seal(client: Peer) -> None:
+    first = header(idempotency_key=a_key())
+    await client.whole(first, batch(0))
+    answers = await client.exchange(first)
+    assert answers[0].opened.replayed
+    assert answers[-1].sealed.replayed
+    assert (await client.submit_exactly(first)).replayed
+
+
+@pytest.mark.parametrize("method", ["SubmitRecords", "StreamRecords"])
+@pytest.mark.parametrize("last", [batch(1), seal(1)], ids=["batch", "seal"])
+@pytest.mark.parametrize("way", ["half-close", "broken connection"])
+async def test_a_stream_that_is_cut_in_its_last_message_never_seals_its_job(
+    client: Peer, server_settings: ServerSettings, method: str, last: Request, way: str
+) -> None:
+    first = header(idempotency_key=a_key(), session_id="one")
+    cut = grpc_message(last.SerializeToString())[:-1]
+    async with raw_call(client.address, f"/bulkgrpc.v1.IngestService/{method}") as call, asyncio.timeout(DEADLINE_S):
+        for message in (first, batch(0)):
+            await call.data(grpc_message(message.SerializeToString()))
+        await eventually(lambda: is_on_topic(server_settings, (Kind.BATCH, 0, 2)))
+        await call.data(cut, end=way == "half-close")
+        if way == "half-close":
+            await call.until_ended()
+        else:
+            call.abort()
+    answers = await client.whole(first, batch(0), batch(1))
+    assert (answers[0].opened.replayed, answers[0].opened.job.state) == (False, jobs_pb2.JOB_STATE_OPEN)
+    assert answers[-1].sealed.job.counts.accepted == 4
+    kinds = [kind for kind, _, _ in await on_topic(server_settings)]
+    assert kinds == [Kind.BATCH, Kind.BATCH, Kind.SEAL]
 
 
 @pytest.mark.parametrize(("batches", "reason"), [(1, Reason.SEQUENCE_BACKWARD), (3, Reason.SEQUENCE_GAP)])
@@ -109,10 +150,9 @@ async def test_a_seal_that_does_not_stand_after_the_last_batch_is_refused(
     client: Peer, batches: int, reason: Reason
 ) -> None:
     key = a_key()
-    seal = Request(seal=ingest_pb2.Seal(batches=batches))
-    code, refused = await refusal(client.whole(header(idempotency_key=key), batch(0), batch(1), seal))
+    code, refused = await refusal(client.whole(header(idempotency_key=key), batch(0), batch(1), seal(batches)))
     assert (code, refused.reason, refused.field) == (grpc.StatusCode.OUT_OF_RANGE, reason, "seal.batches")
-    answers = await client.whole(header(idempotency_key=key))
+    answers = await client.whole(header(idempotency_key=key), batch(0), batch(1))
     assert answers[0].opened.job.state == jobs_pb2.JOB_STATE_OPEN
 
 
@@ -248,12 +288,11 @@ async def test_a_stream_of_the_same_session_takes_the_job_over_and_the_old_one_c
     new = client.stream()
     await new.write(header(idempotency_key=key, session_id="one"))
     assert (await next_answer(new)).opened.next_sequence == 0
-    await old.done_writing()
-    assert (await next_answer(old)).WhichOneof("message") == "acknowledged"
+    await finish(old, 0)
     code, refused = await refusal(next_answer(old))
     assert (code, refused.reason) == (grpc.StatusCode.ABORTED, Reason.JOB_BUSY)
     await new.write(batch(0))
-    await new.done_writing()
+    await finish(new, 1)
     assert (await rest(new))[-1].sealed.job.counts.accepted == 2
     assert await on_topic(server_settings) == [(Kind.BATCH, 0, 2), (Kind.SEAL, 1, 0)]
 
@@ -261,7 +300,7 @@ async def test_a_stream_of_the_same_session_takes_the_job_over_and_the_old_one_c
 async def test_streams_whose_jobs_were_taken_over_are_ended_while_they_wait_for_batches(
     client: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bulkgrpc.server.lease.RENEW_S", 0.2)
+    monkeypatch.setattr("bulkgrpc.ingest.lease.RENEW_S", 0.2)
     opening = [header(idempotency_key=a_key(), session_id="one") for _ in range(50)]
 
     async def opened(request: Request) -> Any:
@@ -277,7 +316,7 @@ async def test_streams_whose_jobs_were_taken_over_are_ended_while_they_wait_for_
         assert (code, refused.reason) == (grpc.StatusCode.ABORTED, Reason.JOB_BUSY)
     for call in new:
         await call.write(batch(0))
-        await call.done_writing()
+        await finish(call, 1)
         assert (await rest(call))[-1].sealed.job.next_sequence == 1
 
 
@@ -287,7 +326,7 @@ async def test_a_stream_that_ends_frees_its_job_at_once(client: Peer) -> None:
 
     async def free() -> bool:
         try:
-            return bool(await client.whole(header(idempotency_key=key, session_id="two")))
+            return bool(await client.whole(header(idempotency_key=key, session_id="two"), seal(1)))
         except grpc.aio.AioRpcError as error:
             return error.code() is not grpc.StatusCode.ABORTED
 
@@ -364,7 +403,7 @@ async def test_without_redis_jobs_are_accepted_and_resumed_from_the_row(serve_wi
 async def test_without_redis_streams_are_refused_if_the_setting_says_so(serve_with: ServeWith) -> None:
     async with serve_with(redis="redis://127.0.0.1:1/0", when_redis_is_down="refuse") as (_, client):
         code, refused = await refusal(client.whole(header()))
-        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.REDIS_UNAVAILABLE)
         assert refused.retry_after_s > 0
 
 
@@ -379,7 +418,7 @@ async def test_redis_that_goes_away_in_the_middle_disturbs_no_stream(
         await proxy.cut()
         await call.write(batch(0))
         assert (await next_answer(call)).acknowledged.next_sequence == 1
-        await call.done_writing()
+        await finish(call, 1)
         assert (await rest(call))[-1].sealed.job.next_sequence == 1
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
-from bulkgrpc.errors import Refusal, to_status
+from bulkgrpc.errors import Refusal
+from bulkgrpc.rpc_status import to_status
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 
 Request = ingest_pb2.StreamRecordsRequest

@@ -17,8 +17,8 @@ from bulkgrpc.consume.decode import prepare
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.ingest.messages import parse_message
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
-from bulkgrpc.server.messages import read_batch
 from tests.support import examples
 from tests.support.cost import BLOCKS_SLACK, OPCODES_RATIO_MAX, Work, cost
 
@@ -52,7 +52,7 @@ def remembering(rows: int) -> Work:
 
 def receiving(rows: int) -> Work:
     payload = b"\x08\x05" + examples.reading_batch(0, rows)
-    return lambda: [read_batch(payload, 1 << 30, 1 << 30) for _ in range(BATCHES)]
+    return lambda: [parse_message(payload, 1 << 30, 1 << 30) for _ in range(BATCHES)]
 
 
 def encoding(rows: int) -> Work:

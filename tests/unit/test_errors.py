@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from bulkgrpc import errors, limits, settings
+from bulkgrpc import errors, limits, rpc_status, settings
 
 
 def _details(refusal: errors.Refusal) -> dict[str, object]:
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     found: dict[str, object] = {}
-    for detail in errors.to_status(refusal).details:
+    for detail in rpc_status.to_status(refusal).details:
         for kind in kinds:
             message = kind()
             if detail.Unpack(message):
@@ -37,7 +36,14 @@ def test_what_passes_by_itself_carries_retry_info() -> None:
 def test_each_class_has_a_code_of_its_own() -> None:
     codes = [cls.code for cls in errors.Refusal.__subclasses__()]
     assert len(set(codes)) == len(codes)
-    assert grpc.StatusCode.OK not in codes
+    assert {code.value for code in errors.Code} == {code.value for code in codes}
+
+
+def test_every_code_is_the_one_of_grpc_with_its_name() -> None:
+    for cls in errors.Refusal.__subclasses__():
+        refusal = cls(errors.Reason.INVALID_FIELD, "x")
+        number, _ = rpc_status.grpc_code(refusal).value
+        assert (number, rpc_status.grpc_code(refusal).name) == (refusal.code.value, refusal.code.name)
 
 
 def test_limits_that_do_not_fit_are_named() -> None:

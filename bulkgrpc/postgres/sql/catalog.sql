@@ -10,7 +10,7 @@ ORDER BY version DESC
 LIMIT 1
 
 -- name: list_datasets
--- The newest version of each dataset, by name, after the last one of the page before.
+-- The newest version of each dataset, by name, after the last one of the previous page.
 SELECT DISTINCT ON (dataset) dataset, version, message_type, descriptors, create_time, 1 AS first_version
 FROM bulk.datasets
 WHERE dataset > %(after)s AND delete_time IS NULL
@@ -18,7 +18,7 @@ ORDER BY dataset, version DESC
 LIMIT %(page_size)s
 
 -- name: list_versions
--- The versions of a dataset, the newest first, those before the last one of the page before.
+-- The versions of a dataset, the newest first, those before the last one of the previous page.
 SELECT dataset, version, message_type, descriptors, create_time, 1 AS first_version
 FROM bulk.datasets
 WHERE dataset = %(dataset)s AND (version < %(before)s OR %(before)s = 0) AND delete_time IS NULL
@@ -26,11 +26,11 @@ ORDER BY version DESC
 LIMIT %(page_size)s
 
 -- name: lock_dataset
--- Let one at a time change a dataset.
+-- Let one transaction at a time change a dataset.
 SELECT pg_advisory_xact_lock(hashtextextended('bulkgrpc dataset ' || %(dataset)s, 0))
 
 -- name: lock_out_jobs
--- Wait for those who are opening jobs of a dataset, and let nobody open one; see lock_job.
+-- Wait for transactions that open jobs of a dataset, and block new ones; see lock_job.
 SELECT pg_advisory_xact_lock(hashtextextended('bulkgrpc jobs of ' || %(dataset)s, 0))
 
 -- name: add_dataset
@@ -52,7 +52,7 @@ WHERE dataset = %(dataset)s AND delete_time IS NULL
 RETURNING version
 
 -- name: table_columns
--- The columns of a table in the schema public; none if it is not there. key_position: in its primary key, 0 if in none.
+-- The columns of a table in the schema public; none if it does not exist. key_position: in its primary key, 0 if in none.
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef,
        coalesce(array_position(i.indkey::smallint[], a.attnum) + 1, 0) AS key_position
 FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary

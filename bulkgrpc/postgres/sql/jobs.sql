@@ -1,12 +1,12 @@
 -- name: lock_job
--- Let one transaction at a time make or end a job: partitions cannot keep ids unique over the days. And let nobody delete
--- its dataset meanwhile, see lock_out_jobs.
+-- Let one transaction at a time create or end a job: partitions cannot keep IDs unique across days. Keep its dataset from
+-- being deleted meanwhile, see lock_out_jobs.
 SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0)),
        pg_advisory_xact_lock_shared(hashtextextended('bulkgrpc jobs of ' || %(dataset)s, 0))
 
 -- name: open_job
--- Create the job if it is not there and its dataset's version is not deleted; of_deleted: even then. After lock_job, in
--- one transaction.
+-- Create the job if it does not exist and its dataset's version is not deleted; of_deleted: even if it is. After lock_job,
+-- in the same transaction.
 INSERT INTO bulk.jobs (create_day, job_id, tenant, idempotency_key, dataset, dataset_version, labels, atomic,
                        rejections_max, time_to_live_s, partitions, state, create_time)
 SELECT (%(create_time)s::timestamptz AT TIME ZONE 'UTC')::date, %(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s,
@@ -16,7 +16,7 @@ WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
   AND (%(of_deleted)s
        OR NOT EXISTS (SELECT FROM bulk.datasets d
                       WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
--- Of the same day there is none, but for a transaction that sees an older picture: this tells it so, and it is tried again.
+-- A job of the same day can conflict only if this transaction's snapshot is older than its row.
 ON CONFLICT DO NOTHING
 
 -- name: get_job
@@ -40,12 +40,12 @@ FROM bulk.jobs j CROSS JOIN LATERAL (
 WHERE j.job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: seal_job
--- Mark the job sealed once its seal is on Kafka; a worker may have ended it already.
+-- Mark the job sealed once its seal is on Kafka; a worker may have ended the job already.
 UPDATE bulk.jobs SET state = 2, seal_time = %(seal_time)s, update_time = clock_timestamp()
 WHERE job_id = %(job_id)s AND state = 1
 
 -- name: list_jobs
--- A page of a tenant's jobs, newest first, after the last one of the page before.
+-- A page of a tenant's jobs, newest first, after the last one of the previous page.
 SELECT j.*, first.next_sequence
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
@@ -57,8 +57,8 @@ WHERE j.tenant = %(tenant)s
 ORDER BY j.create_time DESC, j.job_id DESC
 LIMIT %(page_size)s
 
--- name: hold_job
--- A job whose end is to be decided: waits for the worker that writes for it now, and keeps the next one waiting.
+-- name: lock_job_row
+-- Lock a job's row before deciding about its end: waits for the worker that writes for it now, and blocks the next one.
 SELECT state, dataset, dataset_version, atomic,
        EXISTS (SELECT FROM bulk.datasets d
                WHERE d.dataset = j.dataset AND d.version = j.dataset_version AND d.delete_time IS NOT NULL) AS deleted,
@@ -69,19 +69,19 @@ WHERE job_id = %(job_id)s AND tenant = %(tenant)s
 FOR UPDATE OF j
 
 -- name: await_writer
--- Wait for the worker that writes for a job with one lane. Of one with several lanes there may always be one.
+-- Wait for the worker that writes for a job with one lane. A job with several lanes may always have one that writes.
 SELECT FROM bulk.jobs
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND cardinality(partitions) = 1
 FOR UPDATE
 
 -- name: end_job
--- End a job that has not ended: what it holds counts as expired, and is swept later.
+-- End a job that has not ended: its staged rows count as expired and are deleted later.
 UPDATE bulk.jobs
 SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + staged, staged = 0
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
 
 -- name: delete_job
--- Forget an ended job.
+-- Delete an ended job with its lanes, batches and rejections.
 WITH gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),
      lanes AS (DELETE FROM bulk.lanes l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id),
      batches AS (DELETE FROM bulk.batches b USING gone g WHERE b.create_day = g.create_day AND b.job_id = g.job_id)
@@ -96,8 +96,8 @@ ORDER BY b.sequence
 LIMIT %(page_size)s
 
 -- name: list_rejections
--- A page of a job's rejections by place, after the last one of the page before; with records, it ends early once they
--- have bytes_max.
+-- A page of a job's rejections by position, after the last one of the previous page; with records, the page ends early
+-- once they have bytes_max.
 SELECT rejection_id, sequence, record_index, code, field, reason, CASE WHEN %(with_records)s THEN record ELSE '' END
 FROM (
   SELECT *, sum(octet_length(record)) OVER (ORDER BY sequence, record_index, rejection_id) - octet_length(record)

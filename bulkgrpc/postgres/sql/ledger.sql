@@ -27,7 +27,7 @@ FROM unnest(%(partitions)s::integer[], %(to_offsets)s::bigint[]) AS v (partition
 WHERE o.topic = %(topic)s AND o.partition = v.partition
 
 -- name: lock_jobs
--- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in hold_job); who seals one does not.
+-- A chunk's jobs. Who would end one waits for the chunk (FOR UPDATE, in lock_job_row); who seals one does not.
 -- deleted_version: the last version of its dataset that was deleted, 0 if none was.
 SELECT j.job_id, j.create_day, j.state, j.atomic, j.rejections_max, j.rejected, j.expired, j.staged,
        cardinality(j.partitions) AS lanes, j.dataset_version,

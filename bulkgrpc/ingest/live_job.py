@@ -1,0 +1,48 @@
+"""The progress of a job as servers record it: ahead of the job's row, because workers apply batches later. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from bulkgrpc.limits import RECENT_DIGESTS_MAX
+from bulkgrpc.model import Job, JobCounts, JobSpec, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class LiveJob:
+    """A job as the servers know it.
+
+    partitions: one per lane. next_sequence: every batch before it is in the record log, in the order of its lane.
+    accepted: records of those batches. state: OPEN, SEALED or CANCELLED. recent_digests: digests of the batches right
+    before `next_sequence`; they are written, and never read back with the job.
+    """
+
+    spec: JobSpec
+    partitions: tuple[int, ...]
+    next_sequence: int
+    accepted: int
+    state: JobState
+    create_time: datetime
+    seal_time: datetime | None = None
+    recent_digests: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job) -> LiveJob:
+        """Return the progress of a job as its view shows it."""
+        return cls(
+            job.spec, job.partitions, job.next_sequence, job.counts.accepted, job.state, job.create_time, job.seal_time
+        )
+
+    def after(self, earlier: LiveJob) -> LiveJob:
+        """Return this with the digests of `earlier` in front, if they are contiguous; at most RECENT_DIGESTS_MAX."""
+        if self.next_sequence - len(self.recent_digests) != earlier.next_sequence:
+            return self
+        return replace(self, recent_digests=(earlier.recent_digests + self.recent_digests)[-RECENT_DIGESTS_MAX:])
+
+    def as_job(self) -> Job:
+        """Return the job as if none of it were applied."""
+        counts = JobCounts(accepted=self.accepted)
+        return Job(
+            self.spec, self.partitions, self.state, counts, self.next_sequence, self.create_time, self.seal_time, None
+        )

@@ -1,0 +1,241 @@
+"""The ports of the ingest session: what it needs of its stores, as Protocols, and the exceptions of their adapters.
+
+Adapters: `bulkgrpc.kafka.record_log`, `bulkgrpc.postgres.jobs` and `catalog`, `bulkgrpc.redis.live_jobs`.
+No driver's exception passes a port.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.ingest.live_job import LiveJob
+from bulkgrpc.model import Job, JobKey, JobSpec, Message
+from bulkgrpc.rejections import Rejection
+
+
+class StoreUnavailable(Exception):
+    """A store does not answer, or not in time. The call may have been carried out; it may be repeated."""
+
+
+class PostgresUnavailable(StoreUnavailable):
+    """PostgreSQL does not answer in time."""
+
+
+class LockTimeout(PostgresUnavailable):
+    """A transaction of another session holds a table for longer than the call may wait."""
+
+
+class RedisUnavailable(StoreUnavailable):
+    """Redis does not answer in time."""
+
+
+class RecordLogUnavailable(StoreUnavailable):
+    """The record log takes no message, or did not store one in time. `str()` is the cause."""
+
+
+class RecordLogFull(Exception):
+    """The record log's queue is full; append again once messages are delivered."""
+
+
+class DatasetDeleted(Exception):
+    """A job cannot be opened: the version of its dataset is deleted."""
+
+
+class DatasetExists(Exception):
+    """A dataset cannot be registered: a table of its name exists and belongs to no dataset."""
+
+
+class JobsNotEnded(Exception):
+    """A dataset cannot be deleted: jobs of it have not ended. count: how many; names: of up to three of them."""
+
+    def __init__(self, count: int, names: Sequence[str]) -> None:
+        super().__init__(f"{count} jobs have not ended")
+        self.count = count
+        self.names = names
+
+
+class TableInUse(Exception):
+    """A table cannot be dropped: another object of the database depends on it. `str()` names the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolder:
+    """The holder of a job's lease: one stream of a client's session. A later stream of the session may take it over."""
+
+    session_id: str
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobPosition:
+    """The position of a job in its tenant's list, newest first. A page starts after it."""
+
+    create_time: datetime
+    job_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionPosition:
+    """The position of a rejection in its job's report. A page starts after it; the default is before all."""
+
+    sequence: int = -1
+    record_index: int = -1
+    rejection_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredDataset:
+    """A version of a dataset and when it was registered.
+
+    first_version: the first version that is not deleted; above the newest one if the dataset is deleted. 1 in lists.
+    """
+
+    dataset: Dataset
+    create_time: datetime
+    first_version: int = 1
+
+    @property
+    def deleted(self) -> bool:
+        """Whether this version is deleted."""
+        return self.dataset.version < self.first_version
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationPlan:
+    """What registering a dataset does. dataset: with its version. statements: SQL to be run on its table."""
+
+    dataset: Dataset
+    statements: tuple[str, ...]
+    new_version: bool
+
+
+Delivered = Callable[[RecordLogUnavailable | None], None]
+"""Called once per message, on the event loop: with None when the message is stored durably, or with what failed."""
+
+
+class RecordLog(Protocol):
+    """The ordered, durable log of record batches."""
+
+    def partitions_of(self, tenant: str, lanes: int) -> tuple[int, ...]:
+        """Return the partition of each lane of a new job of a tenant; no partition twice, so at most all of them."""
+
+    def append(self, partition: int, message: Message, payload: bytes, delivered: Delivered) -> None:
+        """Hand over a message; `delivered` reports later, in order per partition, whether it is stored.
+
+        After a failure the message may be stored anyway. Raises RecordLogFull or RecordLogUnavailable; `delivered` is
+        not called then.
+        """
+
+
+class JobStore(Protocol):
+    """The job rows. Every method raises PostgresUnavailable; a method that writes may have been carried out anyway."""
+
+    async def open_job(
+        self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, *, of_deleted: bool = False
+    ) -> Job:
+        """Return the job of `spec.key`, created from `spec` if there is none; an existing one may differ from `spec`.
+
+        of_deleted: whether to create it even if its dataset's version is deleted. Raises DatasetDeleted.
+        """
+
+    async def get_job(self, key: JobKey) -> Job | None:
+        """Return a job, or None if the tenant has none of this ID."""
+
+    async def get_jobs(self, job_ids: Sequence[uuid.UUID]) -> Sequence[Job]:
+        """Return the jobs that have a row, in any order, with one query."""
+
+    async def list_jobs(self, tenant: str, page_size: int, after: JobPosition | None) -> Sequence[Job]:
+        """Return up to `page_size` jobs of a tenant, newest first, from the one after `after`."""
+
+    async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
+        """Mark a job sealed unless it has ended, and return it; None if it has no row."""
+
+    async def cancel_job(self, key: JobKey) -> Job | None:
+        """End a job as CANCELLED unless it has ended, and return it; None if it has no row.
+
+        Once this returns, nothing more is written for the job.
+        """
+
+    async def delete_job(self, key: JobKey) -> bool:
+        """Delete a job that has ended and whose seal is applied on every lane; return whether it is gone.
+
+        Any other job stays: messages of it may still be in the record log and would create it again.
+        """
+
+    async def digests(self, key: JobKey, from_sequence: int, page_size: int) -> Mapping[int, bytes]:
+        """Return the digests of up to `page_size` applied batches by sequence, starting at `from_sequence`."""
+
+    async def rejections(
+        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+    ) -> Sequence[tuple[RejectionPosition, Rejection]]:
+        """Return up to `page_size` rejections of a job by position; their records are empty unless `with_records`.
+
+        With records a page ends early at `limits.REJECTIONS_PAGE_BYTES_MAX`.
+        """
+
+
+class DatasetCatalog(Protocol):
+    """The registry of datasets. Every method but `dry_run` raises PostgresUnavailable."""
+
+    async def dry_run(self, dataset: Dataset) -> None:
+        """Do once what a worker does with a dataset's records. Raises InvalidDataset with the field and the reason."""
+
+    async def get(self, name: str) -> RegisteredDataset | None:
+        """Return the newest version of a dataset, or None if there is none or it is deleted."""
+
+    async def list(self, page_size: int, after: str = "") -> Sequence[RegisteredDataset]:
+        """Return up to `page_size` datasets by name, those after `after`, each in its newest version."""
+
+    async def versions(self, name: str, page_size: int, before: int = 0) -> Sequence[RegisteredDataset]:
+        """Return up to `page_size` versions of a dataset, newest first, those below `before` (0: all)."""
+
+    async def plan(self, dataset: Dataset) -> RegistrationPlan:
+        """Return what `register` would do. Raises Incompatible."""
+
+    async def register(self, dataset: Dataset) -> RegisteredDataset:
+        """Register a dataset or its next version; registering the same again changes nothing.
+
+        Raises DatasetExists, Incompatible, LockTimeout.
+        """
+
+    async def delete(self, name: str, *, drop_table: bool) -> bool:
+        """Delete a dataset, and its table if `drop_table`; return whether it was registered.
+
+        Raises JobsNotEnded, TableInUse, LockTimeout.
+        """
+
+
+class LiveJobs(Protocol):
+    """The progress of jobs and their leases. Every method raises RedisUnavailable; correctness never depends on it."""
+
+    async def save(self, *jobs: LiveJob) -> None:
+        """Save the progress of jobs in one round trip. A sequence, a count or a seal never goes backward."""
+
+    async def get(self, key: JobKey) -> LiveJob | None:
+        """Return the progress of a job; None if it is not known, or belongs to another tenant."""
+
+    async def get_many(self, keys: Sequence[JobKey]) -> Mapping[JobKey, LiveJob]:
+        """Return the progress of jobs in one round trip, without those that are not known."""
+
+    async def digests(self, key: JobKey) -> Mapping[int, bytes]:
+        """Return the known digests of a job's last batches by sequence; at most `limits.RECENT_DIGESTS_MAX`."""
+
+    async def delete(self, key: JobKey) -> None:
+        """Delete the progress and the digests of a job; its lease stays."""
+
+    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
+        """Acquire a job's lease for `limits.LEASE_TTL_S`, also from an earlier stream of the same session.
+
+        Returns False if another session holds it.
+        """
+
+    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
+        """Renew a lease for `limits.LEASE_TTL_S`, also if it has expired; False if another stream holds it."""
+
+    async def release_lease(self, key: JobKey, holder: LeaseHolder) -> None:
+        """Release a job's lease, unless another stream holds it."""

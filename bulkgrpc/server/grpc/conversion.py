@@ -1,0 +1,98 @@
+"""Converts the model to the public messages. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.ingest.messages import DATASET_PREFIX
+from bulkgrpc.model import Job, JobCounts, JobOptions, to_us
+from bulkgrpc.rejections import Rejection
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2
+
+
+def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
+    """Return a job's public form, as it is at `now`."""
+    spec, overdue_s = job.spec, job.overdue_s(now)
+    return jobs_pb2.Job(
+        name=spec.key.name,
+        dataset=DATASET_PREFIX + spec.dataset,
+        dataset_version=spec.dataset_version,
+        state=jobs_pb2.JobState.Name(job.state),
+        counts=_counts(job.counts),
+        next_sequence=job.next_sequence,
+        idempotency_key=spec.idempotency_key,
+        labels=spec.labels,
+        create_time=_time(job.create_time),
+        seal_time=_time(job.seal_time),
+        end_time=_time(job.end_time),
+        failure=job.failure,
+        options=_options(spec.options),
+        overdue=_duration(overdue_s) if overdue_s else None,
+    )
+
+
+def to_rejection(rejection: Rejection) -> jobs_pb2.Rejection:
+    """Return a rejection's public form."""
+    return jobs_pb2.Rejection(
+        sequence=rejection.sequence,
+        record_index=rejection.record_index,
+        code=rejection.code,
+        field=rejection.field,
+        reason=rejection.reason,
+        record=rejection.record,
+    )
+
+
+def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descriptors: bool) -> datasets_pb2.Dataset:
+    """Return a dataset's public form, with or without its descriptors."""
+    return datasets_pb2.Dataset(
+        name=DATASET_PREFIX + dataset.name,
+        version=dataset.version,
+        message_type=dataset.message_type,
+        table=dataset.name,
+        key=dataset.key,
+        conflict=f"CONFLICT_POLICY_{dataset.conflict.upper()}",
+        columns=[
+            datasets_pb2.Column(name=column.name, field=column.field, type=column.type, nullable=column.nullable)
+            for column in dataset.columns
+        ],
+        descriptors=FileDescriptorSet.FromString(dataset.descriptors) if descriptors else None,
+        create_time=_time(create_time),
+    )
+
+
+def _counts(counts: JobCounts) -> jobs_pb2.JobCounts:
+    return jobs_pb2.JobCounts(
+        accepted=counts.accepted,
+        written=counts.written,
+        duplicate=counts.duplicate,
+        rejected=counts.rejected,
+        expired=counts.expired,
+    )
+
+
+def _options(options: JobOptions) -> jobs_pb2.JobOptions:
+    return jobs_pb2.JobOptions(
+        atomic=options.atomic,
+        rejections_max=options.rejections_max,
+        time_to_live=_duration(options.time_to_live_s) if options.time_to_live_s else None,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
+
+
+def _time(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(to_us(time))
+    return stamp
