@@ -15,13 +15,13 @@ from bulkgrpc.model import Job, from_us, is_dataset, to_us
 _POSITION = re.compile(r"([0-9]{1,18})/([0-9]{1,9})/([0-9]{1,18})")
 
 
-def page_size(asked: int) -> int:
+def page_size(requested: int) -> int:
     """Return the size of a page, the default for 0. Raises Invalid for a size out of range."""
-    if not 0 <= asked <= limits.PAGE_SIZE_MAX:
+    if not 0 <= requested <= limits.PAGE_SIZE_MAX:
         raise Invalid(
-            Reason.INVALID_FIELD, f"page_size {asked} is not within 0 to {limits.PAGE_SIZE_MAX}", field="page_size"
+            Reason.INVALID_FIELD, f"page_size {requested} is not within 0 to {limits.PAGE_SIZE_MAX}", field="page_size"
         )
-    return asked or limits.PAGE_SIZE_DEFAULT
+    return requested or limits.PAGE_SIZE_DEFAULT
 
 
 def token_after_job(job: Job) -> str:

@@ -29,8 +29,8 @@ from bulkgrpc.v1 import datasets_pb2_grpc, jobs_pb2_grpc
 
 STOP_GRACE_S: Final = 2.0
 METADATA_BYTES_MAX: Final = 16 * 1024
-STREAMS_A_CONNECTION_OVER: Final = 100
-"""Above `streams_max`, so that one more stream is refused by us with a reason, not held back by HTTP/2."""
+EXTRA_STREAMS_PER_CONNECTION: Final = 100
+"""Above `streams_max`, so that one stream too many is refused by us with a reason and not delayed by HTTP/2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def options(settings: ServerSettings, *, shared_port: bool) -> list[tuple[str, i
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES_MAX),
-        ("grpc.max_concurrent_streams", settings.streams_max + STREAMS_A_CONNECTION_OVER),
+        ("grpc.max_concurrent_streams", settings.streams_max + EXTRA_STREAMS_PER_CONNECTION),
         # Windows that grow with the bandwidth would let 200 streams buffer hundreds of megabytes.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 64 * 1024),

@@ -134,7 +134,7 @@ def metadata_value(context: Context, name: str) -> str:
 
 
 def _code_name(code: object) -> str:
-    """Return the name of a status code, of which grpc.aio gives the number (1.85)."""
+    """Return the name of a status code; grpc.aio (1.85) returns its number."""
     return next((known.name for known in grpc.StatusCode if code in (known, known.value[0])), str(code))
 
 

@@ -1,0 +1,183 @@
+"""The ports of the ingest session in memory, so that sessions run without Kafka, PostgreSQL, Redis and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.ingest.live_job import LiveJob
+from bulkgrpc.ingest.ports import (
+    Delivered,
+    JobPosition,
+    LeaseHolder,
+    PostgresUnavailable,
+    RedisUnavailable,
+    RegisteredDataset,
+    RegistrationPlan,
+    RejectionPosition,
+)
+from bulkgrpc.model import Job, JobCounts, JobKey, JobSpec, JobState, Message
+from bulkgrpc.rejections import Rejection
+from tests.support.jobs import NOW
+
+
+class MemoryLog:
+    """A record log that stores a message at once."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def partitions_of(self, tenant: str, lanes: int) -> tuple[int, ...]:
+        return tuple(range(lanes))
+
+    def append(self, partition: int, message: Message, payload: bytes, delivered: Delivered) -> None:
+        self.messages.append(message)
+        asyncio.get_running_loop().call_soon(delivered, None)
+
+
+class MemoryJobs:
+    """Job rows that no worker advances. unavailable: whether every call fails."""
+
+    def __init__(self) -> None:
+        self.rows: dict[uuid.UUID, Job] = {}
+        self.unavailable = False
+
+    async def open_job(
+        self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, *, of_deleted: bool = False
+    ) -> Job:
+        self._check()
+        new = Job(spec, tuple(partitions), JobState.OPEN, JobCounts(), 0, create_time)
+        return self.rows.setdefault(spec.key.job_id, new)
+
+    async def get_job(self, key: JobKey) -> Job | None:
+        self._check()
+        row = self.rows.get(key.job_id)
+        return row if row is not None and row.spec.key == key else None
+
+    async def get_jobs(self, job_ids: Sequence[uuid.UUID]) -> Sequence[Job]:
+        self._check()
+        return [self.rows[job_id] for job_id in job_ids if job_id in self.rows]
+
+    async def list_jobs(self, tenant: str, page_size: int, after: JobPosition | None) -> Sequence[Job]:
+        self._check()
+        return [row for row in self.rows.values() if row.spec.key.tenant == tenant][:page_size]
+
+    async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
+        return await self._end(key, JobState.SEALED, seal_time)
+
+    async def cancel_job(self, key: JobKey) -> Job | None:
+        return await self._end(key, JobState.CANCELLED, None)
+
+    async def delete_job(self, key: JobKey) -> bool:
+        self._check()
+        self.rows.pop(key.job_id, None)
+        return True
+
+    async def digests(self, key: JobKey, from_sequence: int, page_size: int) -> Mapping[int, bytes]:
+        self._check()
+        return {}
+
+    async def rejections(
+        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+    ) -> Sequence[tuple[RejectionPosition, Rejection]]:
+        self._check()
+        return []
+
+    async def _end(self, key: JobKey, state: JobState, seal_time: datetime | None) -> Job | None:
+        row = await self.get_job(key)
+        if row is None or row.state.ended:
+            return row
+        self.rows[key.job_id] = replace(row, state=state, seal_time=row.seal_time or seal_time)
+        return self.rows[key.job_id]
+
+    def _check(self) -> None:
+        if self.unavailable:
+            raise PostgresUnavailable("the test says so")
+
+
+class MemoryLiveJobs:
+    """The progress of jobs and their leases, none of which expire. unavailable: whether every call fails."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[JobKey, LiveJob] = {}
+        self.known_digests: dict[JobKey, dict[int, bytes]] = {}
+        self.leases: dict[JobKey, LeaseHolder] = {}
+        self.unavailable = False
+
+    async def save(self, *jobs: LiveJob) -> None:
+        self._check()
+        for live in jobs:
+            first = live.next_sequence - len(live.recent_digests)
+            self.known_digests.setdefault(live.spec.key, {}).update(enumerate(live.recent_digests, first))
+            known = self.jobs.get(live.spec.key)
+            if known is None or (live.state, live.next_sequence) >= (known.state, known.next_sequence):
+                self.jobs[live.spec.key] = replace(live, recent_digests=())
+
+    async def get(self, key: JobKey) -> LiveJob | None:
+        self._check()
+        return self.jobs.get(key)
+
+    async def get_many(self, keys: Sequence[JobKey]) -> Mapping[JobKey, LiveJob]:
+        self._check()
+        return {key: self.jobs[key] for key in keys if key in self.jobs}
+
+    async def digests(self, key: JobKey) -> Mapping[int, bytes]:
+        self._check()
+        return self.known_digests.get(key, {})
+
+    async def delete(self, key: JobKey) -> None:
+        self._check()
+        self.jobs.pop(key, None)
+
+    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
+        self._check()
+        held = self.leases.get(key)
+        if held is not None and held.session_id != holder.session_id:
+            return False
+        self.leases[key] = holder
+        return True
+
+    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
+        self._check()
+        return self.leases.setdefault(key, holder) == holder
+
+    async def release_lease(self, key: JobKey, holder: LeaseHolder) -> None:
+        self._check()
+        if self.leases.get(key) == holder:
+            del self.leases[key]
+
+    def _check(self) -> None:
+        if self.unavailable:
+            raise RedisUnavailable("the test says so")
+
+
+class MemoryCatalog:
+    """A registry with the given datasets."""
+
+    def __init__(self, *datasets: Dataset) -> None:
+        self._registered = {dataset.name: RegisteredDataset(dataset, NOW) for dataset in datasets}
+
+    async def dry_run(self, dataset: Dataset) -> None:
+        return
+
+    async def get(self, name: str) -> RegisteredDataset | None:
+        return self._registered.get(name)
+
+    async def list(self, page_size: int, after: str = "") -> Sequence[RegisteredDataset]:
+        return [registered for name, registered in sorted(self._registered.items()) if name > after][:page_size]
+
+    async def versions(self, name: str, page_size: int, before: int = 0) -> Sequence[RegisteredDataset]:
+        return [self._registered[name]] if name in self._registered else []
+
+    async def plan(self, dataset: Dataset) -> RegistrationPlan:
+        return RegistrationPlan(dataset, (), new_version=dataset.name not in self._registered)
+
+    async def register(self, dataset: Dataset) -> RegisteredDataset:
+        return self._registered.setdefault(dataset.name, RegisteredDataset(dataset, NOW))
+
+    async def delete(self, name: str, *, drop_table: bool) -> bool:
+        return self._registered.pop(name, None) is not None

@@ -1,0 +1,192 @@
+"""Whole ingest sessions over a transport of the test's own: no gRPC, no Kafka, no PostgreSQL, no Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from bulkgrpc.errors import NotNow, Reason, Refusal
+from bulkgrpc.ingest.admission import Admission
+from bulkgrpc.ingest.batch_appender import LogAccess
+from bulkgrpc.ingest.byte_budget import ByteBudget
+from bulkgrpc.ingest.dataset_cache import DatasetCache
+from bulkgrpc.ingest.identity import SCOPES, Caller
+from bulkgrpc.ingest.job_opener import JobOpener, OpenerStores
+from bulkgrpc.ingest.job_watch import JobWatch
+from bulkgrpc.ingest.jobs import Jobs, PageRequest
+from bulkgrpc.ingest.progress_writer import ProgressWriter
+from bulkgrpc.ingest.session import BatchLimits, IngestSession, SealedJob, SessionParts
+from bulkgrpc.model import Job, JobState, Kind
+from bulkgrpc.v1 import ingest_pb2
+from tests.support import examples
+from tests.support.ingest_ports import MemoryCatalog, MemoryJobs, MemoryLiveJobs, MemoryLog
+from tests.support.jobs import NOW
+
+Message = ingest_pb2.StreamRecordsRequest
+ACME = Caller("acme", SCOPES)
+
+
+def header(key: str = "key", session_id: str = "one") -> Message:
+    name = f"datasets/{examples.readings().name}"
+    return Message(header=ingest_pb2.JobHeader(dataset=name, idempotency_key=key, session_id=session_id))
+
+
+def batch(sequence: int) -> Message:
+    return Message(batch=ingest_pb2.RecordBatch(sequence=sequence, records=[b"x", b"y"]))
+
+
+def seal(batches: int) -> Message:
+    return Message(seal=ingest_pb2.Seal(batches=batches))
+
+
+@dataclass
+class Script:
+    """Sends the given messages, then half-closes; breaks: its connection breaks instead."""
+
+    messages: list[Message]
+    breaks: bool = False
+    trace_context: str = ""
+    opened: list[tuple[JobState, int, bool]] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
+
+    async def receive(self) -> bytes | None:
+        if self.messages:
+            return self.messages.pop(0).SerializeToString()
+        if self.breaks:
+            raise asyncio.CancelledError
+        return None
+
+    async def send_opened(self, job: Job, *, replayed: bool) -> None:
+        self.opened.append((job.state, job.next_sequence, replayed))
+
+    async def send_acknowledged(self, next_sequence: int) -> None:
+        self.acknowledged.append(next_sequence)
+
+
+class Process:
+    """What the sessions of a process share."""
+
+    def __init__(self, live_jobs: MemoryLiveJobs | None = None) -> None:
+        self.log, self.rows, self.live_jobs = MemoryLog(), MemoryJobs(), live_jobs or MemoryLiveJobs()
+        watch, now = JobWatch(self.rows, self.live_jobs), lambda: NOW
+        self.jobs = Jobs(self.rows, self.live_jobs, watch)
+        stores = OpenerStores(self.rows, self.live_jobs, DatasetCache(MemoryCatalog(examples.readings())), self.log)
+        self.parts = SessionParts(
+            Admission(10),
+            JobOpener(stores, "accept", now),
+            LogAccess(self.log, ByteBudget(1 << 20), asyncio.Semaphore(1), now),
+            ProgressWriter(self.live_jobs),
+            self.rows,
+            watch,
+            BatchLimits(1 << 20, 1000),
+            now,
+        )
+
+    async def stream(self, *messages: Message, breaks: bool = False) -> tuple[Script, SealedJob]:
+        script = Script(list(messages), breaks)
+        return script, await IngestSession(self.parts, ACME, script).run()
+
+    async def refused(self, *messages: Message) -> Refusal:
+        """Run a stream that must be refused; return the refusal."""
+        with pytest.raises((Refusal, ExceptionGroup)) as caught:
+            await self.stream(*messages)
+        error: BaseException = caught.value
+        while isinstance(error, BaseExceptionGroup):
+            (error,) = error.exceptions
+        assert isinstance(error, Refusal)
+        return error
+
+    @property
+    def kinds(self) -> list[tuple[Kind, int]]:
+        return [(message.kind, message.sequence) for message in self.log.messages]
+
+
+async def test_a_job_is_opened_appended_acknowledged_and_sealed() -> None:
+    process = Process()
+    script, sealed = await process.stream(header(), batch(0), batch(1), seal(2))
+    assert script.opened == [(JobState.OPEN, 0, False)]
+    assert script.acknowledged[-1] == 2
+    assert (sealed.replayed, sealed.job.state, sealed.job.counts.accepted) == (False, JobState.SEALED, 4)
+    assert process.kinds == [(Kind.BATCH, 0), (Kind.BATCH, 1), (Kind.SEAL, 2)]
+    assert process.parts.admission.open_streams == 0
+    assert process.live_jobs.leases == {}
+
+
+async def test_a_stream_without_a_seal_leaves_its_job_open_and_the_next_one_resumes_it() -> None:
+    process = Process()
+    refused = await process.refused(header(), batch(0))
+    assert (type(refused), refused.reason) == (NotNow, Reason.MISSING_SEAL)
+    script, sealed = await process.stream(header(), batch(0), batch(1), seal(2))
+    assert script.opened == [(JobState.OPEN, 1, False)]
+    assert (sealed.job.state, sealed.job.counts.accepted) == (JobState.SEALED, 4)
+    assert process.kinds == [(Kind.BATCH, 0), (Kind.BATCH, 1), (Kind.SEAL, 2)]
+
+
+async def test_a_broken_connection_leaves_its_job_open_and_frees_its_lease() -> None:
+    process = Process()
+    with pytest.raises(asyncio.CancelledError):
+        await process.stream(header(), batch(0), breaks=True)
+    assert process.kinds == [(Kind.BATCH, 0)]
+    assert process.live_jobs.leases == {}
+    script, _ = await process.stream(header(session_id="two"), seal(1))
+    assert script.opened == [(JobState.OPEN, 1, False)]
+
+
+async def test_a_sealed_job_is_replayed_and_takes_no_batches() -> None:
+    process = Process()
+    await process.stream(header(), batch(0), seal(1))
+    for messages in ((header(),), (header(), seal(1))):
+        script, sealed = await process.stream(*messages)
+        assert (script.opened[0][2], sealed.replayed) == (True, True)
+    refused = await process.refused(header(), batch(1))
+    assert refused.reason is Reason.JOB_SEALED
+    assert process.kinds == [(Kind.BATCH, 0), (Kind.SEAL, 1)]
+
+
+@pytest.mark.parametrize(("batches", "reason"), [(0, Reason.SEQUENCE_BACKWARD), (2, Reason.SEQUENCE_GAP)])
+async def test_a_seal_with_another_number_of_batches_seals_nothing(batches: int, reason: Reason) -> None:
+    process = Process()
+    refused = await process.refused(header(), batch(0), seal(batches))
+    assert refused.reason is reason
+    assert process.kinds == [(Kind.BATCH, 0)]
+
+
+def without_postgres(process: Process) -> None:
+    process.rows.unavailable = True
+
+
+def without_redis(process: Process) -> None:
+    process.live_jobs.unavailable = True
+
+
+@pytest.mark.parametrize("lose", [without_postgres, without_redis])
+async def test_a_job_is_accepted_with_either_of_the_stores_unavailable(lose: Callable[[Process], None]) -> None:
+    process = Process()
+    await process.stream(header("warm"), seal(0))
+    lose(process)
+    _, sealed = await process.stream(header(), batch(0), seal(1))
+    assert (sealed.job.state, sealed.job.next_sequence, sealed.job.counts.accepted) == (JobState.SEALED, 1, 2)
+    assert (await process.jobs.get(ACME, sealed.job.spec.key.name)).state is JobState.SEALED
+
+
+async def test_without_both_stores_a_job_is_still_accepted_and_cannot_be_shown() -> None:
+    process = Process()
+    await process.stream(header("warm"), seal(0))
+    without_postgres(process)
+    without_redis(process)
+    _, sealed = await process.stream(header(), batch(0), seal(1))
+    assert sealed.job.state is JobState.SEALED
+    for call in (
+        process.jobs.get(ACME, sealed.job.spec.key.name),
+        process.jobs.list(ACME, "", PageRequest(0, "")),
+        process.jobs.cancel(ACME, sealed.job.spec.key.name),
+    ):
+        with pytest.raises(Refusal) as caught:
+            await call
+        assert caught.value.reason is Reason.POSTGRES_UNAVAILABLE
+    with pytest.raises(Refusal) as caught:
+        await process.jobs.delete(ACME, sealed.job.spec.key.name)
+    assert caught.value.reason is Reason.REDIS_UNAVAILABLE
