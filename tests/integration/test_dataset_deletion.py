@@ -154,7 +154,7 @@ def test_the_command_asks_before_it_deletes(command: Command, parts: Parts, tmp_
     file.write_text(PROTO % ("asked", ""))
     command.json("datasets", "register", file)
     refused = command("datasets", "delete", "asked", "--drop-table")
-    assert (refused.exit_code, "with all its rows?" in refused.output) == (1, True)
+    assert (refused.exit_code, "and its table, with all rows?" in refused.output) == (1, True)
     assert command.json("datasets", "show", "asked")["version"] == 1
     assert command.json("datasets", "delete", "asked", "--drop-table", "--yes") == {
         "deleted": "asked",
