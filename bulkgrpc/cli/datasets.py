@@ -36,7 +36,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Register Protobuf messages as datasets, each bound to a table; list, show and delete them.",
+    help="Register Protobuf messages as datasets, each bound to a table; list, show and delete them.\n\n"
+    "For example:\n\n    bulkgrpc datasets register readings.proto && bulkgrpc datasets show readings",
 )
 
 
@@ -58,9 +59,12 @@ def register(
 ) -> None:
     """Register the messages of a .proto file as datasets, and create or change their tables.
 
-    A message is a dataset if it has the option `option (bulkgrpc.v1.dataset) = {table: "readings" key: ["id"]};`. The
-    import `bulkgrpc/v1/options.proto` comes with this package. Registering an unchanged message again changes nothing.
-    A changed message becomes the next version.
+    A message is a dataset if it names its table and key:
+
+        option (bulkgrpc.v1.dataset) = {table: "readings" key: ["id"]};
+
+    The file imports `bulkgrpc/v1/options.proto`, which comes with this package. Registering an unchanged message again
+    changes nothing. A changed message becomes the next version.
 
     For example:
 

@@ -18,8 +18,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Inspect the dead-letter queue: messages that no worker can attribute to a job. BULKGRPC_KAFKA is the address "
-    "of Kafka.",
+    help="Inspect the dead-letter queue: messages that no worker can attribute to a job.\n\n"
+    "BULKGRPC_KAFKA is the address of Kafka. For example:\n\n    bulkgrpc dlq list && bulkgrpc dlq redrive 0",
 )
 
 Offset = Annotated[int, typer.Argument(help="Offset of the dead letter, as `dlq list` shows it.")]

@@ -40,7 +40,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Show, follow, cancel and delete jobs, and list their rejected records.",
+    help="Show, follow, cancel and delete jobs, and list their rejected records.\n\n"
+    "For example:\n\n    bulkgrpc jobs list --state partially_succeeded",
 )
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="The job: `tenants/…/jobs/…`, or only the ID.", show_default=False)

@@ -268,7 +268,7 @@ def test_a_proto_file_is_registered_shown_and_listed(command: Command, tmp_path:
     assert [column["name"] for column in shown["columns"]] == ["tenant", "id", "part_name"]
     assert "own_table" in command("datasets", "list").stdout
     proto.write_text('syntax = "proto3"; package mine.v1; message Plain { int64 id = 1; }\n')
-    assert "no message of readings.proto is a dataset" in command("datasets", "register", proto).stderr
+    assert "no message of readings.proto has a dataset option" in command("datasets", "register", proto).stderr
 
 
 async def test_wide_rows_are_split_into_batches_that_the_server_takes(
