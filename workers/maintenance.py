@@ -63,8 +63,8 @@ class MaintenanceThread:
     def _round(self) -> None:
         """Run every task. One that fails does not delay the others."""
         tasks = (
-            self._keep_days,
-            self._keep_partitions,
+            self._maintain_days,
+            self._maintain_partitions,
             self._expire_abandoned,
             self._store.delete_orphaned_staged_rows,
             self._store.rotate_dedupe,
@@ -79,11 +79,11 @@ class MaintenanceThread:
                 if not self._store.connected:
                     raise
 
-    def _keep_days(self) -> None:
-        self._store.keep_days(self._settings.retention_days)
+    def _maintain_days(self) -> None:
+        self._store.maintain_days(self._settings.retention_days)
 
-    def _keep_partitions(self) -> None:
-        for reason in self._store.keep_partitions(datetime.now(UTC).date()):
+    def _maintain_partitions(self) -> None:
+        for reason in self._store.maintain_partitions(datetime.now(UTC).date()):
             log.warning("partition_not_created", reason=reason)
 
     def _expire_abandoned(self) -> None:

@@ -18,8 +18,9 @@ from bulkgrpc.bench.environment import Environment
 from bulkgrpc.bench.model import Load, Rate
 from bulkgrpc.bench.spawned import START, Pipe, receive, spawned
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.postgres import bench_state
 from bulkgrpc.postgres.bare_copy import chunk_writer
 

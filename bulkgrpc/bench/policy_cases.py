@@ -37,7 +37,7 @@ class PolicyCase:
 
     existing_one_in: one key in so many exists before; 0: none. rejected_one_in: a check constraint rejects one row in
     so many; 0: none. remembered: what a dataset with a dedupe window knows before: nothing, as many other records in
-    the older half of the window, or the same records. baseline: name of the case whose rate is 1. ratio_min: the
+    the previous generation of hashes, or the same records. baseline: name of the case whose rate is 1. ratio_min: the
     target ratio to the baseline; 0: none.
     """
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bulkgrpc.consume.assembly import Chunk
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.rows import Payload, Rows, to_rows
+from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.model import Kind
 
 

@@ -1,42 +1,37 @@
-"""What a chunk did for a job, while it is written: counted up, then told to the job's row."""
+"""What a chunk does to a job: counts, seal, failure, and the state that the job ends in. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from bulkgrpc.consume.plan import Fate
-from bulkgrpc.datasets.rows import RejectedRecord
-from bulkgrpc.model import JobCounts, Message
-from bulkgrpc.rejections import Rejection, RejectionCode
+from bulkgrpc.model import JobCounts, JobState, Message, final_state
+from bulkgrpc.rejections import RejectionCode
 
 
 @dataclass(slots=True)
 class JobDelta:
-    """Counts of records, the rejections, and how the job ends, if it does.
+    """Counts of records that a chunk adds to a job, and how the job ends, if it does.
 
-    accepted = written + duplicate + rejected + expired + what an atomic job goes on holding. sealed_at: when a seal
-    that the chunk applied was sent. unsealed: whether another lane's seal is still to come.
+    accepted = written + duplicate + rejected + expired + the records that an atomic job keeps staged. sealed_at: when
+    the seal that the chunk applies was sent. unsealed: whether a lane of the job is not sealed after the chunk.
+    failure: why the job fails here; only set for a job that has not ended.
     """
 
     accepted: int = 0
     written: int = 0
     duplicate: int = 0
+    rejected: int = 0
     expired: int = 0
-    rejections: list[Rejection] = field(default_factory=list)
     sealed_at: datetime | None = None
     unsealed: bool = False
     failure: str = ""
 
     @property
     def ends_at(self) -> datetime | None:
-        """When the job's last seal was sent, if the chunk applied it."""
+        """When the job's last seal was sent, if the chunk applies it."""
         return None if self.unsealed else self.sealed_at
-
-    @property
-    def rejected(self) -> int:
-        """How many records were rejected."""
-        return len(self.rejections)
 
     @property
     def counts(self) -> JobCounts:
@@ -44,39 +39,45 @@ class JobDelta:
         return JobCounts(self.accepted, self.written, self.duplicate, self.rejected, self.expired)
 
     @property
-    def nothing(self) -> bool:
-        """Whether the chunk did nothing for the job."""
+    def is_empty(self) -> bool:
+        """Whether the chunk does nothing to the job."""
         return not (self.accepted or self.written or self.duplicate or self.expired or self.sealed_at or self.failure)
 
-    def reject(self, message: Message, record: RejectedRecord) -> None:
-        """Report a record of a batch."""
-        self.rejections.append(
-            Rejection(
-                message.spec.key.job_id,
-                message.sequence,
-                record.record_index,
-                record.code,
-                record.field,
-                record.reason,
-                record.record,
-            )
-        )
-
-    def settle(self) -> None:
-        """Of a job that is not atomic: what is none of the others was there already."""
+    def count_duplicates(self) -> None:
+        """Of a job that is not atomic: count the records that are none of the others as duplicates."""
         self.duplicate = self.accepted - self.written - self.rejected - self.expired
 
-    def waiting(self, staged: int) -> int:
-        """Of an atomic job: how many records it holds, `staged` of them from before this chunk."""
+    def staged_after(self, staged: int) -> int:
+        """Of an atomic job: return how many records are staged after the chunk. staged: before it."""
         return staged + self.accepted - self.rejected - self.expired
 
-    def release(self, staged: int, written: int) -> None:
-        """Of an atomic job that ends: tell what became of what it staged, `staged` from before this chunk."""
-        waiting = self.waiting(staged)
+    def end_staging(self, staged: int, written: int) -> None:
+        """Of an atomic job that ends: count what was staged, before the chunk or by it, as written or as expired."""
+        waiting = self.staged_after(staged)
         if self.failure:
             self.expired += waiting
         else:
             self.written, self.duplicate = written, waiting - written
+
+    def end_state(self, state: JobState, before: JobCounts) -> JobState | None:
+        """Return the state that the job ends in, None if the chunk does not change it.
+
+        state, before: of the job's locked row.
+
+        | the job                            | the chunk                    | state               |
+        |------------------------------------|------------------------------|---------------------|
+        | has succeeded                      | rejects a record             | PARTIALLY_SUCCEEDED |
+        | has ended                          | anything else                | unchanged           |
+        | has not ended                      | has a failure                | FAILED              |
+        | has not ended                      | applies its last seal        | `final_state`       |
+        | has not ended                      | anything else                | unchanged           |
+        """
+        if state.ended:
+            late = state is JobState.SUCCEEDED and self.rejected
+            return JobState.PARTIALLY_SUCCEEDED if late else None
+        if self.failure:
+            return JobState.FAILED
+        return final_state(before + self.counts) if self.ends_at is not None else None
 
 
 def failure(atomic: bool, rejections_max: int, rejected: int, expired: int) -> str:
@@ -88,8 +89,8 @@ def failure(atomic: bool, rejections_max: int, rejected: int, expired: int) -> s
     return ""
 
 
-def why_refused(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
-    """Return code and reason for the records of a batch that cannot be written any more."""
+def why_rejected(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
+    """Return code and reason for the records of a batch that is rejected whole."""
     spec = message.spec
     if fate is Fate.DELETED:
         return (
@@ -105,4 +106,4 @@ def why_refused(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
         )
     if fate is Fate.CONFLICT:
         return RejectionCode.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
-    return RejectionCode.AFTER_SEAL, f"batch {message.sequence} came after the job's seal"
+    return RejectionCode.AFTER_SEAL, f"batch {message.sequence} arrived after the job's seal"

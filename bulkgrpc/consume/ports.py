@@ -194,10 +194,10 @@ class MaintenanceStore(Protocol):
     def is_leader(self) -> bool:
         """Try to become the maintenance leader; return whether this session is the leader. It stays so until closed."""
 
-    def keep_days(self, retention_days: int) -> None:
+    def maintain_days(self, retention_days: int) -> None:
         """Create the day partitions that are needed next and drop those past retention."""
 
-    def keep_partitions(self, today: date) -> Sequence[str]:
+    def maintain_partitions(self, today: date) -> Sequence[str]:
         """Create the partitions of datasets' tables that are needed next; return why others could not be created."""
 
     def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
@@ -207,10 +207,10 @@ class MaintenanceStore(Protocol):
         """Delete staged rows of jobs that have ended."""
 
     def rotate_dedupe(self) -> None:
-        """Start the next half of each dedupe window that is due."""
+        """Rotate the hashes of each dataset whose previous generation has expired."""
 
     def build_filters(self) -> None:
-        """Build the filters of dedupe halves that do not change any more."""
+        """Build the missing filters of previous generations of hashes."""
 
     def count_overdue(self) -> int:
         """Return how many jobs are sealed and have not ended in time."""

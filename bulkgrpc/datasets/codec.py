@@ -22,19 +22,22 @@ from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.documents import Documents, message_of
 from bulkgrpc.datasets.hashes import RecordHasher
 from bulkgrpc.datasets.reading import for_decoding
-from bulkgrpc.datasets.rules import Violation, rules_of
+from bulkgrpc.datasets.rules import rules_of
+from bulkgrpc.datasets.wire_scan import WireScan
+from bulkgrpc.rejections import RejectedRows
 
 _PACKAGE = "bulkgrpc.synthesized"
 _CONFIG = ptars.PtarsConfig(
     timestamp_unit="us", timestamp_tz="UTC", enum_repr="string", duration_unit="us", time_unit="us"
 )
 
-BrokenRule = tuple[int, Violation]
-"""The number of a payload, and what one of its records breaks."""
-
 
 class UndecodablePayload(ValueError):
     """At least one record of the payloads is no valid message of the dataset's type."""
+
+
+class RuleFailed(UndecodablePayload):
+    """A rule cannot be evaluated for at least one record of the payloads."""
 
 
 class BatchCodec:
@@ -50,6 +53,7 @@ class BatchCodec:
         self.dataset = dataset
         files = FileDescriptorSet.FromString(dataset.descriptors)
         batch = _batch_type(files, dataset.message_type)
+        self._record_type = message_of(batch.fields[0])
         self._reference = message_factory.GetMessageClass(batch)
         self._rules = rules_of(dataset.descriptors, dataset.message_type)
         decoded = _batch_type(for_decoding(files), dataset.message_type)
@@ -74,26 +78,52 @@ class BatchCodec:
         """
         return self.decode_checked(payloads)[0]
 
-    def decode_checked(self, payloads: Sequence[bytes]) -> tuple[pa.ListArray, list[BrokenRule]]:
-        """Decode as `decode` does, and check the message's rules, if it has any: about 1 M records/s then."""
-        broken: list[BrokenRule] = []
+    def decode_checked(self, payloads: Sequence[bytes]) -> tuple[pa.ListArray, RejectedRows]:
+        """Decode as `decode` does, and check the message's rules, if it has any: about 1 M records/s then.
+
+        Returns also the records that break a rule, by their positions among all records of the payloads. Raises
+        RuleFailed if a rule cannot be evaluated for a record.
+        """
+        # ptars lets some records through that protobuf's own parser refuses, and panics on others: that parser
+        # decides what is valid. It is twice as fast.
+        broken, first = [], 0
         try:
-            # ptars lets some records through that protobuf's own parser refuses, and panics on others: that parser
-            # decides what is valid. It is twice as fast.
-            for number, payload in enumerate(payloads):
+            for payload in payloads:
                 batch = self._reference.FromString(payload)
                 if self._rules is not None:
-                    broken += [(number, violation) for violation in self._rules.violations(batch)]
-        except (DecodeError, CompilationError, EvaluationError) as error:
-            raise UndecodablePayload(str(error)) from error
+                    violations = self._rules.violations(batch)
+                    if len(violations):
+                        broken.append(RejectedRows(first + violations.row, violations.causes))
+                    first += len(batch.records)  # type: ignore[attr-defined]
+        except DecodeError as error:
+            raise UndecodablePayload(_cause(error)) from error
+        except (CompilationError, EvaluationError) as error:
+            raise RuleFailed(str(error)) from error
         try:
-            return self._handler.list_to_record_batch(list(payloads)).column(0), broken
+            return self._handler.list_to_record_batch(list(payloads)).column(0), RejectedRows.concat(broken)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             # A hostile length makes ptars panic, with an exception that is no Exception (unchecked addition in its
             # read_length_delimited).
             raise UndecodablePayload(str(error)) from error
+
+    def first_invalid(self, payload: bytes) -> tuple[int, str] | None:
+        """Return the index of the first record that protobuf's parser refuses, and why; None if it reads all.
+
+        The parser keeps what it read before it failed: the last record that it began is the one at fault.
+        """
+        batch = self._reference()
+        try:
+            batch.MergeFromString(payload)
+        except DecodeError as error:
+            return max(len(batch.records) - 1, 0), _cause(error)  # type: ignore[attr-defined]
+        return None
+
+    @functools.cached_property
+    def wire_scan(self) -> WireScan:
+        """What finds malformed records of the dataset's type; made when first needed."""
+        return WireScan(self._record_type)
 
     def encode(self, records: pa.RecordBatch, batch_rows: int) -> list[bytes]:
         """Encode records as serialized RecordBatches of `batch_rows` each (the last may be shorter), sequence left out.
@@ -127,3 +157,8 @@ def _batch_type(files: FileDescriptorSet, message_type: str) -> Descriptor:
     )
     pool.AddSerializedFile(synthesized.SerializeToString())
     return pool.FindMessageTypeByName(f"{_PACKAGE}.Batch")
+
+
+def _cause(error: DecodeError) -> str:
+    """Return what the parser says, without the name of the synthesized message."""
+    return str(error).rpartition("': ")[2]

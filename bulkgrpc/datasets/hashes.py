@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ptars
 import pyarrow as pa
 
-from bulkgrpc.v1.ingest_pb2 import RecordBatch
+from bulkgrpc.datasets.records import sliced
+from bulkgrpc.rejections import Integers, Mask
 
-Integers = npt.NDArray[np.int32]
 Words = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 HASH_BYTES = 16
 _DIGEST_BYTES = 32
@@ -80,7 +78,6 @@ class RecordHasher:
 
         self._context = SessionContext(SessionConfig().with_target_partitions(1).with_batch_size(1 << 20))
         self._digest = functions.digest(col("record"), "blake3")
-        self._handler = ptars.HandlerPool([RecordBatch.DESCRIPTOR.file]).get_for_message(RecordBatch.DESCRIPTOR)
 
     def hashes(self, payloads: Sequence[bytes], tenants: Sequence[str], counts: Integers) -> Words:
         """Return the hashes of all records of serialized RecordBatches, in order, as `RecordHashes.words`.
@@ -88,29 +85,13 @@ class RecordHasher:
         tenants: of each payload, whose records they are: the same bytes have another hash for another tenant. counts:
         how many records each payload has. Three native calls; about 4 M records/s.
         """
-        words = self._digests(self._records(payloads, counts))
+        records = sliced(payloads, counts)
+        if records is None:
+            raise AssertionError("payloads that were decoded cannot be sliced into their records")
+        words = self._digests(records)
         salts = {tenant: hashlib.blake2b(tenant.encode(), digest_size=HASH_BYTES).digest() for tenant in set(tenants)}
         salt = np.frombuffer(b"".join(salts[tenant] for tenant in tenants), ">u8").astype(np.uint64).reshape(-1, 2)
         return np.asarray(words ^ np.repeat(salt, counts, axis=0))
-
-    def _records(self, payloads: Sequence[bytes], counts: Integers) -> pa.BinaryArray:
-        """Return each record's bytes."""
-        try:
-            lists = self._lists(payloads)
-            if np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
-                return lists.flatten()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # noqa: BLE001, S110 — ptars panics with an exception that is no Exception
-            pass
-        # protobuf's own parser has read these payloads: what it writes ptars can read.
-        lists = self._lists([_plain(payload) for payload in payloads])
-        if not np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
-            raise AssertionError("ptars and protobuf disagree on how many records a batch has")
-        return lists.flatten()
-
-    def _lists(self, payloads: Sequence[bytes]) -> pa.ListArray:
-        return self._handler.list_to_record_batch(list(payloads)).column("records")
 
     def _digests(self, records: pa.BinaryArray) -> Words:
         if not len(records):
@@ -128,7 +109,3 @@ def _fixed(digests: pa.BinaryArray) -> npt.NDArray[Any]:
     """Return digests of one length as rows of big-endian words."""
     data = np.frombuffer(digests.buffers()[2], ">u8", offset=digests.offset * _DIGEST_BYTES)
     return data[: len(digests) * _DIGEST_BYTES // 8].reshape(-1, _DIGEST_BYTES // 8)
-
-
-def _plain(payload: bytes) -> bytes:
-    return RecordBatch(records=RecordBatch.FromString(payload).records).SerializeToString()

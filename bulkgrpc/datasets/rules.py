@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import operator
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf import message_factory
+import numpy as np
+import ptars
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, message_factory, timestamp_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -17,18 +25,10 @@ from protovalidate._gen.buf.validate import validate_pb
 
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import find_message
+from bulkgrpc.rejections import CAUSES, RejectedRows, RejectionCode
 
 _EXTENSION = 1159
 """Number of the extensions (buf.validate.message), (buf.validate.field) and (buf.validate.oneof)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A rule that a record breaks: the record's index in its batch, the field's path in it, and what the rule says."""
-
-    record_index: int
-    field: str
-    reason: str
 
 
 class BatchRules:
@@ -37,12 +37,32 @@ class BatchRules:
     def __init__(self) -> None:
         self._validator = Validator()
 
-    def violations(self, batch: Message) -> list[Violation]:
-        """Return what the records of a batch, a message of the synthesized type, break; a record may break several.
+    def violations(self, batch: Message) -> RejectedRows:
+        """Return the records of a batch, a message of the synthesized type, that break a rule, with the first of each.
 
-        One native call; about 1 M records/s with two rules.
+        One native call; about 1 M records/s with two rules. protovalidate makes an object for each violation, some
+        20 µs; from it to the columns is native code.
         """
-        return [_violation(found.proto) for found in self._validator.collect_violations(batch)]
+        with _no_collection():
+            found = self._validator.collect_violations(batch)
+            if not found:
+                return RejectedRows.none()
+            protos = map(operator.attrgetter("proto"), found)
+            columns = _handler().list_to_record_batch(list(map(operator.methodcaller("to_binary"), protos)))
+        return _rejected(columns)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running: it looks at all violations again and again, and finds nothing."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def rules_of(descriptors: bytes, message_type: str) -> BatchRules | None:
@@ -167,12 +187,46 @@ def _carries_extension(options: bytes) -> bool:
     return any(field.field_number == _EXTENSION for field in unknown)
 
 
-def _violation(proto: Any) -> Violation:
-    # The generated types allow None for what a violation inside a batch always has.
-    first, *rest = proto.field.elements
-    return Violation(int(first.subscript.value), ".".join(map(_step, rest)), proto.message or proto.rule_id)
+@functools.cache
+def _handler() -> Any:
+    """Return what decodes messages of buf.validate.Violation."""
+    pool = DescriptorPool()
+    for module in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(validate_file())
+    violation = pool.FindMessageTypeByName("buf.validate.Violation")
+    return ptars.HandlerPool([violation.file]).get_for_message(violation)
 
 
-def _step(element: Any) -> str:
-    name = str(element.field_name)
-    return name if element.subscript is None else f"{name}[{element.subscript.value}]"
+def _rejected(violations: pa.RecordBatch) -> RejectedRows:
+    """Return the records that break rules: a violation's path is `records[index]`, then the field in the record."""
+    paths = violations.column("field").field("elements")
+    offsets = paths.offsets.to_numpy()
+    elements = paths.values
+    record = pc.take(elements.field("index"), pa.array(offsets[:-1])).to_numpy().astype(np.int32)
+    order = np.argsort(record, kind="stable")
+    first = np.ones(len(order), np.bool_)
+    first[1:] = record[order][1:] != record[order][:-1]
+    inner = np.ones(len(elements), np.bool_)
+    inner[offsets[:-1]] = False
+    lists = pa.ListArray.from_arrays(
+        pa.array(offsets - np.arange(len(offsets), dtype=offsets.dtype)), _steps(elements).filter(pa.array(inner))
+    )
+    fields = pc.binary_join(lists, ".")
+    text = violations.column("message")
+    reasons = pc.if_else(pc.equal(pc.binary_length(text), 0), violations.column("rule_id"), text)
+    chosen = pa.array(order[first])
+    codes = pa.repeat(pa.scalar(RejectionCode.RULE_VIOLATION.value, pa.string()), len(chosen))
+    causes = pa.record_batch([codes, fields.take(chosen), reasons.take(chosen)], schema=CAUSES)
+    return RejectedRows(record[order][first], causes)
+
+
+def _steps(elements: pa.StructArray) -> pa.StringArray:
+    """Return the text of each element of a path: a field's name, with its subscript if it has one."""
+    keys = [elements.field(name).cast(pa.string()) for name in _SUBSCRIPTS]
+    subscript = pc.coalesce(*keys)
+    name = elements.field("field_name")
+    return pc.if_else(pc.is_null(subscript), name, pc.binary_join_element_wise(name, "[", subscript, "]", ""))
+
+
+_SUBSCRIPTS = ("index", "bool_key", "int_key", "uint_key", "string_key")

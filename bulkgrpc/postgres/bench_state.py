@@ -73,11 +73,11 @@ def reset(connection: Connection, dataset: Dataset, *, one_row_in: int) -> None:
 def forget_records(connection: Connection, dataset: Dataset) -> None:
     """Remove all record hashes of a dataset with a dedupe window."""
     connection.execute(sql.SQL("TRUNCATE {}, {}").format(*dedupe.names(dataset.name)))
-    connection.execute("UPDATE bulk.dedupe SET filter = NULL, change_time = now() WHERE dataset = %s", (dataset.name,))
+    connection.execute("UPDATE bulk.dedupe SET filter = NULL, rotate_time = now() WHERE dataset = %s", (dataset.name,))
 
 
 def remember_random_records(connection: Connection, dataset: Dataset, count: int) -> None:
-    """Add `count` random record hashes to the older half of a dataset's window, and build its filter."""
+    """Add `count` random record hashes to the previous generation of a dataset's hashes, and build its filter."""
     _, older = dedupe.names(dataset.name)
     insert = sql.SQL("INSERT INTO {} SELECT gen_random_uuid() AS hash, now() FROM generate_series(1, %s) ORDER BY 1")
     connection.execute(insert.format(older), (count,))
@@ -85,7 +85,7 @@ def remember_random_records(connection: Connection, dataset: Dataset, count: int
 
 
 def remember_records_of(connection: Connection, dataset: Dataset, other: Dataset) -> None:
-    """Copy the record hashes of another dataset into the current half of a dataset's window."""
+    """Copy the record hashes of another dataset into the current generation of a dataset's hashes."""
     (current, _), (copied, _) = dedupe.names(dataset.name), dedupe.names(other.name)
     connection.execute(sql.SQL("INSERT INTO {} SELECT * FROM {} ORDER BY hash").format(current, copied))
 

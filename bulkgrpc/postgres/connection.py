@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, with the deadlines that a hung server or network must not outlive."""
+"""Connections to PostgreSQL: deadlines against hung servers and networks, and one transaction isolation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from psycopg.conninfo import make_conninfo
 
 from bulkgrpc import limits
 
-CONNECT_TIMEOUT_S = 5
 Connection = psycopg.Connection[tuple[Any, ...]]
+"""A connection of a worker."""
+
+CONNECT_TIMEOUT_S = 5
 
 
 def conninfo(postgres: str, name: str) -> str:
-    """Return the connection string with our deadlines added. name: shows in pg_stat_activity."""
+    """Return the connection string with our deadlines and settings added. name: shows in pg_stat_activity."""
     options = {
         "statement_timeout": int(limits.STATEMENT_TIMEOUT_S * 1000),
         "idle_in_transaction_session_timeout": int(limits.IDLE_IN_TRANSACTION_S * 1000),
         "transaction_timeout": int(limits.CHUNK_TRANSACTION_S_MAX * 1000),
-        # A session's staging tables are its own; commits are durable whatever the server's default.
+        # Both whatever the database's or the role's default is. A statement sees what was committed before it began:
+        # the ledger's locks rely on that. A commit that is reported is durable.
+        "default_transaction_isolation": r"read\ committed",
         "synchronous_commit": "on",
     }
     return make_conninfo(
@@ -35,7 +39,7 @@ def conninfo(postgres: str, name: str) -> str:
 
 
 def connect(postgres: str, name: str) -> Connection:
-    """Open a connection in autocommit mode: transactions are opened where they are meant.
+    """Open a connection in autocommit mode: the code opens each transaction explicitly.
 
     Raises psycopg.OperationalError if the server cannot be reached within CONNECT_TIMEOUT_S.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.overrides import InvalidDataset
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.postgres.writers.copy import encoder_of
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 

@@ -1,8 +1,8 @@
-"""Which hashes are surely not in the half that is not the current one: it does not change, so that can be known.
+"""Bloom filters of the previous generation's hashes: they spare look-ups of hashes that it does not have.
 
-A Bloom filter a dataset. What it says is not there is not; the others are looked up. So it only spares look-ups of new
-records, each of which would be a walk through an index of a whole window. Housekeeping makes it after halves have
-changed; workers keep it in memory. Where there is none yet, everything is looked up.
+The previous generation does not change, so its filter stays exact. Without it, each new record is one look-up in the
+index of a whole window. Maintenance makes a filter after each rotation, and workers keep it in memory. While there is
+none, every hash is looked up.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 
-from bulkgrpc.datasets.hashes import HASH_BYTES, Mask
+from bulkgrpc.datasets.hashes import HASH_BYTES
 from bulkgrpc.postgres import dedupe, statements
-from bulkgrpc.postgres.dedupe import Halves
-from bulkgrpc.postgres.writers.copy import Connection
+from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.dedupe import Generations
+from bulkgrpc.rejections import Mask
 
 _SQL = statements.family("dedupe")
-BITS_A_HASH = 8
-"""At least: 3 % of what is not there is looked up then; up to twice as many, as the filter's size is a power of two."""
+BITS_PER_HASH = 8
+"""At least; less than twice as many, as a filter's size is a power of two. With 8, 3 % of new hashes are looked up."""
 FILTER_HASHES_MAX = 16_000_000
-"""A half with more has no filter: 16 MiB in each worker, and some seconds to make."""
+"""A generation with more has no filter. The largest has 16 MiB in each worker, and takes some seconds to make."""
 FILTERS_MAX = 4
-"""Datasets whose filters a worker keeps, the first that it meets. None is thrown out, to be read again and again."""
+"""Datasets whose filters a worker keeps: the first that it writes. None is evicted, so none is read repeatedly."""
 
 
 class HashFilter:
-    """A Bloom filter of hashes, three bits each. bits: in bytes, a power of two of them, writable if to be added to."""
+    """A Bloom filter of hashes, three bits each. bits: a power of two bytes; writable if hashes are to be added."""
 
     def __init__(self, bits: npt.NDArray[np.uint8]) -> None:
         self.bits = bits
@@ -38,8 +39,8 @@ class HashFilter:
 
     @classmethod
     def empty(cls, hashes: int) -> HashFilter:
-        """Return a filter for up to so many hashes."""
-        return cls(np.zeros(max(1 << (BITS_A_HASH * hashes - 1).bit_length(), 256) // 8, np.uint8))
+        """Return a filter for up to `hashes` hashes."""
+        return cls(np.zeros(max(1 << (BITS_PER_HASH * hashes - 1).bit_length(), 256) // 8, np.uint8))
 
     def add(self, hashes: bytes) -> None:
         """Add hashes, one after the other."""
@@ -47,7 +48,7 @@ class HashFilter:
             np.bitwise_or.at(self.bits, place, bit)
 
     def may_have(self, hashes: bytes) -> Mask:
-        """Tell of each hash whether it may have been added; false is sure."""
+        """Return for each hash whether it may have been added; false is certain."""
         found = np.ones(len(hashes) // HASH_BYTES, np.bool_)
         for place, bit in self._places(hashes):
             found &= (self.bits[place] & bit) != 0
@@ -62,16 +63,16 @@ class HashFilter:
 
 
 def make_filters(connection: Connection) -> int:
-    """Make the filters that are missing, in a transaction each; return how many."""
+    """Make the missing filters, in a transaction each; return how many."""
     made = 0
     for (dataset,) in connection.execute(_SQL["without_filter"]).fetchall():
         try:
             with connection.transaction():
-                halves = dedupe.take(connection, dataset)
-                if 0 < halves.other_hashes <= FILTER_HASHES_MAX:
-                    new = HashFilter.empty(halves.other_hashes)
-                    for piece in dedupe.pieces(connection, halves):
-                        new.add(piece)
+                generations = dedupe.lock(connection, dataset)
+                if 0 < generations.previous_hashes <= FILTER_HASHES_MAX:
+                    new = HashFilter.empty(generations.previous_hashes)
+                    for hashes in dedupe.read_previous(connection, generations):
+                        new.add(hashes)
                     connection.execute(_SQL["set_filter"], {"dataset": dataset, "filter": new.bits.tobytes()})
                     made += 1
         except psycopg.errors.UndefinedTable:
@@ -81,26 +82,26 @@ def make_filters(connection: Connection) -> int:
 
 @dataclass(slots=True)
 class Filters:
-    """The filters that a worker keeps, by dataset, each with the time since which its half is as it was made of."""
+    """The filters that a worker keeps, by dataset, each with the rotation that it was made after."""
 
     _kept: dict[str, tuple[datetime, HashFilter]] = field(default_factory=dict)
 
-    def candidates(self, connection: Connection, dataset: str, halves: Halves, hashes: bytes) -> Mask:
-        """Tell which of the hashes may be in the half that is not the current one."""
+    def candidates(self, connection: Connection, dataset: str, generations: Generations, hashes: bytes) -> Mask:
+        """Return which of the hashes the previous generation may have."""
         count = len(hashes) // HASH_BYTES
-        if not halves.other_hashes:
+        if not generations.previous_hashes:
             return np.zeros(count, np.bool_)
-        found = self._filter(connection, dataset, halves)
+        found = self._filter(connection, dataset, generations)
         return np.ones(count, np.bool_) if found is None else found.may_have(hashes)
 
-    def _filter(self, connection: Connection, dataset: str, halves: Halves) -> HashFilter | None:
-        change_time, found = self._kept.get(dataset, (None, None))
-        if change_time == halves.change_time:
+    def _filter(self, connection: Connection, dataset: str, generations: Generations) -> HashFilter | None:
+        rotate_time, found = self._kept.get(dataset, (None, None))
+        if rotate_time == generations.rotate_time:
             return found
-        if not halves.filtered or (found is None and len(self._kept) >= FILTERS_MAX):
+        if not generations.filtered or (found is None and len(self._kept) >= FILTERS_MAX):
             return None
         row = connection.cursor(binary=True).execute(_SQL["get_filter"], {"dataset": dataset}).fetchone()
         if row is None:
             return None
-        self._kept[dataset] = (halves.change_time, HashFilter(np.frombuffer(row[0], np.uint8)))
+        self._kept[dataset] = (generations.rotate_time, HashFilter(np.frombuffer(row[0], np.uint8)))
         return self._kept[dataset][1]

@@ -1,7 +1,7 @@
 """The ledger: what was applied. Offsets and owners of partitions, sequences of lanes; in the caller's transaction.
 
-Here a stale owner is fenced: `lock_spans` holds the partitions' rows until the transaction ends, and refuses a chunk
-that is not the next one under its owner's epoch.
+A stale owner is fenced here: `lock_spans` locks the partitions' rows until the transaction ends, and does not accept a
+chunk that is not the next one under its owner's epoch.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.consume.plan import Lane, LaneKey, LedgerView, repeated_batches
 from bulkgrpc.consume.ports import NotNext
-from bulkgrpc.model import JobKey, JobState, Message, Outcome, Ownership, may_apply_span
+from bulkgrpc.model import JobCounts, JobKey, JobState, Message, Outcome, Ownership, may_apply_span
 from bulkgrpc.postgres import statements
+from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.jobs import open_values
 
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def acquire(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
-    """Take partitions over from whoever held them and tell where each goes on."""
+    """Acquire partitions under a new epoch, which fences their former owners; return their positions."""
     return _ownerships(
         connection.execute(_SQL["acquire_partitions"], {"topic": topic, "partitions": sorted(partitions)})
     )
 
 
 def read(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
-    """Tell where partitions stand, and whose they are."""
+    """Return the positions of partitions and the epochs of their owners."""
     return _ownerships(connection.execute(_SQL["read_offsets"], {"topic": topic, "partitions": list(partitions)}))
 
 
 def lock_spans(connection: Connection, topic: str, spans: Sequence[Span]) -> None:
-    """Hold the spans' partitions until the transaction ends.
+    """Lock the spans' partitions until the transaction ends.
 
     Raises NotNext unless every span is the next one of its partition under its owner's epoch (`may_apply_span`).
     """
@@ -64,7 +64,7 @@ def lock_spans(connection: Connection, topic: str, spans: Sequence[Span]) -> Non
 
 
 def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -> None:
-    """Move the spans' partitions to their ends."""
+    """Advance the spans' partitions to their ends."""
     values = {
         "topic": topic,
         "partitions": [span.partition for span in spans],
@@ -75,43 +75,42 @@ def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """What a chunk needs to know of a job: the day its rows are kept under, its state, how it is to be treated.
+    """What a chunk needs to know of a job: the day that its rows are kept under, its state, its options, its counts.
 
     lanes: how many. deleted_version: the last version of its dataset that was deleted, 0 if none was.
     """
 
     create_day: date
     state: JobState
+    counts: JobCounts
     atomic: bool
     rejections_max: int
-    rejected: int
-    expired: int
-    staged: int
     lanes: int
     dataset_version: int
     deleted_version: int
+    staged: int
 
 
 def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> dict[uuid.UUID, JobRow]:
-    """Return those of the jobs that have a row; nobody ends one of them until the transaction is over."""
+    """Return those of the jobs that have a row; none of them is ended by others until the transaction ends."""
     return _job_rows(connection.execute(_SQL["lock_jobs"], {"job_ids": [job.job_id for job in jobs]}))
 
 
-def hold_jobs(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[uuid.UUID, JobRow]:
-    """Return those of the jobs that are there, as they stand; nobody else moves them until the transaction is over."""
-    return _job_rows(connection.execute(_SQL["hold_jobs"], _of_jobs(jobs)))
+def lock_multi_lane_jobs(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[uuid.UUID, JobRow]:
+    """Return the current rows of those of the jobs that exist; nothing else changes them until the transaction ends."""
+    return _job_rows(connection.execute(_SQL["lock_multi_lane_jobs"], _of_jobs(jobs)))
 
 
 def lanes(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[LaneKey, Lane]:
-    """Return the lanes of jobs, those that there are."""
+    """Return the lanes of jobs, those that exist."""
     cursor = connection.execute(_SQL["get_lanes"], _of_jobs(jobs))
     return {(job_id, lane): Lane(next_sequence, sealed=sealed) for job_id, lane, next_sequence, sealed in cursor}
 
 
 def open_job(connection: Connection, first: Received) -> None:
-    """Make the row of the job that a first batch belongs to, if it is not there; also of a deleted dataset's.
+    """Insert the row of the job that a first batch belongs to, if there is none; also if its dataset was deleted.
 
-    What of it was acknowledged is reported in the job.
+    Records of it that were acknowledged are reported in the job then.
     """
     partitions = first.message.partitions or (first.partition,)
     values = open_values(first.message.spec, partitions, first.message.sent_at, of_deleted=True)
@@ -120,7 +119,7 @@ def open_job(connection: Connection, first: Received) -> None:
 
 
 def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.UUID, JobRow]) -> LedgerView:
-    """Return what the ledger knows of the messages' lanes and, for batches that come again, of their digests."""
+    """Return what the ledger knows of the messages' lanes and, for batches that were applied before, their digests."""
     if not jobs:
         return LedgerView()
     found = LedgerView(
@@ -143,7 +142,7 @@ def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.U
 
 
 def advance_lanes(connection: Connection, moved: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Move lanes to where they stand in `moved`."""
+    """Set lanes to their positions in `moved`."""
     values = {
         "create_days": [jobs[job_id].create_day for job_id, _ in moved],
         "job_ids": [job_id for job_id, _ in moved],
@@ -155,7 +154,7 @@ def advance_lanes(connection: Connection, moved: Mapping[LaneKey, Lane], jobs: M
 
 
 def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Keep the digests of the batches that the chunk takes."""
+    """Store the digests of the batches that the chunk takes."""
     values = {
         "create_days": [jobs[batch.spec.key.job_id].create_day for batch in batches],
         "job_ids": [batch.spec.key.job_id for batch in batches],
@@ -165,19 +164,23 @@ def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mappin
     connection.execute(_SQL["add_batches"], values)
 
 
-def add_counts(connection: Connection, done: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Count for each job what a chunk did, and end those that it ends."""
-    keys = sorted(done, key=lambda job: job.job_id)
-    deltas = [done[job] for job in keys]
+def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]) -> None:
+    """Add what a chunk did to the counts of each job, and end those that it ends. jobs: their locked rows."""
+    keys = sorted(deltas_of, key=lambda job: job.job_id)
+    deltas = [deltas_of[job] for job in keys]
+    rows = [jobs[job.job_id] for job in keys]
     values = {
-        "create_days": [jobs[job.job_id].create_day for job in keys],
+        "create_days": [row.create_day for row in rows],
         "job_ids": [job.job_id for job in keys],
         "accepted": [delta.accepted for delta in deltas],
         "written": [delta.written for delta in deltas],
         "duplicate": [delta.duplicate for delta in deltas],
         "rejected": [delta.rejected for delta in deltas],
         "expired": [delta.expired for delta in deltas],
-        "sealed": [delta.ends_at is not None for delta in deltas],
+        "end_states": [
+            None if (state := delta.end_state(row.state, row.counts)) is None else state.value
+            for delta, row in zip(deltas, rows, strict=True)
+        ],
         "seal_times": [delta.ends_at for delta in deltas],
         "failures": [delta.failure for delta in deltas],
     }
@@ -185,7 +188,10 @@ def add_counts(connection: Connection, done: Mapping[JobKey, JobDelta], jobs: Ma
 
 
 def _job_rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[uuid.UUID, JobRow]:
-    return {job_id: JobRow(create_day, JobState(state), *rest) for job_id, create_day, state, *rest in cursor}
+    return {
+        job_id: JobRow(create_day, JobState(state), JobCounts(*counts), *rest)
+        for job_id, create_day, state, counts, *rest in cursor
+    }
 
 
 def _of_jobs(jobs: Mapping[uuid.UUID, JobRow]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from datetime import date
 
 from bulkgrpc.consume.ports import StoreUnavailable
 from bulkgrpc.postgres import dedupe, filters, maintenance, partitions
-from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.ledger import Connection
+from bulkgrpc.postgres.connection import Connection, connect
 from bulkgrpc.postgres.worker_ports import translated
 
 
@@ -29,15 +28,15 @@ class PostgresMaintenanceStore:
         with translated():
             return maintenance.is_maintenance_leader(self._connect())
 
-    def keep_days(self, retention_days: int) -> None:
+    def maintain_days(self, retention_days: int) -> None:
         """Create the day partitions that are needed next and drop those past retention."""
         with translated():
-            maintenance.keep_days(self._leader(), retention_days)
+            maintenance.maintain_days(self._leader(), retention_days)
 
-    def keep_partitions(self, today: date) -> Sequence[str]:
+    def maintain_partitions(self, today: date) -> Sequence[str]:
         """Create the partitions of datasets' tables that are needed next; return why others could not be created."""
         with translated():
-            return partitions.keep_partitions(self._leader(), today).not_made
+            return partitions.maintain_partitions(self._leader(), today).not_created
 
     def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
         """End open jobs without a batch for `abandoned_after_s`; return how many."""
@@ -50,12 +49,12 @@ class PostgresMaintenanceStore:
             maintenance.delete_orphaned_staged_rows(self._leader())
 
     def rotate_dedupe(self) -> None:
-        """Start the next half of each dedupe window that is due."""
+        """Rotate the hashes of each dataset whose previous generation has expired."""
         with translated():
-            dedupe.change_halves(self._leader())
+            dedupe.rotate(self._leader())
 
     def build_filters(self) -> None:
-        """Build the filters of dedupe halves that do not change any more."""
+        """Build the missing filters of previous generations of hashes."""
         with translated():
             filters.make_filters(self._leader())
 

@@ -1,6 +1,6 @@
-"""Rows of atomic jobs that wait for their seal: a table a dataset version, beside the ledger, in the schema `bulk`.
+"""Staged rows: those of atomic jobs until their seal. One table per dataset version, in the schema `bulk`.
 
-A row is staged as columns, not as bytes: applying a job is one statement, whatever its size, and takes no memory in the
+Rows are staged as columns, not as bytes: applying a job is one statement, whatever its size, and takes no memory in the
 worker.
 """
 
@@ -18,8 +18,9 @@ from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
-from bulkgrpc.postgres.dedupe import Halves
-from bulkgrpc.postgres.writers.copy import Connection, copy_rows
+from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.dedupe import Generations
+from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.update import on_conflict
 
 _SQL = statements.family("dedupe")
@@ -31,20 +32,20 @@ HASH = "bulkgrpc_hash"
 
 @dataclass(frozen=True, slots=True)
 class StagedTable:
-    """Which dataset version's rows."""
+    """The table of a dataset version's staged rows."""
 
     dataset: str
     version: int
 
     @property
     def identifier(self) -> sql.Identifier:
-        """The qualified, quoted name. A dataset's name may take all of the 63 characters: this is a hash of it."""
+        """The qualified, quoted name. The dataset's name may have all of the 63 characters: this is a hash of it."""
         digest = hashlib.sha256(f"{self.dataset}/{self.version}".encode()).hexdigest()[:24]
         return sql.Identifier("bulk", f"staged_{digest}")
 
 
 def create(dataset: Dataset) -> sql.Composed:
-    """Return the statements that make a dataset version's table of staged rows, if it is not there."""
+    """Return the statements that create a dataset version's table of staged rows, if it does not exist."""
     staged = StagedTable(dataset.name, dataset.version).identifier
     columns = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in dataset.columns]
     columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(JOB))]
@@ -62,10 +63,10 @@ def create(dataset: Dataset) -> sql.Composed:
     )
 
 
-def copy(connection: Connection, rows: Rows, places: Sequence[tuple[uuid.UUID, int]]) -> None:
-    """Hold rows in the caller's transaction. places: job and sequence of each payload of `rows`."""
-    ids = pa.array([job_id.bytes for job_id, _ in places], pa.binary(16))
-    sequences = pa.array([sequence for _, sequence in places], pa.int64())
+def copy(connection: Connection, rows: Rows, batches: Sequence[tuple[uuid.UUID, int]]) -> None:
+    """Stage rows in the caller's transaction. batches: job and sequence of each payload of `rows`."""
+    ids = pa.array([job_id.bytes for job_id, _ in batches], pa.binary(16))
+    sequences = pa.array([sequence for _, sequence in batches], pa.int64())
     payload = pa.array(rows.payload)
     wanted = rows.table.append_column(JOB, ids.take(payload)).append_column(SEQUENCE, sequences.take(payload))
     wanted = wanted.append_column(INDEX, pa.array(rows.record_index))
@@ -77,7 +78,8 @@ def copy(connection: Connection, rows: Rows, places: Sequence[tuple[uuid.UUID, i
 def apply(dataset: Dataset) -> sql.Composed:
     """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
 
-    ignore, reject: of equal keys the first, none that is there; update: of equal keys the last, over what is there.
+    ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
+    row.
     """
     latest = dataset.conflict == "update"
     return sql.SQL(
@@ -96,15 +98,15 @@ def apply(dataset: Dataset) -> sql.Composed:
     )
 
 
-def drop_known(dataset: Dataset, halves: Halves) -> sql.Composed:
-    """Return the statement that throws away those of a job's rows whose records are known, or came before in it.
+def delete_known(dataset: Dataset, generations: Generations) -> sql.Composed:
+    """Return the statement that deletes those of a job's rows whose records are known, or occurred before in it.
 
-    The hashes of the others are added to the current half. Parameters: job_id, and now and since of the halves.
+    The hashes of the others are added to the current generation. Parameters: job_id; now and since of the generations.
     """
-    return sql.SQL(_SQL["drop_known"].decode()).format(
+    return sql.SQL(_SQL["delete_known"].decode()).format(
         staged=StagedTable(dataset.name, dataset.version).identifier,
-        current=halves.current,
-        other=halves.other,
+        current=generations.current,
+        previous=generations.previous,
         job=sql.Identifier(JOB),
         sequence=sql.Identifier(SEQUENCE),
         index=sql.Identifier(INDEX),
@@ -113,7 +115,7 @@ def drop_known(dataset: Dataset, halves: Halves) -> sql.Composed:
 
 
 def discard(staged: StagedTable) -> sql.Composed:
-    """Return the statement that throws a job's staged rows away."""
+    """Return the statement that deletes a job's staged rows."""
     return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(staged.identifier, sql.Identifier(JOB))
 
 
@@ -122,9 +124,9 @@ def drop(staged: StagedTable) -> sql.Composed:
     return sql.SQL("DROP TABLE IF EXISTS {}").format(staged.identifier)
 
 
-def sweep(staged: StagedTable) -> sql.Composed:
-    """Return the statement that deletes up to `rows_max` rows whose jobs have ended, or are gone."""
+def delete_orphaned(staged: StagedTable) -> sql.Composed:
+    """Return the statement that deletes up to `rows_max` rows whose jobs have ended, or do not exist."""
     return sql.SQL(
-        "DELETE FROM {staged} WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM {staged} h WHERE NOT EXISTS "
-        "(SELECT FROM bulk.jobs j WHERE j.job_id = h.{job} AND j.state < 3) LIMIT %(rows_max)s))"
+        "DELETE FROM {staged} WHERE ctid = ANY (ARRAY(SELECT s.ctid FROM {staged} s WHERE NOT EXISTS "
+        "(SELECT FROM bulk.jobs j WHERE j.job_id = s.{job} AND j.state < 3) LIMIT %(rows_max)s))"
     ).format(staged=staged.identifier, job=sql.Identifier(JOB))

@@ -19,7 +19,7 @@ from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.model import Ownership
 from bulkgrpc.postgres import ledger, schema
 from bulkgrpc.postgres.catalog import get_dataset
-from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.connection import Connection, connect
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
 
@@ -109,7 +109,7 @@ class PostgresChunkWriter:
 
     def __init__(self, postgres: str, topic: str) -> None:
         self._postgres, self._topic = postgres, topic
-        self._connection: ledger.Connection | None = None
+        self._connection: Connection | None = None
         self._tables = TableWriter()
 
     def write(self, prepared: PreparedChunk) -> Applied:
@@ -129,7 +129,7 @@ class PostgresChunkWriter:
             self._connection.close()
             self._connection = None
 
-    def _connect(self) -> ledger.Connection:
+    def _connect(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._postgres, "bulkgrpc-worker")
             # Every chunk runs the same few statements. Planning one over all days takes longer than running it.

@@ -11,13 +11,14 @@ import pytest
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import create_table
+from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import Conflict
-from bulkgrpc.datasets.rows import Payload, Rows, to_rows
+from bulkgrpc.datasets.rows import Rows, to_rows
+from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import direct, ignore, reject, update
-from bulkgrpc.postgres.writers.around import Way
-from bulkgrpc.postgres.writers.constraints import breaking_checks
-from bulkgrpc.postgres.writers.copy import Connection
+from bulkgrpc.postgres.writers.constraints import broken_constraints
 from bulkgrpc.postgres.writers.table import STAGED_CHUNKS, TableWriter
+from bulkgrpc.postgres.writers.written import Writer, Written
 from tests.support import examples
 from tests.support.database import count, register
 
@@ -26,7 +27,7 @@ TRADES = BatchCodec(examples.trades())
 TABLE = "sensor_readings"
 
 
-WAYS: dict[str, Way] = {
+WAYS: dict[str, Writer] = {
     "direct": direct.write,
     "ignore": ignore.write,
     "update": update.write,
@@ -42,17 +43,28 @@ def table(connection: Connection) -> Connection:
     return connection
 
 
+def _rejected(done: Written) -> list[tuple[int, str, str]]:
+    """Row, code and reason of each rejected row."""
+    code, _, reason = (column.to_pylist() for column in done.rejected.causes.columns)
+    return list(zip(done.rejected.row.tolist(), code, reason, strict=True))
+
+
+def _indices(rows: Rows, done: Written) -> list[int]:
+    """Indices of the rejected records, sorted."""
+    return sorted(rows.record_index[done.rejected.row].tolist())
+
+
 def _rows(*spans: tuple[int, int]) -> Rows:
     return to_rows(CODEC, [Payload("acme", size, examples.reading_batch(start, size)) for start, size in spans])
 
 
-def _write(connection: Connection, way: Way, rows: Rows) -> list[int]:
+def _write(connection: Connection, way: Writer, rows: Rows) -> list[int]:
     with connection.transaction():
         return [int(count) for count in way(connection, rows, rows.payload).written]
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_new_rows_are_written_and_counted_for_their_owner(table: Connection, way: Way) -> None:
+def test_new_rows_are_written_and_counted_for_their_owner(table: Connection, way: Writer) -> None:
     assert _write(table, way, _rows((0, 100), (500, 20), (600, 1))) == [100, 20, 1]
     rows = table.execute("SELECT tenant, sensor_id, value, sampled_at FROM sensor_readings ORDER BY value").fetchall()
     expected = [*range(100), *range(500, 520), 600]
@@ -61,7 +73,7 @@ def test_new_rows_are_written_and_counted_for_their_owner(table: Connection, way
 
 
 @pytest.mark.parametrize("way", MERGING.values(), ids=MERGING)
-def test_a_key_that_is_there_is_left_alone(table: Connection, way: Way) -> None:
+def test_a_key_that_is_there_is_left_alone(table: Connection, way: Writer) -> None:
     _write(table, way, _rows((0, 50)))
     table.execute("UPDATE sensor_readings SET value = -1")
     assert _write(table, way, _rows((40, 20), (45, 30))) == [10, 15]
@@ -71,7 +83,7 @@ def test_a_key_that_is_there_is_left_alone(table: Connection, way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", MERGING.values(), ids=MERGING)
-def test_of_equal_keys_the_first_is_written(table: Connection, way: Way) -> None:
+def test_of_equal_keys_the_first_is_written(table: Connection, way: Writer) -> None:
     first, second = b"\x0a\x02S1\x11" + np.float64(1).tobytes(), b"\x0a\x02S1\x11" + np.float64(2).tobytes()
     at = b"\x1a\x02\x08\x05"
     batches = [[first + at, second + at], [second + at]]
@@ -88,7 +100,7 @@ def test_straight_copy_refuses_a_key_that_is_there(table: Connection) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_every_shape_of_column_is_stored_as_it_was_sent(connection: Connection, way: Way) -> None:
+def test_every_shape_of_column_is_stored_as_it_was_sent(connection: Connection, way: Writer) -> None:
     connection.execute(create_table(examples.trades()))
     full = {
         "trade_id": -(2**63),
@@ -162,8 +174,8 @@ def test_rows_that_the_table_refuses_are_reported_and_the_others_written(table: 
     rows = _rows((0, 200))
     with table.transaction():
         outcome = TableWriter().write(table, rows, rows.payload)
-    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == refused
-    assert all("no_sevens" in refusal.reason for refusal in outcome.refused)
+    assert _indices(rows, outcome) == refused
+    assert all("no_sevens" in reason for _, _, reason in _rejected(outcome))
     assert count(table, TABLE) == 200 - len(refused)
     assert outcome.written.tolist() == [200 - len(refused) - before]
 
@@ -176,7 +188,7 @@ def test_a_key_too_long_for_its_index_is_refused_not_retried(table: Connection) 
     with table.transaction():
         outcome = TableWriter().write(table, rows, rows.payload)
     assert outcome.written.tolist() == [1]
-    assert len(outcome.refused) == 1
+    assert len(outcome.rejected) == 1
 
 
 def test_a_deferred_refusal_without_a_line_is_found_by_halving(table: Connection) -> None:
@@ -186,7 +198,7 @@ def test_a_deferred_refusal_without_a_line_is_found_by_halving(table: Connection
     rows = _rows((0, 40))
     with table.transaction():
         outcome = TableWriter().write(table, rows, rows.payload)
-    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == [9, 19, 29, 39]
+    assert _indices(rows, outcome) == [9, 19, 29, 39]
     assert outcome.written.tolist() == [36]
 
 
@@ -209,10 +221,18 @@ def test_a_key_that_is_there_or_came_before_is_rejected_by_name(table: Connectio
     with table.transaction():
         done = reject.write(table, twice, twice.payload)
     assert done.written.tolist() == [1, 5]
-    places = [(int(twice.payload[found.row]), int(twice.record_index[found.row])) for found in done.refused]
-    assert sorted(places) == [(0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
-    assert {found.code for found in done.refused} == {"DUPLICATE_KEY"}
-    assert any("sensor_id=S1" in found.reason for found in done.refused)
+    found = _rejected(done)
+    positions = sorted((int(twice.payload[row]), int(twice.record_index[row])) for row, _, _ in found)
+    assert positions == [
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (1, 4),
+    ]
+    assert {code for _, code, _ in found} == {"DUPLICATE_KEY"}
+    assert any("sensor_id=S1" in reason for _, _, reason in found)
 
 
 @pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
@@ -225,7 +245,7 @@ def test_a_dataset_is_written_by_its_policy(table: Connection, policy: Conflict)
             done = writer.write(table, rows, rows.payload)
     found = table.execute("SELECT value FROM sensor_readings").fetchall()
     assert found == [(2.0 if policy == "update" else 1.0,)]
-    assert (done.written.tolist(), len(done.refused)) == {
+    assert (done.written.tolist(), len(done.rejected)) == {
         "ignore": ([0], 0),
         "update": ([1], 0),
         "reject": ([0], 1),
@@ -253,7 +273,7 @@ def test_what_a_trigger_refuses_is_found_among_new_and_known_keys(table: Connect
     writer = TableWriter()
     with table.transaction():
         outcome = writer.write(table, rows, rows.payload)
-    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == refused
+    assert _indices(rows, outcome) == refused
     assert outcome.written.tolist() == [200 - len(refused) - len(known)]
     assert count(table, TABLE) == 200 - len(refused)
 
@@ -270,7 +290,8 @@ def test_check_constraints_are_asked_for_all_rows_at_once_and_named_as_postgresq
                 table.execute("INSERT INTO sensor_readings VALUES ('acme', 'S', %s, now())", (value,))
         except psycopg.errors.CheckViolation as refusal:
             said[row] = refusal.diag.message_primary
-    assert {refusal.row: refusal.reason for refusal in breaking_checks(table, rows)} == said
+    found = broken_constraints(table, rows)
+    assert dict(zip(found.row.tolist(), found.causes.column("reason").to_pylist(), strict=True)) == said
     assert {str(reason).split('"')[-2] for reason in said.values()} == {"a_odd", "b_small"}
 
 
@@ -279,8 +300,8 @@ def test_a_check_that_fails_to_be_computed_is_left_to_the_writing(table: Connect
     rows = _rows((0, 100))
     with table.transaction():
         outcome = TableWriter().write(table, rows, rows.payload)
-    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == list(range(21))
-    assert "division by zero" in {refusal.reason for refusal in outcome.refused}
+    assert _indices(rows, outcome) == list(range(21))
+    assert "division by zero" in {reason for _, _, reason in _rejected(outcome)}
     assert outcome.written.tolist() == [79]
 
 
@@ -293,7 +314,7 @@ def test_a_trigger_that_mends_a_row_comes_before_the_check(table: Connection) ->
     rows = _rows((0, 200))
     with table.transaction():
         outcome = TableWriter().write(table, rows, rows.payload)
-    assert sorted(int(rows.record_index[refusal.row]) for refusal in outcome.refused) == list(range(160, 200))
+    assert _indices(rows, outcome) == list(range(160, 200))
 
 
 def test_a_conflict_with_another_unique_index_is_left_alone_too(table: Connection) -> None:
@@ -318,7 +339,6 @@ def test_only_records_whose_bytes_are_new_come_to_a_policys_way(connection: Conn
         with connection.transaction():
             done = writer.write(connection, rows, rows.payload)
         assert done.written.tolist() == written
-        places = sorted(int(rows.record_index[found.row]) for found in done.refused)
-        assert places == (refused if policy == "reject" else [])
+        assert _indices(rows, done) == (refused if policy == "reject" else [])
     found = connection.execute(f"SELECT value FROM remembered_{policy}").fetchall()
     assert found == [(2.0 if policy == "update" else 1.0,)]

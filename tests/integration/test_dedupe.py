@@ -30,7 +30,7 @@ from bulkgrpc.postgres.dedupe import HashArray
 from bulkgrpc.postgres.filters import make_filters
 from bulkgrpc.postgres.statements import family
 from bulkgrpc.postgres.transaction import write_chunk
-from bulkgrpc.postgres.writers.new import LOOKING_CHUNKS
+from bulkgrpc.postgres.writers.remember import LOOKUP_CHUNKS
 from bulkgrpc.postgres.writers.table import TableWriter
 from tests.integration.service_values import Parts
 from tests.support import examples
@@ -120,16 +120,16 @@ def remembered(connection: Connection, dataset: str = "remembered_ignore") -> in
 
 
 def let_pass(connection: Connection, seconds: float, dataset: str = "remembered_ignore") -> None:
-    """Make what is remembered, and the halves, older."""
+    """Make hashes and generations older."""
     for name in dedupe.names(dataset):
         statement = sql.SQL("UPDATE {} SET seen_time = seen_time - make_interval(secs => %s)")
         connection.execute(statement.format(name), [seconds])
-    connection.execute("UPDATE bulk.dedupe SET change_time = change_time - make_interval(secs => %s)", [seconds])
+    connection.execute("UPDATE bulk.dedupe SET rotate_time = rotate_time - make_interval(secs => %s)", [seconds])
 
 
 def due(connection: Connection) -> set[str]:
-    """Datasets whose halves are to be changed."""
-    return {name for (name,) in connection.execute(family("dedupe")["over"])}
+    """Datasets whose generations are to rotate."""
+    return {name for (name,) in connection.execute(family("dedupe")["expired"])}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -232,56 +232,43 @@ def test_a_record_is_forgotten_when_the_window_is_over_and_not_before(worker: Wo
     assert counts(connection, "acme/d") == (11, 0, 11, 0, 0)
 
 
-def test_halves_change_once_the_other_one_is_over_and_what_is_young_stays_known(
+def test_generations_rotate_once_the_previous_one_has_expired_and_young_hashes_stay_known(
     worker: Worker, connection: Connection
 ) -> None:
     old, young = readings(0, 5), readings(10, 15)
     worker.write(("acme/a", old))
-    assert dedupe.change_halves(connection) == 0
+    assert dedupe.rotate(connection) == 0
     let_pass(connection, 3000)
     worker.write(("acme/b", young))
     let_pass(connection, 601)
-    assert dedupe.change_halves(connection) == 3
+    assert dedupe.rotate(connection) == 3
     assert remembered(connection) == 10
     connection.execute("TRUNCATE remembered_ignore")
     for _ in range(2):
         worker.write(("acme/c", [*old, *young]))
     assert counts(connection, "acme/c") == (20, 5, 15, 0, 0)
     let_pass(connection, 3601)
-    assert dedupe.change_halves(connection) == 3
+    assert dedupe.rotate(connection) == 3
     assert remembered(connection) == 5
-    assert dedupe.change_halves(connection) == 0
+    assert dedupe.rotate(connection) == 0
 
 
-def test_changing_halves_waits_for_no_writer_for_long_and_no_writer_is_lost(
+def test_rotation_waits_briefly_for_a_writer_and_loses_none(
     worker: Worker, database: str, connection: Connection
 ) -> None:
     let_pass(connection, 3601)
     with connect(database, "other") as other, connection.transaction():
-        dedupe.take(connection, "remembered_ignore")
-        assert dedupe.change_halves(other) == 2
-    assert dedupe.change_halves(connection) == 1
-
-
-def test_a_writer_that_sees_the_halves_as_they_were_is_told_so(
-    worker: Worker, database: str, connection: Connection
-) -> None:
-    """Where transactions are repeatable reads: its hashes would go into the half that must not change any more."""
-    let_pass(connection, 3600)
-    with connect(database, "tests-other") as own:
-        own.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        own.execute("SELECT FROM bulk.offsets")
-        assert dedupe.change_halves(connection) == len(POLICIES)
-        with pytest.raises(psycopg.errors.SerializationFailure):
-            dedupe.take(own, "remembered_ignore")
+        dedupe.lock(connection, "remembered_ignore")
+        assert dedupe.rotate(other) == 2
+    assert dedupe.rotate(connection) == 1
 
 
 def test_making_a_filter_waits_for_no_writer(worker: Worker, database: str, connection: Connection) -> None:
     worker.write(("acme/a", readings(0, 10)))
     let_pass(connection, 3600)
-    assert dedupe.change_halves(connection) == len(POLICIES)
+    assert dedupe.rotate(connection) == len(POLICIES)
     with connect(database, "tests-other") as own, own.transaction():
-        dedupe.take(own, "remembered_ignore")
+        dedupe.lock(own, "remembered_ignore")
         connection.execute("SET lock_timeout = '1s'")
         assert make_filters(connection) == 1
 
@@ -324,12 +311,12 @@ def test_after_known_records_the_next_chunks_are_looked_up_and_then_added_straig
 
     monkeypatch.setattr(dedupe, "known", count_them)
     per_chunk = []
-    for number in range(LOOKING_CHUNKS + 3):
+    for number in range(LOOKUP_CHUNKS + 3):
         looked.clear()
         worker.write(("acme/a", readings(max(number - 1, 0), max(number, 1))))
         per_chunk.append(len(looked))
-    assert per_chunk == [0, 1, *[1] * LOOKING_CHUNKS, 0]
-    assert counts(connection, "acme/a") == (LOOKING_CHUNKS + 3, LOOKING_CHUNKS + 2, 1, 0, 0)
+    assert per_chunk == [0, 1, *[1] * LOOKUP_CHUNKS, 0]
+    assert counts(connection, "acme/a") == (LOOKUP_CHUNKS + 3, LOOKUP_CHUNKS + 2, 1, 0, 0)
 
 
 def test_a_filter_spares_new_records_the_look_up_and_finds_the_known(
@@ -338,19 +325,19 @@ def test_a_filter_spares_new_records_the_look_up_and_finds_the_known(
     asked: list[int] = []
     known = dedupe.known
 
-    def note(own: Connection, half: sql.Identifier, since: datetime, hashes: HashArray) -> object:
+    def note(own: Connection, table: sql.Identifier, since: datetime, hashes: HashArray) -> object:
         asked.append(len(hashes) // 16)
-        return known(own, half, since, hashes)
+        return known(own, table, since, hashes)
 
     monkeypatch.setattr(dedupe, "known", note)
-    monkeypatch.setattr(dedupe, "PAGES_A_PIECE", 2)
+    monkeypatch.setattr(dedupe, "PAGES_PER_READ", 2)
     worker.write(("acme/old", readings(0, 1000)))
     assert make_filters(connection) == 0
     for start in (1000, 5000):
         let_pass(connection, 3000)
         worker.write(("acme/young", readings(start, start + 1000)))
         let_pass(connection, 601)
-        assert dedupe.change_halves(connection) == 3
+        assert dedupe.rotate(connection) == 3
         asked.clear()
         worker.write(("acme/a", readings(start + 2000, start + 2100)))
         assert asked == [100]
@@ -384,9 +371,9 @@ def test_workers_that_write_the_same_records_at_once_write_each_once(
             for turn in range(chunks):
                 barrier.wait(30)
                 if turn == chunks // 2:
-                    own.execute("UPDATE bulk.dedupe SET change_time = change_time - interval '1 hour'")
+                    own.execute("UPDATE bulk.dedupe SET rotate_time = rotate_time - interval '1 hour'")
                     while "remembered_ignore" in due(own):
-                        dedupe.change_halves(own)
+                        dedupe.rotate(own)
 
     # No primary key: nothing but the hashes keeps a record from being there twice.
     connection.execute("ALTER TABLE remembered_ignore DROP CONSTRAINT remembered_ignore_pkey")
@@ -400,7 +387,9 @@ def test_workers_that_write_the_same_records_at_once_write_each_once(
     first, second = counts(connection, "acme/p1"), counts(connection, "acme/p2")
     assert first[0] == second[0] == 60 * chunks
     assert first[1] + second[1] == distinct
-    assert connection.execute("SELECT half FROM bulk.dedupe WHERE dataset = 'remembered_ignore'").fetchone() == (1,)
+    assert connection.execute(
+        "SELECT current_table FROM bulk.dedupe WHERE dataset = 'remembered_ignore'"
+    ).fetchone() == (1,)
 
 
 REFUSED = 7.0

@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.rows import Integers, Rows
+from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, digest_of, lane_of
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.catalog import Catalog
@@ -25,6 +25,7 @@ from bulkgrpc.postgres.maintenance import expire_abandoned
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.postgres.writers.written import Written
+from bulkgrpc.rejections import Integers
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import eventually
@@ -339,44 +340,6 @@ def test_lanes_whose_ends_come_at_the_same_moment_end_the_job_once(
         for done in [threads.submit(work, worker) for worker in workers]:
             done.result(60)
     assert {row(connection, job) for job in jobs} == {(JobState.SUCCEEDED, 20, 20, 0, 0, 0, 0)}
-
-
-def test_a_worker_that_cannot_see_another_lanes_seal_is_told_so_and_does_not_leave_the_job_open(
-    connection: Connection, workers: list[Worker]
-) -> None:
-    """Where the database says that transactions are repeatable reads, they see what was there when they began."""
-    first, second = workers
-    first.write(batch(0))
-    second.write(batch(1))
-    second.connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    held, usual = Held(), second.writer
-    second.writer = held
-    sent = [seal(1, 2), batch(1, 500, "other")]
-    with ThreadPoolExecutor(1) as threads:
-        writing = threads.submit(second.write, *sent)
-        assert held.wrote.wait(30)
-        first.write(seal(0, 2))
-        held.go_on.set()
-        with pytest.raises(psycopg.errors.SerializationFailure):
-            writing.result(30)
-    second.writer = usual
-    second.write(*sent)
-    assert row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0, 0)
-
-
-def test_a_worker_that_cannot_see_that_another_made_the_job_tries_again(
-    connection: Connection, workers: list[Worker]
-) -> None:
-    """A repeatable read whose picture is of before, as after PostgreSQL was away while the job was opened."""
-    first, second = workers
-    second.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    second.connection.execute("SELECT FROM bulk.jobs")
-    first.write(batch(0))
-    with pytest.raises(psycopg.errors.SerializationFailure):
-        ledger.open_job(second.connection, Received(second.partition, 0, *batch(1)))
-    second.connection.rollback()
-    second.write(batch(1))
-    assert row(connection)[:3] == (JobState.OPEN, 20, 20)
 
 
 def test_a_job_is_abandoned_only_once_all_of_its_partitions_are_applied(

@@ -43,14 +43,14 @@ def start(addresses: Addresses, database: str) -> Iterator[Callable[..., None]]:
 
 
 def over(connection: Connection) -> bool:
-    row = connection.execute("SELECT bool_and(half = 1) FROM bulk.dedupe").fetchone()
+    row = connection.execute("SELECT bool_and(current_table = 1) FROM bulk.dedupe").fetchone()
     return row is not None and bool(row[0])
 
 
 def test_a_task_that_fails_delays_no_other(start: Callable[..., None], connection: Connection) -> None:
     dataset = examples.remembered("ignore")
     register(connection, dataset)
-    connection.execute("UPDATE bulk.dedupe SET change_time = change_time - interval '1 hour'")
+    connection.execute("UPDATE bulk.dedupe SET rotate_time = rotate_time - interval '1 hour'")
     connection.execute(sql.SQL("DROP TABLE {}").format(StagedTable(dataset.name, dataset.version).identifier))
     start()
     assert wait_for(lambda: over(connection), WITHIN_S)
@@ -60,7 +60,7 @@ def test_an_unexpected_exception_ends_a_round_and_not_the_thread(
     start: Callable[..., None], connection: Connection
 ) -> None:
     register(connection, examples.remembered("ignore"))
-    connection.execute("UPDATE bulk.dedupe SET change_time = change_time - interval '1 hour'")
+    connection.execute("UPDATE bulk.dedupe SET rotate_time = rotate_time - interval '1 hour'")
     failed = threading.Event()
 
     class OutOfMemoryOnce(PostgresMaintenanceStore):

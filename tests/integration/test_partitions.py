@@ -14,14 +14,15 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import create_periods, create_table, of_period, other_times
+from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import Dataset, find_message
 from bulkgrpc.datasets.evolution import Incompatible
 from bulkgrpc.datasets.periods import Every, period_of
-from bulkgrpc.datasets.rows import Payload, Rows, to_rows
+from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import connect
-from bulkgrpc.postgres.partitions import keep_partitions
-from bulkgrpc.postgres.writers.around import unless_partitioned_anew
+from bulkgrpc.postgres.partitions import maintain_partitions
+from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.table import TableWriter
 from tests.support import examples
 from tests.support.database import Connection, count, register
@@ -59,7 +60,7 @@ def write(connection: Connection, rows: Rows, writer: TableWriter | None = None)
     """Write rows; return how many are written and refused."""
     with connection.transaction():
         done = (writer or TableWriter()).write(connection, rows, rows.payload)
-    return int(done.written.sum()), len(done.refused)
+    return int(done.written.sum()), len(done.rejected)
 
 
 def where(connection: Connection) -> dict[int, str]:
@@ -85,10 +86,11 @@ def test_a_row_of_any_time_is_written_and_stray_ones_get_a_partition_of_their_ow
     assert write(connection, rows_of(dataset, TIMES)) == (5, 0)
     at_first = {1: "20260301", 2: "20260501", 3: "other", 4: "other", 5: "other"}
     assert where(connection) == at_first
-    assert keep_partitions(connection, TODAY).made == 1
+    assert maintain_partitions(connection, TODAY).created == 1
     assert where(connection) == {**at_first, 3: "19991201", 5: "19991201"}, "2200 is not the time of anything yet"
-    assert keep_partitions(connection, TODAY) == keep_partitions(connection, TODAY)
-    assert (keep_partitions(connection, TODAY).made, keep_partitions(connection, date(2026, 4, 1)).made) == (0, 1)
+    assert maintain_partitions(connection, TODAY) == maintain_partitions(connection, TODAY)
+    assert maintain_partitions(connection, TODAY).created == 0
+    assert maintain_partitions(connection, date(2026, 4, 1)).created == 1
     assert count(connection, "events") == 5
 
 
@@ -104,7 +106,7 @@ def test_a_key_is_known_in_whichever_partition_it_is(
     assert write(connection, rows_of(dataset, TIMES), writer) == (5, 0)
     times = {**TIMES, 6: date(1999, 12, 31)}
     assert write(connection, rows_of(dataset, times, "again"), writer) == outcome
-    keep_partitions(connection, TODAY)
+    maintain_partitions(connection, TODAY)
     last = {**times, 7: date(1999, 12, 31)}
     assert write(connection, rows_of(dataset, last, "at last"), writer)[0] == (7 if policy == "UPDATE" else 1)
     notes: dict[int, str] = dict(connection.execute("SELECT id, note FROM events").fetchall())
@@ -119,11 +121,11 @@ def test_a_round_gives_up_where_a_writer_is_at_the_default_partition_and_the_nex
     with connect(database, "tests") as writer, writer.transaction():
         TableWriter().write(writer, rows := rows_of(dataset, TIMES), rows.payload)
         begun_s = time.monotonic()
-        kept = keep_partitions(connection, date(2026, 4, 1))
+        kept = maintain_partitions(connection, date(2026, 4, 1))
         assert time.monotonic() - begun_s < 5
-        assert (kept.made, len(kept.not_made)) == (0, 1)
-        assert "from 2026-07-01 on" in kept.not_made[0]
-    assert keep_partitions(connection, date(2026, 4, 1)).made == 2
+        assert (kept.created, len(kept.not_created)) == (0, 1)
+        assert "from 2026-07-01 on" in kept.not_created[0]
+    assert maintain_partitions(connection, date(2026, 4, 1)).created == 2
     assert where(connection)[3] == "19991201"
 
 
@@ -151,7 +153,7 @@ def test_rows_on_their_way_while_a_partition_is_attached_go_to_it(
             copying.write("acme\t3\t1999-12-15\ty\n")
 
     with connection.transaction():
-        unless_partitioned_anew(connection, copy)
+        in_savepoint(connection, copy)
     assert (tries, count(connection, "events"), where(connection)[3]) == (2, 20_001, "19991201")
 
 
@@ -166,8 +168,8 @@ def test_rows_that_a_trigger_or_a_foreign_key_would_see_deleted_stay_where_they_
     connection.execute("ALTER TABLE mine ADD FOREIGN KEY (tenant, id, at) REFERENCES events ON DELETE CASCADE")
     write(connection, rows_of(dataset, TIMES))
     connection.execute("INSERT INTO mine SELECT tenant, id, at FROM events")
-    kept = keep_partitions(connection, date(2026, 4, 1))
-    assert (kept.made, where(connection)[3], count(connection, "mine")) == (1, "other", 5)
+    kept = maintain_partitions(connection, date(2026, 4, 1))
+    assert (kept.created, where(connection)[3], count(connection, "mine")) == (1, "other", 5)
 
 
 def test_partitions_that_somebody_made_or_took_away_disturb_nothing(connection: Connection, dataset: Dataset) -> None:
@@ -175,7 +177,7 @@ def test_partitions_that_somebody_made_or_took_away_disturb_nothing(connection: 
     connection.execute("CREATE TABLE century PARTITION OF events FOR VALUES FROM ('1900-01-01') TO ('2000-01-01')")
     connection.execute(f"ALTER TABLE events DETACH PARTITION {other}".encode())
     assert write(connection, rows_of(dataset, TIMES)) == (4, 1), "2200 has no partition at all: the row is refused"
-    assert keep_partitions(connection, date(2026, 4, 1)).made == 1
+    assert maintain_partitions(connection, date(2026, 4, 1)).created == 1
     assert where(connection)[3] == "century"
 
 
@@ -203,13 +205,13 @@ def test_a_table_that_cannot_be_kept_does_not_stop_the_others(connection: Connec
     )
     register(connection, examples.compiled(tmp_path / "a" / "events.proto", "E"))
     connection.execute("UPDATE bulk.datasets SET message_type = 'Gone' WHERE dataset = 'a'")
-    kept = keep_partitions(connection, TODAY)
-    assert (kept.made, len(kept.not_made)) == (5, 1)
-    assert "Gone" in kept.not_made[0]
+    kept = maintain_partitions(connection, TODAY)
+    assert (kept.created, len(kept.not_created)) == (5, 1)
+    assert "Gone" in kept.not_created[0]
 
 
 def test_a_table_without_partitions_by_time_is_left_alone(connection: Connection) -> None:
     register(connection, examples.readings())
-    assert keep_partitions(connection, TODAY).made == 0
+    assert maintain_partitions(connection, TODAY).created == 0
     with pytest.raises(psycopg.errors.DuplicateTable):
         connection.execute(create_table(examples.readings()))

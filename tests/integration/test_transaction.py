@@ -7,7 +7,7 @@ import struct
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -21,7 +21,6 @@ from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Conflict
-from bulkgrpc.datasets.rows import RejectedRecord
 from bulkgrpc.model import (
     JobCounts,
     JobKey,
@@ -38,11 +37,10 @@ from bulkgrpc.model import (
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.jobs import JobStore
-from bulkgrpc.postgres.maintenance import count_overdue, delete_orphaned_staged_rows, expire_abandoned, keep_days
+from bulkgrpc.postgres.maintenance import count_overdue, delete_orphaned_staged_rows, expire_abandoned, maintain_days
 from bulkgrpc.postgres.statements import family
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
-from bulkgrpc.rejections import RejectionCode
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import wait_for
@@ -229,11 +227,19 @@ def test_the_statement_ends_jobs_as_the_model_says(connection: Connection, epoch
     first = Received(0, 0, message(0), b"")
     ledger.open_job(connection, first)
     jobs = ledger.lock_jobs(connection, [first.message.spec.key])
-    done = JobDelta(counts.accepted, counts.written, counts.duplicate, counts.expired, sealed_at=datetime.now(UTC))
-    for index in range(counts.rejected):
-        done.reject(first.message, RejectedRecord(0, index, RejectionCode.MALFORMED_RECORD, "", "", b""))
-    ledger.add_counts(connection, {first.message.spec.key: done}, jobs)
+    delta = JobDelta(**asdict(counts), sealed_at=datetime.now(UTC))
+    ledger.add_counts(connection, {first.message.spec.key: delta}, jobs)
     assert job_row(connection)[0] == final_state(counts)
+
+
+def test_a_job_that_is_sealed_while_a_chunk_is_written_stays_sealed(connection: Connection, epoch: int) -> None:
+    first = Received(0, 0, message(0), b"")
+    ledger.open_job(connection, first)
+    jobs = ledger.lock_jobs(connection, [first.message.spec.key])
+    sealed = {"job_id": first.message.spec.key.job_id, "seal_time": datetime.now(UTC)}
+    connection.execute(family("jobs")["seal_job"], sealed)
+    ledger.add_counts(connection, {first.message.spec.key: JobDelta(2, 2)}, jobs)
+    assert job_row(connection) == (JobState.SEALED, 2, 2, 0, 0, 0)
 
 
 ATOMIC = JobOptions(atomic=True)
@@ -358,7 +364,7 @@ def test_jobs_are_dropped_with_their_day_unless_they_have_not_ended(connection: 
         messages += [(replace(first, sent_at=sent_at), payload)]
     messages.append(seal(1, "ended"))
     write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
-    connection.execute("SELECT bulk.keep_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=2)])
+    connection.execute("SELECT bulk.maintain_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=2)])
     rows = connection.execute("SELECT idempotency_key FROM bulk.jobs ORDER BY 1").fetchall()
     assert rows == [("new",), ("open",)]
     assert count(connection, "bulk.lanes") == 2
@@ -372,9 +378,9 @@ def test_a_day_of_which_rows_came_before_its_partitions_stops_nothing(connection
     write_chunk(connection, TOPIC, chunk(epoch, 0, (first, payload), seal(1)), TableWriter())
     assert count(connection, "bulk.jobs_other") == 1
     for days in (10, 11):
-        connection.execute("SELECT bulk.keep_days(%s, 2)", [datetime.now(UTC).date() + timedelta(days=days)])
+        connection.execute("SELECT bulk.maintain_days(%s, 2)", [datetime.now(UTC).date() + timedelta(days=days)])
     assert count(connection, "bulk.jobs_other") == 1
-    connection.execute("SELECT bulk.keep_days(%s, 2)", [datetime.now(UTC).date() + timedelta(days=13)])
+    connection.execute("SELECT bulk.maintain_days(%s, 2)", [datetime.now(UTC).date() + timedelta(days=13)])
     assert count(connection, "bulk.jobs_other") + count(connection, "bulk.lanes_other") == 0
 
 
@@ -385,7 +391,7 @@ def test_a_job_is_abandoned_only_once_all_of_its_partition_is_applied(connection
     assert expire_abandoned(connection, TOPIC, {0: 1}, 0.0) == 1
     assert job_row(connection) == (JobState.EXPIRED, 10, 10, 0, 0, 0)
     assert count_overdue(connection) == 0
-    keep_days(connection, 2)
+    maintain_days(connection, 2)
 
 
 def test_an_atomic_job_of_which_a_batch_expired_writes_nothing(connection: Connection, epoch: int) -> None:
@@ -482,13 +488,9 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "written": [0],
         "duplicate": [0],
         "rejected": [0],
+        "end_states": [None],
         "seal_times": [None],
         "sequences": [0],
-        "record_indices": [0],
-        "codes": ["x"],
-        "fields": [""],
-        "reasons": [""],
-        "records": [b""],
         "partitions": [0],
         "to_offsets": [1],
         "topic": TOPIC,

@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 
 from bulkgrpc.cli.app import app
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.postgres.scratch import ScratchFailed, scratch
 from bulkgrpc.postgres.writers import direct
 from tests.support import examples

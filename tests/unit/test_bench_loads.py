@@ -5,7 +5,8 @@ from bulkgrpc.bench.bare_copy import Baseline, encoded_chunks
 from bulkgrpc.bench.model import Load
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.kafka.partition import partition_of
 from bulkgrpc.model import JobCounts, Kind
 from bulkgrpc.v1.ingest_pb2 import RecordBatch

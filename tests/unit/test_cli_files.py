@@ -21,7 +21,8 @@ from bulkgrpc.cli.datasets import infer_proto
 from bulkgrpc.cli.files import FileError, FileOptions, Format, format_of, open_batches
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.support import examples
 
@@ -258,7 +259,7 @@ def shaped(folder: Path, kind: str, cells: Any) -> list[Any]:
         pyarrow.parquet.write_table(pa.table({"id": pa.array(range(len(cells)), pa.int64()), "f": cells}), path)
     batches = list(open_batches(path, dataset, FileOptions(format_of(path))))
     rows = to_rows(BatchCodec(dataset), [Payload("t", batch.records, batch.payload) for batch in batches])
-    assert not rows.rejected
+    assert not len(rows.rejections)
     found: list[Any] = rows.table.column("f").to_pylist()
     return found
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.hashes import RecordHasher, RecordHashes, Words
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.postgres.filters import HashFilter
 from tests.support import examples
 

@@ -8,9 +8,11 @@ from google.protobuf import message_factory
 from bulkgrpc.datasets import sources
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import define, find_message
-from bulkgrpc.datasets.rows import Payload, to_rows
+from bulkgrpc.datasets.rows import to_rows
 from tests.support import examples
+from tests.support.rejected import rejections
 
 PROTO = """syntax = "proto3";
 import "buf/validate/validate.proto";
@@ -44,21 +46,20 @@ def test_a_record_that_breaks_a_rule_is_rejected_with_the_field_and_its_neighbou
     payloads = [Payload("acme", 1, examples.batch_of(records[:1])), Payload("acme", 5, examples.batch_of(records))]
     rows = to_rows(codec, payloads)
     assert rows.table.column("id").to_pylist() == ["a", "a", "d"]
-    found = [(rejected.payload, rejected.record_index, rejected.code, rejected.field) for rejected in rows.rejected]
-    assert found == [
+    found = rejections(rows)
+    assert [rejected[:4] for rejected in found] == [
         (1, 1, "RULE_VIOLATION", "value"),
         (1, 2, "RULE_VIOLATION", "id"),
         (1, 3, "RULE_VIOLATION", "part.size"),
     ]
-    assert [rejected.record for rejected in rows.rejected] == records[1:4]
-    assert "100" in rows.rejected[0].reason
+    assert "100" in found[0][4]
 
 
 def test_rules_hold_beside_a_malformed_record(tmp_path: Path) -> None:
     codec = _codec(tmp_path)
     good, bad = _records(codec, {"id": "a"}, {"id": "b", "value": 101})
     rows = to_rows(codec, [Payload("acme", 4, examples.batch_of([good, b"\xff", bad, good]))])
-    assert sorted((r.record_index, r.code) for r in rows.rejected) == [(1, "MALFORMED_RECORD"), (2, "RULE_VIOLATION")]
+    assert [rejected[1:3] for rejected in rejections(rows)] == [(1, "MALFORMED_RECORD"), (2, "RULE_VIOLATION")]
     assert rows.record_index.tolist() == [0, 3]
 
 
@@ -106,6 +107,7 @@ def test_a_rule_that_fails_on_an_empty_record_alone_is_taken(tmp_path: Path) -> 
     codec = _codec(tmp_path, "; int32 n = 4 " + CEL % "10 / this > 1")
     rows = to_rows(codec, [Payload("acme", 2, examples.batch_of(_records(codec, {"id": "a", "n": 2}, {"id": "b"})))])
     assert rows.table.column("id").to_pylist() == ["a"]
+    assert [rejected[1:3] for rejected in rejections(rows)] == [(1, "RULE_FAILED")]
 
 
 def test_a_message_without_rules_is_not_validated() -> None:

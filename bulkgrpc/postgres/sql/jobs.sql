@@ -16,8 +16,6 @@ WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
   AND (%(of_deleted)s
        OR NOT EXISTS (SELECT FROM bulk.datasets d
                       WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
--- A job of the same day can conflict only if this transaction's snapshot is older than its row.
-ON CONFLICT DO NOTHING
 
 -- name: get_job
 -- One job of a tenant, with the first sequence that is not applied.

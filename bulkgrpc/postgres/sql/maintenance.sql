@@ -1,14 +1,14 @@
 -- name: try_lock
--- One worker of all keeps house; the lock is the session's.
+-- One worker is the maintenance leader; the session owns the lock.
 SELECT pg_try_advisory_lock(hashtext('bulkgrpc.maintenance'))
 
--- name: keep_days
--- Make the days to come, drop those whose time is over.
-SELECT bulk.keep_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
+-- name: maintain_days
+-- Create the days' partitions that are needed next, drop those past retention.
+SELECT bulk.maintain_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
 
 -- name: abandoned_jobs
--- Open jobs of which nothing came for a time, though all that Kafka had of their partitions is applied. Those that a
--- worker writes for now are left for the next round.
+-- Open jobs without a batch for a time, though everything that Kafka had of their partitions is applied. Jobs that a
+-- worker is writing are left for the next round.
 SELECT j.job_id, j.tenant
 FROM bulk.jobs j
 WHERE j.state = 1

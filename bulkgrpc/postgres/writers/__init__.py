@@ -1,16 +1,18 @@
-"""Ways of writing rows into a dataset's table, and the choice among them.
+"""Writers of rows into a dataset's table, and the choice among them.
 
-Each way has `write(connection, rows, owner) -> Written`: owner is the number of the job of each row. All run in the
-caller's transaction; what they raise rolls back to before them.
+Each writer has `write(connection, rows, job) -> Written`: job is the number of each row's job. All run in the caller's
+transaction; the effects of one that raises are rolled back by a savepoint.
 
-    copy.py      COPY BINARY itself
-    direct.py    straight COPY: all rows, none of whose keys may be there
-    staging.py   the session's staging tables; which keys the table has
-    ignore.py    straight COPY of the rows whose keys are new; a key that is there is left alone
-    update.py    by staging; the last record of a key wins
-    reject.py    by staging; a key that is there is a rejection
-    constraints.py  which rows break a check constraint
-    around.py    around the rows that the table refuses
-    new.py       only the rows whose records' bytes are not known yet
-    table.py     the choice: straight COPY while it goes well, the dataset's policy otherwise
+    copy.py         COPY BINARY itself
+    direct.py       direct COPY: all rows, none of whose keys may be in the table
+    staging.py      the session's staging tables; which keys the table has
+    ignore.py       direct COPY of the rows whose keys are new
+    update.py       by staging; the last record of a key wins
+    reject.py       by staging; a record whose key is in the table is rejected
+    savepoint.py    a write that can be rolled back alone
+    row_errors.py   which errors are about a row
+    constraints.py  finds the rows that break check and not-null constraints
+    isolate.py      writes all rows but those that the table refuses
+    remember.py     only the rows whose records' bytes are not known
+    table.py        the choice: direct COPY while it succeeds, the dataset's policy otherwise
 """

@@ -1,4 +1,4 @@
-"""Which rows a table's check constraints refuse, asked of PostgreSQL in one query over all rows of a chunk."""
+"""Finds the rows that break a check or not-null constraint of their table: one query, or the columns' null masks."""
 
 from __future__ import annotations
 
@@ -10,76 +10,73 @@ from psycopg import sql
 
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.postgres import statements
+from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import staging
-from bulkgrpc.postgres.writers.copy import Connection
-from bulkgrpc.postgres.writers.written import RefusedRow
-from bulkgrpc.rejections import RejectionCode
+from bulkgrpc.rejections import Mask, RejectedRows, RejectionBuilder, RejectionCode
 
-# In the order in which PostgreSQL checks them. A trigger may change a row before it is checked: then only writing it
-# tells. (`conenforced` is there from PostgreSQL 18 on.)
-_CHECKS = """
-    SELECT conname, pg_get_expr(conbin, conrelid), ARRAY(
-        SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey)
-    )
-    FROM pg_constraint AS checks
-    WHERE conrelid = %s::regclass AND contype = 'c'
-      AND coalesce((to_jsonb(checks) ->> 'conenforced')::boolean, true)
-      AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = conrelid AND NOT tgisinternal)
-    ORDER BY conname
-"""
+_SQL = statements.family("constraints")
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """A check constraint: its name, its expression, the columns that it is about."""
+    """A check constraint: its name, its expression, the columns that it reads."""
 
     name: str
     expression: str
     columns: frozenset[str]
 
 
-def breaking_checks(connection: Connection, rows: Rows) -> list[RefusedRow]:
-    """Return the rows that break a check constraint of their table, each with the first one that it breaks.
+def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
+    """Return the rows that break a constraint of their table, each with the first one, as PostgreSQL names it.
 
-    Constraints on columns that are not the dataset's are passed over, and all of them if one fails to be computed: so
-    what is returned is refused by the table, but it may refuse more.
+    Every row that is returned is refused by the table; it may refuse more. No constraint is looked at if a trigger may
+    change rows first, no check on columns that are not the dataset's, and none at all if one cannot be evaluated.
     """
-    checks = _checks(connection, rows)
-    if not checks:
-        return []
-    needed = frozenset().union(*(check.columns for check in checks))
-    columns = [column for column in rows.dataset.columns if column.name in needed]
-    every = np.ones(rows.table.num_rows, dtype=np.bool_)
-    try:
-        with connection.transaction():
-            name = staging.stage(connection, rows, every, columns)
-            found = connection.execute(_broken(checks, name)).fetchall()
-            staging.clear(connection, name)
-    except (psycopg.errors.DataError, psycopg.errors.RaiseException):
-        return []
-    return [
-        RefusedRow(
-            row,
-            RejectionCode.REFUSED_BY_TABLE,
-            f'new row for relation "{rows.dataset.name}" violates check constraint "{checks[number].name}"',
-        )
-        for row, number in found
-    ]
+    name = table(rows.dataset).as_string(connection)
+    found = RejectionBuilder(rows.table.num_rows)
+    relation = rows.dataset.name
+    for (column,) in connection.execute(_SQL["not_null_columns"], {"table": name}).fetchall():
+        if column in rows.table.schema.names and (values := rows.table.column(column)).null_count:
+            mask = values.is_null().to_numpy(zero_copy_only=False)
+            reason = f'null value in column "{column}" of relation "{relation}" violates not-null constraint'
+            found.add(mask, RejectionCode.REFUSED_BY_TABLE, "", reason)
+    checks = _checks(connection, rows, name)
+    for number, mask in enumerate(_broken(connection, rows, checks) if checks else []):
+        reason = f'new row for relation "{relation}" violates check constraint "{checks[number].name}"'
+        found.add(mask, RejectionCode.REFUSED_BY_TABLE, "", reason)
+    return found.build()
 
 
-def _checks(connection: Connection, rows: Rows) -> list[_Check]:
+def _checks(connection: Connection, rows: Rows, name: str) -> list[_Check]:
     ours = {column.name for column in rows.dataset.columns}
-    found = connection.execute(_CHECKS, (table(rows.dataset).as_string(connection),))
-    checks = [_Check(name, expression, frozenset(columns)) for name, expression, columns in found]
+    found = connection.execute(_SQL["checks"], {"table": name})
+    checks = [_Check(check, expression, frozenset(columns)) for check, expression, columns in found]
     return [check for check in checks if check.columns and check.columns <= ours]
 
 
-def _broken(checks: list[_Check], name: sql.Identifier) -> sql.Composed:
-    whens = [
-        sql.SQL("WHEN ({}) IS FALSE THEN {}").format(sql.SQL(check.expression), number)
-        for number, check in enumerate(checks)
+def _broken(connection: Connection, rows: Rows, checks: list[_Check]) -> list[Mask]:
+    """Return for each check which rows break it."""
+    needed = frozenset().union(*(check.columns for check in checks))
+    columns = [column for column in rows.dataset.columns if column.name in needed]
+    every = np.ones(rows.table.num_rows, np.bool_)
+    parts = [
+        sql.SQL("string_agg(int4send({}), ''::bytea) FILTER (WHERE ({}) IS FALSE)").format(
+            staging.ROW, sql.SQL(check.expression)
+        )
+        for check in checks
     ]
-    return sql.SQL(
-        "SELECT {row}, broken FROM (SELECT {row}, CASE {whens} END AS broken FROM {staging}) AS checked "
-        "WHERE broken IS NOT NULL"
-    ).format(row=staging.ROW, whens=sql.SQL(" ").join(whens), staging=name)
+    try:
+        with connection.transaction():
+            name = staging.stage(connection, rows, every, columns)
+            query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(parts), name)
+            found = connection.cursor(binary=True).execute(query).fetchone() or ()
+            staging.clear(connection, name)
+    except (psycopg.errors.DataError, psycopg.errors.RaiseException):
+        return []
+    masks = []
+    for positions in found:
+        mask = np.zeros(rows.table.num_rows, np.bool_)
+        mask[np.frombuffer(positions or b"", ">i4")] = True
+        masks.append(mask)
+    return masks

@@ -1,4 +1,4 @@
-"""The staging tables: of a session and dataset, with columns of its rows and each row's position in the chunk."""
+"""Staging tables of a session: columns of a dataset's rows, and each row's position in the chunk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
@@ -15,26 +14,27 @@ from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
-from bulkgrpc.postgres.writers.copy import Connection, copy_rows
+from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.writers.copy import copy_rows
+from bulkgrpc.rejections import Mask
 
-Mask = npt.NDArray[np.bool_]
 ROW = sql.Identifier("bulkgrpc_row")
 
 POSITIONS = sql.SQL("string_agg(int4send({row}), ''::bytea)")
-"""Aggregates rows' positions into one value: `positions` reads it without Python per row."""
+"""Aggregates positions of rows into one value, which `positions` reads without Python per row."""
 
 # A subquery with OFFSET is not turned into a join: each key is looked up by the table's index, however large that is.
 _KNOWN = sql.SQL(
     "SELECT {positions} FROM {staging} AS staged "
-    "WHERE EXISTS (SELECT FROM {table} AS there WHERE ({there_key}) = ({staged_key}) OFFSET 0)"
+    "WHERE EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({staged_key}) OFFSET 0)"
 )
 
 
 def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Column] = ()) -> sql.Identifier:
     """COPY the chosen rows into a staging table of the session, with their positions in `rows`, and return its name.
 
-    columns: those that are copied, of the dataset's; default: all. The staging table has the rows in the order of
-    `rows`, sorted by key. It is empty again at the end of the transaction, or after `clear`.
+    columns: the dataset's columns to copy; default: all. The staging table has the rows in the order of `rows`, sorted
+    by key. It is emptied at the end of the transaction, and by `clear`.
     """
     columns = columns or rows.dataset.columns
     name = _name(rows.dataset, columns)
@@ -46,12 +46,12 @@ def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Co
 
 
 def known(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
-    """Return which of the rows have keys that are in the table; only the chosen ones, all with keys of their own."""
+    """Return which of the chosen rows, whose keys all differ, have keys that are in the table."""
     key = rows.dataset.primary_key
     name = stage(connection, rows, chosen, [column for column in rows.dataset.columns if column.name in key])
     query = _KNOWN.format(
         **clauses(rows.dataset, name),
-        there_key=_qualified("there", key),
+        stored_key=_qualified("stored", key),
         staged_key=_qualified("staged", key),
     )
     found = positions(connection, query, rows)
@@ -69,7 +69,7 @@ def positions(connection: Connection, query: sql.Composed, rows: Rows) -> Mask:
 
 
 def clear(connection: Connection, name: sql.Identifier) -> None:
-    """Empty the staging table: the next write of this transaction finds it so."""
+    """Empty the staging table, for the next write of this transaction."""
     connection.execute(sql.SQL("TRUNCATE {}").format(name))
 
 
@@ -88,7 +88,7 @@ def last_of_equal_keys(rows: Rows) -> Mask:
 
 
 def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composable]:
-    """Return the parts that the statements of all ways share: table, columns, key, staging, row, positions."""
+    """Return the parts that the statements of all writers share: table, columns, key, staging, row, positions."""
     return {
         "table": table(dataset),
         "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
@@ -113,13 +113,13 @@ def _qualified(alias: str, names: Sequence[str]) -> sql.Composed:
 
 
 def _name(dataset: Dataset, columns: Sequence[Column]) -> sql.Identifier:
-    # A table's name may take all of the 63 characters: the staging table's is a hash of it.
+    # The name of the dataset may have all of the 63 characters: the staging table's is a hash of it.
     what = "/".join([dataset.name, f"{dataset.version}", *(column.name for column in columns)])
     return sql.Identifier("pg_temp", f"bulkgrpc_{hashlib.sha256(what.encode()).hexdigest()[:24]}")
 
 
 def _create(columns: Sequence[Column], name: sql.Identifier) -> sql.Composed:
-    # Kept for the session and emptied: a temporary table a chunk would bloat the system catalogs.
+    # Kept for the session and emptied: one temporary table per chunk would bloat the system catalogs.
     made = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns]
     made.append(sql.SQL("{} integer").format(ROW))
     return sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(

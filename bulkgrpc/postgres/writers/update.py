@@ -1,6 +1,6 @@
-"""Conflict policy `update`, by staging: the last record of a key wins, in the chunk and over what is there.
+"""Conflict policy `update`, by staging: the last record of a key wins, in the chunk and over the row in the table.
 
-A tenant's batches come through one partition in order, so what comes later is newer. Every record counts as written,
+A tenant's batches arrive through one partition in order, so a later record is newer. Every record counts as written,
 also one that a later record of the same chunk replaces: counts do not depend on where chunks are cut.
 """
 
@@ -10,27 +10,28 @@ import numpy as np
 from psycopg import sql
 
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.datasets.rows import Integers, Rows
+from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import staging
-from bulkgrpc.postgres.writers.copy import Connection
 from bulkgrpc.postgres.writers.written import Written
+from bulkgrpc.rejections import Integers
 
-# The staging table is read as it was filled, in key order: two workers never wait for each other's keys in opposite
-# orders.
+# The staging table is read in the order in which it was filled, by key: two workers never wait for each other's keys in
+# opposite orders.
 _UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
 
 
-def write(connection: Connection, rows: Rows, owner: Integers) -> Written:
+def write(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows over those with the same keys."""
     name = staging.stage(connection, rows, staging.last_of_equal_keys(rows))
     clauses = {**staging.clauses(rows.dataset, name), "action": on_conflict(rows.dataset)}
     connection.execute(_UPSERT.format(**clauses))
     staging.clear(connection, name)
-    return Written(np.bincount(owner).astype(np.int32))
+    return Written(np.bincount(job).astype(np.int32))
 
 
 def on_conflict(dataset: Dataset) -> sql.Composable:
-    """Return what follows ON CONFLICT: every column that is not of the key is replaced."""
+    """Return what follows ON CONFLICT: every column outside the key is replaced."""
     others = [column.name for column in dataset.columns if column.name not in dataset.primary_key]
     if not others:
         return sql.SQL("DO NOTHING")

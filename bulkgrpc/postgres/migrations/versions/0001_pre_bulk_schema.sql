@@ -11,11 +11,11 @@ CREATE TABLE bulk.datasets (
 );
 COMMENT ON TABLE bulk.datasets IS 'Message types bound to tables; descriptors is a google.protobuf.FileDescriptorSet.';
 COMMENT ON COLUMN bulk.datasets.delete_time IS
-  'A deleted version stays: its number is not given again, and batches of it that are on Kafka still can be read.';
+  'A deleted version keeps its row: its number is not used again, and its batches on Kafka can still be read.';
 
--- What is known of jobs is kept for a time and then dropped a day at once: every table of it is partitioned by the day
--- (UTC) on which its job was opened. `bulk.keep_days` makes and drops the partitions.
--- Counts and states change in place many times: leave room for HOT updates.
+-- Jobs are kept for a time and then dropped a day at once: each of their tables is partitioned by the day (UTC) on which
+-- the job was opened. `bulk.maintain_days` creates and drops the partitions.
+-- Counts and states are updated in place many times: the fill factor leaves room for HOT updates.
 CREATE TABLE bulk.jobs (
   create_day      date        NOT NULL,
   job_id          uuid        NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE bulk.jobs (
   duplicate       bigint      NOT NULL DEFAULT 0,
   rejected        bigint      NOT NULL DEFAULT 0,
   expired         bigint      NOT NULL DEFAULT 0,
-  staged            bigint      NOT NULL DEFAULT 0,
+  staged          bigint      NOT NULL DEFAULT 0,
   failure         text        NOT NULL DEFAULT '',
   create_time     timestamptz NOT NULL,
   update_time     timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -49,9 +49,9 @@ CREATE TABLE bulk.jobs (
 COMMENT ON COLUMN bulk.jobs.state IS
   '1 open, 2 sealed, 3 succeeded, 4 partially succeeded, 5 failed, 6 cancelled, 7 expired';
 COMMENT ON COLUMN bulk.jobs.accepted IS 'records of the batches applied so far';
-COMMENT ON COLUMN bulk.jobs.partitions IS 'where the batches of each lane go, from its opening on';
-COMMENT ON COLUMN bulk.jobs.staged IS 'records of an atomic job that wait for its seal';
--- A job is found by its id alone, on whichever day it was opened; bulk.open_job keeps ids unique over the days.
+COMMENT ON COLUMN bulk.jobs.partitions IS 'partition of each lane, fixed when the job is opened';
+COMMENT ON COLUMN bulk.jobs.staged IS 'records of an atomic job that are not in the table before its seal';
+-- A job is found by its id alone, whatever its day. The statement open_job keeps ids unique over all days.
 CREATE INDEX jobs_by_id ON bulk.jobs (job_id);
 CREATE INDEX jobs_by_create_time ON bulk.jobs (tenant, create_time DESC, job_id);
 CREATE INDEX jobs_not_ended ON bulk.jobs (update_time) WHERE state < 3;
@@ -65,7 +65,7 @@ CREATE TABLE bulk.lanes (
   PRIMARY KEY (create_day, job_id, lane)
 ) PARTITION BY RANGE (create_day);
 COMMENT ON TABLE bulk.lanes IS
-  'Ledger: the sequence that each lane of a job applies next; a batch is of the lane sequence % lanes.';
+  'Ledger: the sequence that each lane of a job applies next; the lane of a batch is sequence % lanes.';
 
 CREATE TABLE bulk.batches (
   create_day date    NOT NULL,
@@ -74,7 +74,7 @@ CREATE TABLE bulk.batches (
   digest     bytea   NOT NULL,
   PRIMARY KEY (create_day, job_id, sequence)
 ) PARTITION BY RANGE (create_day);
-COMMENT ON TABLE bulk.batches IS 'Ledger: the first 128 bits of the SHA-256 of each batch applied; the same sequence with another is refused.';
+COMMENT ON TABLE bulk.batches IS 'Ledger: the first 128 bits of the SHA-256 of each applied batch; another batch with its sequence is rejected.';
 
 CREATE TABLE bulk.rejections (
   create_day   date    NOT NULL,
@@ -87,8 +87,8 @@ CREATE TABLE bulk.rejections (
   reason       text    NOT NULL,
   record       bytea   NOT NULL
 ) PARTITION BY RANGE (create_day);
-COMMENT ON TABLE bulk.rejections IS 'Records that could not be applied, with their place in the job and the reason.';
-CREATE INDEX rejections_by_place ON bulk.rejections (job_id, sequence, record_index, rejection_id);
+COMMENT ON TABLE bulk.rejections IS 'Rejected records, with their position in the job and the reason.';
+CREATE INDEX rejections_by_position ON bulk.rejections (job_id, sequence, record_index, rejection_id);
 
 CREATE TABLE bulk.offsets (
   topic       text    NOT NULL,
@@ -97,42 +97,40 @@ CREATE TABLE bulk.offsets (
   owner_epoch bigint  NOT NULL,
   PRIMARY KEY (topic, partition)
 ) WITH (fillfactor = 10);
-COMMENT ON TABLE bulk.offsets IS 'Ledger: the offset that each partition reads next, and the epoch of the worker that may move it.';
+COMMENT ON TABLE bulk.offsets IS 'Ledger: the next offset of each partition, and the epoch of its owner.';
 
 CREATE TABLE bulk.dedupe (
-  dataset     text             PRIMARY KEY,
-  window_s    double precision NOT NULL,
-  half        smallint         NOT NULL DEFAULT 0 CHECK (half IN (0, 1)),
-  change_time timestamptz      NOT NULL DEFAULT clock_timestamp(),
-  filter      bytea,
-  -- Makes the half part of a key: who saw another one cannot lock the row, see get_halves.
-  UNIQUE (dataset, half)
+  dataset       text             PRIMARY KEY,
+  window_s      double precision NOT NULL,
+  current_table smallint         NOT NULL DEFAULT 0 CHECK (current_table IN (0, 1)),
+  rotate_time   timestamptz      NOT NULL DEFAULT clock_timestamp(),
+  filter        bytea
 );
 ALTER TABLE bulk.dedupe ALTER filter SET STORAGE EXTERNAL;
-COMMENT ON COLUMN bulk.dedupe.filter IS 'A Bloom filter of the hashes in the half that is not added to.';
+COMMENT ON COLUMN bulk.dedupe.filter IS 'Bloom filter of the hashes in the previous generation, null if there is none.';
 COMMENT ON TABLE bulk.dedupe IS
-  'Datasets whose records are remembered; the hashes are in two tables each, of which `half` is added to since change_time.';
+  'Datasets that remember records. Each has two tables of hashes; current_table is added to since rotate_time.';
 
--- Make the partitions of the days to come, and drop those of jobs opened before the last `retention_days` days. A day
--- stays while one of its jobs has not ended. A day of which rows have come already, before anybody made its partitions,
--- is left where they are: in the default partition.
-CREATE FUNCTION bulk.keep_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
+-- Creates the partitions of yesterday to the day after tomorrow, and drops those of jobs opened before the last
+-- `retention_days` days. A day is kept while one of its jobs has not ended. A day without partitions whose rows are in the
+-- default partition already gets none.
+CREATE FUNCTION bulk.maintain_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   parents CONSTANT text[] := ARRAY['jobs', 'lanes', 'batches', 'rejections'];
   parent text;
   day date;
   child text;
   old_days date[];
-  strayed boolean;
+  in_default boolean;
 BEGIN
-  -- Nobody must wait behind us for those whom we wait for.
+  -- Other transactions queue behind a lock that is waited for: wait briefly.
   SET LOCAL lock_timeout = '500ms';
   FOREACH parent IN ARRAY parents LOOP
     FOR day IN SELECT today + n FROM generate_series(-1, 2) AS n LOOP
       child := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
       CONTINUE WHEN to_regclass(format('bulk.%I', child)) IS NOT NULL;
-      EXECUTE format('SELECT EXISTS (SELECT FROM bulk.%I WHERE create_day = %L)', parent || '_other', day) INTO strayed;
-      CONTINUE WHEN strayed;
+      EXECUTE format('SELECT EXISTS (SELECT FROM bulk.%I WHERE create_day = %L)', parent || '_other', day) INTO in_default;
+      CONTINUE WHEN in_default;
       EXECUTE format('CREATE TABLE bulk.%I PARTITION OF bulk.%I FOR VALUES FROM (%L) TO (%L)%s',
                      child, parent, day, day + 1,
                      CASE WHEN parent IN ('jobs', 'lanes') THEN ' WITH (fillfactor = 70)' ELSE '' END);
@@ -155,9 +153,9 @@ BEGIN
   END LOOP;
 END
 $$;
--- A day that nobody made a partition for must not stop anybody.
+-- Rows of a day without partitions go to the default ones.
 CREATE TABLE bulk.jobs_other PARTITION OF bulk.jobs DEFAULT;
 CREATE TABLE bulk.lanes_other PARTITION OF bulk.lanes DEFAULT;
 CREATE TABLE bulk.batches_other PARTITION OF bulk.batches DEFAULT;
 CREATE TABLE bulk.rejections_other PARTITION OF bulk.rejections DEFAULT;
-SELECT bulk.keep_days((now() AT TIME ZONE 'UTC')::date, 36500);
+SELECT bulk.maintain_days((now() AT TIME ZONE 'UTC')::date, 36500);

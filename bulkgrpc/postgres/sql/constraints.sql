@@ -1,0 +1,19 @@
+-- name: not_null_columns
+-- Columns of a table that must not be null. None if a trigger may change a row before it is checked.
+SELECT attname::text
+FROM pg_attribute
+WHERE attrelid = %(table)s::regclass AND attnum > 0 AND attnotnull AND NOT attisdropped
+  AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = attrelid AND NOT tgisinternal)
+ORDER BY attnum
+
+-- name: checks
+-- Check constraints of a table, in the order in which PostgreSQL checks them, with the columns that they read. None if a
+-- trigger may change a row before it is checked. (`conenforced` exists from PostgreSQL 18 on.)
+SELECT conname::text, pg_get_expr(conbin, conrelid), ARRAY(
+    SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey)
+  )
+FROM pg_constraint AS checks
+WHERE conrelid = %(table)s::regclass AND contype = 'c'
+  AND coalesce((to_jsonb(checks) ->> 'conenforced')::boolean, true)
+  AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = conrelid AND NOT tgisinternal)
+ORDER BY conname

@@ -1,0 +1,80 @@
+-- name: create_isolate
+-- Creates the function that writes the staged rows span by span. Its variables have a prefix: columns have any name.
+CREATE OR REPLACE FUNCTION {function} (
+  bulkgrpc_row_classes text[], bulkgrpc_server_classes text[], bulkgrpc_in_function text, bulkgrpc_at_raise text,
+  OUT bulkgrpc_refused bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea, OUT bulkgrpc_left bytea
+) LANGUAGE plpgsql SET enable_seqscan = off AS {body}
+
+-- name: isolate_body
+-- Body of that function. A span of which not every row is written is rolled back and cut, so that each row that is left
+-- alone is known. The positions of rows and the lengths of reasons are returned as big-endian integers, one value each.
+#variable_conflict use_column
+DECLARE
+  bulkgrpc_span_max CONSTANT integer := 1024;
+  bulkgrpc_ctids tid[];
+  bulkgrpc_count integer;
+  bulkgrpc_first integer := 1;
+  bulkgrpc_last integer;
+  bulkgrpc_span integer := bulkgrpc_span_max;
+  bulkgrpc_written integer;
+  bulkgrpc_retried integer := 0;
+  bulkgrpc_refused_rows integer[] := '{{}}';
+  bulkgrpc_left_rows integer[] := '{{}}';
+  bulkgrpc_texts text[] := '{{}}';
+  bulkgrpc_message text;
+  bulkgrpc_context text;
+  bulkgrpc_constraint text;
+BEGIN
+  SELECT array_agg(ctid ORDER BY {row}), count(*) INTO bulkgrpc_ctids, bulkgrpc_count FROM {staging};
+  WHILE bulkgrpc_first <= bulkgrpc_count LOOP
+    bulkgrpc_last := least(bulkgrpc_first + bulkgrpc_span - 1, bulkgrpc_count);
+    BEGIN
+      INSERT INTO {table} ({columns})
+      SELECT {columns} FROM {staging}
+      WHERE ctid >= bulkgrpc_ctids[bulkgrpc_first] AND ctid <= bulkgrpc_ctids[bulkgrpc_last]
+      ON CONFLICT {action};
+      GET DIAGNOSTICS bulkgrpc_written = ROW_COUNT;
+      IF bulkgrpc_written <= bulkgrpc_last - bulkgrpc_first AND bulkgrpc_first < bulkgrpc_last THEN
+        RAISE EXCEPTION USING ERRCODE = 'triggered_data_change_violation';
+      END IF;
+      IF bulkgrpc_written = 0 THEN
+        bulkgrpc_left_rows := bulkgrpc_left_rows || (bulkgrpc_first - 1);
+      ELSE
+        bulkgrpc_span := least(bulkgrpc_span * 2, bulkgrpc_span_max);
+      END IF;
+      bulkgrpc_first := bulkgrpc_last + 1;
+    EXCEPTION WHEN OTHERS OR QUERY_CANCELED OR ASSERT_FAILURE THEN
+      GET STACKED DIAGNOSTICS bulkgrpc_message = MESSAGE_TEXT, bulkgrpc_context = PG_EXCEPTION_CONTEXT,
+                              bulkgrpc_constraint = CONSTRAINT_NAME;
+      -- As `is_row_error` decides.
+      IF NOT (left(SQLSTATE, 2) = ANY (bulkgrpc_row_classes) OR bulkgrpc_context ~ bulkgrpc_at_raise
+              OR (left(SQLSTATE, 2) <> ALL (bulkgrpc_server_classes) AND bulkgrpc_context ~ bulkgrpc_in_function)) THEN
+        RAISE;
+      END IF;
+      IF bulkgrpc_first = bulkgrpc_last AND SQLSTATE = '23514' AND bulkgrpc_constraint = ''
+         AND bulkgrpc_retried < bulkgrpc_first THEN
+        -- A check violation without a constraint's name: a partition may have been attached meanwhile. Once more.
+        bulkgrpc_retried := bulkgrpc_first;
+      ELSIF bulkgrpc_first = bulkgrpc_last THEN
+        bulkgrpc_refused_rows := bulkgrpc_refused_rows || (bulkgrpc_first - 1);
+        bulkgrpc_texts := bulkgrpc_texts || left(bulkgrpc_message, 1000);
+        bulkgrpc_first := bulkgrpc_first + 1;
+      ELSE
+        bulkgrpc_span := greatest((bulkgrpc_last - bulkgrpc_first + 1) / 4, 1);
+      END IF;
+    END;
+  END LOOP;
+  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_refused
+  FROM unnest(bulkgrpc_refused_rows) WITH ORDINALITY AS u (n, place);
+  SELECT string_agg(convert_to(u.t, 'UTF8'), ''::bytea ORDER BY u.place),
+         string_agg(int4send(octet_length(convert_to(u.t, 'UTF8'))), ''::bytea ORDER BY u.place)
+  INTO bulkgrpc_reasons, bulkgrpc_lengths
+  FROM unnest(bulkgrpc_texts) WITH ORDINALITY AS u (t, place);
+  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_left
+  FROM unnest(bulkgrpc_left_rows) WITH ORDINALITY AS u (n, place);
+END
+
+-- name: call_isolate
+-- Calls it.
+SELECT bulkgrpc_refused, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
+FROM {function} (%(row_classes)s::text[], %(server_classes)s::text[], %(in_function)s::text, %(at_raise)s::text)

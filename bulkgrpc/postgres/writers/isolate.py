@@ -1,0 +1,106 @@
+"""Writes all rows but those that the table refuses, and rejects those: in statements whose number does not grow.
+
+1. Rows that break a check or not-null constraint are found at once (`constraints`), and the others are written.
+2. If that fails too, PostgreSQL itself writes the rows span by span, in a function that makes a savepoint for each
+   span: one that fails is cut to a quarter, down to a single row, which is rejected; one that succeeds is doubled. A
+   span can only become as long as the rows that were written since the last failure, so each row is written a bounded
+   number of times and the time is linear in the rows: some 30 µs a row where all are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.postgres import statements
+from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.writers import reject, row_errors, staging, update
+from bulkgrpc.postgres.writers.constraints import broken_constraints
+from bulkgrpc.postgres.writers.savepoint import in_savepoint
+from bulkgrpc.postgres.writers.written import Writer, Written
+from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
+
+_SQL = statements.family("writers")
+
+
+def write(connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers) -> Written:
+    """Write rows of which the table refuses some.
+
+    writers: to be tried in turn for the rows that break no constraint. Raises psycopg.Error if PostgreSQL fails for
+    another reason than a row.
+    """
+    found = RejectionBuilder(len(job))
+    found.add_rows(broken_constraints(connection, rows))
+    if not len(found):
+        return _write_by_spans(connection, rows, job)
+    good = ~found.rejected
+    done = _write_good(connection, writers, rows.keep(good), job[good])
+    found.add_rows(done.rejected.moved(np.flatnonzero(good)))
+    return Written(done.written, found.build())
+
+
+def _write_good(connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers) -> Written:
+    if not len(job):
+        return Written(np.zeros(1, np.int32))
+    for writer in writers:
+        try:
+            return in_savepoint(connection, functools.partial(writer, connection, rows, job))
+        except psycopg.Error as error:
+            if not row_errors.is_about_a_row(error):
+                raise
+    return _write_by_spans(connection, rows, job)
+
+
+def _write_by_spans(connection: Connection, rows: Rows, job: Integers) -> Written:
+    rejected, left = in_savepoint(connection, lambda: _isolate(connection, rows))
+    found = RejectionBuilder(len(job))
+    found.add_rows(rejected)
+    if rows.dataset.conflict == "reject":
+        found.add(left, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, left))
+    written = ~left & ~found.rejected
+    return Written(np.bincount(job[written], minlength=int(job.max(initial=0)) + 1).astype(np.int32), found.build())
+
+
+def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
+    """Write rows span by span; return those that the table refuses, and those not written because of a conflict."""
+    every = np.ones(rows.table.num_rows, np.bool_)
+    staged = staging.stage(connection, rows, every)
+    updates = rows.dataset.conflict == "update"
+    clauses = staging.clauses(rows.dataset, staged)
+    action = update.on_conflict(rows.dataset) if updates else sql.SQL("DO NOTHING")
+    body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, action=action).as_string(connection)
+    digest = hashlib.sha256(body.encode()).hexdigest()[:24]
+    name = sql.Identifier("pg_temp", f"bulkgrpc_isolate_{digest}")
+    create = sql.SQL(_SQL["create_isolate"].decode())
+    connection.execute(create.format(function=name, body=sql.Literal(body)))
+    values = {
+        "row_classes": list(row_errors.ROW_CLASSES),
+        "server_classes": list(row_errors.SERVER_CLASSES),
+        "in_function": row_errors.IN_FUNCTION,
+        "at_raise": row_errors.AT_RAISE,
+    }
+    call = sql.SQL(_SQL["call_isolate"].decode()).format(function=name)
+    row = connection.cursor(binary=True).execute(call, values).fetchone()
+    staging.clear(connection, staged)
+    if row is None:
+        raise AssertionError("a function without FROM returns one row")
+    refused, texts, lengths, left_alone = (value or b"" for value in row)
+    left = np.zeros(len(every), np.bool_)
+    left[np.frombuffer(left_alone, ">i4")] = True
+    return _refused(np.frombuffer(refused, ">i4").astype(np.int32), texts, np.frombuffer(lengths, ">i4")), left
+
+
+def _refused(row: Integers, texts: bytes, lengths: Integers) -> RejectedRows:
+    offsets = np.zeros(len(row) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    reasons = pa.StringArray.from_buffers(len(row), pa.py_buffer(offsets), pa.py_buffer(texts))
+    code = pa.repeat(pa.scalar(RejectionCode.REFUSED_BY_TABLE.value, pa.string()), len(row))
+    field = pa.repeat(pa.scalar("", pa.string()), len(row))
+    return RejectedRows(row, pa.record_batch([code, field, reasons], schema=CAUSES))
