@@ -165,7 +165,7 @@ async def test_clients_of_two_versions_stream_into_one_table_at_the_same_time_an
     with pytest.raises(Refused, match="no version 7") as refused:
         await client.submit("together@7", batches)
     assert refused.value.reason == Reason.DATASET_VERSION_NOT_FOUND
-    with pytest.raises(WrongInput, match="is no version"):
+    with pytest.raises(WrongInput, match="is not a version"):
         await client.submit("together@new", batches)
 
 
