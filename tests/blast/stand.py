@@ -1,0 +1,140 @@
+"""The service that the faults meet: real parts, a server and two workers under a role that is no superuser.
+
+Nothing restarts a process that ends: that it ended is what these tests are about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from bulkgrpc.postgres import schema
+from bulkgrpc.stack import Stack
+from tests.blast.catalog import PARTITIONS
+from tests.support.ends import end_offsets
+from tests.support.processes import Process, Service, service
+from tests.support.role import PASSWORD, ROLE, add_service_role
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+TOPIC = "bulkgrpc.records"
+_TAIL_CHARS = 1500
+SET_UP = f"""
+CREATE SCHEMA blast;
+CREATE TABLE blast.audit_of_others (id bigint);
+CREATE ROLE blast_nobody;
+GRANT blast_nobody TO {ROLE};
+GRANT USAGE ON SCHEMA blast TO {ROLE};
+CREATE FUNCTION blast.recurse(depth integer) RETURNS integer LANGUAGE plpgsql AS
+  $$ BEGIN RETURN blast.recurse(depth + 1) + 1; END $$;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A process that ended by itself."""
+
+    name: str
+    code: int
+    tail: str
+
+    def __str__(self) -> str:
+        return f"{self.name} exited with {self.code}: {self.tail.strip().splitlines()[-1] if self.tail else ''}"
+
+
+@dataclass(slots=True)
+class Stand:
+    """The running service. postgres: connection string of a superuser."""
+
+    stack: Stack
+    running: Service
+    postgres: str
+    exits: list[Exit] = field(default_factory=list)
+
+    @property
+    def processes(self) -> list[Process]:
+        """The server and the workers."""
+        return [self.running.server, *self.running.workers]
+
+    @contextmanager
+    def database(self) -> Iterator[Connection]:
+        """A superuser's connection in autocommit mode, whatever the database's settings."""
+        with psycopg.connect(
+            self.postgres,
+            autocommit=True,
+            application_name="blast",
+            options="-c default_transaction_read_only=off -c lock_timeout=10s",
+        ) as connection:
+            yield connection
+
+    def note_exits(self) -> list[Exit]:
+        """Note the processes that have ended since the last call, and return all that have."""
+        known = {process.name for process in self.exits}
+        for process in self.processes:
+            code, name = process.ended, process.log.stem
+            if code is not None and name not in known:
+                self.exits.append(Exit(name, code, process.log.read_text()[-_TAIL_CHARS:]))
+        return self.exits
+
+    def restart_ended(self) -> None:
+        """Start what has ended, so that what it left can be looked at; what ended stays noted until `forget`."""
+        self.note_exits()
+        for process in self.processes:
+            if process.ended is not None:
+                process.start()
+
+    def log_sizes(self) -> dict[str, int]:
+        """Return how long each log is."""
+        return {process.log.stem: len(process.log.read_bytes()) for process in self.processes}
+
+    def logged(self, since: Mapping[str, int]) -> str:
+        """Return what the processes have logged since `log_sizes`."""
+        return "\n".join(p.log.read_bytes()[since[p.log.stem] :].decode(errors="replace") for p in self.processes)
+
+    def start_over(self) -> None:
+        """Leave behind what a violated promise left: every partition resumes at its end, every job has ended."""
+        for process in self.processes:
+            process.stop()
+        with self.database() as connection, connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")
+            for place in end_offsets(self.stack.addresses.kafka, TOPIC, PARTITIONS).items():
+                connection.execute("UPDATE bulk.offsets SET next_offset = %s WHERE partition = %s", place[::-1])
+            connection.execute(
+                "UPDATE bulk.jobs SET state = 6, end_time = now(), expired = expired + staged, staged = 0 "
+                "WHERE state < 3"
+            )
+        for process in self.processes:
+            process.start()
+        self.exits = []
+
+
+@contextmanager
+def stand(data_dir: Path, logs: Path, more: Mapping[str, str] | None = None) -> Iterator[Stand]:
+    """Run everything; end and remove it afterwards. more: settings of the processes."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as undo:
+        stack = Stack(data_dir)
+        undo.callback(stack.destroy)
+        stack.up(lambda _progress: None)
+        postgres = stack.addresses.postgres
+        own = add_service_role(postgres)
+        schema.migrate(own)
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute(SET_UP)
+        environment = {
+            "BULKGRPC_KAFKA": stack.addresses.kafka,
+            "BULKGRPC_POSTGRES": own,
+            "BULKGRPC_REDIS": stack.addresses.redis,
+            "BULKGRPC_PARTITIONS": str(PARTITIONS),
+            "BULKGRPC_DRAIN_S": "5",
+            **(more or {}),
+        }
+        running = undo.enter_context(service(environment, logs))
+        yield Stand(stack, running, postgres)
+
+
+__all__ = ["PASSWORD", "ROLE", "SET_UP", "TOPIC", "Exit", "Stand", "stand"]
