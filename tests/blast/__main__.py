@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ def main() -> int:
     cases = catalog.every_case(chosen) if asked.every else catalog.short_cases(chosen)
     if asked.fault and not asked.every and not cases:
         cases = [case for case in catalog.every_case(chosen) if not case.atomic]
+    # So that what was started is ended also then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logs = asked.logs / f"{time.time_ns() // 1_000_000_000}"
     times = Times(asked.hold, asked.felt, asked.drain)
     broken = 0

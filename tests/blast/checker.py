@@ -124,8 +124,7 @@ def _replay(evidence: Evidence, job: Sent, policy: Conflict, replayed: _Replayed
         return
     if job.sealed and not report.ended:
         yield f"{job.key} ({job.phase}) was sealed and is {JobState(report.state).name}"
-        return
-    if job.sealed and report.accepted != job.records:
+    elif job.sealed and report.accepted != job.records:
         yield f"{job.key} has {job.records} records and reports {report.accepted}"
     if report.ended and report.accepted != report.total:
         yield f"{job.key} accepted {report.accepted} records and accounts for {report.total}"

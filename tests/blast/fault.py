@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import string
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from bulkgrpc.datasets.definition import Conflict
@@ -44,11 +45,12 @@ class Poison:
 class Fault:
     """One fault.
 
-    apply, repair: SQL, executed as one transaction each by a superuser; `{table}` and the other names of `FIELDS` stand
-    for those of the victim. holds: SQL whose transaction stays open until the repair. effects: by policy, where it is
-    not `effect`. keeps: the rows are copied to `{kept}` before `apply`, and the table is locked from then on.
-    poison: a job that the victim submits while the fault is in force. whole: hits the database or the role instead of
-    a table: runs alone. slow: left out of the short selection.
+    apply, repair: SQL, executed as one transaction each by a superuser; `{table}` and the other names of
+    `run.sql_names` stand for those of the victim. holds: SQL whose transaction stays open until the repair. around:
+    what SQL cannot do: given a superuser's connection string and the table; left at the repair. effects: by policy,
+    where it is not `effect`. keeps: the rows are copied to `{kept}` before `apply`, and the table is locked from then
+    on. poison: a job that the victim submits while the fault is in force. whole: hits the database or the role instead
+    of a table: runs alone. slow: left out of the short selection.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Fault:
     apply: str = ""
     repair: str = ""
     holds: str = ""
+    around: Callable[[str, str], AbstractContextManager[object]] | None = None
     policies: tuple[Conflict, ...] = POLICIES
     effects: Mapping[Conflict, Effect] = field(default_factory=dict)
     keeps: bool = False

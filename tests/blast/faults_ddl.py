@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.blast.disk import full_disk
 from tests.blast.fault import Effect, Fault
 
 _RESTORE = """
@@ -35,16 +36,16 @@ DEFINITION_FAULTS = (
     Fault(
         "rename column",
         Effect.BLOCKED,
-        "ALTER TABLE {table} RENAME COLUMN {double} TO renamed",
-        "ALTER TABLE {table} RENAME COLUMN renamed TO {double}",
+        "ALTER TABLE {table} RENAME COLUMN {text} TO renamed",
+        "ALTER TABLE {table} RENAME COLUMN renamed TO {text}",
     ),
     Fault(
         "drop column",
         Effect.BLOCKED,
-        "ALTER TABLE {table} DROP COLUMN {double}",
-        "ALTER TABLE {table} ADD COLUMN {double} double precision; "
-        + _restore("double")
-        + "; ALTER TABLE {table} ALTER COLUMN {double} SET NOT NULL",
+        "ALTER TABLE {table} DROP COLUMN {text}",
+        "ALTER TABLE {table} ADD COLUMN {text} text; "
+        + _restore("text")
+        + "; ALTER TABLE {table} ALTER COLUMN {text} SET NOT NULL",
         keeps=True,
     ),
     Fault(
@@ -76,11 +77,11 @@ DEFINITION_FAULTS = (
     Fault(
         "column becomes generated",
         Effect.BLOCKED,
-        "ALTER TABLE {table} DROP COLUMN {double}; "
-        "ALTER TABLE {table} ADD COLUMN {double} double precision GENERATED ALWAYS AS (1) STORED",
-        "ALTER TABLE {table} DROP COLUMN {double}; ALTER TABLE {table} ADD COLUMN {double} double precision; "
-        + _restore("double")
-        + "; ALTER TABLE {table} ALTER COLUMN {double} SET NOT NULL",
+        "ALTER TABLE {table} DROP COLUMN {text}; "
+        "ALTER TABLE {table} ADD COLUMN {text} text GENERATED ALWAYS AS ('x') STORED",
+        "ALTER TABLE {table} DROP COLUMN {text}; ALTER TABLE {table} ADD COLUMN {text} text; "
+        + _restore("text")
+        + "; ALTER TABLE {table} ALTER COLUMN {text} SET NOT NULL",
         keeps=True,
     ),
     # COPY stores what it is given in such a column, INSERT refuses it.
@@ -194,6 +195,7 @@ DEFINITION_FAULTS = (
           "ALTER TABLE {table} OWNER TO {role}"),
     Fault("table locked", Effect.BLOCKED, holds="LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
     Fault("table locked against writers", Effect.BLOCKED, holds="LOCK TABLE {table} IN SHARE MODE"),
+    Fault("no space for the table", Effect.BLOCKED, around=full_disk),
     Fault("rows locked", Effect.EXACT, holds="SELECT FROM {table} FOR UPDATE", policies=("update",)),
 )  # fmt: skip
 

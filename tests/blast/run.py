@@ -50,7 +50,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long a wave takes. hold_s: each fault lasts. felt_within_s: more, until each that blocks nobody was met.
+    """How long a wave takes. hold_s: each fault lasts. felt_within_s: more, until each was met.
 
     drained_within_s: from the end of the traffic until every sealed job has ended.
     """
@@ -126,7 +126,7 @@ class Wave:
             self._traffic.phase = "during"
             poisoned = [victim for victim in self._victims if self._faulty and victim.case.fault.poison]
             await self._traffic.each_victim(poisoned, self._traffic.poison)
-            await self._hold()
+            await self._hold(logs)
             await asyncio.to_thread(self._look_while_it_lasts, self._stand.logged(logs))
         finally:
             await asyncio.to_thread(self._repair)
@@ -165,21 +165,26 @@ class Wave:
                 self._execute(victim, KEEP + fault.apply)
             elif fault.apply:
                 self._execute(victim, fault.apply)
+            if fault.around is not None:
+                self._locks.enter_context(fault.around(self._stand.postgres, f"public.{victim.table}"))
             if fault.holds:
                 connection = self._locks.enter_context(self._stand.database())
                 connection.execute("BEGIN")
                 connection.execute(self._format(victim, fault.holds))
 
-    async def _hold(self) -> None:
-        """Wait until the time is over and every fault that blocks nobody was met."""
+    async def _hold(self, logs: dict[str, int]) -> None:
+        """Wait until the time is over and every fault was met: by a job that ended, or by a process that names it."""
         await asyncio.sleep(self._times.hold_s)
         passing = {victim.table for victim in self._victims if victim.case.effect in _PASSING}
+        blocking = {victim.table for victim in self._victims if victim.case.effect is Effect.BLOCKED}
 
         def met() -> bool:
             reports = self._reports()
             ended = {job.dataset for job in self._traffic.sent if job.phase == "during" and self._ended(reports, job)}
             poisons = [job for job in self._traffic.sent if job.poison is not None]
-            return passing <= ended and all(self._ended(reports, job) for job in poisons)
+            logged = self._stand.logged(logs)
+            named = all(table in logged for table in (blocking if self._faulty else ()))
+            return named and passing <= ended and all(self._ended(reports, job) for job in poisons)
 
         await asyncio.to_thread(wait_for, lambda: met() or bool(self._stand.note_exits()), self._times.felt_within_s)
 
@@ -225,7 +230,10 @@ class Wave:
                 return
 
     def _repair(self) -> None:
-        self._locks.close()
+        try:
+            self._locks.close()
+        except psycopg.Error as error:
+            self._violations.append(Violation("locks", f"the repair failed: {error}"))
         for victim in self._victims[: 1 if self._whole else None] if self._faulty else ():
             if victim.case.fault.repair:
                 try:

@@ -5,6 +5,9 @@ Nothing restarts a process that ends: that it ended is what these tests are abou
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -43,7 +46,9 @@ class Exit:
     tail: str
 
     def __str__(self) -> str:
-        return f"{self.name} exited with {self.code}: {self.tail.strip().splitlines()[-1] if self.tail else ''}"
+        lines = self.tail.strip().splitlines() or [""]
+        why = next((line for line in lines if line.startswith("error:")), lines[-1])
+        return f"{self.name} exited with {self.code}: {why}"
 
 
 @dataclass(slots=True)
@@ -98,6 +103,9 @@ class Stand:
     def start_over(self) -> None:
         """Leave behind what a violated promise left: every partition resumes at its end, every job has ended."""
         for process in self.processes:
+            # So that a worker leaves its group, and its partitions need not wait for it to be missed.
+            with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                process.kill(signal.SIGTERM)
             process.stop()
         with self.database() as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")
