@@ -25,7 +25,7 @@ from tests.blast.stand import PASSWORD, ROLE, Connection, Exit, Stand
 from tests.blast.traffic import HALF, INNOCENT, SIBLING, Sent, Traffic, Victim, victims_of
 from tests.support.waiting import eventually, wait_for
 
-WARM_UP_WITHIN_S = 40.0
+WARM_UP_WITHIN_S = 90.0
 AFTER_S = 1.0
 KEEP = (
     "LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; CREATE TABLE {kept} (LIKE {table} INCLUDING ALL); "
@@ -133,7 +133,7 @@ class Wave:
         await asyncio.to_thread(self._stand.restart_ended)
         self._traffic.phase = "after"
         await asyncio.sleep(AFTER_S)
-        await self._traffic.stop()
+        await self._traffic.stop(self._times.drained_within_s)
         await asyncio.to_thread(wait_for, self._drained, self._times.drained_within_s)
         return await asyncio.to_thread(self._conclude, began_s)
 

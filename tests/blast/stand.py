@@ -18,6 +18,8 @@ import psycopg
 
 from bulkgrpc.postgres import schema
 from bulkgrpc.stack import Stack
+from bulkgrpc.stack.kafka import Kafka
+from bulkgrpc.stack.part import Part
 from tests.blast.catalog import PARTITIONS
 from tests.support.ends import end_offsets
 from tests.support.processes import Process, Service, service
@@ -25,6 +27,7 @@ from tests.support.role import PASSWORD, ROLE, add_service_role
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 TOPIC = "bulkgrpc.records"
+SESSION_MS = 10_000
 _TAIL_CHARS = 1500
 SET_UP = f"""
 CREATE SCHEMA blast;
@@ -35,6 +38,22 @@ GRANT USAGE ON SCHEMA blast TO {ROLE};
 CREATE FUNCTION blast.recurse(depth integer) RETURNS integer LANGUAGE plpgsql AS
   $$ BEGIN RETURN blast.recurse(depth + 1) + 1; END $$;
 """
+
+
+class _Kafka(Kafka):
+    """A broker that soon misses a worker that ended without leaving its group."""
+
+    def settings(self, ports: Mapping[str, int]) -> str:
+        """Return the usual settings, then what differs."""
+        return super().settings(ports) + (
+            f"group.consumer.session.timeout.ms={SESSION_MS}\ngroup.consumer.heartbeat.interval.ms=1000\n"
+        )
+
+
+class _Stack(Stack):
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self._parts = (Part(_Kafka(self.data_dir / "kafka", 384), self._state), *self._parts[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +144,7 @@ def stand(data_dir: Path, logs: Path, more: Mapping[str, str] | None = None) -> 
     """Run everything; end and remove it afterwards. more: settings of the processes."""
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as undo:
-        stack = Stack(data_dir)
+        stack = _Stack(data_dir)
         undo.callback(stack.destroy)
         stack.up(lambda _progress: None)
         postgres = stack.addresses.postgres

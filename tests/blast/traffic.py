@@ -22,12 +22,11 @@ HALF = 30
 """Records of a job of a victim whose keys the job before has sent too; as many are new."""
 BATCHES = 3
 INNOCENT_ROWS = 20
-INNOCENT_PACE_S = 0.5
-SIBLING_PACE_S = 1.0
+INNOCENT_PACE_S = 1.0
+SIBLING_PACE_S = 2.0
 VICTIM_PACE_S = 0.6
 OUTSTANDING_MAX = 200
 INNOCENT, SIBLING = "innocent", "sibling"
-_STOPS_WITHIN_S = 20.0
 
 
 @dataclass(slots=True)
@@ -116,12 +115,12 @@ class Traffic:
                 self._start(self._steady(tenant, sibling, SIBLING_PACE_S))
                 self._start(self._victim(victim, tenant))
 
-    async def stop(self) -> None:
-        """Submit nothing more; wait for the submissions under way, for a while."""
+    async def stop(self, within_s: float) -> None:
+        """Submit nothing more; wait for the submissions under way, at most so long."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
         if self._jobs:
-            await asyncio.wait(self._jobs, timeout=_STOPS_WITHIN_S)
+            await asyncio.wait(self._jobs, timeout=within_s)
         for task in [*self._jobs]:
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -188,6 +187,9 @@ class Traffic:
             )
         except BulkError as error:
             job.refused = f"{error.reason}: {error.message}"
+        except asyncio.CancelledError:
+            job.refused = "the submission did not return"
+            raise
         else:
             job.sealed = True
 
