@@ -5,31 +5,29 @@ from __future__ import annotations
 from tests.blast.disk import full_disk
 from tests.blast.fault import Effect, Fault
 
-_RESTORE = """
-UPDATE {{table}} AS t SET {columns} FROM {{kept}} AS k WHERE (t.tenant, t.{{key}}) = (k.tenant, k.{{key}})
-"""
+_TYPES = {"text": "text", "int": "integer", "bigint": "bigint", "real": "real", "double": "double precision"}
 
 
-def _restore(*columns: str) -> str:
-    return _RESTORE.format(columns=", ".join(f"{{{name}}} = k.{{{name}}}" for name in columns))
-
-
-def _retyped(kind: str, column: str, to: str, effect: Effect, using: str = "") -> Fault:
-    """`ALTER COLUMN … TYPE`, and back with the values of before."""
-    using = using or f"{{{column}}}::{to}"
-    back = {"text": "text", "int": "integer", "bigint": "bigint", "real": "real", "double": "double precision"}[column]
-    apply = f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} TYPE {to} USING {using}"
-    if effect is Effect.CONVERTED:
-        return Fault(kind, effect, apply, f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} TYPE {back}")
-    empty = "''" if column == "text" else "0"
-    repair = (
-        f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} DROP NOT NULL, "
-        f"ALTER COLUMN {{{column}}} TYPE {back} USING NULL; {_restore(column)};"
-        # What was written meanwhile, and must not have been, stays visible as wrong.
-        f"UPDATE {{table}} SET {{{column}}} = {empty} WHERE {{{column}}} IS NULL;"
-        f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} SET NOT NULL"
+def _restore(column: str) -> str:
+    """Give a column back the values that were kept; of rows that were revised meanwhile, what they have stays."""
+    revised = "text" if column == "double" else "double"
+    return (
+        f"UPDATE {{table}} AS t SET {{{column}}} = k.{{{column}}} FROM {{kept}} AS k "
+        f"WHERE (t.tenant, t.{{key}}, t.{{{revised}}}) = (k.tenant, k.{{key}}, k.{{{revised}}})"
     )
-    return Fault(kind, effect, apply, repair, keeps=True)
+
+
+def _retyped(to: str, column: str, effect: Effect, using: str = "", back: str = "") -> Fault:
+    """`ALTER COLUMN … TYPE`, and back: what was stored meanwhile is converted, the rows of before get their values."""
+    name = f"{column} to {to}".replace("double precision", "double").replace("integer", "int")
+    apply = f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} TYPE {to} USING {using or f'{{{column}}}::{to}'}"
+    repair = (
+        f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} TYPE {_TYPES[column]} "
+        f"USING {back or f'{{{column}}}::{_TYPES[column]}'}"
+    )
+    if effect is Effect.CONVERTED:
+        return Fault(name, effect, apply, repair)
+    return Fault(name, effect, apply, f"{repair}; {_restore(column)}", keeps=True)
 
 
 DEFINITION_FAULTS = (
@@ -200,28 +198,28 @@ DEFINITION_FAULTS = (
 )  # fmt: skip
 
 TYPE_FAULTS = (
-    _retyped("int to bigint", "int", "bigint", Effect.CONVERTED),
-    _retyped("int to numeric", "int", "numeric", Effect.CONVERTED),
-    _retyped("real to double", "real", "double precision", Effect.CONVERTED),
-    _retyped("text to varchar", "text", "varchar", Effect.CONVERTED),
-    _retyped("text to varchar(200)", "text", "varchar(200)", Effect.CONVERTED),
-    _retyped("double to numeric", "double", "numeric", Effect.BLOCKED),
-    _retyped("double to real", "double", "real", Effect.BLOCKED),
-    _retyped("double to bigint", "double", "bigint", Effect.BLOCKED),
-    _retyped("bigint to double", "bigint", "double precision", Effect.BLOCKED),
-    _retyped("bigint to timestamptz", "bigint", "timestamptz", Effect.BLOCKED, "to_timestamp({bigint} / 1e7)"),
-    _retyped("bigint to money", "bigint", "money", Effect.BLOCKED, "'1'::money"),
-    _retyped("bigint to int", "bigint", "integer", Effect.BLOCKED, "1"),
-    _retyped("int to real", "int", "real", Effect.BLOCKED),
-    _retyped("int to smallint", "int", "smallint", Effect.BLOCKED, "1"),
-    _retyped("int to date", "int", "date", Effect.BLOCKED, "'2000-01-01'::date + {int} % 9999"),
-    _retyped("int to oid", "int", "oid", Effect.BLOCKED),
-    _retyped("int to text", "int", "text", Effect.BLOCKED),
-    _retyped("text to int", "text", "integer", Effect.BLOCKED, "length({text})"),
-    _retyped("text to jsonb", "text", "jsonb", Effect.BLOCKED, "to_jsonb({text})"),
-    _retyped("text to bytea", "text", "bytea", Effect.BLOCKED, "convert_to({text}, 'UTF8')"),
-    _retyped("text to char(40)", "text", "char(40)", Effect.BLOCKED),
-    _retyped("text to varchar(4)", "text", "varchar(4)", Effect.ROWS_REJECTED, "left({text}, 4)"),
+    _retyped("bigint", "int", Effect.CONVERTED),
+    _retyped("numeric", "int", Effect.CONVERTED),
+    _retyped("double precision", "real", Effect.CONVERTED),
+    _retyped("varchar", "text", Effect.CONVERTED),
+    _retyped("varchar(200)", "text", Effect.CONVERTED),
+    _retyped("numeric", "double", Effect.BLOCKED),
+    _retyped("real", "double", Effect.BLOCKED),
+    _retyped("bigint", "double", Effect.BLOCKED),
+    _retyped("double precision", "bigint", Effect.BLOCKED),
+    _retyped("timestamptz", "bigint", Effect.BLOCKED, "to_timestamp({bigint} / 1e7)", "1"),
+    _retyped("money", "bigint", Effect.BLOCKED, "'1'::money", "1"),
+    _retyped("integer", "bigint", Effect.BLOCKED, "1"),
+    _retyped("real", "int", Effect.BLOCKED),
+    _retyped("smallint", "int", Effect.BLOCKED, "1"),
+    _retyped("date", "int", Effect.BLOCKED, "'2000-01-01'::date + {int} % 9999", "1"),
+    _retyped("oid", "int", Effect.BLOCKED, back="{int}::bigint::integer"),
+    _retyped("text", "int", Effect.BLOCKED),
+    _retyped("integer", "text", Effect.BLOCKED, "length({text})"),
+    _retyped("jsonb", "text", Effect.BLOCKED, "to_jsonb({text})", "{text} ->> 0"),
+    _retyped("bytea", "text", Effect.BLOCKED, "convert_to({text}, 'UTF8')", "encode({text}, 'escape')"),
+    _retyped("char(40)", "text", Effect.BLOCKED),
+    _retyped("varchar(4)", "text", Effect.ROWS_REJECTED, "left({text}, 4)"),
     Fault(
         "time without its microseconds",
         Effect.BLOCKED,

@@ -90,6 +90,8 @@ def differences(found: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], 
 def _same(found: Any, wanted: Any) -> bool:
     if found is None or wanted is None:
         return found is wanted
+    if isinstance(wanted, int) and isinstance(found, str):
+        return found == str(wanted)
     if isinstance(wanted, int | float) and isinstance(found, bool | str | bytes | datetime):
         return False
     return bool(found == wanted)
