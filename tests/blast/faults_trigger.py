@@ -99,7 +99,6 @@ TRIGGER_FAULTS = (
              "RAISE EXCEPTION 'not today' USING ERRCODE = 'XX000';", "AFTER INSERT OR UPDATE FOR EACH STATEMENT"),
     _trigger("trigger changes its settings", Effect.CONVERTED,
              "PERFORM set_config('role', 'none', false), set_config('search_path', 'pg_catalog', false), "
-             "set_config('session_replication_role', current_setting('session_replication_role'), false), "
              "set_config('statement_timeout', '0', true), set_config('DateStyle', 'SQL, DMY', false); RETURN new;"),
     _trigger("trigger raises warnings", Effect.CONVERTED, "RAISE WARNING 'row %', new.{key}; RETURN new;"),
     _trigger("trigger notifies", Effect.CONVERTED, "PERFORM pg_notify('blast', new.{key}::text); RETURN new;"),

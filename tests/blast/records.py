@@ -111,7 +111,8 @@ def _columns(numbers: np.ndarray[Any, Any], revision: int, *, sparse: bool) -> d
         }
     else:
         values = {
-            "small": (numbers * 7919 + revision) % 1_000_003 + 1,
+            # Most are no `real`.
+            "small": (numbers * 1_000_003 + revision) % 2_000_000_011 + 1,
             "large": _ABOVE_DOUBLES + 2 * numbers + 2_000_000_000 * revision,
             "single": (numbers % 1000 + revision % 100 + 0.1).astype(np.float32),
             "number": numbers + revision * 1e6 + 0.1,
