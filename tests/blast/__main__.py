@@ -29,9 +29,7 @@ def main() -> int:
         print("\n".join(f"{fault.name:<50} {fault.effect.name}" for fault in FAULTS.values()))
         return 0
     chosen = [fault for name, fault in FAULTS.items() if not asked.fault or any(part in name for part in asked.fault)]
-    cases = catalog.every_case(chosen) if asked.every else catalog.short_cases(chosen)
-    if asked.fault and not asked.every and not cases:
-        cases = [case for case in catalog.every_case(chosen) if not case.atomic]
+    cases = catalog.every_case(chosen) if asked.every else catalog.short_cases(chosen, slow=bool(asked.fault))
     # So that what was started is ended also then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logs = asked.logs / f"{time.time_ns() // 1_000_000_000}"

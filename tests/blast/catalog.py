@@ -60,12 +60,12 @@ def every_case(faults: Iterable[Fault]) -> list[Case]:
     return [Case(fault, policy, atomic) for fault in faults for policy in fault.policies for atomic in (False, True)]
 
 
-def short_cases(faults: Iterable[Fault]) -> list[Case]:
-    """Return each fault that is not slow once; policies take turns, every fourth is written by atomic jobs.
+def short_cases(faults: Iterable[Fault], *, slow: bool = False) -> list[Case]:
+    """Return each fault once, the slow ones only if `slow`; policies take turns, every fourth is written by atomic jobs.
 
     Only root can fill a disk: for others that fault is left out, and `left_out` names it.
     """
-    chosen = [fault for fault in faults if not fault.slow and (fault.around is None or os.geteuid() == 0)]
+    chosen = [fault for fault in faults if slow >= fault.slow and (fault.around is None or os.geteuid() == 0)]
     return [
         Case(fault, fault.policies[number % len(fault.policies)], number % 4 == 3)
         for number, fault in enumerate(chosen)
