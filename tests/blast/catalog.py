@@ -61,7 +61,7 @@ def every_case(faults: Iterable[Fault]) -> list[Case]:
 
 
 def short_cases(faults: Iterable[Fault], *, slow: bool = False) -> list[Case]:
-    """Return each fault once, the slow ones only if `slow`; policies take turns, every fourth is written by atomic jobs.
+    """Return each fault once, slow ones only if `slow`; policies take turns, atomic jobs write every fourth.
 
     Only root can fill a disk: for others that fault is left out, and `left_out` names it.
     """

@@ -32,7 +32,7 @@ KEEP = (
     "INSERT INTO {kept} SELECT * FROM {table}; "
 )
 """What comes before a fault that keeps the rows."""
-_APPLIED_WITHIN_S = 20.0
+_APPLIED_WITHIN_S = 120.0
 _PASSING = (Effect.ROWS_REJECTED, Effect.CONVERTED, Effect.SKIPPED)
 """Effects of faults that block nobody."""
 _COLUMNS = {
