@@ -128,6 +128,10 @@ class Stand:
             process.stop()
         with self.database() as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")
+            # A session outlives its killed worker for as long as its statement takes.
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", [ROLE]
+            )
             for place in end_offsets(self.stack.addresses.kafka, TOPIC, PARTITIONS).items():
                 connection.execute("UPDATE bulk.offsets SET next_offset = %s WHERE partition = %s", place[::-1])
             connection.execute(
