@@ -67,7 +67,7 @@ def short_cases(faults: Iterable[Fault], *, slow: bool = False) -> list[Case]:
     """
     chosen = [fault for fault in faults if slow >= fault.slow and (fault.around is None or os.geteuid() == 0)]
     return [
-        Case(fault, fault.policies[number % len(fault.policies)], number % 4 == 3)
+        Case(fault, fault.policies[number % len(fault.policies)], number % 4 == 3 and fault.poison is None)
         for number, fault in enumerate(chosen)
     ]
 

@@ -55,6 +55,7 @@ DATABASE_FAULTS = (
         "database that takes no connections",
         apply="UPDATE pg_database SET datallowconn = false WHERE datname = '{database}'; " + _END_SESSIONS,
         repair="UPDATE pg_database SET datallowconn = true WHERE datname = '{database}'",
+        from_outside=True,
         slow=True,
     ),
     _unavailable(

@@ -291,11 +291,12 @@ class Wave:
         return any(victim.case.fault.whole for victim in self._victims)
 
     def _reports(self) -> dict[str, evidence.JobReport]:
-        with self._stand.database() as connection:
-            try:
+        """Return what the jobs report; nothing while the fault keeps us from looking."""
+        try:
+            with self._stand.database() as connection:
                 return evidence.read_jobs(connection, [job.job_id for job in self._traffic.sent])
-            except psycopg.errors.LockNotAvailable:
-                return {}
+        except psycopg.OperationalError:
+            return {}
 
     @staticmethod
     def _ended(reports: dict[str, evidence.JobReport], job: Sent) -> bool:
@@ -307,7 +308,7 @@ class Wave:
         text = self._format(victim, statements)
         while True:
             try:
-                with self._stand.database() as connection:
+                with self._stand.database(other=victim.case.fault.from_outside) as connection:
                     connection.execute(text.encode())
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if time.monotonic() > ends_at_s:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from bulkgrpc.postgres import schema
 from bulkgrpc.stack import Stack
@@ -85,10 +86,10 @@ class Stand:
         return [self.running.server, *self.running.workers]
 
     @contextmanager
-    def database(self) -> Iterator[Connection]:
-        """A superuser's connection in autocommit mode, whatever the database's settings."""
+    def database(self, *, other: bool = False) -> Iterator[Connection]:
+        """A superuser's connection in autocommit mode, whatever the database's settings; other: to another one."""
         with psycopg.connect(
-            self.postgres,
+            make_conninfo(self.postgres, dbname="postgres") if other else self.postgres,
             autocommit=True,
             application_name="blast",
             options="-c default_transaction_read_only=off -c lock_timeout=10s",

@@ -58,6 +58,7 @@ def _fits(fault: UserFault) -> bool:
         and "{name}_pkey" not in text
         and fault.poison is None
         and fault.around is None
+        and not fault.from_outside
         and fault.name not in _DEPENDENT
         and not re.search("COLUMN {double}", text)
     )
