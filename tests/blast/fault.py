@@ -50,7 +50,8 @@ class Fault:
     what SQL cannot do: given a superuser's connection string and the table; left at the repair. effects: by policy,
     where it is not `effect`. keeps: the rows are copied to `{kept}` before `apply`, and the table is locked from then
     on. poison: a job that the victim submits while the fault is in force. whole: hits the database or the role instead
-    of a table: runs alone. from_outside: its SQL is executed in another database. slow: left out of the short selection.
+    of a table: runs alone. from_outside: its SQL is executed in another database. slow: not in the short
+    selection.
     """
 
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -149,6 +150,8 @@ class Traffic:
     async def _steady(self, tenant: str, dataset: str, pace_s: float) -> None:
         """Submit a job at each tick, whether or not those before were served."""
         numbers = itertools.count(0, INNOCENT_ROWS)
+        # Not all at the same moment: a burst would measure itself.
+        await self._pause(pace_s * (zlib.crc32(tenant.encode()) % 100) / 100)
         while not self._stopping.is_set():
             if len(self._jobs) < OUTSTANDING_MAX:
                 job = self._note(tenant, dataset, next(numbers), (INNOCENT_ROWS,))
