@@ -106,6 +106,8 @@ def submitted(events: Sequence[Event]) -> list[Submitted]:
             job.sent = max(job.sent, event.data["batches"])
         elif event.kind == "acknowledged":
             job.acknowledged = max(job.acknowledged, event.data["batches"])
+            # A submission that resumes a job counts as sent only what it sends itself.
+            job.sent = max(job.sent, min(job.acknowledged, job.batches))
         elif event.kind == "sealed":
             job.sealed, job.acknowledged, job.outcome = True, job.batches, "acknowledged"
         elif event.kind in ("refused", "unknown"):
