@@ -7,7 +7,7 @@ UPGRADE ?=
 # Tests mostly wait: run two at a time, each process with its own stack.
 AT_ONCE ?= --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test chaos storm check format generate lock bench clean
+.PHONY: help setup demo test chaos blast storm check format generate lock bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,12 +25,17 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 demo: setup ## Run the main job on a real stack and print its report
 	$(BIN)/bulkgrpc demo
 
-test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then `make chaos`
-	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos
+test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then the fault suites
+	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
+	$(BIN)/pytest $(AT_ONCE) tests/blast
 
 chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
+
+blast: setup ## Apply every fault of users to tables, batches and roles for 120 s, and check that nobody else is affected
+	BULKGRPC_BLAST_SLOW=1 $(BIN)/pytest tests/blast/test_limits.py
+	$(BIN)/python -m tests.blast --every --paired --hold 120
 
 storm: setup ## Run ten storms of five minutes each, with new faults every 20 to 30 s
 	$(BIN)/python -m tests.chaos.storm --seed 1 --seeds 10 --seconds 300

@@ -83,6 +83,7 @@ def check(evidence: Evidence) -> list[Violation]:
         *_moves(evidence),
         *_memory(evidence.events),
         *_liveness(evidence.events),
+        *_contained(evidence.events),
     ]
     if loud:
         return [v for v in found if v.promise not in (P1, P8)]
@@ -105,6 +106,8 @@ def submitted(events: Sequence[Event]) -> list[Submitted]:
             job.sent = max(job.sent, event.data["batches"])
         elif event.kind == "acknowledged":
             job.acknowledged = max(job.acknowledged, event.data["batches"])
+            # A submission that resumes a job counts as sent only what it sends itself.
+            job.sent = max(job.sent, min(job.acknowledged, job.batches))
         elif event.kind == "sealed":
             job.sealed, job.acknowledged, job.outcome = True, job.batches, "acknowledged"
         elif event.kind in ("refused", "unknown"):
@@ -260,6 +263,12 @@ def _liveness(events: Sequence[Event]) -> Iterator[Violation]:
             yield Violation(P8, f"{event.data['after_s']} s after the last fault: {event.data['what']}")
     if not ends:
         yield Violation(P8, "nobody looked whether the lag went back to zero")
+
+
+def _contained(events: Sequence[Event]) -> Iterator[Violation]:
+    for event in events:
+        if event.kind == "not_contained":
+            yield Violation(P8, f"{event.data['ended']} ended by what a user did: {event.data['names']}")
 
 
 def count(violations: list[Violation]) -> str:

@@ -32,7 +32,7 @@ CREATE TABLE chaos.moves (
   move_id bigint GENERATED ALWAYS AS IDENTITY,
   partition integer, from_offset bigint, to_offset bigint, owner_epoch bigint
 );
-CREATE FUNCTION chaos.note_move() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION chaos.note_move() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   INSERT INTO chaos.moves (partition, from_offset, to_offset, owner_epoch)
   VALUES (new.partition, old.next_offset, new.next_offset, new.owner_epoch);

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import random
 import re
 import signal
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import psycopg
 
 from tests.chaos.fault import Fault, Hurt, repeating
 from tests.chaos.proxy import Mood
 from tests.chaos.rig import Rig
+from tests.support.disk import small_disk
 from tests.support.waiting import wait_for
 
 ENDS_WITHIN_S = 20.0
 _OURS = "application_name LIKE 'bulkgrpc%'"
-_SMALL_MIB = 24
 
 
 def _down(number: signal.Signals) -> Hurt:
@@ -165,7 +161,7 @@ def _crowded(rig: Rig, _: random.Random) -> Iterator[None]:
 @contextmanager
 def _full_disk(rig: Rig, _: random.Random) -> Iterator[None]:
     """The table moves to a small disk, which something else fills up."""
-    with _small_disk() as disk:
+    with small_disk() as disk:
         with rig.database() as connection:
             connection.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
             connection.execute("SET statement_timeout = '60s'")
@@ -188,22 +184,6 @@ def _full_disk(rig: Rig, _: random.Random) -> Iterator[None]:
             connection.execute("CHECKPOINT")
             connection.execute("DROP TABLESPACE small")
         assert struck, "the disk was not full"
-
-
-@contextmanager
-def _small_disk() -> Iterator[Path]:
-    disk = Path(tempfile.mkdtemp(prefix="bulkgrpc-small-", dir="/var/tmp"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SMALL_MIB}m,mode=0700", "tmpfs", str(disk)], check=True)
-    try:
-        inside = disk / "space"
-        inside.mkdir()
-        entry = pwd.getpwnam("bulkgrpc")
-        for place in (disk, inside):
-            os.chown(place, entry.pw_uid, entry.pw_gid)
-        yield inside
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
-        disk.rmdir()
 
 
 @contextmanager

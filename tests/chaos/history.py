@@ -21,6 +21,7 @@ Kind = Literal[
     "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob told
     "read",  # jobs: {key: [state, written, found]}, offsets: {partition: [next_offset, owner_epoch]}, in one snapshot
     "fault",  # name, phase: begun, healed
+    "not_contained",  # names, ended: processes that ended while users' faults alone were in force
     "process",  # name, code, tail: a process ended by itself
     "caught_up",  # after_s: lag was zero and all sealed jobs ended, so long after the last fault healed
     "behind",  # after_s, what: it was not, by the deadline

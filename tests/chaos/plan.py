@@ -10,14 +10,18 @@ from tests.chaos.faults_around import NETWORK_FAULTS, REDIS_FAULTS
 from tests.chaos.faults_kafka import KAFKA_FAULTS
 from tests.chaos.faults_postgres import POSTGRES_FAULTS
 from tests.chaos.faults_process import PROCESS_FAULTS
+from tests.chaos.faults_user import USER_FAULTS
 
 FAULTS = {
     fault.name: fault for fault in (*PROCESS_FAULTS, *POSTGRES_FAULTS, *KAFKA_FAULTS, *REDIS_FAULTS, *NETWORK_FAULTS)
 }
+STORM_FAULTS = {**FAULTS, **{fault.name: fault for fault in USER_FAULTS}}
+"""Those of users are tried one by one in tests/blast."""
 QUIET = 0.25
 """The part of a storm's periods in which nothing happens."""
 PERIOD_S = (20.0, 30.0)
 AT_ONCE_MAX = 3
+USER, POSTGRES = "user", "postgres"
 # These look for their own effect, or undo what others do; beside another fault neither is sure.
 ALONE = frozenset(
     {
@@ -59,11 +63,14 @@ def draw(seed: int, seconds: float) -> list[Period]:
 def _some(chance: random.Random) -> tuple[Fault, ...]:
     """Draw faults of different parts, by part first: there are many of the network."""
     of_part: dict[str, list[Fault]] = {}
-    for fault in FAULTS.values():
+    for fault in STORM_FAULTS.values():
         if fault.name in NOT_IN_STORMS:
             continue
         of_part.setdefault(fault.part, []).append(fault)
     parts = chance.sample(sorted(of_part), chance.randint(1, AT_ONCE_MAX))
+    if USER in parts and POSTGRES in parts:
+        # A table is repaired in a PostgreSQL that answers.
+        parts.remove(POSTGRES)
     drawn = [chance.choice(of_part[part]) for part in parts]
     alone = [fault for fault in drawn if fault.name in ALONE]
     return (alone[0],) if alone else tuple(drawn)

@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from psycopg.conninfo import make_conninfo
 
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.postgres import schema
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack.ports import choose_free
+from tests.blast.stand import SET_UP
 from tests.chaos import evidence
 from tests.chaos.history import History
 from tests.chaos.proxy import Mood, Proxies, Proxy
 from tests.chaos.stand import ProxiedStack
 from tests.support import examples
+from tests.support.ends import end_offsets
 from tests.support.processes import Process
-from tests.support.waiting import wait_for
+from tests.support.role import PASSWORD, ROLE, add_service_role
 
-ENDS_WITHIN_S = 20.0
 TOPIC = "bulkgrpc.records"
 GROUP = "bulkgrpc-workers"
 PAIRS = ("client-server", "server-kafka", "server-postgres", "server-redis", "worker-kafka", "worker-postgres")
@@ -49,6 +49,8 @@ class Rig:
         self.address = address
         self.bootstrap = stack.addresses.kafka
         self.postgres = stack.addresses.postgres
+        # As whom the server and the workers connect: no superuser.
+        self.service = make_conninfo(self.postgres, user=ROLE, password=PASSWORD)
         # An administrator of the broker, through no proxy.
         self.admin = AdminClient({"bootstrap.servers": stack.addresses.kafka, "log_level": 0})
         self.history = History(logs / "history")
@@ -183,32 +185,8 @@ class Rig:
             yield connection
 
     def ends(self) -> dict[int, int]:
-        """Return the end of each partition: the offset of its next message.
-
-        A broker that was stalled becomes leader under a new epoch. Until its metadata is current, it refuses requests
-        that name the old epoch, or the new one: those are tried again.
-        """
-        found: dict[int, int] = {}
-
-        def asked() -> bool:
-            try:
-                found.update(self._ends())
-            except KafkaException as error:
-                if error.args[0].code() in (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH):
-                    return False
-                raise
-            return True
-
-        assert wait_for(asked, ENDS_WITHIN_S), "Kafka does not report the ends of the records topic"
-        return found
-
-    def _ends(self) -> dict[int, int]:
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {TopicPartition(TOPIC, partition): latest for partition in range(4)}
-        # A new client each time: an old one remembers the epoch of an earlier leader.
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        found = admin.list_offsets(asked, request_timeout=5)
-        return {place.partition: future.result(5).offset for place, future in found.items()}
+        """Return the end of each partition: the offset of its next message."""
+        return end_offsets(self.bootstrap, TOPIC, 4)
 
     def behind(self) -> str:
         """Say what is still to be done; nothing: "" ."""
@@ -236,7 +214,7 @@ class Rig:
         ports = self._ports
         found = {
             "BULKGRPC_KAFKA": f"127.0.0.1:{ports[f'{who}-kafka']}",
-            "BULKGRPC_POSTGRES": re.sub(r":\d+/", f":{ports[f'{who}-postgres']}/", self.postgres),
+            "BULKGRPC_POSTGRES": make_conninfo(self.service, port=ports[f"{who}-postgres"]),
             "BULKGRPC_DRAIN_S": "5",
         }
         if who == "server":
@@ -254,7 +232,7 @@ def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
         stack = ProxiedStack(data_dir, ports["server-kafka"], ports["worker-kafka"])
         undo.callback(stack.destroy)
         stack.up()
-        schema.migrate(stack.addresses.postgres)
+        schema.migrate(add_service_role(stack.addresses.postgres))
         listen = choose_free()
         postgres, redis = (
             int(re.findall(r":(\d+)/", url)[-1]) for url in (stack.addresses.postgres, stack.addresses.redis)
@@ -275,6 +253,7 @@ def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
         asyncio.run(_register(running.address))
         with running.database() as connection:
             connection.execute(evidence.SET_UP)
+            connection.execute(SET_UP)
         yield running
 
 

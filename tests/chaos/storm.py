@@ -74,6 +74,7 @@ async def run(running: Rig, seed: int, seconds: float) -> Verdict:
 async def _pass(running: Rig, period: Period, chance: random.Random) -> None:
     """Let a period pass with its faults. That one of them met nothing to hurt is no failure here."""
     ends_at_s = time.monotonic() + period.length_s
+    ended_before = len(running.ended)
     with ExitStack() as stack:
         for fault in period.faults:
             running.history.note("rig", "fault", name=fault.name, phase="begun")
@@ -88,6 +89,9 @@ async def _pass(running: Rig, period: Period, chance: random.Random) -> None:
             await asyncio.to_thread(stack.close)
         except Exception as error:  # noqa: BLE001 - the same
             running.history.note("rig", "fault", name="some", phase=f"not struck: {error!r}")
+    ended = [who for who in running.ended[ended_before:] if who[1] > 0]
+    if ended and {fault.part for fault in period.faults} == {plan.USER}:
+        running.history.note("rig", "not_contained", names=[fault.name for fault in period.faults], ended=ended)
     await asyncio.to_thread(running.stack.up)
     await asyncio.sleep(max(0.0, ends_at_s - time.monotonic()))
 
