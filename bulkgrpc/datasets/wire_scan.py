@@ -83,7 +83,7 @@ class WireScan:
         self._nested_types = np.array([nested[key] for key in sorted(nested)], np.int64)
 
     def invalid(self, records: pa.BinaryArray) -> Mask:
-        """Return which records are invalid for certain. Time is linear in the bytes; about 10 MB/s."""
+        """Return which records are invalid for certain. Time is linear in the bytes."""
         data, offsets = _buffers(records)
         invalid = np.zeros(len(records), np.bool_)
         cursors = _Cursors(np.arange(len(records)), np.zeros(len(records), np.int64), offsets[:-1], offsets[1:])

@@ -20,7 +20,7 @@ _JOBS = statements.family("jobs")
 
 
 def add(connection: Connection, rows: pa.RecordBatch) -> None:
-    """Write the rows that `consume.report` made, by COPY BINARY in the caller's transaction. About 1 M rows/s."""
+    """Write the rows that `consume.report` made, by COPY BINARY in the caller's transaction."""
     copy_rows(connection, sql.Identifier("bulk", "rejections"), rows)
 
 

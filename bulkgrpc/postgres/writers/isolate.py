@@ -4,7 +4,7 @@
 2. If that fails too, PostgreSQL itself writes the rows span by span, in a function that makes a savepoint for each
    span: one that fails is cut to a quarter, down to a single row, which is rejected; one that succeeds is doubled. A
    span can only become as long as the rows that were written since the last failure, so each row is written a bounded
-   number of times and the time is linear in the rows: some 30 µs a row where all are refused.
+   number of times and the time is linear in the rows.
 """
 
 from __future__ import annotations
