@@ -111,6 +111,7 @@ def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
 @contextmanager
 def _serialization(rig: Rig, _: random.Random) -> Iterator[None]:
     """The database asks for repeatable reads; the service reads committed rows whatever the default is."""
+    before = _errors(rig, "could not serialize")
     with rig.database() as connection:
         name = connection.info.dbname
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
@@ -118,6 +119,8 @@ def _serialization(rig: Rig, _: random.Random) -> Iterator[None]:
 
     def step() -> None:
         with rig.database() as connection, connection.transaction():
+            # So that a serialization failure in PostgreSQL's log can only be the service's.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             connection.execute("UPDATE bulk.offsets SET owner_epoch = owner_epoch")
             connection.execute("SELECT pg_sleep(0.02)")
 
@@ -128,6 +131,7 @@ def _serialization(rig: Rig, _: random.Random) -> Iterator[None]:
         with rig.database() as connection:
             connection.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
             connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}")
+    assert _errors(rig, "could not serialize") == before, "a connection of the service took the database's default"
 
 
 def _forgiving(step: Callable[[], None]) -> Callable[[], None]:
