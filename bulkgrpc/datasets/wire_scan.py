@@ -44,7 +44,10 @@ class _Wire(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Cursors:
-    """Where each message that is read continues. record: whose it is; message: its type; [position, end): its bytes."""
+    """Where each message that is read continues.
+
+    record: the record that it belongs to. message: its type. [position, end): its bytes.
+    """
 
     record: Positions
     message: Positions

@@ -107,7 +107,7 @@ def some(found: Iterator[str]) -> list[str]:
 
 
 def _refused(jobs: Sequence[Sent], evidence: Evidence) -> bool:
-    """Tell whether a job had records refused, with reasons."""
+    """Return whether records of a job were rejected with reasons."""
     return any(
         any(found.code != _DUPLICATE and found.reason for found in evidence.rejections.get(job.job_id, ()))
         or (job.atomic and evidence.jobs[job.job_id].state == JobState.FAILED and evidence.jobs[job.job_id].failure)

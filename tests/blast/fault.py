@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from bulkgrpc.datasets.definition import Conflict
 from tests.blast.records import Message
+from tests.support.role import PASSWORD, ROLE
 
 POLICIES: tuple[Conflict, ...] = ("ignore", "update", "reject")
 
@@ -46,7 +47,7 @@ class Fault:
     """One fault.
 
     apply, repair: SQL, executed as one transaction each by a superuser; `{table}` and the other names of
-    `run.sql_names` stand for those of the victim. holds: SQL whose transaction stays open until the repair. around:
+    `sql_names` stand for those of the victim. holds: SQL whose transaction stays open until the repair. around:
     what SQL cannot do: given a superuser's connection string and the table; left at the repair. effects: by policy,
     where it is not `effect`. keeps: the rows are copied to `{kept}` before `apply`, and the table is locked from then
     on. poison: a job that the victim submits while the fault is in force. whole: hits the database or the role instead
@@ -79,3 +80,16 @@ class Fault:
         """The names that its SQL needs."""
         text = " ".join((self.apply, self.repair, self.holds))
         return frozenset(name for _, name, _, _ in string.Formatter().parse(text) if name)
+
+
+def sql_names(table: str, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return what the names in a fault's SQL stand for, except `partition`. columns: the table's, by their part."""
+    return {
+        "table": f"public.{table}",
+        "name": table,
+        "kept": f"blast.kept_{table}",
+        "role": ROLE,
+        "password": PASSWORD,
+        "database": "bulkgrpc",
+        **columns,
+    }

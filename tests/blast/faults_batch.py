@@ -31,7 +31,7 @@ def _key(number: int) -> bytes:
 
 
 def _mixed(bad: bytes, rows: int = SOME) -> list[tuple[bytes, int]]:
-    """A batch of which every record is this one."""
+    """Return a batch whose records are all this one."""
     return [(_record(bad) * rows, rows)]
 
 

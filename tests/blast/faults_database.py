@@ -1,4 +1,4 @@
-"""Faults of the whole database or of the service's role: everybody waits, and goes on afterwards."""
+"""Faults of the whole database or of the service's role: every dataset waits, and resumes afterwards."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from tests.blast import checker, evidence
 from tests.blast.catalog import PARTITIONS, Case, tenant_on
 from tests.blast.checker import Violation, percentiles, some
 from tests.blast.evidence import Evidence
-from tests.blast.fault import Effect
+from tests.blast.fault import Effect, sql_names
 from tests.blast.records import Shape, differences, wanted
-from tests.blast.stand import PASSWORD, ROLE, Connection, Exit, Stand
+from tests.blast.stand import Connection, Exit, Stand
 from tests.blast.traffic import HALF, INNOCENT, SIBLING, Sent, Traffic, Victim, victims_of
 from tests.support.waiting import eventually, wait_for
 
@@ -35,7 +35,8 @@ KEEP = (
 _APPLIED_WITHIN_S = 120.0
 _PASSING = (Effect.ROWS_REJECTED, Effect.CONVERTED, Effect.SKIPPED)
 """Effects of faults that block nobody."""
-_COLUMNS = {
+COLUMNS = {
+    "columns": "tenant, id, at, small, large, single, number, label, note",
     "key": "id",
     "keys": "id, at",
     "time": "at",
@@ -79,20 +80,6 @@ class Verdict:
             f"{latest:.0f} ms), {self.victim_jobs} of victims; exits: {len(self.exits)}; "
             f"violations: {len(self.violations)}"
         )
-
-
-def sql_names(table: str) -> dict[str, str]:
-    """Return what the names in a fault's SQL stand for; `partition` is not among them."""
-    return {
-        "table": f"public.{table}",
-        "name": table,
-        "kept": f"blast.kept_{table}",
-        "role": ROLE,
-        "password": PASSWORD,
-        "database": "bulkgrpc",
-        "columns": "tenant, id, at, small, large, single, number, label, note",
-        **_COLUMNS,
-    }
 
 
 class Wave:
@@ -318,7 +305,7 @@ class Wave:
 
     def _format(self, victim: Victim, statement: str) -> str:
         partition = self._partition(victim) if victim.case.fault.hash_partitions else ""
-        return statement.format(**sql_names(victim.table), partition=partition)
+        return statement.format(**sql_names(victim.table, COLUMNS), partition=partition)
 
     def _partition(self, victim: Victim) -> str:
         with self._stand.database() as connection:

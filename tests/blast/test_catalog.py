@@ -13,8 +13,9 @@ from bulkgrpc.kafka.partition import partition_of
 from bulkgrpc.stack import Stack
 from tests.blast import catalog
 from tests.blast.catalog import FAULTS, PARTITIONS, Case
+from tests.blast.fault import sql_names
 from tests.blast.records import Shape
-from tests.blast.run import KEEP, sql_names
+from tests.blast.run import COLUMNS, KEEP
 from tests.blast.stand import SET_UP, Connection
 from tests.support.role import add_service_role
 
@@ -66,7 +67,7 @@ def test_a_repair_leaves_the_table_as_it_was(admin: Connection, owner: str, name
         f"WHERE inhparent = 'public.{shape.table}'::regclass "
         "AND pg_get_expr(c.relpartbound, inhrelid) LIKE '%remainder 0)'"
     ).fetchone() or (None,)
-    names = {**sql_names(shape.table), "partition": str(partition)}
+    names = {**sql_names(shape.table, COLUMNS), "partition": str(partition)}
 
     def execute(text: str) -> list[tuple[object, ...]]:
         found = admin.execute(text.format(**names).encode())

@@ -14,13 +14,12 @@ import psycopg
 
 from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig
 from tests.blast.catalog import FAULTS, Case
-from tests.blast.fault import Effect
+from tests.blast.fault import Effect, sql_names
 from tests.blast.fault import Fault as UserFault
 from tests.blast.records import Shape
 from tests.blast.run import KEEP
 from tests.chaos.fault import Fault, Hurt
 from tests.chaos.rig import Rig
-from tests.support.role import PASSWORD, ROLE
 
 TABLES = ("sensor_readings", "fleet_readings")
 DONE_WITHIN_S = 60.0
@@ -36,25 +35,13 @@ _DEPENDENT = frozenset({"drop table"})
 _PATIENCE = ClientConfig(call_deadline_s=5, open_deadline_s=5, acknowledge_deadline_s=10, retry_deadline_s=20)
 
 
-def _names(table: str) -> dict[str, str]:
-    return {
-        "table": f"public.{table}",
-        "name": table,
-        "kept": f"blast.kept_{table}",
-        "role": ROLE,
-        "password": PASSWORD,
-        "database": "bulkgrpc",
-        **_COLUMNS,
-    }
-
-
 def _fits(fault: UserFault) -> bool:
     """Tell whether a fault can hit a storm's tables: its checker knows no record that the table refuses."""
     text = fault.apply + fault.repair + fault.holds
     return (
         fault.effect in (Effect.BLOCKED, Effect.CONVERTED, Effect.UNAVAILABLE)
         and "ignore" in fault.policies
-        and fault.fields <= _names("").keys()
+        and fault.fields <= sql_names("", _COLUMNS).keys()
         and "{name}_pkey" not in text
         and fault.poison is None
         and fault.around is None
@@ -67,7 +54,7 @@ def _fits(fault: UserFault) -> bool:
 def _hurt(fault: UserFault) -> Hurt:
     @contextmanager
     def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
-        names = _names(chance.choice(TABLES))
+        names = sql_names(chance.choice(TABLES), _COLUMNS)
         with ExitStack() as held:
             _execute(rig, ((KEEP if fault.keeps else "") + fault.apply).format(**names))
             if fault.holds:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 COLUMNS_MAX = 4
-"""Maximum columns of a key that is found. Nobody chooses a key with more."""
+"""Maximum columns of a key that is found. Keys with more are rare."""
 
 CANDIDATES_MAX = 16
 """Columns that are tried, so that a file with hundreds takes seconds."""
