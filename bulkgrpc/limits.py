@@ -40,6 +40,8 @@ TIME_PARTITIONS_MAX = 1000
 LANES_MAX = 16
 
 MAX_POLL_INTERVAL_S = 300.0
+ROWS_TIMEOUT_S = 1.5
+"""Statements that write a dataset's rows on the main path: what takes longer is parked, and applied beside it."""
 STATEMENT_TIMEOUT_S = 60.0
 """PostgreSQL's statement_timeout: one statement of a chunk's transaction."""
 IDLE_IN_TRANSACTION_S = 10.0
@@ -69,6 +71,7 @@ def check_limits(batch_bytes_max: int = BATCH_BYTES_MAX, chunk_bytes_max: int | 
             chunk_bytes_max is None or batch_bytes_max <= chunk_bytes_max
         ),
         "a chunk's transaction must end before max.poll.interval": CHUNK_TRANSACTION_S_MAX < MAX_POLL_INTERVAL_S,
+        "rows that are alone must have longer than those on the main path": ROWS_TIMEOUT_S < STATEMENT_TIMEOUT_S,
         "a statement must end before its transaction": STATEMENT_TIMEOUT_S < CHUNK_TRANSACTION_S_MAX,
         "delivery must end before the seal's answer": DELIVERY_TIMEOUT_S < SEAL_TIMEOUT_S,
         "the seal's answer must come before the client's deadline": SEAL_TIMEOUT_S < SUBMISSION_DEADLINE_S,

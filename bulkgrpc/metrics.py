@@ -54,3 +54,17 @@ server_call_seconds = _meter.create_histogram(
     unit="s",
     description="Time from a call's start to its status; of streams, all of it",
 )
+messages_parked = _meter.create_counter(
+    "bulkgrpc.messages.parked",
+    unit="{message}",
+    description="Messages that this worker parked: their datasets or jobs are blocked",
+)
+messages_drained = _meter.create_counter(
+    "bulkgrpc.messages.drained", unit="{message}", description="Parked messages that this worker applied"
+)
+datasets_blocked = _meter.create_counter(
+    "bulkgrpc.datasets.blocked", unit="{dataset}", description="Times that this worker blocked a dataset"
+)
+jobs_blocked = _meter.create_counter(
+    "bulkgrpc.jobs.blocked", unit="{job}", description="Times that this worker blocked a job"
+)

@@ -98,4 +98,4 @@ class Intake:
             log.warning("dead_letter", partition=partition, offset=offset, reason=reason)
             self.chunk.skip(partition, offset, owned)
         else:
-            self.chunk.add(Received(partition, offset, fetched.message, fetched.payload), owned)
+            self.chunk.add(Received(partition, offset, fetched.message, fetched.payload, fetched.headers), owned)

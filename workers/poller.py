@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -11,7 +11,6 @@ from bulkgrpc import faults, metrics
 from bulkgrpc.consume.assembly import Chunk, ChunkBounds
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.decode import prepare
-from bulkgrpc.consume.failures import Action
 from bulkgrpc.consume.ports import Applied, RecordLogError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
 from bulkgrpc.model import JobCounts
@@ -30,12 +29,18 @@ class Poller:
     """The worker's loop, in the thread that calls `run`. It returns when `stopping` is set and the chunk is written."""
 
     def __init__(
-        self, settings: WorkerSettings, ports: WorkerPorts, writer: ChunkQueue, stopping: threading.Event
+        self,
+        settings: WorkerSettings,
+        ports: WorkerPorts,
+        writer: ChunkQueue,
+        stopping: threading.Event,
+        on_parked: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self.ports = ports
         self._writer = writer
         self._stopping = stopping
+        self._on_parked = on_parked
         self._pressure = Backpressure()
         self._tuner = ChunkTuner(settings.chunk_rows_min, settings.chunk_rows_max, settings.chunk_commit_ms / 1000)
         self._results_to_ignore = 0  # of chunks that were submitted before one that was not applied
@@ -119,11 +124,11 @@ class Poller:
                 self._results_to_ignore -= 1
             elif isinstance(result.outcome, Applied):
                 faults.reach("after_commit_before_kafka")
-                self._on_applied(result.prepared.chunk, result.outcome)
+                self._on_applied(result.prepared.chunk, result.outcome, too_slow=result.too_slow)
             else:
-                self._on_not_applied(result.prepared.chunk, result.outcome)
+                self._on_not_applied(result.outcome)
 
-    def _on_applied(self, chunk: Chunk, applied: Applied) -> None:
+    def _on_applied(self, chunk: Chunk, applied: Applied, *, too_slow: bool) -> None:
         """Count what a chunk did, report its offsets to the log, and resume fetching."""
         self._pressure.recovered()
         counts = sum(applied.counts.values(), JobCounts())
@@ -131,7 +136,14 @@ class Poller:
         metrics.records_rejected.add(counts.rejected)
         metrics.records_expired.add(counts.expired)
         metrics.chunk_seconds.record(applied.total_s)
-        self._tuner.measured(chunk.rows, applied.rows_s, applied.total_s)
+        if applied.parked:
+            metrics.messages_parked.add(applied.parked)
+            self._on_parked()
+        if too_slow:
+            self._tuner.too_slow(chunk.rows)
+            log.warning("chunk_too_slow", rows=chunk.rows, next_rows=self._tuner.rows)
+        elif not applied.parked:
+            self._tuner.measured(chunk.rows, applied.rows_s, applied.total_s)
         self._set_bounds()
         owned = self.partitions.owned.owned
         try:
@@ -142,15 +154,10 @@ class Poller:
         if self._pressure.resume():
             self.ports.log.resume(owned)
 
-    def _on_not_applied(self, chunk: Chunk, result: NotApplied) -> None:
+    def _on_not_applied(self, result: NotApplied) -> None:
         """Discard what is pending, and continue every partition at the ledger's position."""
-        if result.action is Action.SPLIT_CHUNK:
-            self._tuner.too_slow(chunk.rows)
-            self._set_bounds()
-            log.warning("chunk_too_slow", rows=chunk.rows, next_rows=self._tuner.rows)
-        else:
-            outcomes = {partition: outcome.value for partition, outcome in result.outcomes.items()}
-            log.warning("chunk_not_applied", outcomes=outcomes)
+        outcomes = {partition: outcome.value for partition, outcome in result.outcomes.items()}
+        log.warning("chunk_not_applied", outcomes=outcomes)
         metrics.chunks_not_applied.add(1)
         self._restart()
 

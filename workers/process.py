@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from bulkgrpc.consume.ports import (
 )
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.dead_letters import DeadLetters
+from bulkgrpc.kafka.message import from_headers
 from bulkgrpc.kafka.topics import KafkaUnavailable, end_offsets, ensure_topic
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.schema import SchemaMissing
@@ -35,9 +37,11 @@ from bulkgrpc.postgres.worker_ports import (
     PostgresChunkWriter,
     PostgresDatasetRegistry,
     PostgresLedger,
+    PostgresParkedMessages,
     check_schema,
 )
 from bulkgrpc.settings import WorkerSettings, load
+from workers.drain import DrainThread
 from workers.maintenance import MaintenanceThread
 from workers.poller import Poller
 from workers.writer import WriterThread
@@ -73,9 +77,11 @@ def run(
     try:
         check_schema(settings.postgres)
         ensure_topic(settings)
-        poller = wire(settings, stopping)
+        drain = wire_drain(settings, stopping)
+        poller = wire(settings, stopping, drain.wake)
         maintenance = PostgresMaintenanceStore(settings.postgres, settings.topic)
         MaintenanceThread(settings, maintenance, lambda: end_offsets(settings), stopping).start()
+        drain.start()
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
         poller.run()
@@ -92,8 +98,14 @@ def run(
         _fail(str(error))
 
 
-def wire(settings: WorkerSettings, stopping: threading.Event) -> Poller:
-    """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet."""
+def wire_drain(settings: WorkerSettings, stopping: threading.Event) -> DrainThread:
+    """Return the drain thread on PostgreSQL. It does not connect yet."""
+    registry = PostgresDatasetRegistry(settings.postgres)
+    return DrainThread(PostgresParkedMessages(settings.postgres, settings.topic, registry, from_headers), stopping)
+
+
+def wire(settings: WorkerSettings, stopping: threading.Event, on_parked: Callable[[], None] = lambda: None) -> Poller:
+    """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet. on_parked: called after parking."""
     ports = WorkerPorts(
         log=RecordsConsumer(settings),
         ledger=PostgresLedger(settings.postgres, settings.topic),
@@ -101,7 +113,7 @@ def wire(settings: WorkerSettings, stopping: threading.Event) -> Poller:
         registry=PostgresDatasetRegistry(settings.postgres),
         dead_letters=DeadLetters(settings),
     )
-    return Poller(settings, ports, WriterThread(ports.writer, stopping), stopping)
+    return Poller(settings, ports, WriterThread(ports.writer, stopping), stopping, on_parked)
 
 
 def _fail(message: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
+from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.failures import Action, action_for, action_for_not_next
+from bulkgrpc.consume.failures import BlockCause, Failure, Step, step_after, was_applied
 from bulkgrpc.consume.ports import Applied, ChunkWriter, NotNext, WriteFailed
 from bulkgrpc.model import Outcome
 
@@ -25,18 +26,18 @@ CHUNKS_QUEUED_MAX = 1
 
 @dataclass(frozen=True, slots=True)
 class NotApplied:
-    """A chunk was not applied, and what to do about it. outcomes: what the ledger reported, if it did."""
+    """A chunk was not applied: continue at the ledger's positions. outcomes: what the ledger reported, if it did."""
 
-    action: Action
     outcomes: Mapping[int, Outcome] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a chunk."""
+    """What became of a chunk. too_slow: whether rows of it took too long, and were parked."""
 
     prepared: PreparedChunk
     outcome: Applied | NotApplied
+    too_slow: bool = False
 
 
 class ChunkQueue(Protocol):
@@ -103,32 +104,61 @@ class WriterThread:
     def _run(self) -> None:
         try:
             while (prepared := self._chunks.get()) is not None:
-                self._results.put(Result(prepared, self._write(prepared)))
+                self._results.put(self._write(prepared))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
         finally:
             self._writer.close()
 
-    def _write(self, prepared: PreparedChunk) -> Applied | NotApplied:
-        """Write a chunk, as often as the connection fails. Raises WriteFailed if the process must stop."""
+    def _write(self, prepared: PreparedChunk) -> Result:
+        """Write a chunk until it is applied or the ledger does not accept it. Raises WriteFailed for a broken build.
+
+        A dataset that cannot be written is blocked, and the chunk written again without it: see `step_after`.
+        """
         backoff = Backoff()
-        attempts = timeouts = 0
+        attempts = 0
+        blocked = set[str]()
+        too_slow = False
         while True:
-            attempts += 1
             try:
-                return self._writer.write(prepared)
+                return Result(prepared, self._writer.write(prepared, blocked), too_slow)
             except NotNext as error:
-                spans = prepared.chunk.spans
-                action = action_for_not_next(spans, error.outcomes, error.ledger, retried=attempts > 1)
-                return Applied({}) if action is Action.COUNT_AS_APPLIED else NotApplied(action, error.outcomes)
+                applied = attempts > 0 and was_applied(prepared.chunk.spans, error.outcomes, error.ledger)
+                return Result(prepared, Applied({}) if applied else NotApplied(error.outcomes))
             except WriteFailed as error:
-                timeouts += error.failure.timeout
-                action = action_for(error.failure, timeouts)
-                if action is Action.STOP_PROCESS:
+                attempts += 1
+                step = step_after(error.failure, attempts)
+                if step is Step.STOP_PROCESS:
                     raise
+                datasets = {error.failure.dataset} if error.failure.dataset else prepared.datasets
+                # Blocked already: parking its messages did not help, the failure is of the service's own tables.
+                if step is not Step.RETRY and datasets - blocked and self._block(datasets, error.failure, step):
+                    # From here on whatever the store says: the chunk makes progress although a trial lifts the block.
+                    blocked |= datasets
+                    attempts = 0
+                    too_slow = too_slow or step is Step.ISOLATE
+                    continue
                 wait_s = backoff.advance()
-                log.warning("postgres_unavailable", error=error.failure.message, retry_in_s=round(wait_s, 2))
-                if action is not Action.RETRY_CONNECTION:
-                    return NotApplied(action)
+                event = "postgres_unavailable" if step is Step.RETRY else "chunk_refused"
+                sqlstate, message = error.failure.sqlstate, error.failure.message
+                log.warning(event, sqlstate=sqlstate, error=message, retry_in_s=round(wait_s, 2))
                 if self._stopping.wait(wait_s):
-                    return NotApplied(Action.REREAD_LEDGER)
+                    return Result(prepared, NotApplied())
+
+    def _block(self, datasets: Collection[str], failure: Failure, step: Step) -> bool:
+        """Block datasets; return False if PostgreSQL does not store that now."""
+        cause = BlockCause.TABLE if step is Step.BLOCK else BlockCause.ISOLATING
+        try:
+            for dataset in sorted(datasets):
+                self._writer.block(dataset, cause, failure)
+                log.error(
+                    "dataset_blocked",
+                    dataset=dataset,
+                    cause=cause.value,
+                    sqlstate=failure.sqlstate,
+                    reason=failure.message,
+                )
+        except WriteFailed:
+            return False
+        metrics.datasets_blocked.add(len(datasets))
+        return True

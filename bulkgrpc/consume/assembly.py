@@ -10,12 +10,13 @@ from bulkgrpc.model import JobKey, Message, Ownership
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of a job, with its position in the records topic."""
+    """A message of a job, with its position in the records topic. headers: as they came, to park the message."""
 
     partition: int
     offset: int
     message: Message
     payload: bytes
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from bulkgrpc.consume.assembly import Chunk
+from bulkgrpc.consume.failures import Failure, Where
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.rows import Rows, to_rows
@@ -22,25 +23,47 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class PreparedChunk:
-    """A chunk with its payloads decoded: all that takes processor time is done before the transaction begins."""
+    """A chunk with its payloads decoded: all that takes processor time is done before the transaction begins.
+
+    undecodable: the datasets whose payloads could not be decoded, and why. Their messages are in no group.
+    """
 
     chunk: Chunk
     groups: tuple[Group, ...]
+    undecodable: Mapping[str, Failure] = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> frozenset[str]:
+        """The datasets of the chunk's messages."""
+        return frozenset(item.message.spec.dataset for item in self.chunk.items)
+
+    @property
+    def undecoded(self) -> frozenset[int]:
+        """Indices of the items that were not decoded."""
+        items = enumerate(self.chunk.items)
+        return frozenset(index for index, item in items if item.message.spec.dataset in self.undecodable)
 
 
 def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> PreparedChunk:
-    """Decode a chunk's payloads, a native call a dataset version.
+    """Decode a chunk's payloads, one native call per dataset version.
 
-    codec_of: gives the codec of a dataset's name and version; what it raises comes through.
+    codec_of: returns the codec of a dataset's name and version. What it raises, and what decoding raises beyond the
+    records that it rejects, concerns that dataset only: see `PreparedChunk.undecodable`.
     """
     members: dict[tuple[str, int], list[int]] = {}
     for index, item in enumerate(chunk.items):
         if item.message.kind is Kind.BATCH:
             members.setdefault((item.message.spec.dataset, item.message.spec.dataset_version), []).append(index)
-    groups = []
-    # In the same order in every worker: those who write to the same tables wait for each other in one order.
+    groups, undecodable = [], dict[str, Failure]()
+    # Sorted, as in every worker: those that write the same tables wait for each other in one order.
     for (name, version), indices in sorted(members.items()):
         items = [chunk.items[index] for index in indices]
         payloads = [Payload(item.message.spec.key.tenant, item.message.records, item.payload) for item in items]
-        groups.append(Group(to_rows(codec_of(name, version), payloads), tuple(indices)))
-    return PreparedChunk(chunk, tuple(groups))
+        try:
+            groups.append(Group(to_rows(codec_of(name, version), payloads), tuple(indices)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 — a panic of native code is an exception that is no Exception
+            undecodable[name] = Failure(Where.DECODE, "", type(error).__name__, str(error), dataset=name)
+    kept = tuple(group for group in groups if group.rows.dataset.name not in undecodable)
+    return PreparedChunk(chunk, kept, undecodable)

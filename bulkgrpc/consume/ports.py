@@ -8,13 +8,15 @@ Adapters: `bulkgrpc.kafka.consumer` (RecordLog), `bulkgrpc.kafka.dead_letters` (
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.failures import Failure
+from bulkgrpc.consume.deferral import QueueKey
+from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobCounts, JobKey, Message, Outcome, Ownership
 
@@ -87,7 +89,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A chunk that is committed. counts: what it did for each job.
+    """A chunk that is committed. counts: what it did for each job. parked: how many of its messages were parked.
 
     rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
     """
@@ -95,6 +97,7 @@ class Applied:
     counts: Mapping[JobKey, JobCounts]
     rows_s: float = 0.0
     total_s: float = 0.0
+    parked: int = 0
 
 
 Assigned = Callable[[Sequence[int]], Mapping[int, int]]
@@ -166,15 +169,65 @@ class DatasetRegistry(Protocol):
 class ChunkWriter(Protocol):
     """Applies chunks, each in one transaction. One thread uses it."""
 
-    def write(self, prepared: PreparedChunk) -> Applied:
-        """Apply a chunk and commit it.
+    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
+        """Apply a chunk and commit it. blocked: datasets whose messages are parked, whatever the store says.
 
         Raises NotNext if the ledger does not accept it, WriteFailed if the store fails. Nothing is applied then, except
         where a connection broke during the commit: only the ledger knows.
         """
 
+    def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
+        """Block a dataset: the next `write` parks its messages. Raises WriteFailed if that is not stored."""
+
     def close(self) -> None:
         """Release the connection. The next `write` opens another."""
+
+
+class SliceFailed(StoreError):
+    """A slice of parked messages was not applied. job_ids: of each of its messages."""
+
+    def __init__(self, failure: Failure, job_ids: Sequence[uuid.UUID]) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.job_ids = job_ids
+
+
+class ParkedMessages(Protocol):
+    """The parked messages of the topic. One thread uses it. Every method raises StoreUnavailable, or StoreError."""
+
+    def queues(self) -> Sequence[QueueKey]:
+        """Return the queues with parked messages whose datasets are not blocked."""
+
+    def drain(self, queue: QueueKey, messages_max: int, *, alone: bool) -> int:
+        """Apply the first parked messages of a queue that may be applied; return how many there were.
+
+        alone: with the longest time for their rows. 0: there are none, or another worker drains the queue. Raises
+        SliceFailed.
+        """
+
+    def claim_trial(self) -> str | None:
+        """Claim a blocked dataset whose next trial is due; return its name, None if none is due."""
+
+    def try_dataset(self, dataset: str) -> bool:
+        """Check the table of a blocked dataset, apply one parked message of it, and unblock it; return whether it was.
+
+        Raises SliceFailed if it stays blocked.
+        """
+
+    def end_isolation(self) -> Sequence[str]:
+        """Unblock the datasets that are isolating and have no parked message any more; return their names."""
+
+    def retry_jobs(self) -> None:
+        """Unblock the jobs whose next trial is due."""
+
+    def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
+        """Block a dataset, or change why it is blocked."""
+
+    def block_job(self, job_id: uuid.UUID, failure: Failure) -> None:
+        """Block a job: its messages stay parked until its next trial."""
+
+    def close(self) -> None:
+        """Release the connection. The next call opens another."""
 
 
 class DeadLetterQueue(Protocol):

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from psycopg import sql
 
+from bulkgrpc.datasets.conversions import over_limits
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.dedupe import Generations
@@ -95,6 +97,16 @@ def apply(dataset: Dataset) -> sql.Composed:
         index=sql.Identifier(INDEX),
         direction=sql.SQL("DESC" if latest else "ASC"),
         action=on_conflict(dataset) if latest else sql.SQL("DO NOTHING"),
+    )
+
+
+def count_over(dataset: Dataset, fit: Fit) -> sql.Composed | None:
+    """Return the query that counts a job's rows with texts that a column of the table would cut; None if none is."""
+    condition = over_limits(fit.conversions)
+    if condition is None:
+        return None
+    return sql.SQL("SELECT count(*) FROM {staged} WHERE {job} = %(job_id)s AND ({condition})").format(
+        staged=StagedTable(dataset.name, dataset.version).identifier, job=sql.Identifier(JOB), condition=condition
     )
 
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from bulkgrpc import limits
 from bulkgrpc.datasets.ddl import table as table_of
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, Table, TableMisfit, fit, parse_table
@@ -25,11 +26,11 @@ _SQL = statements.family("table_contract")
 LOCK_TIMEOUT_MS = 500
 """A chunk waits so long for a table that is being changed; the other tables of the chunk wait with it."""
 
-_PREPARE = b"PREPARE bulkgrpc_fingerprint (regclass) AS " + _SQL["read_fingerprint"]
 # One round trip. ONLY: whoever attaches a partition locks the default one, and needs no chunk to be done for it.
 _LOCK = sql.SQL(
     "SET LOCAL lock_timeout = {timeout}; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; "
-    "SET LOCAL lock_timeout = DEFAULT; EXECUTE bulkgrpc_fingerprint ({name})"
+    "SET LOCAL lock_timeout = DEFAULT; SET LOCAL statement_timeout = {statement_timeout}; "
+    "SELECT bulk.table_fingerprint({name}::regclass)"
 )
 
 
@@ -55,7 +56,8 @@ class TableContracts:
     A fingerprint is never compared across connections: after a fail-over the same numbers may mean other changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, statement_timeout_s: float = limits.STATEMENT_TIMEOUT_S) -> None:
+        self._statement_timeout_ms = int(statement_timeout_s * 1000)
         self._sessions = weakref.WeakKeyDictionary[Connection, _Session]()
 
     def check(self, connection: Connection, dataset: Dataset) -> Fit:
@@ -71,10 +73,8 @@ class TableContracts:
             raise RuntimeError("a table is checked in the transaction that writes it")
         session = self._sessions.get(connection)
         if session is None:
-            if connection.execute(_SQL["is_prepared"]).fetchone() is None:
-                connection.execute(_PREPARE, prepare=False)
             session = self._sessions[connection] = _Session()
-        fingerprint = _lock(connection, dataset, session)
+        fingerprint = _lock(connection, dataset, session, self._statement_timeout_ms)
         known = session.fits.get((dataset.name, dataset.version))
         if known is not None and known.fingerprint == fingerprint:
             return known.fit
@@ -104,12 +104,17 @@ async def describe_for_registration(
     return None if row is None else parse_table(row[0])
 
 
-def _lock(connection: Connection, dataset: Dataset, session: _Session) -> str:
+def _lock(connection: Connection, dataset: Dataset, session: _Session, statement_timeout_ms: int) -> str:
     """Lock a table and return its fingerprint."""
     statement = session.locks.get(dataset.name)
     if statement is None:
         table = table_of(dataset)
-        composed = _LOCK.format(timeout=LOCK_TIMEOUT_MS, table=table, name=table.as_string(connection))
+        composed = _LOCK.format(
+            timeout=LOCK_TIMEOUT_MS,
+            statement_timeout=statement_timeout_ms,
+            table=table,
+            name=table.as_string(connection),
+        )
         statement = session.locks[dataset.name] = composed.as_bytes(connection)
     try:
         cursor = connection.execute(statement, prepare=False)
@@ -124,12 +129,9 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session) -> str:
     while cursor.nextset():
         pass
     row = cursor.fetchone()
-    if row is None:
-        raise RuntimeError(f"table {dataset.name} is locked, and is not there")
-    read_committed, fingerprint = row
-    if not read_committed:
+    if row is None or row[0] is None:
         raise RuntimeError("the transaction is not READ COMMITTED: it might see the table as it was before the lock")
-    return str(fingerprint)
+    return str(row[0])
 
 
 def _values(dataset: Dataset) -> dict[str, str]:

@@ -6,21 +6,36 @@ Each translates psycopg's errors into those of `bulkgrpc.consume.ports`. What a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import psycopg
 
+from bulkgrpc import limits
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.failures import Failure, Where
-from bulkgrpc.consume.ports import Applied, DatasetNotFound, StoreError, StoreUnavailable, WriteFailed
+from bulkgrpc.consume.deferral import QueueKey
+from bulkgrpc.consume.failures import BlockCause, Failure, Where
+from bulkgrpc.consume.ports import (
+    Applied,
+    DatasetNotFound,
+    DatasetRegistry,
+    SliceFailed,
+    StoreError,
+    StoreUnavailable,
+    WriteFailed,
+)
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.table_fit import TableMisfit
 from bulkgrpc.model import Ownership
-from bulkgrpc.postgres import ledger, schema
+from bulkgrpc.postgres import ledger, parked, schema
+from bulkgrpc.postgres.apply import RowsFailed
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection, connect
-from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.parked import Undecodable
+from bulkgrpc.postgres.table_contract import TableContracts
+from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
 
 ACQUIRE_LOCK_TIMEOUT = "SET lock_timeout = '1s'"
@@ -37,21 +52,18 @@ def translated() -> Iterator[None]:
         raise StoreError(str(error).strip()) from error
 
 
-def failure_of(error: psycopg.Error, where: Where) -> Failure:
-    """Return what PostgreSQL or the connection to it reported.
-
-    where: the step. An error without a SQLSTATE that is not about the call itself counts as one of the connection.
-    """
-    unanswered = error.sqlstate is None and isinstance(
-        error, (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
-    )
-    return Failure(
-        sqlstate=error.sqlstate or "",
-        exception=type(error).__name__,
-        where=Where.CONNECTION if unanswered else where,
-        message=str(error).strip(),
-        table=error.diag.table_name or "",
-    )
+def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure:
+    """Return a failure as a value. where: what was under way. dataset: whose rows were written or decoded."""
+    if isinstance(error, Undecodable):
+        return error.failure
+    if not isinstance(error, psycopg.Error):
+        return Failure(where, "", type(error).__name__, str(error).strip(), dataset=dataset)
+    # An InternalError without a code is libpq's: the server's answer did not fit the protocol.
+    name = "OperationalError" if isinstance(error, psycopg.InternalError) else type(error).__name__
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        name = "OperationalError"
+    message = error.diag.message_primary or str(error).strip()
+    return Failure(where, error.sqlstate or "", name, message, error.diag.context or "", dataset)
 
 
 def check_schema(postgres: str) -> None:
@@ -104,34 +116,147 @@ class PostgresDatasetRegistry:
         raise DatasetNotFound(f"dataset {name} version {version} is not in the registry")
 
 
-class PostgresChunkWriter:
-    """Implements `ChunkWriter`. Owns one connection, opened when it is needed and closed after every failure."""
+class _Session:
+    """A connection that is opened when it is needed, and closed after a failure of PostgreSQL."""
 
-    def __init__(self, postgres: str, topic: str) -> None:
-        self._postgres, self._topic = postgres, topic
+    def __init__(self, postgres: str, name: str) -> None:
+        self._postgres, self._name = postgres, name
         self._connection: Connection | None = None
-        self._tables = TableWriter()
 
-    def write(self, prepared: PreparedChunk) -> Applied:
-        """Apply a chunk in one transaction and commit it. Raises NotNext, WriteFailed."""
-        where = Where.CONNECTION
-        try:
-            connection = self._connect()
-            where = Where.STATEMENT
-            return write_chunk(connection, self._topic, prepared, self._tables)
-        except psycopg.Error as error:
-            self.close()
-            raise WriteFailed(failure_of(error, where)) from error
+    def open(self) -> Connection:
+        """Return the connection."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._postgres, self._name)
+            # Every chunk runs the same few statements. Planning one over all days takes longer than running it.
+            self._connection.execute("SET plan_cache_mode = force_generic_plan")
+        return self._connection
 
     def close(self) -> None:
-        """Close the connection. The next `write` opens another."""
+        """Close the connection. `open` opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _connect(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._postgres, "bulkgrpc-worker")
-            # Every chunk runs the same few statements. Planning one over all days takes longer than running it.
-            self._connection.execute("SET plan_cache_mode = force_generic_plan")
-        return self._connection
+
+class PostgresChunkWriter:
+    """Implements `ChunkWriter`."""
+
+    def __init__(self, postgres: str, topic: str) -> None:
+        self._topic = topic
+        self._session = _Session(postgres, "bulkgrpc-worker")
+        self._tables = TableWriter(TableContracts(limits.ROWS_TIMEOUT_S))
+
+    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
+        """Apply a chunk in one transaction and commit it. Raises NotNext, WriteFailed."""
+        for failure in prepared.undecodable.values():
+            if failure.dataset not in blocked:
+                raise WriteFailed(failure)
+        where = Where.CONNECT
+        try:
+            connection = self._session.open()
+            where = Where.LEDGER
+            return write_chunk(connection, self._topic, prepared, self._tables, blocked)
+        except RowsFailed as error:
+            cause = error.__cause__ or error
+            raise WriteFailed(failure_of(cause, Where.ROWS, error.dataset)) from error
+        except psycopg.Error as error:
+            self.close()
+            raise WriteFailed(failure_of(error, where)) from error
+
+    def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
+        """Block a dataset: the next `write` parks its messages. Raises WriteFailed."""
+        try:
+            parked.block_dataset(self._session.open(), dataset, cause, failure)
+        except psycopg.Error as error:
+            self.close()
+            raise WriteFailed(failure_of(error, Where.LEDGER)) from error
+
+    def close(self) -> None:
+        """Close the connection. The next `write` opens another."""
+        self._session.close()
+
+
+class PostgresParkedMessages:
+    """Implements `ParkedMessages`."""
+
+    def __init__(self, postgres: str, topic: str, registry: DatasetRegistry, read_headers: parked.HeaderReader) -> None:
+        self._topic, self._registry, self._read_headers = topic, registry, read_headers
+        self._session = _Session(postgres, "bulkgrpc-worker-drain")
+        self._tables = TableWriter(TableContracts(limits.ROWS_TIMEOUT_S))
+        # Those of a message that is alone may take as long as a statement may.
+        self._single = TableWriter(TableContracts(limits.STATEMENT_TIMEOUT_S))
+
+    def queues(self) -> Sequence[QueueKey]:
+        """Return the queues with parked messages whose datasets are not blocked."""
+        with self._translated():
+            return parked.queues(self._session.open(), self._topic)
+
+    def drain(self, queue: QueueKey, messages_max: int, *, alone: bool) -> int:
+        """Apply the first parked messages of a queue that may be applied. Raises SliceFailed."""
+        return self._drain(queue, messages_max, self._single if alone else self._tables)
+
+    def claim_trial(self) -> str | None:
+        """Claim a blocked dataset whose next trial is due."""
+        with self._translated():
+            return parked.claim_trial(self._session.open())
+
+    def try_dataset(self, dataset: str) -> bool:
+        """Check the table of a blocked dataset, apply one parked message of it, and unblock it. Raises SliceFailed."""
+        with self._translated():
+            connection = self._session.open()
+            newest = get_dataset(connection, dataset, 0)
+            queue = parked.queue_of_dataset(connection, self._topic, dataset)
+        if newest is not None:
+            try:
+                with connection.transaction():
+                    self._tables.contracts.check(connection, newest)
+            except (psycopg.Error, TableMisfit) as error:
+                raise SliceFailed(failure_of(error, Where.ROWS, dataset), []) from error
+        if queue is not None and newest is not None:
+            return self._drain(queue, 1, self._tables, trial=True) > 0
+        # Nothing may be tried: the main path tries. Of a deleted dataset what is parked is rejected.
+        with self._translated():
+            return parked.unblock_dataset(connection, dataset)
+
+    def end_isolation(self) -> Sequence[str]:
+        """Forget isolation that has been over for a while."""
+        with self._translated():
+            return parked.end_isolation(self._session.open())
+
+    def retry_jobs(self) -> None:
+        """Let the jobs be applied again whose next trial is due."""
+        with self._translated():
+            parked.unblock_jobs(self._session.open())
+
+    def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
+        """Block a dataset, or change why it is blocked."""
+        with self._translated():
+            parked.block_dataset(self._session.open(), dataset, cause, failure)
+
+    def block_job(self, job_id: uuid.UUID, failure: Failure) -> None:
+        """Defer a job as a whole, until its next trial."""
+        with self._translated():
+            parked.block_job(self._session.open(), job_id, failure)
+
+    def close(self) -> None:
+        """Close the connection. The next call opens another."""
+        self._session.close()
+
+    def _drain(self, queue: QueueKey, messages_max: int, tables: TableWriter, *, trial: bool = False) -> int:
+        how = Drain(self._topic, queue, messages_max, self._registry.codec, self._read_headers, trial)
+        with self._translated():
+            connection = self._session.open()
+        try:
+            return drain_slice(connection, how, tables)
+        except SliceAborted as error:
+            failure = failure_of(error.__cause__ or error, Where.ROWS if error.dataset else Where.LEDGER, error.dataset)
+            raise SliceFailed(failure, [item.message.spec.key.job_id for item in error.items]) from error
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except StoreError:
+            self.close()
+            raise

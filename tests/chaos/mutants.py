@@ -26,16 +26,16 @@ def no_fence() -> None:
 
 
 def ledger_apart() -> None:
-    """The rows are committed before the ledger advances."""
-    from bulkgrpc.postgres import transaction
+    """The rows are committed before the ledger moves."""
+    from bulkgrpc.postgres import apply as module
 
     def commit_first(connection: Any, group: Any, work: Any, writer: Any) -> None:
         write_group(connection, group, work, writer)
         connection.execute("COMMIT")
         connection.execute("BEGIN")
 
-    write_group = transaction._write_group
-    _replace(transaction, "_write_group", commit_first)
+    write_group = module._write_group
+    _replace(module, "_write_group", commit_first)
 
 
 def early_acknowledgement() -> None:

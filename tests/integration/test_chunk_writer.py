@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from bulkgrpc import limits
-from bulkgrpc.consume.failures import Action
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter
 from tests.integration.test_transaction import batch, chunk
 from tests.support import examples
 from tests.support.database import Connection, count, register
-from workers.writer import NotApplied, WriterThread
+from workers.writer import WriterThread
 
 TOPIC = "bulkgrpc.records"
 SLOW = """
@@ -26,14 +25,14 @@ CREATE TRIGGER slow BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTI
 
 @pytest.fixture
 def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriterThread]:
-    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
     thread = WriterThread(PostgresChunkWriter(database, TOPIC), threading.Event())
     thread.start()
     yield thread
     thread.stop(10)
 
 
-def test_a_chunk_that_is_too_slow_is_returned_and_a_smaller_one_is_written(
+def test_rows_that_take_too_long_are_parked_and_the_chunk_is_written_without_them(
     connection: Connection, writer: WriterThread
 ) -> None:
     register(connection, examples.readings())
@@ -42,9 +41,7 @@ def test_a_chunk_that_is_too_slow_is_returned_and_a_smaller_one_is_written(
     writer.submit(chunk(epoch, 0, *(batch(number, number * 100, 100) for number in range(10))))
     result = writer.result(20)
     assert result is not None
-    assert result.outcome == NotApplied(Action.SPLIT_CHUNK)
-    writer.submit(chunk(epoch, 0, batch(0, 0, 100)))
-    result = writer.result(20)
-    assert result is not None
     assert isinstance(result.outcome, Applied)
-    assert count(connection, "sensor_readings") == 100
+    assert (result.outcome.parked, result.too_slow) == (10, True)
+    assert count(connection, "sensor_readings") == 0
+    assert count(connection, "bulk.parked") == 10

@@ -18,6 +18,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, digest_of, lane_of
 from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.apply import RowsFailed
 from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.jobs import JobStore
@@ -295,8 +296,9 @@ async def test_a_job_may_be_cancelled_and_its_dataset_deleted_before_a_worker_co
 
 def test_a_table_that_is_gone_while_its_dataset_is_not_is_told(connection: Connection, workers: list[Worker]) -> None:
     connection.execute("DROP TABLE fleet_readings")
-    with pytest.raises(psycopg.errors.UndefinedTable):
+    with pytest.raises(RowsFailed) as raised:
         workers[0].write(batch(0))
+    assert isinstance(raised.value.__cause__, psycopg.errors.UndefinedTable)
 
 
 async def test_an_atomic_job_is_applied_whole_by_whoever_applies_the_last_seal_in_the_order_of_its_sequences(

@@ -66,7 +66,9 @@ def test_a_batch_of_50_000_records_that_is_sent_twice_is_reported_record_by_reco
 
 REFUSALS: dict[str, Callable[[Connection], object]] = {
     "check": lambda table: table.execute("ALTER TABLE sensor_readings ADD CHECK (value < 0)"),
-    "not null": lambda table: table.execute("ALTER TABLE sensor_readings ADD COLUMN x int NOT NULL"),
+    "not null": lambda table: table.execute(
+        "ALTER TABLE sensor_readings ADD COLUMN x int NOT NULL DEFAULT nullif(1, 1)"
+    ),
     "trigger": lambda table: table.execute(TRIGGER.format(statement="RAISE 'no' USING ERRCODE = '45000'").encode()),
     "foreign key": lambda table: table.execute(
         "CREATE TABLE sensors (id text PRIMARY KEY); ALTER TABLE sensor_readings ADD FOREIGN KEY (sensor_id) "

@@ -24,24 +24,25 @@ TABLE = "weather (tenant text, id bigint, v0 double precision, v1 integer, v2 te
 
 
 @pytest.fixture
-def admin(empty_database: str) -> Iterator[Connection]:
+def admin(database: str) -> Iterator[Connection]:
     """A superuser's connection to a database with the table."""
-    with psycopg.connect(empty_database, autocommit=True) as opened:
+    with psycopg.connect(database, autocommit=True) as opened:
         opened.execute(f"CREATE TABLE {TABLE}".encode())
         yield opened
 
 
 @pytest.fixture
-def writer(admin: Connection, empty_database: str, role: str) -> Iterator[Connection]:
+def writer(admin: Connection, database: str, role: str) -> Iterator[Connection]:
     """A connection of a role that has the rights that a worker needs, and no other."""
     name = sql.Identifier(role)
-    admin.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {0}").format(name))
+    admin.execute(sql.SQL("GRANT USAGE ON SCHEMA public, bulk TO {0}").format(name))
     admin.execute(sql.SQL("GRANT INSERT, SELECT, UPDATE ON weather TO {}").format(name))
     admin.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(sql.Identifier(admin.info.dbname), name))
     admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM public").format(sql.Identifier(admin.info.dbname)))
-    with psycopg.connect(empty_database, autocommit=True) as opened:
+    with psycopg.connect(database, autocommit=True) as opened:
         opened.execute(sql.SQL("SET ROLE {}").format(name))
         yield opened
+    admin.execute(sql.SQL("DROP OWNED BY {}").format(name))
 
 
 @pytest.fixture
@@ -322,9 +323,9 @@ def _changing(database: str, statements: str) -> Iterator[Connection]:
 
 
 def test_a_table_that_is_being_changed_is_waited_for_no_longer_than_half_a_second(
-    admin: Connection, empty_database: str, contracts: TableContracts
+    admin: Connection, database: str, contracts: TableContracts
 ) -> None:
-    with _changing(empty_database, "ALTER TABLE weather ADD COLUMN w integer") as other:
+    with _changing(database, "ALTER TABLE weather ADD COLUMN w integer") as other:
         with admin.transaction():
             with pytest.raises(psycopg.errors.LockNotAvailable), admin.transaction():
                 contracts.check(admin, WEATHER)
@@ -334,27 +335,27 @@ def test_a_table_that_is_being_changed_is_waited_for_no_longer_than_half_a_secon
     assert checked(contracts, admin) == PLAIN
 
 
-def test_the_time_out_of_other_locks_is_that_of_the_session(empty_database: str, admin: Connection) -> None:
-    with psycopg.connect(empty_database, autocommit=True, options="-c lock_timeout=7s") as opened, opened.transaction():
+def test_the_time_out_of_other_locks_is_that_of_the_session(database: str, admin: Connection) -> None:
+    with psycopg.connect(database, autocommit=True, options="-c lock_timeout=7s") as opened, opened.transaction():
         TableContracts().check(opened, WEATHER)
         assert opened.execute("SHOW lock_timeout").fetchone() == ("7s",)
 
 
 def test_a_partition_that_is_locked_is_not_waited_for(
-    admin: Connection, empty_database: str, contracts: TableContracts
+    admin: Connection, database: str, contracts: TableContracts
 ) -> None:
     change(admin, HASHED)
     checked(contracts, admin)
     contracts = TableContracts()
-    with _changing(empty_database, "LOCK TABLE p0 IN ACCESS EXCLUSIVE MODE"):
+    with _changing(database, "LOCK TABLE p0 IN ACCESS EXCLUSIVE MODE"):
         assert checked(contracts, admin) == PLAIN
 
 
 def test_a_change_that_commits_while_the_lock_is_waited_for_is_seen(
-    admin: Connection, empty_database: str, contracts: TableContracts
+    admin: Connection, database: str, contracts: TableContracts
 ) -> None:
     found: list[Fit] = []
-    with psycopg.connect(empty_database, autocommit=True, application_name="waits") as waiting:
+    with psycopg.connect(database, autocommit=True, application_name="waits") as waiting:
         assert checked(contracts, waiting) == PLAIN
 
         def check() -> None:
@@ -363,7 +364,7 @@ def test_a_change_that_commits_while_the_lock_is_waited_for_is_seen(
                 found.append(contracts.check(waiting, WEATHER))
 
         change(admin, "CREATE TABLE weather_before ()")
-        with _changing(empty_database, "ALTER TABLE weather ALTER COLUMN v1 TYPE bigint") as other:
+        with _changing(database, "ALTER TABLE weather ALTER COLUMN v1 TYPE bigint") as other:
             thread = threading.Thread(target=check)
             thread.start()
             waits = b"SELECT FROM pg_stat_activity WHERE application_name = 'waits' AND wait_event_type = 'Lock'"
@@ -375,11 +376,11 @@ def test_a_change_that_commits_while_the_lock_is_waited_for_is_seen(
 
 
 def test_nobody_changes_the_table_until_the_transaction_ends(
-    admin: Connection, empty_database: str, contracts: TableContracts
+    admin: Connection, database: str, contracts: TableContracts
 ) -> None:
     with admin.transaction():
         contracts.check(admin, WEATHER)
-        with psycopg.connect(empty_database, autocommit=True) as other:
+        with psycopg.connect(database, autocommit=True) as other:
             other.execute("SET lock_timeout = '50ms'")
             for statement in ("ALTER TABLE weather ALTER COLUMN v1 TYPE bigint", "DROP TABLE weather"):
                 with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -409,9 +410,9 @@ def test_a_table_that_did_not_change_is_not_described_again(
 
 
 def test_what_is_known_on_one_connection_is_not_on_another(
-    admin: Connection, empty_database: str, contracts: TableContracts
+    admin: Connection, database: str, contracts: TableContracts
 ) -> None:
-    with psycopg.connect(empty_database, autocommit=True) as other:
+    with psycopg.connect(database, autocommit=True) as other:
         assert checked(contracts, admin) == checked(contracts, other) == checked(TableContracts(), other)
 
 
@@ -433,8 +434,8 @@ def test_a_transaction_that_might_see_the_past_is_refused(admin: Connection, con
         checked(contracts, admin)
 
 
-async def test_a_server_describes_a_table_as_a_worker_does(admin: Connection, empty_database: str) -> None:
-    async with await psycopg.AsyncConnection.connect(empty_database) as server:
+async def test_a_server_describes_a_table_as_a_worker_does(admin: Connection, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as server:
         assert await describe_for_registration(server, WEATHER) == describe(admin, WEATHER)
         gone = replace(WEATHER, name="no_such_table")
         assert await describe_for_registration(server, gone) is describe(admin, gone) is None

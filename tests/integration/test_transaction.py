@@ -420,7 +420,7 @@ def test_an_atomic_job_is_applied_by_the_datasets_policy(
     values: list[float],
 ) -> None:
     dataset = replace(examples.readings(), conflict=policy)
-    monkeypatch.setattr("bulkgrpc.postgres.transaction.get_dataset", lambda *_: dataset)
+    monkeypatch.setattr("bulkgrpc.postgres.apply.get_dataset", lambda *_: dataset)
     at, later = b"\x0a\x02S1\x1a\x02\x08\x05", b"\x0a\x02S1\x1a\x02\x08\x06"
 
     def record(key: bytes, value: float) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.failures import Action
+from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.ports import (
     Applied,
     Assigned,
@@ -130,10 +130,16 @@ class FakeWriter:
     def __init__(self, *outcomes: Applied | Exception) -> None:
         self.outcomes = deque(outcomes)
         self.written: list[PreparedChunk] = []
+        self.blocked: list[tuple[str, BlockCause]] = []
+        self.parking: list[frozenset[str]] = []
         self.closed = 0
 
-    def write(self, prepared: PreparedChunk) -> Applied:
+    def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
+        self.blocked.append((dataset, cause))
+
+    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
         self.written.append(prepared)
+        self.parking.append(frozenset(blocked))
         outcome = self.outcomes.popleft()
         if isinstance(outcome, Exception):
             raise outcome
@@ -177,14 +183,14 @@ class FakeQueue:
         return prepared
 
     def time_out(self) -> None:
-        """Report the oldest chunk as too slow."""
-        self.results.append(Result(self.submitted.popleft(), NotApplied(Action.SPLIT_CHUNK)))
+        """Report that rows of the oldest chunk took too long and were parked."""
+        self.results.append(Result(self.submitted.popleft(), Applied({}, parked=1), too_slow=True))
 
     def deny(self, outcome: Outcome) -> None:
         """Report that the ledger does not accept the oldest chunk."""
         prepared = self.submitted.popleft()
         outcomes = {span.partition: outcome for span in prepared.chunk.spans}
-        self.results.append(Result(prepared, NotApplied(Action.REREAD_LEDGER, outcomes)))
+        self.results.append(Result(prepared, NotApplied(outcomes)))
 
 
 @dataclass

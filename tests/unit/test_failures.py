@@ -1,72 +1,145 @@
-"""The failure table, and the adapter that reports what psycopg raised."""
-
 from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg import errors
 
-from bulkgrpc.consume.assembly import Span
-from bulkgrpc.consume.failures import TIMEOUTS_MAX, Action, Failure, Where, action_for, action_for_not_next
-from bulkgrpc.model import Outcome, Ownership
-from bulkgrpc.postgres.worker_ports import failure_of
+from bulkgrpc.consume.failures import Consequence, Failure, Step, Where, classify, step_after
 
-RETRIED = (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError)
-KNOWN = sorted(
-    (error.sqlstate, error)
-    for error in vars(psycopg.errors).values()
-    if isinstance(error, type) and issubclass(error, psycopg.Error) and error.sqlstate
-)
-
-
-def action_of(error: psycopg.Error, where: Where = Where.STATEMENT, timeouts: int = 0) -> Action:
-    return action_for(failure_of(error, where), timeouts)
+CODES: dict[str, str] = {
+    cls.sqlstate: name
+    for name, cls in vars(errors).items()
+    if isinstance(cls, type) and issubclass(cls, psycopg.Error) and cls.sqlstate
+}
+FOREIGN = ("45000", "20000", "20001", "U0001", "ZZZZZ")
+"""SQLSTATEs that users' functions raise and PostgreSQL does not define."""
 
 
-@pytest.mark.parametrize(("sqlstate", "error"), KNOWN)
-def test_every_sqlstate_that_psycopg_takes_for_transient_is_retried_and_no_other(
-    sqlstate: str, error: type[psycopg.Error]
-) -> None:
-    expected = Action.RETRY_CONNECTION if issubclass(error, RETRIED) else Action.STOP_PROCESS
-    assert action_of(error("as the server says")) is expected
+def failure(where: Where, code: str, *, raised: bool = False, in_function: bool = False) -> Failure:
+    context = ""
+    if raised:
+        context = "PL/pgSQL function check_row() line 3 at RAISE\nCOPY weather, line 7"
+    elif in_function:
+        context = "PL/pgSQL function audit() line 3 at SQL statement\nCOPY weather, line 7"
+    return Failure(where, code, CODES.get(code, "OperationalError"), "text", context, "weather")
 
 
-@pytest.mark.parametrize("error", [*RETRIED, psycopg.errors.ConnectionTimeout, psycopg.errors.PipelineAborted])
-def test_an_error_without_a_sqlstate_is_one_of_the_connection(error: type[psycopg.Error]) -> None:
-    failure = failure_of(error("the connection is lost\n"), Where.STATEMENT)
-    assert failure == Failure("", error.__name__, Where.CONNECTION, "the connection is lost")
-    assert action_for(failure, 0) is Action.RETRY_CONNECTION
+def test_every_code_of_postgresql_has_a_consequence_wherever_it_comes_from() -> None:
+    assert len(CODES) > 250
+    for code in (*CODES, *FOREIGN, ""):
+        for where in Where:
+            assert classify(failure(where, code)) in Consequence
 
 
-@pytest.mark.parametrize("error", [psycopg.ProgrammingError, psycopg.DataError])
-def test_an_error_of_the_call_itself_stops_the_process(error: type[psycopg.Error]) -> None:
-    assert action_of(error("cannot adapt")) is Action.STOP_PROCESS
+def test_no_failure_of_a_table_a_batch_or_a_server_ends_the_process() -> None:
+    for code in (*CODES, *FOREIGN, ""):
+        for where in Where:
+            for raised in (False, True):
+                found = classify(failure(where, code, raised=raised, in_function=raised))
+                assert found is not Consequence.STOP_PROCESS, (code, where)
 
 
-def test_whatever_keeps_a_connection_from_opening_is_retried() -> None:
-    assert action_of(psycopg.errors.InvalidCatalogName("gone"), Where.CONNECTION) is Action.RETRY_CONNECTION
+@pytest.mark.parametrize("code", [*CODES, *FOREIGN])
+def test_an_error_that_a_function_raises_is_about_a_row_whatever_its_code(code: str) -> None:
+    assert classify(failure(Where.ROWS, code, raised=True, in_function=True)) is Consequence.REJECT_ROWS
 
 
-@pytest.mark.parametrize("error", [psycopg.errors.QueryCanceled, psycopg.errors.TransactionTimeout])
-def test_a_chunk_that_times_out_repeatedly_is_split(error: type[psycopg.Error]) -> None:
-    actions = [action_of(error("too long"), timeouts=timeouts) for timeouts in range(1, TIMEOUTS_MAX + 1)]
-    assert actions == [Action.RETRY_CONNECTION] * (TIMEOUTS_MAX - 1) + [Action.SPLIT_CHUNK]
+@pytest.mark.parametrize("code", ["42P01", "42703", "42883", "2F005", "54001", "22012", "39004", "0A000", "21000"])
+def test_an_error_inside_a_function_is_about_a_row(code: str) -> None:
+    assert classify(failure(Where.ROWS, code, in_function=True)) is Consequence.REJECT_ROWS
 
 
 @pytest.mark.parametrize(
-    ("outcome", "next_offset", "retried", "action"),
+    "code", ["22003", "22001", "23502", "23503", "23505", "23514", "23P01", "44000", "54000", "45000", "P0001"]
+)
+def test_a_value_or_a_constraint_is_about_a_row(code: str) -> None:
+    assert classify(failure(Where.ROWS, code)) is Consequence.REJECT_ROWS
+
+
+@pytest.mark.parametrize(
+    "code",
     [
-        (Outcome.REPLAY, 10, True, Action.COUNT_AS_APPLIED),
-        (Outcome.REPLAY, 10, False, Action.REREAD_LEDGER),
-        (Outcome.REPLAY, 11, True, Action.REREAD_LEDGER),
-        (Outcome.REPLAY, 9, True, Action.REREAD_LEDGER),
-        (Outcome.GAP, 10, True, Action.REREAD_LEDGER),
-        (Outcome.FENCED, 10, True, Action.REREAD_LEDGER),
+        "42P01",
+        "42703",
+        "42501",
+        "42804",
+        "428C9",
+        "42809",
+        "0A000",
+        "55000",
+        "55P03",
+        "53100",
+        "58030",
+        "XX002",
+        "XX000",
     ],
 )
-def test_a_chunk_counts_as_applied_only_if_an_earlier_attempt_may_have_committed_it(
-    outcome: Outcome, next_offset: int, retried: bool, action: Action
-) -> None:
-    spans = [Span(0, 5, 10, 1), Span(1, 5, 10, 1)]
-    outcomes = {0: Outcome.REPLAY, 1: outcome}
-    ledger = {0: Ownership(0, 10, 1), 1: Ownership(1, next_offset, 1)}
-    assert action_for_not_next(spans, outcomes, ledger, retried=retried) is action
+def test_a_table_that_cannot_be_written_blocks_its_dataset(code: str) -> None:
+    assert classify(failure(Where.ROWS, code)) is Consequence.BLOCK_DATASET
+
+
+@pytest.mark.parametrize("code", ["25006", "57P01", "57P03", "08006", "53300", "28P01", "3D000", "40001", "40P01"])
+@pytest.mark.parametrize("where", [Where.CONNECT, Where.LEDGER, Where.ROWS, Where.COMMIT])
+def test_a_server_that_is_unavailable_is_tried_again(code: str, where: Where) -> None:
+    assert classify(failure(where, code)) is Consequence.RETRY
+
+
+@pytest.mark.parametrize("code", ["57014", "25P04"])
+def test_rows_that_take_too_long_defer_their_job_and_a_busy_ledger_is_tried_again(code: str) -> None:
+    assert classify(failure(Where.ROWS, code)) is Consequence.DEFER_JOB
+    assert classify(failure(Where.LEDGER, code)) is Consequence.RETRY
+
+
+def test_a_deadlock_or_a_full_disk_inside_a_trigger_is_not_about_a_row() -> None:
+    assert classify(failure(Where.ROWS, "40P01", in_function=True)) is Consequence.RETRY
+    assert classify(failure(Where.ROWS, "53100", in_function=True)) is Consequence.BLOCK_DATASET
+    assert classify(failure(Where.ROWS, "57014", in_function=True)) is Consequence.DEFER_JOB
+
+
+@pytest.mark.parametrize("name", ["ValueError", "ArrowInvalid", "PanicException", "MemoryError", "ImportError"])
+def test_an_unknown_exception_while_rows_are_written_blocks_their_dataset_and_of_a_batch_its_job(name: str) -> None:
+    assert classify(Failure(Where.ROWS, "", name, "text", dataset="weather")) is Consequence.BLOCK_DATASET
+    assert classify(Failure(Where.DECODE, "", name, "text", dataset="weather")) is Consequence.DEFER_JOB
+
+
+def test_a_dataset_without_a_decoder_is_blocked_and_one_that_cannot_be_looked_up_is_tried_again() -> None:
+    assert classify(Failure(Where.DECODE, "", "DatasetNotFound", "text")) is Consequence.BLOCK_DATASET
+    assert classify(Failure(Where.DECODE, "", "StoreUnavailable", "text")) is Consequence.RETRY
+
+
+def test_accounting_that_does_not_hold_stops_the_partition() -> None:
+    assert classify(failure(Where.LEDGER, "23514")) is Consequence.STOP_PARTITION
+    assert classify(failure(Where.COMMIT, "23503")) is Consequence.STOP_PARTITION
+    assert classify(Failure(Where.LEDGER, "", "AssertionError", "text")) is Consequence.STOP_PARTITION
+
+
+def test_only_a_broken_build_stops_the_process() -> None:
+    assert classify(Failure(Where.LEDGER, "", "ModuleNotFoundError", "psycopg")) is Consequence.STOP_PROCESS
+    assert classify(Failure(Where.CONNECT, "", "OperationalError", "no route")) is Consequence.RETRY
+
+
+def test_steps_follow_from_the_consequence() -> None:
+    assert step_after(failure(Where.ROWS, "42P01"), 1) is Step.BLOCK
+    assert step_after(failure(Where.ROWS, "57014"), 1) is Step.ISOLATE
+    assert step_after(failure(Where.COMMIT, "23503"), 1) is Step.ISOLATE
+    assert step_after(failure(Where.LEDGER, "57014"), 9) is Step.RETRY
+    assert step_after(failure(Where.ROWS, "08006"), 9) is Step.RETRY
+
+
+def test_rows_that_conflict_again_and_again_are_written_apart_from_those_of_others() -> None:
+    conflict = failure(Where.ROWS, "40P01")
+    assert [step_after(conflict, attempts) for attempts in (1, 2, 3)] == [Step.RETRY, Step.RETRY, Step.ISOLATE]
+    assert step_after(failure(Where.LEDGER, "40P01"), 9) is Step.RETRY
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        "PL/pgSQL function f() line 3 at RAISE\nCOPY weather, line 2",
+        "PL/pgSQL-Funktion f() Zeile 3 bei RAISE",
+        "fonction PL/pgSQL f(), ligne 3 à RAISE",
+    ],
+)
+def test_a_raise_is_known_in_whatever_language_the_server_reports_it(context: str) -> None:
+    found = Failure(Where.ROWS, "57014", "QueryCanceled", "text", context, "weather")
+    assert classify(found) is Consequence.REJECT_ROWS

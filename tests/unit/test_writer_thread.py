@@ -7,21 +7,35 @@ from collections.abc import Callable
 
 import pytest
 
-from bulkgrpc.consume.assembly import Chunk, Span
+from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.failures import Action, Failure, Where
+from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, NotNext, WriteFailed
 from bulkgrpc.model import Outcome, Ownership
-from tests.support.worker_ports import FakeWriter
-from workers.writer import NotApplied, WriterThread
+from tests.support.worker_ports import FakeWriter, seal
+from workers.writer import NotApplied, Result, WriterThread
 
 WITHIN_S = 20.0
 CHUNK = PreparedChunk(Chunk((Span(0, 0, 5, 1),), (), 0), ())
-BROKEN = WriteFailed(Failure("", "OperationalError", Where.CONNECTION, "the connection is lost"))
-TIMED_OUT = WriteFailed(Failure("57014", "QueryCanceled", Where.STATEMENT, "statement timeout"))
-NO_TABLE = WriteFailed(Failure("42P01", "UndefinedTable", Where.STATEMENT, "relation does not exist"))
+BROKEN = WriteFailed(Failure(Where.CONNECT, "", "OperationalError", "the connection is lost"))
+TIMED_OUT = WriteFailed(Failure(Where.ROWS, "57014", "QueryCanceled", "statement timeout", dataset="weather"))
+NO_TABLE = WriteFailed(Failure(Where.ROWS, "42P01", "UndefinedTable", "relation does not exist", dataset="weather"))
 AT_ITS_END = NotNext({0: Outcome.REPLAY}, {0: Ownership(0, 5, 1)})
 FENCED = NotNext({0: Outcome.FENCED}, {0: Ownership(0, 0, 2)})
+
+
+def write_one(writer: FakeWriter, prepared: PreparedChunk = CHUNK) -> Result:
+    """Writes one chunk."""
+    thread = WriterThread(writer, threading.Event())
+    thread.start()
+    try:
+        thread.submit(prepared)
+        result = thread.result(WITHIN_S)
+        assert result is not None
+        return result
+    finally:
+        thread.stop(WITHIN_S)
+
 
 Outcomes = Callable[..., Applied | NotApplied]
 
@@ -57,20 +71,40 @@ def test_a_chunk_whose_commit_went_through_unanswered_counts_as_applied(outcome_
 
 
 def test_a_chunk_that_was_replayed_is_not_applied(outcome_of: Outcomes) -> None:
-    assert outcome_of(AT_ITS_END) == NotApplied(Action.REREAD_LEDGER, AT_ITS_END.outcomes)
+    assert outcome_of(AT_ITS_END) == NotApplied(AT_ITS_END.outcomes)
 
 
 def test_a_chunk_that_is_fenced_is_not_applied(outcome_of: Outcomes) -> None:
-    assert outcome_of(BROKEN, FENCED) == NotApplied(Action.REREAD_LEDGER, FENCED.outcomes)
+    assert outcome_of(BROKEN, FENCED) == NotApplied(FENCED.outcomes)
 
 
-def test_a_chunk_that_times_out_twice_is_split(outcome_of: Outcomes) -> None:
-    assert outcome_of(TIMED_OUT, BROKEN, TIMED_OUT) == NotApplied(Action.SPLIT_CHUNK)
+def test_a_dataset_whose_rows_take_too_long_is_isolated_and_the_chunk_is_written_without_it() -> None:
+    applied = Applied({}, parked=1)
+    writer = FakeWriter(TIMED_OUT, applied)
+    result = write_one(writer)
+    assert (result.outcome, result.too_slow) == (applied, True)
+    assert writer.blocked == [("weather", BlockCause.ISOLATING)]
 
 
-def test_any_other_failure_is_raised_in_the_poll_loop(outcome_of: Outcomes) -> None:
-    with pytest.raises(WriteFailed, match="relation does not exist"):
-        outcome_of(NO_TABLE)
+def test_a_dataset_whose_table_cannot_be_written_is_blocked_and_the_chunk_is_written_without_it() -> None:
+    applied = Applied({}, parked=1)
+    writer = FakeWriter(NO_TABLE, applied)
+    result = write_one(writer)
+    assert (result.outcome, result.too_slow) == (applied, False)
+    assert writer.blocked == [("weather", BlockCause.TABLE)]
+
+
+def test_a_failure_without_a_culprit_isolates_every_dataset_of_the_chunk() -> None:
+    item = Received(0, 0, seal(0, 0).message, b"")  # type: ignore[arg-type]
+    prepared = PreparedChunk(Chunk((Span(0, 0, 5, 1),), (item,), 0), ())
+    writer = FakeWriter(WriteFailed(Failure(Where.COMMIT, "23503", "ForeignKeyViolation", "text")), Applied({}))
+    write_one(writer, prepared)
+    assert writer.blocked == [("d", BlockCause.ISOLATING)]
+
+
+def test_a_broken_build_is_raised_in_the_poll_loop() -> None:
+    with pytest.raises(WriteFailed, match="psycopg"):
+        write_one(FakeWriter(WriteFailed(Failure(Where.LEDGER, "", "ModuleNotFoundError", "psycopg"))))
 
 
 def test_a_worker_that_stops_does_not_wait_for_an_unavailable_store() -> None:
@@ -81,5 +115,5 @@ def test_a_worker_that_stops_does_not_wait_for_an_unavailable_store() -> None:
     thread.submit(CHUNK)
     result = thread.result(WITHIN_S)
     assert result is not None
-    assert result.outcome == NotApplied(Action.REREAD_LEDGER)
+    assert result.outcome == NotApplied()
     thread.stop(WITHIN_S)

@@ -1,7 +1,8 @@
 -- name: create_isolate
 -- Creates the function that writes the staged rows span by span. Its variables have a prefix: columns have any name.
 CREATE OR REPLACE FUNCTION {function} (
-  bulkgrpc_row_classes text[], bulkgrpc_server_classes text[], bulkgrpc_in_function text, bulkgrpc_at_raise text,
+  bulkgrpc_row_classes text[], bulkgrpc_server_classes text[], bulkgrpc_known_classes text[],
+  bulkgrpc_in_function text, bulkgrpc_at_raise text, bulkgrpc_own_statement text,
   OUT bulkgrpc_refused bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea, OUT bulkgrpc_left bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off AS {body}
 
@@ -46,8 +47,11 @@ BEGIN
     EXCEPTION WHEN OTHERS OR QUERY_CANCELED OR ASSERT_FAILURE THEN
       GET STACKED DIAGNOSTICS bulkgrpc_message = MESSAGE_TEXT, bulkgrpc_context = PG_EXCEPTION_CONTEXT,
                               bulkgrpc_constraint = CONSTRAINT_NAME;
+      -- Without the lines of this function and of its own statement, which arise in no function of the table.
+      bulkgrpc_context := regexp_replace(split_part(bulkgrpc_context, bulkgrpc_own_statement, 1), '[^\n]*$', '');
       -- As `is_row_error` decides.
-      IF NOT (left(SQLSTATE, 2) = ANY (bulkgrpc_row_classes) OR bulkgrpc_context ~ bulkgrpc_at_raise
+      IF NOT (left(SQLSTATE, 2) = ANY (bulkgrpc_row_classes) OR left(SQLSTATE, 2) <> ALL (bulkgrpc_known_classes)
+              OR bulkgrpc_context ~ bulkgrpc_at_raise
               OR (left(SQLSTATE, 2) <> ALL (bulkgrpc_server_classes) AND bulkgrpc_context ~ bulkgrpc_in_function)) THEN
         RAISE;
       END IF;
@@ -77,4 +81,5 @@ END
 -- name: call_isolate
 -- Calls it.
 SELECT bulkgrpc_refused, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
-FROM {function} (%(row_classes)s::text[], %(server_classes)s::text[], %(in_function)s::text, %(at_raise)s::text)
+FROM {function} (%(row_classes)s::text[], %(server_classes)s::text[], %(known_classes)s::text[],
+                 %(in_function)s::text, %(at_raise)s::text, %(own_statement)s::text)

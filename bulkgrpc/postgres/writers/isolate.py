@@ -18,11 +18,13 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, row_errors, staging, update
+from bulkgrpc.postgres.writers import reject, staging, update
 from bulkgrpc.postgres.writers.constraints import broken_constraints
+from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Writer, Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
@@ -53,7 +55,7 @@ def _write_good(connection: Connection, writers: Sequence[Writer], rows: Rows, j
         try:
             return in_savepoint(connection, functools.partial(writer, connection, rows, job))
         except psycopg.Error as error:
-            if not row_errors.is_about_a_row(error):
+            if not is_about_a_row(error):
                 raise
     return _write_by_spans(connection, rows, job)
 
@@ -81,10 +83,12 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     create = sql.SQL(_SQL["create_isolate"].decode())
     connection.execute(create.format(function=name, body=sql.Literal(body)))
     values = {
-        "row_classes": list(row_errors.ROW_CLASSES),
-        "server_classes": list(row_errors.SERVER_CLASSES),
-        "in_function": row_errors.IN_FUNCTION,
-        "at_raise": row_errors.AT_RAISE,
+        "row_classes": list(failures.ROW_CLASSES),
+        "server_classes": list(failures.SERVER_CLASSES),
+        "known_classes": sorted(failures.POSTGRES_CLASSES),
+        "in_function": failures.IN_FUNCTION,
+        "at_raise": failures.AT_RAISE,
+        "own_statement": sql.SQL("INSERT INTO {table} ({columns})").format(**clauses).as_string(connection),
     }
     call = sql.SQL(_SQL["call_isolate"].decode()).format(function=name)
     row = connection.cursor(binary=True).execute(call, values).fetchone()

@@ -114,7 +114,7 @@ def _qualified(alias: str, names: Sequence[str]) -> sql.Composed:
 
 def _name(dataset: Dataset, columns: Sequence[Column]) -> sql.Identifier:
     # The name of the dataset may have all of the 63 characters: the staging table's is a hash of it.
-    what = "/".join([dataset.name, f"{dataset.version}", *(column.name for column in columns)])
+    what = "/".join([dataset.name, f"{dataset.version}", *(f"{column.name} {column.type}" for column in columns)])
     return sql.Identifier("pg_temp", f"bulkgrpc_{hashlib.sha256(what.encode()).hexdigest()[:24]}")
 
 

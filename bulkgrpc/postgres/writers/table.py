@@ -5,19 +5,23 @@ Of a dataset that remembers its records only the new ones are written at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import psycopg
 
+from bulkgrpc.datasets.conversions import convert, unfit_rows
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, update
 from bulkgrpc.postgres.writers.remember import RememberingWriter
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Writer, Written
-from bulkgrpc.rejections import Integers
+from bulkgrpc.rejections import Integers, RejectionBuilder, RejectionCode
 
 STAGED_CHUNKS = 16
 """Chunks of a dataset that are written by its policy after a conflict, before direct COPY is tried again."""
@@ -29,16 +33,45 @@ BY_POLICY: dict[str, Writer] = {"ignore": ignore.write, "update": update.write, 
 class TableWriter:
     """Writes rows as their dataset's policy says. Keeps which datasets had conflicts in their last chunks."""
 
+    contracts: TableContracts = field(default_factory=TableContracts)
     _staged_left: dict[str, int] = field(default_factory=dict)
     _remembering: RememberingWriter = field(default_factory=RememberingWriter)
 
     def write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
         """Write rows in the caller's transaction; a row that the table refuses is rejected, the others are written.
 
-        Raises psycopg.Error if PostgreSQL fails for another reason than a row (`row_errors`); the caller rolls back.
+        The table is locked and checked first. Raises TableMisfit if it cannot take the dataset's rows, psycopg.Error if
+        PostgreSQL fails for another reason than a row (`failures.is_row_error`); the caller rolls back.
         """
         if rows.table.num_rows == 0:
             return Written(np.zeros(int(job.max(initial=0)) + 1, np.int32))
+        fit = self.check(connection, rows.dataset)
+        if not fit.conversions:
+            return self._write_fitting(connection, rows, job)
+        found = RejectionBuilder(len(job))
+        for unfit in unfit_rows(rows.table, fit.conversions):
+            found.add(unfit.rows, RejectionCode.REFUSED_BY_TABLE, unfit.column.field or unfit.column.name, unfit.reason)
+        rows = _converted(rows, fit)
+        if not len(found):
+            return self._write_fitting(connection, rows, job)
+        good = ~found.rejected
+        done = (
+            self._write_fitting(connection, rows.keep(good), job[good])
+            if good.any()
+            else Written(np.zeros(1, np.int32))
+        )
+        found.add_rows(done.rejected.moved(np.flatnonzero(good)))
+        return Written(done.written, found.build())
+
+    def check(self, connection: Connection, dataset: Dataset) -> Fit:
+        """Lock and check a dataset's table; make its constraints immediate. Raises what `TableContracts.check` does."""
+        fit = self.contracts.check(connection, dataset)
+        if fit.deferrable:
+            # An error at COMMIT would be about no row: let it come with the row.
+            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        return fit
+
+    def _write_fitting(self, connection: Connection, rows: Rows, job: Integers) -> Written:
         if rows.hashes is None:
             return self._write(connection, rows, job)
         return self._remembering.write(connection, rows, job, self._write)
@@ -58,3 +91,9 @@ class TableWriter:
             if not is_about_a_row(error):
                 raise
         return isolate.write(connection, (direct.write, by_policy), rows, job)
+
+
+def _converted(rows: Rows, fit: Fit) -> Rows:
+    """Return rows with the values and types of the table's columns, where these differ from the dataset's."""
+    columns = tuple(replace(column, type=kind) for column, kind in zip(rows.dataset.columns, fit.types, strict=True))
+    return replace(rows, dataset=replace(rows.dataset, columns=columns), table=convert(rows.table, fit.conversions))

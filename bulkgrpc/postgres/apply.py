@@ -1,0 +1,277 @@
+"""Applies messages in the caller's transaction: rows, rejections, lanes, counts, job ends.
+
+Chunks of the main path and slices of parked messages are applied by the same code.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import psycopg
+
+from bulkgrpc import faults
+from bulkgrpc.consume.assembly import Received, jobs_of
+from bulkgrpc.consume.decode import Group
+from bulkgrpc.consume.deferral import Deferrals, DeferralView, plan_chunk
+from bulkgrpc.consume.failures import is_row_error
+from bulkgrpc.consume.job_delta import JobDelta, failure, why_rejected
+from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan
+from bulkgrpc.consume.report import report
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind
+from bulkgrpc.postgres import dedupe, ledger, multi_lane_jobs, rejections, staged
+from bulkgrpc.postgres.catalog import get_dataset
+from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.ledger import JobRow
+from bulkgrpc.postgres.writers.savepoint import in_savepoint
+from bulkgrpc.postgres.writers.table import TableWriter
+from bulkgrpc.rejections import Integers, Rejections
+
+
+class RowsFailed(Exception):
+    """The rows of one dataset were not written, and not because of some of them. `__cause__` says why."""
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
+        self.dataset = dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Messages to apply. groups: their rows by dataset version. deferrals: why some of them are parked instead."""
+
+    items: Sequence[Received]
+    groups: Sequence[Group]
+    deferrals: Deferrals
+    view: DeferralView
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What was done for each job, and the seconds that the rows took."""
+
+    counts: Mapping[JobKey, JobCounts]
+    rows_s: float
+
+
+def apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
+    """Apply messages; those that are deferred only get their jobs' rows.
+
+    Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error. The caller rolls back then.
+    """
+    items = work.items
+    jobs = _lock_jobs(connection, work)
+    ledger_view = ledger.view(connection, items, jobs)
+    plan = plan_chunk(items, work.deferrals, work.view, ledger_view, datetime.now(UTC))
+    applied = _Applied(items, plan, jobs, {job: JobDelta() for job in jobs_of(items)})
+    rows_begun_s = time.perf_counter()
+    for group in work.groups:
+        with _of_dataset(group.rows.dataset.name):
+            _write_group(connection, group, applied, writer)
+    rows_s = time.perf_counter() - rows_begun_s
+    faults.reach("after_rows")
+    for index in range(len(items)):
+        _count(index, applied)
+    locked = multi_lane_jobs.lock(connection, jobs, ledger_view, plan)
+    planned = {
+        i.message.spec.key: i.message.spec for i, f in zip(items, plan.fates, strict=True) if f is not Fate.DEFERRED
+    }
+    for spec in planned.values():
+        applied.deltas[spec.key].unsealed = spec.key.job_id in locked.unsealed
+        if spec.key.job_id in jobs:
+            with _of_dataset(spec.dataset):
+                _decide(connection, spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view, writer)
+    with connection.pipeline():
+        _conclude(connection, applied, locked.jobs)
+    _report(connection, applied)
+    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s)
+
+
+@contextmanager
+def _of_dataset(name: str) -> Iterator[None]:
+    """Raise RowsFailed for whatever fails inside."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # A panic of native code is an exception that is no Exception.
+        raise RowsFailed(name) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """A chunk's messages, what becomes of each, their jobs' rows, what was done for each job, and what was rejected.
+
+    rejections: by index into `items`.
+    """
+
+    items: Sequence[Received]
+    plan: LanePlan
+    jobs: Mapping[uuid.UUID, JobRow]
+    deltas: Mapping[JobKey, JobDelta]
+    rejections: list[Rejections] = field(default_factory=list)
+
+    def reject(self, found: Rejections) -> None:
+        """Reject records, and count them for their jobs."""
+        if not len(found):
+            return
+        self.rejections.append(found)
+        for index, count in enumerate(np.bincount(found.payload).tolist()):
+            if count:
+                self.deltas[self.items[index].message.spec.key].rejected += count
+
+
+def _lock_jobs(connection: Connection, work: Work) -> dict[uuid.UUID, JobRow]:
+    """Return the rows of the jobs of messages that are not deferred; first insert the rows of jobs that begin.
+
+    Those of deferred messages are inserted too, so that the jobs are found; not locked: a drain may have them.
+    """
+    direct = [item for item, reason in zip(work.items, work.deferrals, strict=True) if reason is None]
+    keys = jobs_of(direct)
+    jobs = ledger.lock_jobs(connection, keys)
+    begun = [item for item in work.items if item.message.opens and item.message.spec.key.job_id not in jobs]
+    # Sorted, as in every worker: the lanes of a job may begin at several workers.
+    for item in sorted(begun, key=lambda item: item.message.spec.key.job_id):
+        ledger.open_job(connection, item)
+    return ledger.lock_jobs(connection, keys) if begun and keys else jobs
+
+
+def _write_group(connection: Connection, group: Group, applied: _Applied, writer: TableWriter) -> None:
+    """Write the rows of a group's batches that apply: into the table, or, for atomic jobs, into the staged rows."""
+    indices = np.array(group.items, np.int32)
+    items = [applied.items[index] for index in group.items]
+    applies = applied.plan.mask(Fate.APPLY)[indices]
+    rows = [applied.jobs.get(item.message.spec.key.job_id) for item in items]
+    atomic = np.array([row is not None and row.atomic for row in rows], np.bool_)
+    for chosen, stages in ((applies & ~atomic, False), (applies & atomic, True)):
+        if not chosen.any():
+            continue
+        kept = group.rows if chosen.all() else group.rows.of_payloads(chosen)
+        applied.reject(kept.rejections.renumbered(indices))
+        if stages:
+            staged.copy(connection, kept, [(item.message.spec.key.job_id, item.message.sequence) for item in items])
+        else:
+            _write_rows(connection, kept, indices, applied, writer)
+
+
+def _write_rows(connection: Connection, rows: Rows, indices: Integers, applied: _Applied, writer: TableWriter) -> None:
+    """Write rows into their table and count them for their jobs. indices: of each payload, its index in the chunk."""
+    items = [applied.items[index] for index in indices.tolist()]
+    keys = jobs_of(items)
+    number = {job: position for position, job in enumerate(keys)}
+    job_of_payload = np.array([number[item.message.spec.key] for item in items], np.int32)
+    outcome = writer.write(connection, rows, job_of_payload[rows.payload])
+    for job, count in zip(keys, outcome.written.tolist(), strict=False):
+        applied.deltas[job].written += count
+    applied.reject(outcome.rejected.at(rows.payload, rows.record_index).renumbered(indices))
+
+
+def _count(index: int, applied: _Applied) -> None:
+    """Count a message for its job. A batch that may have been acknowledged and is not written is rejected whole."""
+    message, fate = applied.items[index].message, applied.plan.fates[index]
+    delta = applied.deltas[message.spec.key]
+    if fate in (Fate.KNOWN, Fate.DEFERRED):
+        return
+    if message.kind is Kind.SEAL:
+        delta.sealed_at = message.sent_at
+        return
+    delta.accepted += message.records
+    if fate is Fate.DISCARD:
+        delta.expired += message.records
+    elif fate is not Fate.APPLY:
+        applied.reject(Rejections.of_payload(index, message.records, *why_rejected(message, fate)))
+
+
+def _decide(
+    connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, view: DeferralView, writer: TableWriter
+) -> None:
+    """Decide whether a job fails here; apply the staged rows of an atomic job, or expire them, if it ends."""
+    if row.state.ended:
+        return
+    counts = row.counts + delta.counts
+    delta.failure = failure(row.atomic, row.rejections_max, counts.rejected, counts.expired)
+    if not row.atomic:
+        delta.count_duplicates()
+        return
+    if not delta.failure and delta.ends_at and spec.dataset in view.discarding_datasets:
+        delta.failure = f"the job is atomic and an operator discards what is parked of dataset {spec.dataset}"
+    if delta.failure or delta.ends_at:
+        # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
+        written = 0 if delta.failure else _apply_staged(connection, spec, row, delta, writer)
+        delta.end_staging(row.staged, written)
+
+
+def _apply_staged(connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, writer: TableWriter) -> int:
+    """Move an atomic job's staged rows into its table and return how many were written; or set why the job fails."""
+    if not delta.staged_after(row.staged):
+        return 0
+    # The row's version: the seal may have arrived on a stream with another.
+    dataset = get_dataset(connection, spec.dataset, row.dataset_version)
+    if dataset is None:
+        delta.failure = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
+        return 0
+    try:
+        with connection.transaction():
+            fit = writer.check(connection, dataset)
+            # As long as it takes: the limits are those of a chunk. A broken connection still rolls back.
+            connection.execute("SET LOCAL statement_timeout = 0")
+            connection.execute("SET LOCAL transaction_timeout = 0")
+            if (over := staged.count_over(dataset, fit)) is not None:
+                unfit = connection.execute(over, {"job_id": spec.key.job_id}).fetchone()
+                if unfit is not None and unfit[0]:
+                    delta.failure = f"the job is atomic and {unfit[0]} of its records have texts that the table cuts"
+                    return 0
+            waiting = delta.staged_after(row.staged) - _delete_known(connection, dataset, spec)
+            apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
+            written = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount)
+            left = waiting - written
+            if dataset.conflict == "reject" and left:
+                delta.failure = f"the job is atomic and {left} of its keys are in the table already, or occur twice"
+                raise psycopg.Rollback
+            # Under `update` a record that a later one replaces counts as written, as in every writer.
+            return waiting if dataset.conflict == "update" else written
+    except psycopg.Error as error:
+        if not is_row_error(error.sqlstate, error.diag.context):
+            raise
+        delta.failure = f"the table refuses the job: {error.diag.message_primary or error}"
+    return 0
+
+
+def _delete_known(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:
+    """Delete the staged rows whose records are known, remember the others, and return how many were deleted."""
+    if not dataset.dedupe_window_s:
+        return 0
+    generations = dedupe.lock(connection, dataset.name)
+    values = {"job_id": spec.key.job_id, "now": generations.now, "since": generations.since}
+    return connection.execute(staged.delete_known(dataset, generations), values).rowcount
+
+
+def _conclude(connection: Connection, applied: _Applied, locked: Mapping[uuid.UUID, JobRow]) -> None:
+    """Write lanes, digests and counts. locked: the jobs' rows, which no other worker changes now."""
+    taken = [
+        item.message
+        for item, fate in zip(applied.items, applied.plan.fates, strict=True)
+        if item.message.kind is Kind.BATCH and fate in TAKEN
+    ]
+    if applied.plan.lanes:
+        ledger.advance_lanes(connection, applied.plan.lanes, applied.jobs)
+    if taken:
+        ledger.add_batches(connection, taken, applied.jobs)
+    deltas = {job: delta for job, delta in applied.deltas.items() if not delta.is_empty}
+    if deltas:
+        ledger.add_counts(connection, deltas, locked)
+
+
+def _report(connection: Connection, applied: _Applied) -> None:
+    found = Rejections.concat(applied.rejections)
+    if len(found):
+        create_days = {job_id: row.create_day for job_id, row in applied.jobs.items()}
+        rejections.add(connection, report(applied.items, found, create_days))

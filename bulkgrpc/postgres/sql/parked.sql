@@ -1,0 +1,153 @@
+-- name: view
+-- What decides whether messages are parked: their blocked datasets and jobs, and those of their queues that have parked
+-- messages. Isolation is a block for the main path only, and ends by itself.
+SELECT 'dataset', b.dataset, '', b.discarding, 0
+FROM bulk.blocked_datasets b
+WHERE b.dataset = ANY (%(datasets)s::text[])
+  AND (b.cause <> 'isolating' OR (%(main_path)s AND b.next_trial_time > clock_timestamp()))
+UNION ALL
+SELECT 'job', b.job_id::text, '', false, 0
+FROM bulk.blocked_jobs b
+WHERE b.job_id = ANY (%(job_ids)s::uuid[])
+UNION ALL
+SELECT 'queue', q.tenant, q.dataset, false, q.partition
+FROM unnest(%(partitions)s::integer[], %(tenants)s::text[], %(queue_datasets)s::text[]) AS q (partition, tenant, dataset)
+WHERE EXISTS (
+  SELECT FROM bulk.parked p
+  WHERE p.topic = %(topic)s AND p.partition = q.partition AND p.tenant = q.tenant AND p.dataset = q.dataset
+)
+
+-- name: park
+-- Keep messages as they came.
+INSERT INTO bulk.parked (topic, partition, message_offset, tenant, dataset, job_id, records, headers, payload)
+SELECT %(topic)s, p.*
+FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint[], %(tenants)s::text[], %(datasets)s::text[],
+            %(job_ids)s::uuid[], %(records)s::integer[], %(headers)s::jsonb[], %(payloads)s::bytea[])
+  AS p (partition, message_offset, tenant, dataset, job_id, records, headers, payload)
+
+-- name: block_dataset
+-- Block a dataset, or change why it is blocked. A pause stays one; isolation that follows isolation lasts longer.
+INSERT INTO bulk.blocked_datasets AS b (dataset, cause, sqlstate, reason, next_trial_time)
+VALUES (%(dataset)s, %(cause)s, %(sqlstate)s, %(reason)s, clock_timestamp() + interval '1 second')
+ON CONFLICT (dataset) DO UPDATE
+SET cause = excluded.cause, sqlstate = excluded.sqlstate, reason = excluded.reason,
+    trials = CASE WHEN b.cause <> excluded.cause THEN 0 WHEN b.cause = 'isolating' THEN b.trials + 1 ELSE b.trials END,
+    next_trial_time = CASE
+      WHEN b.cause <> excluded.cause THEN excluded.next_trial_time
+      WHEN b.cause = 'isolating'
+      THEN clock_timestamp() + make_interval(secs => least(power(2, least(b.trials + 1, 20)), %(trial_s_max)s))
+      ELSE b.next_trial_time
+    END
+WHERE b.cause <> 'paused'
+
+-- name: block_job
+-- Defer a job as a whole, until its next trial.
+INSERT INTO bulk.blocked_jobs AS b (job_id, sqlstate, reason, next_trial_time)
+VALUES (%(job_id)s, %(sqlstate)s, %(reason)s, clock_timestamp() + interval '5 seconds')
+ON CONFLICT (job_id) DO UPDATE
+SET sqlstate = excluded.sqlstate, reason = excluded.reason, trials = b.trials + 1,
+    next_trial_time = clock_timestamp() + make_interval(secs => least(5 * power(2, least(b.trials + 1, 20)), %(trial_s_max)s))
+
+-- name: queues
+-- The queues with parked messages, except those of datasets that are blocked; isolation is no block for a drain. A skip
+-- scan: one index look-up per queue, however many messages are parked.
+WITH RECURSIVE queues (partition, tenant, dataset) AS (
+  (SELECT partition, tenant, dataset FROM bulk.parked
+   WHERE topic = %(topic)s
+   ORDER BY partition, tenant, dataset LIMIT 1)
+  UNION ALL
+  SELECT n.partition, n.tenant, n.dataset
+  FROM queues q CROSS JOIN LATERAL (
+    SELECT p.partition, p.tenant, p.dataset FROM bulk.parked p
+    WHERE p.topic = %(topic)s AND (p.partition, p.tenant, p.dataset) > (q.partition, q.tenant, q.dataset)
+    ORDER BY p.partition, p.tenant, p.dataset LIMIT 1
+  ) n
+)
+SELECT q.partition, q.tenant, q.dataset
+FROM queues q LEFT JOIN bulk.blocked_datasets b USING (dataset)
+WHERE b.dataset IS NULL OR b.discarding OR b.cause = 'isolating'
+
+-- name: queue_of_dataset
+-- A queue of a dataset with a message that may be tried.
+SELECT p.partition, p.tenant, p.dataset
+FROM bulk.parked p
+WHERE p.topic = %(topic)s AND p.dataset = %(dataset)s
+  AND NOT EXISTS (SELECT FROM bulk.blocked_jobs j WHERE j.job_id = p.job_id)
+LIMIT 1
+
+-- name: select_slice
+-- The first messages of a queue that may be applied, in the order of their offsets, bounded by messages, records and
+-- bytes; the first in any case.
+WITH heads AS (
+  SELECT p.message_offset, p.records, octet_length(p.payload) AS payload_bytes
+  FROM bulk.parked p
+  WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.tenant = %(tenant)s AND p.dataset = %(dataset)s
+    AND (NOT EXISTS (SELECT FROM bulk.blocked_jobs j WHERE j.job_id = p.job_id)
+         OR EXISTS (SELECT FROM bulk.blocked_datasets b WHERE b.dataset = p.dataset AND b.discarding))
+  ORDER BY p.message_offset
+  LIMIT %(messages_max)s
+), bounded AS (
+  SELECT message_offset,
+         sum(records) OVER w - records AS records_before, sum(payload_bytes) OVER w - payload_bytes AS bytes_before
+  FROM heads WINDOW w AS (ORDER BY message_offset)
+)
+SELECT p.message_offset, p.headers, p.payload
+FROM bounded b
+JOIN bulk.parked p ON p.topic = %(topic)s AND p.partition = %(partition)s AND p.message_offset = b.message_offset
+WHERE b.records_before < %(records_max)s AND b.bytes_before < %(bytes_max)s
+ORDER BY p.message_offset
+
+-- name: has_others
+-- Whether a queue has other messages than these.
+SELECT EXISTS (
+  SELECT FROM bulk.parked p
+  WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.tenant = %(tenant)s AND p.dataset = %(dataset)s
+    AND p.message_offset <> ALL (%(offsets)s::bigint[])
+)
+
+-- name: lock_queue
+-- One transaction at a time applies messages of a queue.
+SELECT pg_try_advisory_xact_lock(
+  hashtextextended(concat_ws('/', 'bulkgrpc drain', %(topic)s::text, %(partition)s::text, %(tenant)s::text, %(dataset)s::text), 0)
+)
+
+-- name: lock_slice
+-- Lock messages of a queue, in the order of their offsets.
+SELECT p.message_offset
+FROM bulk.parked p
+WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.message_offset = ANY (%(offsets)s::bigint[])
+ORDER BY p.message_offset
+FOR UPDATE
+
+-- name: lock_offset
+-- Keep the main path of the partition away: after this transaction it finds the queue empty, and applies directly.
+SELECT FROM bulk.offsets WHERE topic = %(topic)s AND partition = %(partition)s FOR UPDATE
+
+-- name: delete
+-- Forget messages that are applied in this transaction.
+DELETE FROM bulk.parked
+WHERE topic = %(topic)s AND partition = %(partition)s AND message_offset = ANY (%(offsets)s::bigint[])
+
+-- name: claim_trial
+-- A blocked dataset whose trial is due: one worker claims it, and the next trial is later.
+UPDATE bulk.blocked_datasets b
+SET trials = trials + 1,
+    next_trial_time = clock_timestamp() + make_interval(secs => least(power(2, least(trials, 20)), %(trial_s_max)s))
+WHERE dataset = (SELECT dataset FROM bulk.blocked_datasets
+                 WHERE cause = 'table' AND next_trial_time <= clock_timestamp()
+                 ORDER BY next_trial_time LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING dataset
+
+-- name: unblock_dataset
+-- A dataset can be written again. A pause stays one.
+DELETE FROM bulk.blocked_datasets WHERE dataset = %(dataset)s AND cause <> 'paused'
+
+-- name: end_isolation
+-- Isolation that is over for a while is forgotten.
+DELETE FROM bulk.blocked_datasets
+WHERE cause = 'isolating' AND next_trial_time < clock_timestamp() - interval '1 minute'
+RETURNING dataset
+
+-- name: unblock_jobs
+-- Jobs whose trial is due may be applied again.
+DELETE FROM bulk.blocked_jobs WHERE next_trial_time <= clock_timestamp()

@@ -1,0 +1,160 @@
+"""Blocked datasets and jobs: parked beside the main path, applied once their tables take them again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bulkgrpc import limits
+from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.decode import PreparedChunk, prepare
+from bulkgrpc.consume.ports import Applied
+from bulkgrpc.kafka.message import from_headers, to_headers
+from bulkgrpc.model import JobState, Message
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetRegistry, PostgresParkedMessages
+from tests.integration.test_transaction import TOPIC, batch, job_row, seal
+from tests.support import examples
+from tests.support.database import Connection, count, register
+from workers.drain import DrainThread
+from workers.writer import NotApplied, WriterThread
+
+
+class Worker:
+    """The writing thread and the drain of a worker, run by the test."""
+
+    def __init__(self, postgres: str, connection: Connection) -> None:
+        self.connection = connection
+        self.registry = PostgresDatasetRegistry(postgres)
+        self.thread = WriterThread(PostgresChunkWriter(postgres, TOPIC), threading.Event())
+        self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, from_headers)
+        self.drain = DrainThread(self.parked, threading.Event())
+        self.next_offset = 0
+        self.epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+        self.thread.start()
+
+    def write(self, *messages: tuple[Message, bytes]) -> Applied | NotApplied:
+        self.thread.submit(self._prepared(messages))
+        result = self.thread.result(30)
+        assert result is not None
+        return result.outcome
+
+    def settle(self) -> None:
+        """Drain until nothing more happens, every trial being due at once."""
+        for _ in range(200):
+            self.connection.execute("UPDATE bulk.blocked_datasets SET next_trial_time = 'epoch' WHERE cause = 'table'")
+            before = self._state()
+            self.drain.round()
+            if self._state() == before:
+                return
+        raise AssertionError("the drain does not settle")
+
+    def _state(self) -> object:
+        return (
+            count(self.connection, "bulk.parked"),
+            self.connection.execute("SELECT dataset, cause, reason FROM bulk.blocked_datasets ORDER BY 1").fetchall(),
+            count(self.connection, "bulk.blocked_jobs"),
+            dict(self.drain._slices),
+        )
+
+    def _prepared(self, messages: tuple[tuple[Message, bytes], ...]) -> PreparedChunk:
+        start = self.next_offset
+        self.next_offset += len(messages)
+        items = tuple(Received(0, start + n, m, payload, _headers(m)) for n, (m, payload) in enumerate(messages))
+        rows = sum(m.records for m, _ in messages)
+        return prepare(Chunk((Span(0, start, self.next_offset, self.epoch),), items, rows), self.registry.codec)
+
+
+@pytest.fixture
+def worker(database: str, connection: Connection) -> Iterator[Worker]:
+    register(connection, examples.readings())
+    worker = Worker(database, connection)
+    yield worker
+    worker.thread.stop(10)
+    worker.parked.close()
+
+
+def _headers(message: Message) -> list[tuple[str, bytes]]:
+    return [(name, value) for name, value in to_headers(message) if isinstance(value, bytes)]
+
+
+def blocked(connection: Connection) -> list[tuple[object, ...]]:
+    return connection.execute("SELECT dataset, cause, sqlstate, reason FROM bulk.blocked_datasets").fetchall()
+
+
+def test_a_renamed_column_parks_the_dataset_and_its_repair_applies_what_was_parked(
+    connection: Connection, worker: Worker
+) -> None:
+    connection.execute("ALTER TABLE sensor_readings RENAME COLUMN value TO reading")
+    outcome = worker.write(batch(0, 0, 100), batch(1, 100, 100), seal(2))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 3
+    assert count(connection, "sensor_readings") == 0
+    ((dataset, cause, _, reason),) = blocked(connection)
+    assert (dataset, cause) == ("sensor_readings", "table")
+    assert "value" in str(reason)
+    worker.settle()
+    assert count(connection, "bulk.parked") == 3
+    assert job_row(connection) == (JobState.OPEN, 0, 0, 0, 0, 0)
+
+    connection.execute("ALTER TABLE sensor_readings RENAME COLUMN reading TO value")
+    worker.settle()
+    assert blocked(connection) == []
+    assert count(connection, "bulk.parked") == 0
+    assert count(connection, "sensor_readings") == 200
+    assert job_row(connection) == (JobState.SUCCEEDED, 200, 200, 0, 0, 0)
+
+
+def test_what_follows_parked_messages_is_parked_behind_them_and_applied_in_order(
+    connection: Connection, worker: Worker
+) -> None:
+    connection.execute("ALTER TABLE sensor_readings RENAME TO elsewhere")
+    worker.write(batch(0, 0, 10))
+    connection.execute("ALTER TABLE elsewhere RENAME TO sensor_readings")
+    connection.execute("DELETE FROM bulk.blocked_datasets")
+    outcome = worker.write(batch(1, 10, 10), seal(2), batch(0, 100, 10, job="later"))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 3
+    worker.settle()
+    assert count(connection, "sensor_readings") == 30
+    assert job_row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0)
+    outcome = worker.write(batch(1, 110, 10, job="later"))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 0
+    assert count(connection, "sensor_readings") == 40
+
+
+def test_a_batch_that_was_parked_twice_is_applied_once(connection: Connection, worker: Worker) -> None:
+    connection.execute("ALTER TABLE sensor_readings RENAME TO elsewhere")
+    worker.write(batch(0, 0, 10), batch(0, 0, 10), batch(1, 10, 10))
+    connection.execute("ALTER TABLE elsewhere RENAME TO sensor_readings")
+    worker.settle()
+    assert count(connection, "sensor_readings") == 20
+    assert job_row(connection)[:4] == (JobState.OPEN, 20, 20, 0)
+
+
+SLEEPING = """
+CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF new.value < 5 THEN PERFORM pg_sleep(30); END IF; RETURN new; END $$;
+CREATE TRIGGER sleep BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION sleep();
+"""
+
+
+def test_a_batch_that_takes_too_long_blocks_its_job_and_no_other(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_S", 0.8)
+    register(connection, examples.readings())
+    connection.execute(SLEEPING)
+    worker = Worker(database, connection)
+    worker.write(batch(0, 0, 10, job="poison"), batch(0, 1000, 10, job="good"), seal(1, job="good"))
+    worker.settle()
+    assert job_row(connection, "good")[0] == JobState.SUCCEEDED
+    assert count(connection, "bulk.blocked_jobs") == 1
+    assert count(connection, "bulk.parked") == 1
+    assert count(connection, "sensor_readings") == 10
+    worker.thread.stop(10)
+    worker.parked.close()
