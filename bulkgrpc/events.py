@@ -34,12 +34,30 @@ class Event(enum.StrEnum):
     CHUNK_ROWS_CHANGED = ("chunk_rows_changed", "The rows at which a chunk is full were tuned to `rows`.")
     CHUNK_TOO_SLOW = (
         "chunk_too_slow",
-        "A chunk timed out twice; its messages are read again into chunks of `next_rows` at most.",
+        "Rows of a chunk took too long and were parked; the next chunks have `next_rows` rows at most.",
+    )
+    CHUNK_REFUSED = (
+        "chunk_refused",
+        "PostgreSQL refuses a chunk for a reason that is of no dataset; its partitions wait, and it is retried.",
+    )
+    DATASET_BLOCKED = (
+        "dataset_blocked",
+        "The table of a dataset does not take its rows, as `reason` says; its messages are parked, others continue.",
+    )
+    DATASET_STILL_BLOCKED = ("dataset_still_blocked", "A trial of a blocked dataset failed; it is tried again later.")
+    DATASET_UNBLOCKED = (
+        "dataset_unblocked",
+        "The table of a dataset takes rows again; what is parked is applied, in order.",
     )
     DEAD_LETTER = ("dead_letter", "A message belongs to no job; it is on the dead-letter topic with the reason.")
+    DRAIN_FAILED = ("drain_failed", "A round over the parked messages ended early; the next one starts within 1 s.")
     GROUP_NOT_LEFT = (
         "group_not_left",
         "Kafka did not answer when the worker left its group; the partitions move when the session expires.",
+    )
+    JOB_BLOCKED = (
+        "job_blocked",
+        "A batch of a job can neither be written nor rejected in time; the job's messages are parked, and tried later.",
     )
     JOBS_ABANDONED = ("jobs_abandoned", "Open jobs without a batch for abandoned_after_s ended as EXPIRED.")
     JOBS_OVERDUE = ("jobs_overdue", "Jobs are sealed for over 300 s and have not ended.")

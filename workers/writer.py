@@ -139,9 +139,10 @@ class WriterThread:
                     too_slow = too_slow or step is Step.ISOLATE
                     continue
                 wait_s = backoff.advance()
-                event = "postgres_unavailable" if step is Step.RETRY else "chunk_refused"
-                sqlstate, message = error.failure.sqlstate, error.failure.message
-                log.warning(event, sqlstate=sqlstate, error=message, retry_in_s=round(wait_s, 2))
+                if step is Step.RETRY:
+                    log.warning("postgres_unavailable", **_of(error.failure), retry_in_s=round(wait_s, 2))
+                else:
+                    log.error("chunk_refused", **_of(error.failure), retry_in_s=round(wait_s, 2))
                 if self._stopping.wait(wait_s):
                     return Result(prepared, NotApplied())
 
@@ -151,14 +152,12 @@ class WriterThread:
         try:
             for dataset in sorted(datasets):
                 self._writer.block(dataset, cause, failure)
-                log.error(
-                    "dataset_blocked",
-                    dataset=dataset,
-                    cause=cause.value,
-                    sqlstate=failure.sqlstate,
-                    reason=failure.message,
-                )
+                log.error("dataset_blocked", dataset=dataset, cause=cause.value, **_of(failure))
         except WriteFailed:
             return False
         metrics.datasets_blocked.add(len(datasets))
         return True
+
+
+def _of(failure: Failure) -> dict[str, str]:
+    return {"where": failure.where.value, "sqlstate": failure.sqlstate, "reason": failure.message}

@@ -195,7 +195,7 @@ def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
 
 
 def _misfit(dataset: Dataset, code: MisfitCode, what: str, way_out: str) -> Misfit:
-    return Misfit(code, f"{what}: {way_out}, then `bulkgrpc datasets resume {dataset.name}`")
+    return Misfit(code, f"{what}: {way_out}; the dataset continues by itself then")
 
 
 def _conversion(dataset: Dataset, column: Column, found: TableColumn | None) -> Conversion | Misfit:

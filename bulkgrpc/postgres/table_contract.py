@@ -122,8 +122,7 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session, statement
         raise TableMisfit(
             Misfit(
                 MisfitCode.NOT_A_TABLE,
-                f"{error.diag.message_primary}: put the table back in its place, then `bulkgrpc datasets resume "
-                f"{dataset.name}`",
+                f"{error.diag.message_primary}: put the table back in its place; the dataset continues by itself then",
             )
         ) from error
     while cursor.nextset():
