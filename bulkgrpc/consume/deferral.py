@@ -134,10 +134,18 @@ def plan_chunk(
 def eligible(parked: Sequence[Received], view: DeferralView) -> tuple[bool, ...]:
     """Return which parked messages a drain may plan and delete now.
 
-    parked: in the order of their offsets. A message waits while its dataset or its job is blocked. A dataset that is
-    discarded does not wait. The caller plans the eligible messages with `plan_drain`, in this order.
+    parked: in the order of their offsets. A message waits while its dataset or its job is blocked, and behind every
+    message of its queue that waits: a later job of the tenant may write the same keys. A dataset that is discarded does
+    not wait. The caller plans the eligible messages with `plan_drain`, in this order.
     """
-    return tuple(_is_eligible(item, view) for item in parked)
+    waiting = set[QueueKey]()
+    may = []
+    for item in parked:
+        queue = queue_of(item)
+        if queue in waiting or not _is_eligible(item, view):
+            waiting.add(queue)
+        may.append(queue not in waiting)
+    return tuple(may)
 
 
 def _is_eligible(item: Received, view: DeferralView) -> bool:

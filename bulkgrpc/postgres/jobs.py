@@ -86,14 +86,14 @@ class JobStore:
 
     @within(CALL_DEADLINE_S)
     async def delete_job(self, key: JobKey) -> bool:
-        """Delete a job that has ended and whose seal is applied on every lane; return whether it is gone."""
+        """Delete a job that has ended, if everything of it up to its seal is applied; return whether it is gone."""
         values = {"job_id": key.job_id, "tenant": key.tenant}
         async with self._cursor() as cursor, cursor.connection.transaction():
             await cursor.execute(_SQL["lock_job_row"], values)
             row = await cursor.fetchone()
             if row is None:
                 return True
-            if row["state"] < JobState.SUCCEEDED or not row["sealed"]:
+            if row["state"] < JobState.SUCCEEDED or not row["applied"]:
                 return False
             if row["atomic"] and not row["deleted"]:
                 await cursor.execute(discard(StagedTable(row["dataset"], row["dataset_version"])), values)

@@ -131,4 +131,4 @@ def clear(postgres: str) -> None:
     """Forget the rows and moves of a run whose evidence was collected; the jobs and the ledger stay."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        connection.execute("TRUNCATE sensor_readings, fleet_readings, chaos.moves")
+        connection.execute("TRUNCATE sensor_readings, fleet_readings, chaos.moves, bulk.parked")

@@ -195,11 +195,14 @@ class Rig:
             with self.database() as connection:
                 stands = dict(connection.execute("SELECT partition, next_offset FROM bulk.offsets").fetchall())
                 open_jobs = connection.execute("SELECT count(*) FROM bulk.jobs WHERE state = 2").fetchone()
+                parked = connection.execute("SELECT count(*) FROM bulk.parked").fetchone()
         except Exception as error:  # noqa: BLE001 - whatever keeps us from looking is said
             return f"cannot look: {error!r}"
         lag = {partition: end - stands.get(partition, 0) for partition, end in ends.items()}
         if any(lag.values()):
             return f"lag {lag}"
+        if parked and parked[0]:
+            return f"{parked[0]} messages are parked"
         return f"{open_jobs[0]} sealed jobs have not ended" if open_jobs and open_jobs[0] else ""
 
     def _dress(self, process: Process) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.kafka.message import from_headers, to_headers
-from bulkgrpc.model import JobState, Message
+from bulkgrpc.model import JobKey, JobState, Message
 from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetRegistry, PostgresParkedMessages
 from tests.integration.test_transaction import TOPIC, batch, job_row, seal
 from tests.support import examples
@@ -74,6 +77,11 @@ def worker(database: str, connection: Connection) -> Iterator[Worker]:
     yield worker
     worker.thread.stop(10)
     worker.parked.close()
+
+
+async def cancel(database: str, job: str) -> None:
+    async with AsyncConnectionPool(database, min_size=1, open=False, kwargs={"autocommit": True}) as pool:
+        await JobStore(pool).cancel_job(JobKey.derive("acme", job))
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]]:
@@ -142,7 +150,7 @@ CREATE TRIGGER sleep BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCT
 """
 
 
-def test_a_batch_that_takes_too_long_blocks_its_job_and_no_other(
+def test_a_batch_that_takes_too_long_blocks_its_job_and_what_follows_in_its_queue_until_the_job_is_cancelled(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
@@ -150,11 +158,17 @@ def test_a_batch_that_takes_too_long_blocks_its_job_and_no_other(
     register(connection, examples.readings())
     connection.execute(SLEEPING)
     worker = Worker(database, connection)
-    worker.write(batch(0, 0, 10, job="poison"), batch(0, 1000, 10, job="good"), seal(1, job="good"))
+    worker.write(batch(0, 500, 10, job="early"), batch(0, 0, 10, job="poison"), batch(0, 1000, 10, job="later"))
     worker.settle()
-    assert job_row(connection, "good")[0] == JobState.SUCCEEDED
     assert count(connection, "bulk.blocked_jobs") == 1
-    assert count(connection, "bulk.parked") == 1
+    assert count(connection, "bulk.parked") == 2
     assert count(connection, "sensor_readings") == 10
+    assert job_row(connection, "early")[:3] == (JobState.OPEN, 10, 10)
+
+    asyncio.run(cancel(database, "poison"))
+    worker.settle()
+    assert count(connection, "bulk.parked") == 0
+    assert job_row(connection, "poison") == (JobState.CANCELLED, 10, 0, 0, 0, 10)
+    assert job_row(connection, "later")[:3] == (JobState.OPEN, 10, 10)
     worker.thread.stop(10)
     worker.parked.close()

@@ -54,6 +54,11 @@ class Feed:
     def worker(self, name: str = "worker") -> Process:
         return Process("workers.process", (), self.environment, self.logs / f"{name}.log")
 
+    def worker_without_key_check(self, name: str) -> Process:
+        """A worker that writes tables without a key."""
+        arguments = ("none", "workers.process")
+        return replace(self.worker(name), module="tests.chaos.mutants", arguments=arguments)
+
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[RecordsProducer]:
         async with RecordsProducer(self.settings, 1 << 26) as producer:
@@ -359,7 +364,7 @@ async def test_a_deduplicated_record_is_written_once_whichever_workers_are_kille
     connection.execute("ALTER TABLE remembered_ignore DROP CONSTRAINT remembered_ignore_pkey")
     jobs = [replace(spec(f"k{number}"), dataset=dataset.name) for number in range(PARTITIONS)]
     killed = replace(
-        feed.worker("killed"),
+        feed.worker_without_key_check("killed"),
         environment={**feed.environment, "BULKGRPC_FAULT": f"{site}:kill:3", "BULKGRPC_CHUNK_ROWS_MAX": "1000"},
     )
     killed.start()
@@ -369,7 +374,7 @@ async def test_a_deduplicated_record_is_written_once_whichever_workers_are_kille
         messages = [batch(job, sequence, 1000, payload) for sequence, payload in enumerate(ordered)]
         await send(feed, [*messages, seal(job, 10)], partition)
     await asyncio.to_thread(killed.wait)
-    fleet = [feed.worker(f"next-{number}") for number in range(2)]
+    fleet = [feed.worker_without_key_check(f"next-{number}") for number in range(2)]
     try:
         for process in fleet:
             process.start()

@@ -101,7 +101,12 @@ def test_a_drain_leaves_what_is_blocked_and_takes_what_is_discarded() -> None:
         blocked_datasets=frozenset({"x", "y"}), discarding_datasets=frozenset({"y"}), blocked_jobs=frozenset({JOB})
     )
     assert eligible(parked, view) == (False, False, True, False)
-    assert eligible(parked, view.on_trial("x")) == (False, True, True, False)
+    assert eligible(parked, view.on_trial("x")) == (False, False, True, False)
+
+
+def test_a_later_job_waits_behind_a_blocked_one_of_its_queue_and_other_queues_do_not() -> None:
+    parked = [batch(0, OTHER), batch(0), batch(1, OTHER), batch(0, OTHER, dataset="y")]
+    assert eligible(parked, DeferralView(blocked_jobs=frozenset({JOB}))) == (True, False, False, True)
 
 
 def test_how_much_of_a_job_is_stored_is_what_its_lanes_will_be() -> None:

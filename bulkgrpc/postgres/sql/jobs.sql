@@ -61,7 +61,8 @@ SELECT state, dataset, dataset_version, atomic,
        EXISTS (SELECT FROM bulk.datasets d
                WHERE d.dataset = j.dataset AND d.version = j.dataset_version AND d.delete_time IS NOT NULL) AS deleted,
        cardinality(partitions) = (SELECT count(*) FROM bulk.lanes l
-                                  WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed) AS sealed
+                                  WHERE l.create_day = j.create_day AND l.job_id = j.job_id AND l.sealed)
+         AND NOT EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = j.job_id) AS applied
 FROM bulk.jobs j
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s
 FOR UPDATE OF j
@@ -73,7 +74,9 @@ WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND cardinality(partitions) = 
 FOR UPDATE
 
 -- name: end_job
--- End a job that has not ended: its staged rows count as expired and are deleted later.
+-- End a job that has not ended: its staged rows count as expired and are deleted later. What is parked of it need not
+-- wait any more: it is discarded.
+WITH unblocked AS (DELETE FROM bulk.blocked_jobs WHERE job_id = %(job_id)s)
 UPDATE bulk.jobs
 SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + staged, staged = 0
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3

@@ -7,8 +7,8 @@ SELECT pg_try_advisory_lock(hashtext('bulkgrpc.maintenance'))
 SELECT bulk.maintain_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
 
 -- name: abandoned_jobs
--- Open jobs without a batch for a time, though everything that Kafka had of their partitions is applied. Jobs that a
--- worker is writing are left for the next round.
+-- Open jobs without a batch for a time, though everything that Kafka had of their partitions is applied and nothing of
+-- them is parked. Jobs that a worker is writing are left for the next round.
 SELECT j.job_id, j.tenant
 FROM bulk.jobs j
 WHERE j.state = 1
@@ -19,6 +19,7 @@ WHERE j.state = 1
     JOIN unnest(%(partitions)s::integer[], %(end_offsets)s::bigint[]) AS k (partition, end_offset) USING (partition)
     WHERE o.topic = %(topic)s AND o.next_offset >= k.end_offset
   )
+  AND NOT EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = j.job_id)
 ORDER BY j.update_time
 LIMIT %(jobs_max)s
 FOR UPDATE OF j SKIP LOCKED

@@ -68,22 +68,42 @@ FROM queues q LEFT JOIN bulk.blocked_datasets b USING (dataset)
 WHERE b.dataset IS NULL OR b.discarding OR b.cause = 'isolating'
 
 -- name: queue_of_dataset
--- A queue of a dataset with a message that may be tried.
-SELECT p.partition, p.tenant, p.dataset
-FROM bulk.parked p
-WHERE p.topic = %(topic)s AND p.dataset = %(dataset)s
-  AND NOT EXISTS (SELECT FROM bulk.blocked_jobs j WHERE j.job_id = p.job_id)
+-- A queue of a dataset whose first message may be tried.
+WITH RECURSIVE queues (partition, tenant) AS (
+  (SELECT partition, tenant FROM bulk.parked
+   WHERE topic = %(topic)s AND dataset = %(dataset)s
+   ORDER BY partition, tenant LIMIT 1)
+  UNION ALL
+  SELECT n.partition, n.tenant
+  FROM queues q CROSS JOIN LATERAL (
+    SELECT p.partition, p.tenant FROM bulk.parked p
+    WHERE p.topic = %(topic)s AND p.dataset = %(dataset)s AND (p.partition, p.tenant) > (q.partition, q.tenant)
+    ORDER BY p.partition, p.tenant LIMIT 1
+  ) n
+)
+SELECT q.partition, q.tenant, %(dataset)s
+FROM queues q CROSS JOIN LATERAL (
+  SELECT p.job_id FROM bulk.parked p
+  WHERE p.topic = %(topic)s AND p.partition = q.partition AND p.tenant = q.tenant AND p.dataset = %(dataset)s
+  ORDER BY p.message_offset LIMIT 1
+) head
+WHERE NOT EXISTS (SELECT FROM bulk.blocked_jobs j WHERE j.job_id = head.job_id)
 LIMIT 1
 
 -- name: select_slice
--- The first messages of a queue that may be applied, in the order of their offsets, bounded by messages, records and
--- bytes; the first in any case.
+-- The first messages of a queue, in the order of their offsets, up to the first one of a blocked job; bounded by messages,
+-- records and bytes, the first in any case.
 WITH heads AS (
   SELECT p.message_offset, p.records, octet_length(p.payload) AS payload_bytes
   FROM bulk.parked p
   WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.tenant = %(tenant)s AND p.dataset = %(dataset)s
-    AND (NOT EXISTS (SELECT FROM bulk.blocked_jobs j WHERE j.job_id = p.job_id)
-         OR EXISTS (SELECT FROM bulk.blocked_datasets b WHERE b.dataset = p.dataset AND b.discarding))
+    AND p.message_offset < coalesce(
+      (SELECT min(waiting.message_offset)
+       FROM bulk.blocked_jobs j JOIN bulk.parked waiting USING (job_id)
+       WHERE waiting.topic = %(topic)s AND waiting.partition = %(partition)s AND waiting.tenant = %(tenant)s
+         AND waiting.dataset = %(dataset)s
+         AND NOT EXISTS (SELECT FROM bulk.blocked_datasets b WHERE b.dataset = %(dataset)s AND b.discarding)),
+      9223372036854775807)
   ORDER BY p.message_offset
   LIMIT %(messages_max)s
 ), bounded AS (

@@ -14,6 +14,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop what this revision created."""
+    """Drop what this revision created, and put the earlier version of a function back."""
+    first = Path(__file__).with_name("0001_pre_bulk_schema.sql").read_text()
+    function = first[first.index("CREATE FUNCTION bulk.maintain_days") : first.index("-- Rows of a day without")]
+    op.execute(function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
     op.execute("DROP FUNCTION bulk.table_fingerprint(regclass)")
     op.execute("DROP TABLE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs")

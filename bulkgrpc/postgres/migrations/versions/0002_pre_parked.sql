@@ -15,7 +15,7 @@ CREATE TABLE bulk.parked (
 ALTER TABLE bulk.parked ALTER payload SET STORAGE EXTERNAL;
 CREATE INDEX parked_by_queue ON bulk.parked (topic, partition, tenant, dataset, message_offset);
 CREATE INDEX parked_by_job ON bulk.parked (job_id);
-CREATE INDEX parked_by_dataset ON bulk.parked (topic, dataset);
+CREATE INDEX parked_by_dataset ON bulk.parked (topic, dataset, partition, tenant);
 COMMENT ON TABLE bulk.parked IS
   'Messages that the main path passed over, as they came from Kafka: their datasets or jobs are blocked, or their tenants are deferred. Written in the transaction that moves the offset, deleted in the transaction that applies them.';
 COMMENT ON COLUMN bulk.parked.records IS 'records in the payload; 0 for a seal';
@@ -43,7 +43,7 @@ CREATE TABLE bulk.blocked_jobs (
   trials          integer     NOT NULL DEFAULT 0,
   next_trial_time timestamptz NOT NULL
 );
-COMMENT ON TABLE bulk.blocked_jobs IS 'Jobs with a batch that can neither be written nor rejected in time: their messages are parked.';
+COMMENT ON TABLE bulk.blocked_jobs IS 'Jobs with a batch that can neither be written nor rejected in time: their messages are parked, and those of their queues after them.';
 
 -- In PL/pgSQL, so that a session plans it once.
 CREATE FUNCTION bulk.table_fingerprint(relation regclass) RETURNS text LANGUAGE plpgsql AS $function$
@@ -96,3 +96,48 @@ END
 $function$;
 COMMENT ON FUNCTION bulk.table_fingerprint(regclass) IS
   'A text that differs after every change of the table that the statement describe (table_contract.sql) could see; null in a transaction that is not READ COMMITTED. A row version (xmin) of a catalog stands for the row. No function that locks a partition is called: whoever attaches a partition may have it locked.';
+
+-- As before, but a day stays while a job of it has parked messages: they would open the job again.
+CREATE OR REPLACE FUNCTION bulk.maintain_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  parents CONSTANT text[] := ARRAY['jobs', 'lanes', 'batches', 'rejections'];
+  parent text;
+  day date;
+  child text;
+  old_days date[];
+  in_default boolean;
+BEGIN
+  -- Other transactions queue behind a lock that is waited for: wait briefly.
+  SET LOCAL lock_timeout = '500ms';
+  FOREACH parent IN ARRAY parents LOOP
+    FOR day IN SELECT today + n FROM generate_series(-1, 2) AS n LOOP
+      child := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
+      CONTINUE WHEN to_regclass(format('bulk.%I', child)) IS NOT NULL;
+      EXECUTE format('SELECT EXISTS (SELECT FROM bulk.%I WHERE create_day = %L)', parent || '_other', day) INTO in_default;
+      CONTINUE WHEN in_default;
+      EXECUTE format('CREATE TABLE bulk.%I PARTITION OF bulk.%I FOR VALUES FROM (%L) TO (%L)%s',
+                     child, parent, day, day + 1,
+                     CASE WHEN parent IN ('jobs', 'lanes') THEN ' WITH (fillfactor = 70)' ELSE '' END);
+    END LOOP;
+  END LOOP;
+  SELECT array_agg(d) INTO old_days
+  FROM (SELECT DISTINCT to_date(right(c.relname, 8), 'YYYYMMDD') AS d
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'bulk.jobs'::regclass AND c.relname ~ '_[0-9]{8}$') AS days
+  WHERE d < today - retention_days AND NOT EXISTS (
+    SELECT FROM bulk.jobs j
+    WHERE j.create_day = d AND (j.state < 3 OR EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = j.job_id))
+  );
+  FOREACH day IN ARRAY coalesce(old_days, '{}') LOOP
+    FOREACH parent IN ARRAY parents LOOP
+      EXECUTE format('DROP TABLE IF EXISTS bulk.%I', format('%s_%s', parent, to_char(day, 'YYYYMMDD')));
+    END LOOP;
+  END LOOP;
+  FOREACH parent IN ARRAY parents LOOP
+    EXECUTE format('DELETE FROM bulk.%I o WHERE create_day < %L AND NOT EXISTS '
+                   '(SELECT FROM bulk.jobs j WHERE j.create_day = o.create_day AND j.job_id = o.job_id '
+                   'AND (j.state < 3 OR EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = j.job_id)))',
+                   parent || '_other', today - retention_days);
+  END LOOP;
+END
+$$;
