@@ -140,8 +140,9 @@ class JobCounts:
 
     accepted: of the batches that were acknowledged, or, if only the ledger is known, applied. written: rows in the
     table. duplicate: not written, because the key or the record was there before. rejected: reported with a reason.
-    expired: discarded, because the batch was too old or the job had ended.
-    accepted = written + duplicate + rejected + expired + the records that are not applied yet.
+    expired: discarded, because the batch was too old or the job had ended. skipped: not written, because a trigger of
+    the table returned NULL.
+    accepted = written + duplicate + rejected + expired + skipped + the records that are not applied yet.
     """
 
     accepted: int = 0
@@ -149,6 +150,7 @@ class JobCounts:
     duplicate: int = 0
     rejected: int = 0
     expired: int = 0
+    skipped: int = 0
 
     def __add__(self, other: JobCounts) -> JobCounts:
         """Add each count."""
@@ -158,6 +160,7 @@ class JobCounts:
             self.duplicate + other.duplicate,
             self.rejected + other.rejected,
             self.expired + other.expired,
+            self.skipped + other.skipped,
         )
 
 
@@ -197,7 +200,7 @@ def final_state(counts: JobCounts) -> JobState:
     """
     if counts.rejected + counts.expired == 0:
         return JobState.SUCCEEDED
-    if counts.written + counts.duplicate == 0:
+    if counts.written + counts.duplicate + counts.skipped == 0:
         return JobState.FAILED
     return JobState.PARTIALLY_SUCCEEDED
 

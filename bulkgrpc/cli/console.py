@@ -30,7 +30,7 @@ EXIT_BY_STATE = {
 }
 """Exit codes of commands that wait for a job; every other state: 0."""
 
-COUNTS = ("accepted", "written", "duplicate", "rejected", "expired")
+COUNTS = ("accepted", "written", "duplicate", "rejected", "expired", "skipped")
 PIPE_WIDTH = 200
 """Columns of a table that is not printed on a terminal."""
 

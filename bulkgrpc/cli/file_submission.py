@@ -117,7 +117,8 @@ class LoadDisplay:
 
     def writing(self, line: TaskID, job: Job, seconds: float) -> None:
         """Show how many records the workers have applied."""
-        applied = job.counts.written + job.counts.duplicate + job.counts.rejected + job.counts.expired
+        counts = job.counts
+        applied = counts.written + counts.duplicate + counts.rejected + counts.expired + counts.skipped
         phase = "ended" if job.ended else "writing"
         self._display.update(line, rows=applied, rate=applied / max(seconds, 1e-3), phase=phase)
         if job.ended:

@@ -91,7 +91,9 @@ def job_of(proto: jobs_pb2.Job) -> Job:
         dataset=proto.dataset.removeprefix("datasets/"),
         dataset_version=proto.dataset_version,
         state=JobState(proto.state or JobState.OPEN),
-        counts=JobCounts(counts.accepted, counts.written, counts.duplicate, counts.rejected, counts.expired),
+        counts=JobCounts(
+            counts.accepted, counts.written, counts.duplicate, counts.rejected, counts.expired, counts.skipped
+        ),
         next_sequence=proto.next_sequence,
         idempotency_key=proto.idempotency_key,
         labels=dict(proto.labels),

@@ -14,7 +14,8 @@ from bulkgrpc.rejections import RejectionCode
 class JobDelta:
     """Counts of records that a chunk adds to a job, and how the job ends, if it does.
 
-    accepted = written + duplicate + rejected + expired + the records that an atomic job keeps staged. sealed_at: when
+    accepted = written + duplicate + rejected + expired + skipped + the records that an atomic job keeps staged.
+    sealed_at: when
     the seal that the chunk applies was sent. unsealed: whether a lane of the job is not sealed after the chunk.
     failure: why the job fails here; only set for a job that has not ended.
     """
@@ -24,6 +25,7 @@ class JobDelta:
     duplicate: int = 0
     rejected: int = 0
     expired: int = 0
+    skipped: int = 0
     sealed_at: datetime | None = None
     unsealed: bool = False
     failure: str = ""
@@ -36,7 +38,7 @@ class JobDelta:
     @property
     def counts(self) -> JobCounts:
         """The counts alone."""
-        return JobCounts(self.accepted, self.written, self.duplicate, self.rejected, self.expired)
+        return JobCounts(self.accepted, self.written, self.duplicate, self.rejected, self.expired, self.skipped)
 
     @property
     def is_empty(self) -> bool:
@@ -45,19 +47,19 @@ class JobDelta:
 
     def count_duplicates(self) -> None:
         """Of a job that is not atomic: count the records that are none of the others as duplicates."""
-        self.duplicate = self.accepted - self.written - self.rejected - self.expired
+        self.duplicate = self.accepted - self.written - self.rejected - self.expired - self.skipped
 
     def staged_after(self, staged: int) -> int:
         """Of an atomic job: return how many records are staged after the chunk. staged: before it."""
         return staged + self.accepted - self.rejected - self.expired
 
-    def end_staging(self, staged: int, written: int) -> None:
-        """Of an atomic job that ends: count what was staged, before the chunk or by it, as written or as expired."""
+    def end_staging(self, staged: int, written: int, skipped: int) -> None:
+        """Of an atomic job that ends: count what was staged, before the chunk or by it. skipped: by a trigger."""
         waiting = self.staged_after(staged)
         if self.failure:
             self.expired += waiting
         else:
-            self.written, self.duplicate = written, waiting - written
+            self.written, self.skipped, self.duplicate = written, skipped, waiting - written - skipped
 
     def end_state(self, state: JobState, before: JobCounts) -> JobState | None:
         """Return the state that the job ends in, None if the chunk does not change it.

@@ -12,7 +12,7 @@ what was applied. Where both are known, each value has one source:
 | state                                       | the later one: OPEN, then SEALED                                  |
 | next_sequence                               | the larger one                                                    |
 | accepted                                    | the one with the larger next_sequence; the row's if they are equal |
-| written, duplicate, rejected, expired       | the row                                                           |
+| written, duplicate, rejected, expired, skipped | the row                                                           |
 | seal_time                                   | the row; if it has none, the progress                             |
 | end_time, failure                           | the row                                                           |
 

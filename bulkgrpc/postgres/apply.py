@@ -171,6 +171,8 @@ def _write_rows(connection: Connection, rows: Rows, indices: Integers, applied: 
     outcome = writer.write(connection, rows, job_of_payload[rows.payload])
     for job, count in zip(keys, outcome.written.tolist(), strict=False):
         applied.deltas[job].written += count
+    for job, count in zip(keys, outcome.skipped.tolist(), strict=False):
+        applied.deltas[job].skipped += count
     applied.reject(outcome.rejected.at(rows.payload, rows.record_index).renumbered(indices))
 
 
@@ -205,19 +207,24 @@ def _decide(
         delta.failure = f"the job is atomic and an operator discards what is parked of dataset {spec.dataset}"
     if delta.failure or delta.ends_at:
         # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
-        written = 0 if delta.failure else _apply_staged(connection, spec, row, delta, writer)
-        delta.end_staging(row.staged, written)
+        written, skipped = (0, 0) if delta.failure else _apply_staged(connection, spec, row, delta, writer)
+        delta.end_staging(row.staged, written, skipped)
 
 
-def _apply_staged(connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, writer: TableWriter) -> int:
-    """Move an atomic job's staged rows into its table and return how many were written; or set why the job fails."""
+def _apply_staged(
+    connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, writer: TableWriter
+) -> tuple[int, int]:
+    """Move an atomic job's staged rows into its table; return how many were written, and skipped by a trigger.
+
+    Or set why the job fails.
+    """
     if not delta.staged_after(row.staged):
-        return 0
+        return 0, 0
     # The row's version: the seal may have arrived on a stream with another.
     dataset = get_dataset(connection, spec.dataset, row.dataset_version)
     if dataset is None:
         delta.failure = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
-        return 0
+        return 0, 0
     try:
         with connection.transaction():
             fit = writer.check(connection, dataset)
@@ -228,21 +235,29 @@ def _apply_staged(connection: Connection, spec: JobSpec, row: JobRow, delta: Job
                 unfit = connection.execute(over, {"job_id": spec.key.job_id}).fetchone()
                 if unfit is not None and unfit[0]:
                     delta.failure = f"the job is atomic and {unfit[0]} of its records have texts that the table cuts"
-                    return 0
+                    return 0, 0
             waiting = delta.staged_after(row.staged) - _delete_known(connection, dataset, spec)
             apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
+            expected = _count_new(connection, dataset, spec) if fit.row_triggers else 0
             written = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount)
-            left = waiting - written
+            skipped = max(expected - written, 0)
+            left = waiting - written - skipped
             if dataset.conflict == "reject" and left:
                 delta.failure = f"the job is atomic and {left} of its keys are in the table already, or occur twice"
                 raise psycopg.Rollback
             # Under `update` a record that a later one replaces counts as written, as in every writer.
-            return waiting if dataset.conflict == "update" else written
+            return (waiting - skipped if dataset.conflict == "update" else written), skipped
     except psycopg.Error as error:
         if not is_row_error(error.sqlstate, error.diag.context):
             raise
         delta.failure = f"the table refuses the job: {error.diag.message_primary or error}"
-    return 0
+    return 0, 0
+
+
+def _count_new(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:
+    """Return how many rows the table gets of an atomic job, if no trigger skips one."""
+    row = connection.execute(staged.count_new(dataset), {"job_id": spec.key.job_id}).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def _delete_known(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:

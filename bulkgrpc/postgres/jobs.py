@@ -171,7 +171,9 @@ def _job(row: dict[str, Any]) -> Job:
         ),
         partitions=tuple(row["partitions"]),
         state=JobState(row["state"]),
-        counts=JobCounts(row["accepted"], row["written"], row["duplicate"], row["rejected"], row["expired"]),
+        counts=JobCounts(
+            row["accepted"], row["written"], row["duplicate"], row["rejected"], row["expired"], row["skipped"]
+        ),
         next_sequence=row["next_sequence"],
         create_time=row["create_time"],
         seal_time=row["seal_time"],

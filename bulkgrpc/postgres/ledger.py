@@ -177,6 +177,7 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
         "duplicate": [delta.duplicate for delta in deltas],
         "rejected": [delta.rejected for delta in deltas],
         "expired": [delta.expired for delta in deltas],
+        "skipped": [delta.skipped for delta in deltas],
         "end_states": [
             None if (state := delta.end_state(row.state, row.counts)) is None else state.value
             for delta, row in zip(deltas, rows, strict=True)

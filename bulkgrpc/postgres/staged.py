@@ -100,6 +100,28 @@ def apply(dataset: Dataset) -> sql.Composed:
     )
 
 
+def count_new(dataset: Dataset) -> sql.Composed:
+    """Return the query that counts the rows that `apply` writes: a job's keys, of those that the table has none.
+
+    update: the table's rows are written too.
+    """
+    unknown: sql.Composable = sql.SQL("true")
+    if dataset.conflict != "update":
+        unknown = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({keys}))").format(
+            table=table(dataset),
+            stored=sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),
+            keys=sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
+        )
+    return sql.SQL(
+        "SELECT count(*) FROM (SELECT DISTINCT {key} FROM {staged} WHERE {job} = %(job_id)s) AS staged WHERE {unknown}"
+    ).format(
+        key=sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
+        staged=StagedTable(dataset.name, dataset.version).identifier,
+        job=sql.Identifier(JOB),
+        unknown=unknown,
+    )
+
+
 def count_over(dataset: Dataset, fit: Fit) -> sql.Composed | None:
     """Return the query that counts a job's rows with texts that a column of the table would cut; None if none is."""
     condition = over_limits(fit.conversions)

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ulkgrpc/v1/jobs.proto\x12\x0b\x62ulkgrpc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x04\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x03 \x01(\x05\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.bulkgrpc.v1.JobState\x12&\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x16.bulkgrpc.v1.JobCounts\x12\x15\n\rnext_sequence\x18\x06 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12,\n\x06labels\x18\x08 \x03(\x0b\x32\x1c.bulkgrpc.v1.Job.LabelsEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tseal_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66\x61ilure\x18\x0c \x01(\t\x12(\n\x07options\x18\r \x01(\x0b\x32\x17.bulkgrpc.v1.JobOptions\x12*\n\x07overdue\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\nJobOptions\x12\x0e\n\x06\x61tomic\x18\x01 \x01(\x08\x12\x16\n\x0erejections_max\x18\x02 \x01(\x03\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"d\n\tJobCounts\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07written\x18\x02 \x01(\x03\x12\x11\n\tduplicate\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\x03\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\"H\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"p\n\tRejection\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\x0crecord_index\x18\x02 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06record\x18\x06 \x01(\x0c\"d\n\x15ListRejectionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwith_records\x18\x04 \x01(\x08\"]\n\x16ListRejectionsResponse\x12*\n\nrejections\x18\x01 \x03(\x0b\x32\x16.bulkgrpc.v1.Rejection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xd1\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eJOB_STATE_OPEN\x10\x01\x12\x14\n\x10JOB_STATE_SEALED\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12!\n\x1dJOB_STATE_PARTIALLY_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x07\x32\xd6\x03\n\nJobService\x12\x41\n\x06GetJob\x12\x1a.bulkgrpc.v1.GetJobRequest\x1a\x1b.bulkgrpc.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.bulkgrpc.v1.ListJobsRequest\x1a\x1d.bulkgrpc.v1.ListJobsResponse\x12I\n\x08WatchJob\x12\x1c.bulkgrpc.v1.WatchJobRequest\x1a\x1d.bulkgrpc.v1.WatchJobResponse0\x01\x12J\n\tCancelJob\x12\x1d.bulkgrpc.v1.CancelJobRequest\x1a\x1e.bulkgrpc.v1.CancelJobResponse\x12J\n\tDeleteJob\x12\x1d.bulkgrpc.v1.DeleteJobRequest\x1a\x1e.bulkgrpc.v1.DeleteJobResponse\x12Y\n\x0eListRejections\x12\".bulkgrpc.v1.ListRejectionsRequest\x1a#.bulkgrpc.v1.ListRejectionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ulkgrpc/v1/jobs.proto\x12\x0b\x62ulkgrpc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x04\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x03 \x01(\x05\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.bulkgrpc.v1.JobState\x12&\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x16.bulkgrpc.v1.JobCounts\x12\x15\n\rnext_sequence\x18\x06 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12,\n\x06labels\x18\x08 \x03(\x0b\x32\x1c.bulkgrpc.v1.Job.LabelsEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tseal_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66\x61ilure\x18\x0c \x01(\t\x12(\n\x07options\x18\r \x01(\x0b\x32\x17.bulkgrpc.v1.JobOptions\x12*\n\x07overdue\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\nJobOptions\x12\x0e\n\x06\x61tomic\x18\x01 \x01(\x08\x12\x16\n\x0erejections_max\x18\x02 \x01(\x03\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"u\n\tJobCounts\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07written\x18\x02 \x01(\x03\x12\x11\n\tduplicate\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\x03\x12\x0f\n\x07skipped\x18\x06 \x01(\x03\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\"H\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"p\n\tRejection\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\x0crecord_index\x18\x02 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06record\x18\x06 \x01(\x0c\"d\n\x15ListRejectionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwith_records\x18\x04 \x01(\x08\"]\n\x16ListRejectionsResponse\x12*\n\nrejections\x18\x01 \x03(\x0b\x32\x16.bulkgrpc.v1.Rejection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xd1\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eJOB_STATE_OPEN\x10\x01\x12\x14\n\x10JOB_STATE_SEALED\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12!\n\x1dJOB_STATE_PARTIALLY_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x07\x32\xd6\x03\n\nJobService\x12\x41\n\x06GetJob\x12\x1a.bulkgrpc.v1.GetJobRequest\x1a\x1b.bulkgrpc.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.bulkgrpc.v1.ListJobsRequest\x1a\x1d.bulkgrpc.v1.ListJobsResponse\x12I\n\x08WatchJob\x12\x1c.bulkgrpc.v1.WatchJobRequest\x1a\x1d.bulkgrpc.v1.WatchJobResponse0\x01\x12J\n\tCancelJob\x12\x1d.bulkgrpc.v1.CancelJobRequest\x1a\x1e.bulkgrpc.v1.CancelJobResponse\x12J\n\tDeleteJob\x12\x1d.bulkgrpc.v1.DeleteJobRequest\x1a\x1e.bulkgrpc.v1.DeleteJobResponse\x12Y\n\x0eListRejections\x12\".bulkgrpc.v1.ListRejectionsRequest\x1a#.bulkgrpc.v1.ListRejectionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOB_LABELSENTRY']._loaded_options = None
   _globals['_JOB_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=1605
-  _globals['_JOBSTATE']._serialized_end=1814
+  _globals['_JOBSTATE']._serialized_start=1622
+  _globals['_JOBSTATE']._serialized_end=1831
   _globals['_JOB']._serialized_start=105
   _globals['_JOB']._serialized_end=630
   _globals['_JOB_LABELSENTRY']._serialized_start=585
@@ -44,33 +44,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBOPTIONS']._serialized_start=632
   _globals['_JOBOPTIONS']._serialized_end=733
   _globals['_JOBCOUNTS']._serialized_start=735
-  _globals['_JOBCOUNTS']._serialized_end=835
-  _globals['_GETJOBREQUEST']._serialized_start=837
-  _globals['_GETJOBREQUEST']._serialized_end=866
-  _globals['_GETJOBRESPONSE']._serialized_start=868
-  _globals['_GETJOBRESPONSE']._serialized_end=915
-  _globals['_LISTJOBSREQUEST']._serialized_start=917
-  _globals['_LISTJOBSREQUEST']._serialized_end=989
-  _globals['_LISTJOBSRESPONSE']._serialized_start=991
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1066
-  _globals['_WATCHJOBREQUEST']._serialized_start=1068
-  _globals['_WATCHJOBREQUEST']._serialized_end=1099
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1101
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1150
-  _globals['_CANCELJOBREQUEST']._serialized_start=1152
-  _globals['_CANCELJOBREQUEST']._serialized_end=1184
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1186
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1236
-  _globals['_DELETEJOBREQUEST']._serialized_start=1238
-  _globals['_DELETEJOBREQUEST']._serialized_end=1270
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1272
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1291
-  _globals['_REJECTION']._serialized_start=1293
-  _globals['_REJECTION']._serialized_end=1405
-  _globals['_LISTREJECTIONSREQUEST']._serialized_start=1407
-  _globals['_LISTREJECTIONSREQUEST']._serialized_end=1507
-  _globals['_LISTREJECTIONSRESPONSE']._serialized_start=1509
-  _globals['_LISTREJECTIONSRESPONSE']._serialized_end=1602
-  _globals['_JOBSERVICE']._serialized_start=1817
-  _globals['_JOBSERVICE']._serialized_end=2287
+  _globals['_JOBCOUNTS']._serialized_end=852
+  _globals['_GETJOBREQUEST']._serialized_start=854
+  _globals['_GETJOBREQUEST']._serialized_end=883
+  _globals['_GETJOBRESPONSE']._serialized_start=885
+  _globals['_GETJOBRESPONSE']._serialized_end=932
+  _globals['_LISTJOBSREQUEST']._serialized_start=934
+  _globals['_LISTJOBSREQUEST']._serialized_end=1006
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1008
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1083
+  _globals['_WATCHJOBREQUEST']._serialized_start=1085
+  _globals['_WATCHJOBREQUEST']._serialized_end=1116
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1118
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1167
+  _globals['_CANCELJOBREQUEST']._serialized_start=1169
+  _globals['_CANCELJOBREQUEST']._serialized_end=1201
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1203
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1253
+  _globals['_DELETEJOBREQUEST']._serialized_start=1255
+  _globals['_DELETEJOBREQUEST']._serialized_end=1287
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1289
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1308
+  _globals['_REJECTION']._serialized_start=1310
+  _globals['_REJECTION']._serialized_end=1422
+  _globals['_LISTREJECTIONSREQUEST']._serialized_start=1424
+  _globals['_LISTREJECTIONSREQUEST']._serialized_end=1524
+  _globals['_LISTREJECTIONSRESPONSE']._serialized_start=1526
+  _globals['_LISTREJECTIONSRESPONSE']._serialized_end=1619
+  _globals['_JOBSERVICE']._serialized_start=1834
+  _globals['_JOBSERVICE']._serialized_end=2304
 # @@protoc_insertion_point(module_scope)

@@ -80,18 +80,20 @@ class JobOptions(_message.Message):
     def __init__(self, atomic: _Optional[bool] = ..., rejections_max: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class JobCounts(_message.Message):
-    __slots__ = ("accepted", "written", "duplicate", "rejected", "expired")
+    __slots__ = ("accepted", "written", "duplicate", "rejected", "expired", "skipped")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     written: int
     duplicate: int
     rejected: int
     expired: int
-    def __init__(self, accepted: _Optional[int] = ..., written: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., expired: _Optional[int] = ...) -> None: ...
+    skipped: int
+    def __init__(self, accepted: _Optional[int] = ..., written: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., expired: _Optional[int] = ..., skipped: _Optional[int] = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
     __slots__ = ("name",)

@@ -30,7 +30,7 @@ WHERE o.topic = %(topic)s AND o.partition = v.partition
 -- A chunk's jobs. A transaction that ends one waits for the chunk (FOR UPDATE, in lock_job_row); one that seals it does
 -- not.
 -- deleted_version: the last version of its dataset that was deleted, 0 if none was.
-SELECT j.job_id, j.create_day, j.state, ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired] AS counts,
+SELECT j.job_id, j.create_day, j.state, ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired, j.skipped] AS counts,
        j.atomic, j.rejections_max, cardinality(j.partitions) AS lanes, j.dataset_version,
        (SELECT coalesce(max(d.version), 0)
         FROM bulk.datasets d
@@ -44,7 +44,7 @@ FOR KEY SHARE OF j
 -- name: lock_multi_lane_jobs
 -- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time changes such a job.
 -- Sorted, as in every worker.
-SELECT j.job_id, j.create_day, j.state, ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired] AS counts,
+SELECT j.job_id, j.create_day, j.state, ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired, j.skipped] AS counts,
        j.atomic, j.rejections_max, cardinality(j.partitions) AS lanes, j.dataset_version,
        (SELECT coalesce(max(d.version), 0)
         FROM bulk.datasets d
@@ -89,14 +89,15 @@ SET accepted = j.accepted + v.accepted,
     duplicate = j.duplicate + v.duplicate,
     rejected = j.rejected + v.rejected,
     expired = j.expired + v.expired,
-    staged = j.staged + v.accepted - v.written - v.duplicate - v.rejected - v.expired,
+    skipped = j.skipped + v.skipped,
+    staged = j.staged + v.accepted - v.written - v.duplicate - v.rejected - v.expired - v.skipped,
     state = coalesce(v.end_state, j.state),
     failure = CASE WHEN v.failure = '' THEN j.failure ELSE v.failure END,
     seal_time = coalesce(j.seal_time, v.seal_time),
     end_time = coalesce(j.end_time, CASE WHEN v.end_state IS NOT NULL THEN clock_timestamp() END),
     update_time = clock_timestamp()
 FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
-            %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(end_states)s::smallint[],
-            %(seal_times)s::timestamptz[], %(failures)s::text[])
-  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, end_state, seal_time, failure)
+            %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(skipped)s::bigint[],
+            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failures)s::text[])
+  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure)
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id

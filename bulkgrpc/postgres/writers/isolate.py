@@ -22,7 +22,7 @@ from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging, update
+from bulkgrpc.postgres.writers import reject, staging, triggered, update
 from bulkgrpc.postgres.writers.constraints import broken_constraints
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
@@ -32,23 +32,27 @@ from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionB
 _SQL = statements.family("writers")
 
 
-def write(connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers) -> Written:
+def write(
+    connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers, *, triggers: bool = False
+) -> Written:
     """Write rows of which the table refuses some.
 
-    writers: to be tried in turn for the rows that break no constraint. Raises psycopg.Error if PostgreSQL fails for
-    another reason than a row.
+    writers: to be tried in turn for the rows that break no constraint. triggers: whether one may skip rows. Raises
+    psycopg.Error if PostgreSQL fails for another reason than a row.
     """
     found = RejectionBuilder(len(job))
     found.add_rows(broken_constraints(connection, rows))
     if not len(found):
-        return _write_by_spans(connection, rows, job)
+        return _write_by_spans(connection, rows, job, triggers=triggers)
     good = ~found.rejected
-    done = _write_good(connection, writers, rows.keep(good), job[good])
+    done = _write_good(connection, writers, rows.keep(good), job[good], triggers=triggers)
     found.add_rows(done.rejected.moved(np.flatnonzero(good)))
-    return Written(done.written, found.build())
+    return Written(done.written, found.build(), done.skipped)
 
 
-def _write_good(connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers) -> Written:
+def _write_good(
+    connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers, *, triggers: bool
+) -> Written:
     if not len(job):
         return Written(np.zeros(1, np.int32))
     for writer in writers:
@@ -57,17 +61,24 @@ def _write_good(connection: Connection, writers: Sequence[Writer], rows: Rows, j
         except psycopg.Error as error:
             if not is_about_a_row(error):
                 raise
-    return _write_by_spans(connection, rows, job)
+    return _write_by_spans(connection, rows, job, triggers=triggers)
 
 
-def _write_by_spans(connection: Connection, rows: Rows, job: Integers) -> Written:
+def _write_by_spans(connection: Connection, rows: Rows, job: Integers, *, triggers: bool) -> Written:
+    updates, jobs = rows.dataset.conflict == "update", int(job.max(initial=0)) + 1
+    skips = np.ones(len(job), np.bool_) if triggers else np.zeros(len(job), np.bool_)
+    if triggers and not updates:
+        skips = ~triggered.known_or_repeated(connection, rows)
     rejected, left = in_savepoint(connection, lambda: _isolate(connection, rows))
     found = RejectionBuilder(len(job))
     found.add_rows(rejected)
+    # A row that was neither written nor refused: its key is known, or a trigger skipped it.
+    skipped, left = left & skips, left & ~skips
     if rows.dataset.conflict == "reject":
         found.add(left, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, left))
-    written = ~left & ~found.rejected
-    return Written(np.bincount(job[written], minlength=int(job.max(initial=0)) + 1).astype(np.int32), found.build())
+    written = ~left & ~skipped & ~found.rejected
+    counts = (np.bincount(job[mask], minlength=jobs).astype(np.int32) for mask in (written, skipped))
+    return Written(next(counts), found.build(), next(counts))
 
 
 def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:

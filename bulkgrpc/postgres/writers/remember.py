@@ -48,7 +48,7 @@ class RememberingWriter:
         rejected = done.rejected.moved(np.flatnonzero(new))
         dedupe.forget(connection, generations, HashArray(rows.hashes.bytes_of(rejected.row)))
         alike = np.flatnonzero(rejected.mask(len(job))[first_of]).astype(np.int32)
-        return Written(done.written, rejected.copied(alike, first_of[alike]))
+        return Written(done.written, rejected.copied(alike, first_of[alike]), done.skipped)
 
     def _remember(self, connection: Connection, generations: Generations, dataset: str, hashes: bytes) -> Mask:
         """Add the hashes, sorted, that are not known; return which those are."""

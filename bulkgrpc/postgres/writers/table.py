@@ -16,7 +16,7 @@ from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.table_contract import TableContracts
-from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, update
+from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, triggered, update
 from bulkgrpc.postgres.writers.remember import RememberingWriter
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
@@ -47,21 +47,19 @@ class TableWriter:
             return Written(np.zeros(int(job.max(initial=0)) + 1, np.int32))
         fit = self.check(connection, rows.dataset)
         if not fit.conversions:
-            return self._write_fitting(connection, rows, job)
+            return self._write_fitting(connection, rows, job, fit)
         found = RejectionBuilder(len(job))
         for unfit in unfit_rows(rows.table, fit.conversions):
             found.add(unfit.rows, RejectionCode.REFUSED_BY_TABLE, unfit.column.field or unfit.column.name, unfit.reason)
         rows = _converted(rows, fit)
         if not len(found):
-            return self._write_fitting(connection, rows, job)
+            return self._write_fitting(connection, rows, job, fit)
         good = ~found.rejected
-        done = (
-            self._write_fitting(connection, rows.keep(good), job[good])
-            if good.any()
-            else Written(np.zeros(1, np.int32))
-        )
+        done = Written(np.zeros(1, np.int32))
+        if good.any():
+            done = self._write_fitting(connection, rows.keep(good), job[good], fit)
         found.add_rows(done.rejected.moved(np.flatnonzero(good)))
-        return Written(done.written, found.build())
+        return Written(done.written, found.build(), done.skipped)
 
     def check(self, connection: Connection, dataset: Dataset) -> Fit:
         """Lock and check a dataset's table; make its constraints immediate. Raises what `TableContracts.check` does."""
@@ -71,10 +69,11 @@ class TableWriter:
             connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return fit
 
-    def _write_fitting(self, connection: Connection, rows: Rows, job: Integers) -> Written:
+    def _write_fitting(self, connection: Connection, rows: Rows, job: Integers, fit: Fit) -> Written:
+        writer = _write_triggered if fit.row_triggers else self._write
         if rows.hashes is None:
-            return self._write(connection, rows, job)
-        return self._remembering.write(connection, rows, job, self._write)
+            return writer(connection, rows, job)
+        return self._remembering.write(connection, rows, job, writer)
 
     def _write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
         name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict]
@@ -97,3 +96,12 @@ def _converted(rows: Rows, fit: Fit) -> Rows:
     """Return rows with the values and types of the table's columns, where these differ from the dataset's."""
     columns = tuple(replace(column, type=kind) for column, kind in zip(rows.dataset.columns, fit.types, strict=True))
     return replace(rows, dataset=replace(rows.dataset, columns=columns), table=convert(rows.table, fit.conversions))
+
+
+def _write_triggered(connection: Connection, rows: Rows, job: Integers) -> Written:
+    try:
+        return in_savepoint(connection, lambda: triggered.write(connection, rows, job))
+    except psycopg.Error as error:
+        if not is_about_a_row(error):
+            raise
+    return isolate.write(connection, (triggered.write,), rows, job, triggers=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.rejections import Integers, RejectedRows
@@ -14,11 +16,13 @@ from bulkgrpc.rejections import Integers, RejectedRows
 class Written:
     """written: how many rows of each job, by the job's number; rejected: positions in the rows, and why.
 
-    A row that is neither has a key, or bytes, that the table has.
+    skipped: how many rows of each job a trigger skipped; may be shorter than `written`. A row that is none of these has
+    a key, or bytes, that the table has.
     """
 
     written: Integers
     rejected: RejectedRows = field(default_factory=RejectedRows.none)
+    skipped: Integers = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 Writer = Callable[[Connection, Rows, Integers], Written]

@@ -73,6 +73,7 @@ def _counts(counts: JobCounts) -> jobs_pb2.JobCounts:
         duplicate=counts.duplicate,
         rejected=counts.rejected,
         expired=counts.expired,
+        skipped=counts.skipped,
     )
 
 

@@ -1,4 +1,4 @@
-"""Parked messages, blocked datasets and jobs, and the fingerprint of a table."""
+"""Parked messages, blocked datasets and jobs, skipped records, and the fingerprint of a table."""
 
 from pathlib import Path
 
@@ -18,5 +18,9 @@ def downgrade() -> None:
     first = Path(__file__).with_name("0001_pre_bulk_schema.sql").read_text()
     function = first[first.index("CREATE FUNCTION bulk.maintain_days") : first.index("-- Rows of a day without")]
     op.execute(function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+    op.execute(
+        "ALTER TABLE bulk.jobs DROP COLUMN skipped, ADD CONSTRAINT every_accepted_record_is_accounted_for "
+        "CHECK (accepted = written + duplicate + rejected + expired + staged)"
+    )
     op.execute("DROP FUNCTION bulk.table_fingerprint(regclass)")
     op.execute("DROP TABLE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs")

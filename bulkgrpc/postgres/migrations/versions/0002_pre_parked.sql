@@ -45,6 +45,12 @@ CREATE TABLE bulk.blocked_jobs (
 );
 COMMENT ON TABLE bulk.blocked_jobs IS 'Jobs with a batch that can neither be written nor rejected in time: their messages are parked, and those of their queues after them.';
 
+ALTER TABLE bulk.jobs ADD COLUMN skipped bigint NOT NULL DEFAULT 0;
+ALTER TABLE bulk.jobs DROP CONSTRAINT every_accepted_record_is_accounted_for;
+ALTER TABLE bulk.jobs ADD CONSTRAINT every_accepted_record_is_accounted_for
+  CHECK (accepted = written + duplicate + rejected + expired + skipped + staged);
+COMMENT ON COLUMN bulk.jobs.skipped IS 'records that a trigger of the table did not let in: it returned NULL';
+
 -- In PL/pgSQL, so that a session plans it once.
 CREATE FUNCTION bulk.table_fingerprint(relation regclass) RETURNS text LANGUAGE plpgsql AS $function$
 BEGIN

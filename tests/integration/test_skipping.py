@@ -1,0 +1,108 @@
+"""Rows that a trigger skips are counted as skipped: neither as written nor as duplicates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.model import JobOptions, JobState
+from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.writers.table import TableWriter
+from tests.integration.test_transaction import TOPIC, batch, chunk, seal
+from tests.support import examples
+from tests.support.database import Connection, count, register
+
+SKIPPING = """
+CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF new.value < 1.5 THEN RETURN NULL; END IF;
+  {more}
+  RETURN new;
+END $$;
+CREATE TRIGGER skip BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION skip();
+"""
+RAISES = "IF new.value = 2.5 THEN RAISE 'not five'; END IF;"
+MOVES = "new.sensor_id := 'moved ' || new.sensor_id;"
+
+
+def counts(connection: Connection, job: str) -> tuple[int, ...]:
+    row = connection.execute(
+        "SELECT accepted, written, duplicate, rejected, expired, skipped FROM bulk.jobs WHERE idempotency_key = %s",
+        [job],
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+@pytest.fixture
+def epoch(connection: Connection) -> int:
+    return ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+
+
+def dataset_of(connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: Conflict) -> None:
+    dataset = replace(examples.readings(), conflict=policy)
+    register(connection, dataset)
+    monkeypatch.setattr("tests.integration.test_transaction.CODEC", BatchCodec(dataset))
+    monkeypatch.setattr("bulkgrpc.postgres.apply.get_dataset", lambda *_: dataset)
+
+
+@pytest.mark.parametrize(
+    ("policy", "more", "expected"),
+    [
+        # Readings 0 to 9, then 0 to 11, with half their numbers as values: three are skipped each time.
+        ("ignore", "", ((10, 7, 0, 0, 0, 3), (12, 2, 7, 0, 0, 3))),
+        ("reject", "", ((10, 7, 0, 0, 0, 3), (12, 2, 0, 7, 0, 3))),
+        ("update", "", ((10, 7, 0, 0, 0, 3), (12, 9, 0, 0, 0, 3))),
+        ("ignore", RAISES, ((10, 6, 0, 1, 0, 3), (12, 2, 6, 1, 0, 3))),
+        ("reject", RAISES, ((10, 6, 0, 1, 0, 3), (12, 2, 0, 7, 0, 3))),
+        ("update", RAISES, ((10, 6, 0, 1, 0, 3), (12, 8, 0, 1, 0, 3))),
+        # A key that the trigger changes is not recognized in the table: it was written all the same.
+        ("update", MOVES, ((10, 7, 0, 0, 0, 3), (12, 9, 0, 0, 0, 3))),
+    ],
+)
+def test_skipped_rows_are_counted_for_the_job_that_sent_them(
+    connection: Connection,
+    epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: Conflict,
+    more: str,
+    expected: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    dataset_of(connection, monkeypatch, policy)
+    connection.execute(SKIPPING.format(more=more).encode())
+    writer = TableWriter()
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, job="a"), batch(0, 100, 10, job="c")), writer)
+    assert counts(connection, "a") == expected[0]
+    assert counts(connection, "c")[5] == 0
+    write_chunk(connection, TOPIC, chunk(epoch, 2, batch(0, 0, 12, job="b"), batch(1, 200, 5, job="c")), writer)
+    assert counts(connection, "b") == expected[1]
+    assert counts(connection, "c") == (15, 15, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
+def test_an_atomic_job_counts_what_a_trigger_skips(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch, policy: Conflict
+) -> None:
+    dataset_of(connection, monkeypatch, policy)
+    connection.execute(SKIPPING.format(more="").encode())
+    options = JobOptions(atomic=True)
+    messages = batch(0, 0, 10, options=options), seal(1, options=options)
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
+    assert counts(connection, "k") == (10, 7, 0, 0, 0, 3)
+    assert count(connection, "sensor_readings") == 7
+    row = connection.execute("SELECT state FROM bulk.jobs").fetchone()
+    assert row == (JobState.SUCCEEDED,)
+
+
+def test_a_trigger_that_skips_every_row_leaves_a_job_that_succeeded(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of(connection, monkeypatch, "ignore")
+    connection.execute(SKIPPING.format(more="").encode())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 3), seal(1)), TableWriter())
+    assert counts(connection, "k") == (3, 0, 0, 0, 0, 3)
+    assert connection.execute("SELECT state FROM bulk.jobs").fetchone() == (JobState.SUCCEEDED,)
