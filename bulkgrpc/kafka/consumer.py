@@ -85,12 +85,15 @@ class RecordsConsumer:
                 self._consumer.commit(offsets=positions, asynchronous=True)
 
     def end(self, partition: int) -> int | None:
-        """Return the offset after a partition's last message, None if Kafka does not answer within END_TIMEOUT_S."""
-        try:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), END_TIMEOUT_S)
-        except KafkaException:
-            return None
-        return int(end)
+        """Return the offset after a partition's last message, None if Kafka does not answer within 2 END_TIMEOUT_S."""
+        place = TopicPartition(self._topic, partition)
+        end = _end(self._consumer, place)
+        if end is None:
+            # The consumer may have stalled, and not answer although Kafka does: then a new one answers.
+            fresh = Consumer(_configuration(self._settings))
+            end = _end(fresh, place)
+            fresh.close()
+        return end
 
     def rejoin(self, timeout_s: float) -> None:
         """Leave the group and join it as a new member. After `timeout_s` the old member is abandoned.
@@ -137,6 +140,13 @@ class RecordsConsumer:
         if consumer is self._consumer:
             self._revoked([partition.partition for partition in partitions])
         consumer.incremental_unassign(partitions)
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int | None:
+    try:
+        return int(consumer.get_watermark_offsets(place, END_TIMEOUT_S)[1])
+    except KafkaException:
+        return None
 
 
 @contextlib.contextmanager

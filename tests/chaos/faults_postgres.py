@@ -88,9 +88,22 @@ def _errors(rig: Rig, text: str) -> int:
     return sum(len(re.findall(text, worker.log.read_text())) for worker in rig.workers)
 
 
+def _waits_for(rig: Rig, pid: int) -> bool:
+    """Return whether a worker waits for a lock of this backend."""
+    with rig.database() as other:
+        row = other.execute(
+            f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND %s = ANY (pg_blocking_pids(pid))", [pid]
+        ).fetchone()
+    return row is not None and row[0] > 0
+
+
 @contextmanager
 def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
-    """A second writer takes the ledger's rows in the opposite order, and is never the one who gives way."""
+    """A second writer takes the ledger's rows in the opposite order, and is never the one who gives way.
+
+    It holds the first row while a worker waits for it, so that messages of the worker's other partitions gather: the
+    worker's next chunk is of several partitions, holds another row already, and waits for the first one.
+    """
     before = _errors(rig, "deadlock detected")
 
     def step() -> None:
@@ -100,7 +113,7 @@ def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
             with contextlib.suppress(psycopg.errors.LockNotAvailable):
                 for partition in (3, 2, 1, 0):
                     connection.execute("SELECT FROM bulk.offsets WHERE partition = %s FOR UPDATE", [partition])
-                    connection.execute("SELECT pg_sleep(0.03)")
+                    wait_for(lambda: _waits_for(rig, connection.info.backend_pid), 0.3)
 
     with repeating(_forgiving(step), 0.02):
         yield
