@@ -102,7 +102,7 @@ async def _write(options: ConnectionOptions, name: str, out: Path, limit: int | 
 
 async def _fill(client: AsyncBulkClient, name: str, file: RejectedRecordsFile, limit: int | None) -> None:
     pending: list[Rejection] = []
-    async with aclosing(client.job(name).rejections(with_records=True)) as rejections:
+    async with aclosing(client.job(name).rejections(include_records=True)) as rejections:
         async for rejection in rejections:
             pending.append(rejection)
             if len(pending) == _ROWS_PER_WRITE:

@@ -84,7 +84,7 @@ class BatchCodec:
         Returns also the records that break a rule, by their positions among all records of the payloads. Raises
         RuleFailed if a rule cannot be evaluated for a record.
         """
-        # ptars lets some records through that protobuf's own parser refuses, and panics on others: that parser
+        # ptars lets some records through that protobuf's own parser rejects, and panics on others: that parser
         # decides what is valid. It is twice as fast.
         broken, first = [], 0
         try:
@@ -109,7 +109,7 @@ class BatchCodec:
             raise UndecodablePayload(str(error)) from error
 
     def first_invalid(self, payload: bytes) -> tuple[int, str] | None:
-        """Return the index of the first record that protobuf's parser refuses, and why; None if it reads all.
+        """Return the index of the first record that protobuf's parser rejects, and why; None if it reads all.
 
         The parser keeps what it read before it failed: the last record that it began is the one at fault.
         """

@@ -86,7 +86,7 @@ def create_periods(dataset: Dataset, today: date) -> tuple[sql.Composed, ...]:
     statement = sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})")
     return tuple(
         statement.format(of_period(dataset, period), table(dataset), *bounds(dataset, period))
-        for period in periods_around(today, dataset.time_partitions.every)
+        for period in periods_around(today, dataset.time_partitions.period)
     )
 
 

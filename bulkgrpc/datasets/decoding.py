@@ -109,7 +109,7 @@ def _decode_alone(codec: BatchCodec, number: int, payload: Payload) -> Decoded:
 
 
 def _reject_invalid(codec: BatchCodec, records: pa.BinaryArray, rejected: RejectionBuilder) -> None:
-    """Reject the records that protobuf's parser refuses."""
+    """Reject the records that protobuf's parser rejects."""
     checked = _resume(codec, records, rejected, len(records), RESUMES_MAX)
     if checked == len(records):
         return

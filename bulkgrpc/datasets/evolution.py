@@ -115,7 +115,7 @@ def _check_table(old: Dataset, new: Dataset) -> None:
 
 def _by_time(dataset: Dataset) -> str:
     found = dataset.time_partitions
-    return "not set" if found is None else f"{found.column} every {found.every.name.lower()}"
+    return "not set" if found is None else f'"{found.column}" by {found.period.label}'
 
 
 def _cannot_become(old: Dataset, name: str, before: str, after: str) -> Incompatible:
@@ -145,7 +145,7 @@ def _meaning(dataset: Dataset) -> tuple[object, ...]:
     for file in files.file:
         file.ClearField("source_code_info")
     written = [file.SerializeToString(deterministic=True) for file in files.file if not file.name.startswith(_OURS)]
-    return (dataset.message_type, dataset.key, dataset.columns, dataset.conflict, sorted(written))
+    return (dataset.message_type, dataset.key, dataset.columns, dataset.conflict_policy, sorted(written))
 
 
 def _added(dataset: Dataset, column: Column) -> sql.Composed:

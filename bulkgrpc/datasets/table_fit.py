@@ -175,7 +175,7 @@ def parse_table(document: Mapping[str, Any]) -> Table:
 def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
     """Return how a dataset's rows are written into a table, or the first reason why they cannot be.
 
-    Reordered columns, additional columns with a default, constraints and triggers fit: what they refuse is about a row.
+    Reordered columns, additional columns with a default, constraints and triggers fit: what they reject is a row.
     """
     columns = {column.name: column for column in table.columns}
     conversions: list[Conversion] = []
@@ -314,7 +314,8 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         yield _misfit(
             dataset,
             MisfitCode.MISSING_KEY,
-            f"table {dataset.name} has no valid unique index on ({names}), which policy {dataset.conflict} needs",
+            f"table {dataset.name} has no valid unique index on ({names}), which policy "
+            f"{dataset.conflict_policy} needs",
             add,
         )
     elif all(found.deferrable for found in keys):
@@ -322,7 +323,7 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
             dataset,
             MisfitCode.DEFERRABLE_KEY,
             f"the unique constraint of table {dataset.name} on ({names}) is deferrable, which policy "
-            f"{dataset.conflict} cannot use",
+            f"{dataset.conflict_policy} cannot use",
             f"drop the constraint and {add}",
         )
     for column in table.columns:
@@ -338,7 +339,7 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
 def _right_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
     ours, key = {column.name for column in dataset.columns}, dataset.primary_key
     columns = [column for column in table.columns if column.name in ours]
-    updated = [column for column in columns if column.name not in key] if dataset.conflict == "update" else []
+    updated = [column for column in columns if column.name not in key] if dataset.conflict_policy == "update" else []
     rights = {
         f"INSERT ON {dataset.name}": table.may_lock and all(column.may_insert for column in columns),
         f"SELECT ON {dataset.name}": all(column.may_select for column in columns if column.name in key),

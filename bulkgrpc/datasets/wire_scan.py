@@ -1,6 +1,6 @@
 """Finds records whose bytes are no Protobuf wire format, for all records of a batch at once.
 
-Every step reads one field of every record, with NumPy. What it reports as invalid, protobuf's parser refuses: a field
+Every step reads one field of every record, with NumPy. What it reports as invalid, protobuf's parser rejects: a field
 that is cut off, a varint of more than ten bytes, field number 0, an unknown wire type, the end of no group, a string of
 a proto3 message that is not UTF-8. It is not complete: groups and packed fields are not read, so a record that passes
 may still be invalid. The parser decides about those.

@@ -81,7 +81,7 @@ def apply(dataset: Dataset) -> sql.Composed:
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
     row.
     """
-    latest = dataset.conflict == "update"
+    latest = dataset.conflict_policy == "update"
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {staged} "
         "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} {direction}, {index} {direction} ON CONFLICT {action}"

@@ -14,7 +14,7 @@ import psycopg
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group, PreparedChunk
-from bulkgrpc.consume.job_delta import JobDelta, failure, why_rejected
+from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
 from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, plan_lanes
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.consume.report import report
@@ -168,12 +168,12 @@ def _decide(connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta)
     if row.state.ended:
         return
     counts = row.counts + delta.counts
-    delta.failure = failure(row.atomic, row.rejections_max, counts.rejected, counts.expired)
+    delta.failure_reason = failure_reason(row.atomic, row.rejections_max, counts.rejected, counts.expired)
     if not row.atomic:
         delta.count_duplicates()
-    elif delta.failure or delta.ends_at:
+    elif delta.failure_reason or delta.ends_at:
         # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
-        written = 0 if delta.failure else _apply_staged(connection, spec, row, delta)
+        written = 0 if delta.failure_reason else _apply_staged(connection, spec, row, delta)
         delta.end_staging(row.staged, written)
 
 
@@ -184,7 +184,7 @@ def _apply_staged(connection: Connection, spec: JobSpec, row: JobRow, delta: Job
     # The row's version: the seal may have arrived on a stream with another.
     dataset = get_dataset(connection, spec.dataset, row.dataset_version)
     if dataset is None:
-        delta.failure = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
+        delta.failure_reason = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
         return 0
     try:
         with connection.transaction():
@@ -195,15 +195,17 @@ def _apply_staged(connection: Connection, spec: JobSpec, row: JobRow, delta: Job
             apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
             written = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount)
             left = waiting - written
-            if dataset.conflict == "reject" and left:
-                delta.failure = f"the job is atomic and {left} of its keys are in the table already, or occur twice"
+            if dataset.conflict_policy == "reject" and left:
+                delta.failure_reason = (
+                    f"the job is atomic and {left} of its keys are in the table already, or occur twice"
+                )
                 raise psycopg.Rollback
             # Under `update` a record that a later one replaces counts as written, as in every writer.
-            return waiting if dataset.conflict == "update" else written
+            return waiting if dataset.conflict_policy == "update" else written
     except psycopg.Error as error:
         if not is_about_a_row(error):
             raise
-        delta.failure = f"the table refuses the job: {error.diag.message_primary or error}"
+        delta.failure_reason = f"PostgreSQL rejects a row of the job: {error.diag.message_primary or error}"
     return 0
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.kafka.partition import partition_of
 from tests.blast.fault import Effect, Fault
 from tests.blast.faults_batch import BATCH_FAULTS
@@ -38,7 +38,7 @@ class Case:
     """A fault on a dataset with a conflict policy, written by atomic jobs or not."""
 
     fault: Fault
-    policy: Conflict
+    policy: ConflictPolicy
     atomic: bool = False
 
     def __str__(self) -> str:

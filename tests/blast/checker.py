@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobState
 from bulkgrpc.rejections import RejectionCode
 from tests.blast.evidence import Evidence, JobReport, Rejected, Row
@@ -46,7 +46,7 @@ class _Replayed:
     written: int = 0
 
 
-def check_dataset(evidence: Evidence, dataset: str, sent: Sequence[Sent], policy: Conflict) -> Iterator[str]:
+def check_dataset(evidence: Evidence, dataset: str, sent: Sequence[Sent], policy: ConflictPolicy) -> Iterator[str]:
     """Yield what is wrong with a dataset's rows and its jobs' counts."""
     if dataset in evidence.unread:
         yield f"the table cannot be read: {evidence.unread[dataset]}"
@@ -74,9 +74,9 @@ def check_effect(victim: Victim, evidence: Evidence, sent: Sequence[Sent]) -> It
         if other:
             yield f"{job.key} ({job.phase}) has {len(other)} rejections, the first {other[0]}"
         elif job.sealed and report.rejected == 0 and report.ended and report.state != JobState.SUCCEEDED:
-            yield f"{job.key} ({job.phase}) is {JobState(report.state).name}: {report.failure}"
+            yield f"{job.key} ({job.phase}) is {JobState(report.state).name}: {report.failure_reason}"
     during = [job for job in ours if job.phase == "during"]
-    if effect is Effect.ROWS_REJECTED and victim.case.fault.poison is None and not _refused(during, evidence):
+    if effect is Effect.ROWS_REJECTED and victim.case.fault.poison is None and not _rejected(during, evidence):
         yield "no record was rejected"
     if effect is Effect.SKIPPED and not sum(evidence.jobs[job.job_id].skipped for job in during):
         yield "no record counts as skipped"
@@ -106,16 +106,20 @@ def some(found: Iterator[str]) -> list[str]:
     return kept + [f"({kinds.total() - len(kept)} more)"] * (kinds.total() > len(kept))
 
 
-def _refused(jobs: Sequence[Sent], evidence: Evidence) -> bool:
+def _rejected(jobs: Sequence[Sent], evidence: Evidence) -> bool:
     """Return whether records of a job were rejected with reasons."""
     return any(
         any(found.code != _DUPLICATE and found.reason for found in evidence.rejections.get(job.job_id, ()))
-        or (job.atomic and evidence.jobs[job.job_id].state == JobState.FAILED and evidence.jobs[job.job_id].failure)
+        or (
+            job.atomic
+            and evidence.jobs[job.job_id].state == JobState.FAILED
+            and evidence.jobs[job.job_id].failure_reason
+        )
         for job in jobs
     )
 
 
-def _replay(evidence: Evidence, job: Sent, policy: Conflict, replayed: _Replayed) -> Iterator[str]:
+def _replay(evidence: Evidence, job: Sent, policy: ConflictPolicy, replayed: _Replayed) -> Iterator[str]:
     """Apply a job as far as it was accepted; yield what is wrong with its counts and rejections."""
     report = evidence.jobs.get(job.job_id)
     if report is None:
@@ -150,12 +154,16 @@ def _replay(evidence: Evidence, job: Sent, policy: Conflict, replayed: _Replayed
 def _failed(job: Sent, report: JobReport) -> Iterator[str]:
     if report.written:
         yield f"{job.key} is atomic and {JobState(report.state).name}, and reports {report.written} records as written"
-    if report.state == JobState.FAILED and not report.failure:
+    if report.state == JobState.FAILED and not report.failure_reason:
         yield f"{job.key} failed without saying why"
 
 
 def _apply(
-    job: Sent, report: JobReport, places: Mapping[tuple[int, int], Rejected], policy: Conflict, replayed: _Replayed
+    job: Sent,
+    report: JobReport,
+    places: Mapping[tuple[int, int], Rejected],
+    policy: ConflictPolicy,
+    replayed: _Replayed,
 ) -> Generator[str, None, tuple[int, int]]:
     """Apply the records of a job; return how many count as written and as duplicates."""
     written = duplicate = 0
@@ -198,7 +206,7 @@ def _bad(job: Sent, position: int, found: Rejected | None) -> Iterator[str]:
         yield f"{job.key} rejects record {position} without a reason"
 
 
-def _compare(rows: Sequence[Row], tenant: str, replayed: _Replayed, policy: Conflict) -> Iterator[str]:
+def _compare(rows: Sequence[Row], tenant: str, replayed: _Replayed, policy: ConflictPolicy) -> Iterator[str]:
     """Compare a tenant's rows with what must be there."""
     numbers = Counter(row["id"] for row in rows if "id" in row)
     for number, count in numbers.items():

@@ -32,7 +32,7 @@ class JobReport:
     rejected: int
     expired: int
     skipped: int
-    failure: str
+    failure_reason: str
     end_time: datetime | None
 
     @property
@@ -104,7 +104,7 @@ def unended(connection: Connection, job_ids: Sequence[str]) -> list[str]:
 
 
 def _report(values: Mapping[str, Any], end_time: datetime | None) -> JobReport:
-    names = ("state", "accepted", "written", "duplicate", "rejected", "expired", "failure")
+    names = ("state", "accepted", "written", "duplicate", "rejected", "expired", "failure_reason")
     skipped = sum(count for name, count in values.items() if name.startswith("skipped"))
     return JobReport(skipped=skipped, end_time=end_time, **{name: values[name] for name in names})
 

@@ -82,7 +82,7 @@ DEFINITION_FAULTS = (
         + "; ALTER TABLE {table} ALTER COLUMN {text} SET NOT NULL",
         keeps=True,
     ),
-    # COPY stores what it is given in such a column, INSERT refuses it.
+    # COPY stores what it is given in such a column, INSERT rejects it.
     Fault(
         "column becomes an identity",
         Effect.EXACT,

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig, JobOptions
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobKey
 from tests.blast.catalog import Case, tenants_of
 from tests.blast.fault import Poison
@@ -71,7 +71,7 @@ class Victim:
     tenants: tuple[str, str]
 
     @property
-    def policy(self) -> Conflict:
+    def policy(self) -> ConflictPolicy:
         """Its conflict policy."""
         return self.case.policy
 

@@ -2,7 +2,7 @@
 -- Creates the function that writes the staged rows span by span. Its variables have a prefix: columns have any name.
 CREATE OR REPLACE FUNCTION {function} (
   bulkgrpc_row_classes text[], bulkgrpc_server_classes text[], bulkgrpc_in_function text, bulkgrpc_at_raise text,
-  OUT bulkgrpc_refused bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea, OUT bulkgrpc_left bytea
+  OUT bulkgrpc_rejected bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea, OUT bulkgrpc_left bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off AS {body}
 
 -- name: isolate_body
@@ -18,7 +18,7 @@ DECLARE
   bulkgrpc_span integer := bulkgrpc_span_max;
   bulkgrpc_written integer;
   bulkgrpc_retried integer := 0;
-  bulkgrpc_refused_rows integer[] := '{{}}';
+  bulkgrpc_rejected_rows integer[] := '{{}}';
   bulkgrpc_left_rows integer[] := '{{}}';
   bulkgrpc_texts text[] := '{{}}';
   bulkgrpc_message text;
@@ -56,7 +56,7 @@ BEGIN
         -- A check violation without a constraint's name: a partition may have been attached meanwhile. Once more.
         bulkgrpc_retried := bulkgrpc_first;
       ELSIF bulkgrpc_first = bulkgrpc_last THEN
-        bulkgrpc_refused_rows := bulkgrpc_refused_rows || (bulkgrpc_first - 1);
+        bulkgrpc_rejected_rows := bulkgrpc_rejected_rows || (bulkgrpc_first - 1);
         bulkgrpc_texts := bulkgrpc_texts || left(bulkgrpc_message, 1000);
         bulkgrpc_first := bulkgrpc_first + 1;
       ELSE
@@ -64,8 +64,8 @@ BEGIN
       END IF;
     END;
   END LOOP;
-  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_refused
-  FROM unnest(bulkgrpc_refused_rows) WITH ORDINALITY AS u (n, place);
+  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_rejected
+  FROM unnest(bulkgrpc_rejected_rows) WITH ORDINALITY AS u (n, place);
   SELECT string_agg(convert_to(u.t, 'UTF8'), ''::bytea ORDER BY u.place),
          string_agg(int4send(octet_length(convert_to(u.t, 'UTF8'))), ''::bytea ORDER BY u.place)
   INTO bulkgrpc_reasons, bulkgrpc_lengths
@@ -76,5 +76,5 @@ END
 
 -- name: call_isolate
 -- Calls it.
-SELECT bulkgrpc_refused, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
+SELECT bulkgrpc_rejected, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
 FROM {function} (%(row_classes)s::text[], %(server_classes)s::text[], %(in_function)s::text, %(at_raise)s::text)

@@ -33,7 +33,7 @@ class TableWriter:
     _remembering: RememberingWriter = field(default_factory=RememberingWriter)
 
     def write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
-        """Write rows in the caller's transaction; a row that the table refuses is rejected, the others are written.
+        """Write rows in the caller's transaction; a row that PostgreSQL rejects is reported, the others are written.
 
         Raises psycopg.Error if PostgreSQL fails for another reason than a row (`row_errors`); the caller rolls back.
         """
@@ -44,7 +44,7 @@ class TableWriter:
         return self._remembering.write(connection, rows, job, self._write)
 
     def _write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
-        name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict]
+        name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict_policy]
         left = self._staged_left.get(name, 0)
         try:
             if not left:
