@@ -45,7 +45,7 @@ class JobDelta:
         return not (counted or self.sealed_at or self.failure_reason)
 
     def count_duplicates(self) -> None:
-        """Of a job that is not atomic: count the records that are none of the others as duplicates."""
+        """Of a job that is not atomic: count as duplicates the records that are not written, rejected or expired."""
         self.duplicate = self.accepted - self.written - self.rejected - self.expired
 
     def staged_after(self, staged: int) -> int:

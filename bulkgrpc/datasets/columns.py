@@ -81,7 +81,7 @@ class Column:
 
 
 def is_leaf(descriptor: Descriptor) -> bool:
-    """Tell whether a message is one value, of one column, rather than a group of fields."""
+    """Return whether a message is stored in one column, not in a column per field."""
     return descriptor.full_name in _MESSAGES
 
 
@@ -179,8 +179,8 @@ def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
     if not model.is_dataset(column.name):
         raise InvalidDataset(
             where,
-            f"field {where}: {column.name!r} is no valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
-            "say another with (bulkgrpc.v1.column).name",
+            f"field {where}: {column.name!r} is not a valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
+            "specify another with (bulkgrpc.v1.column).name",
         )
     if column.name in SYSTEM_COLUMNS or column.name.startswith("bulkgrpc_"):
         raise InvalidDataset(

@@ -21,7 +21,7 @@ from bulkgrpc.datasets.columns import Column
 
 Mask = npt.NDArray[np.bool_]
 
-# Names of the types in pg_type, of which pg_type's name of the array is another.
+# Names of the types in pg_type. The name of an array type derives from that of its element type.
 _BASES = {
     "boolean": "bool",
     "integer": "int4",

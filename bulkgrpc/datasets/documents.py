@@ -43,7 +43,7 @@ class Documents:
     def texts(self, path: str, values: pa.Array) -> pa.Array:
         """Return the JSON text of each value of the field at `path`, null where it is not set.
 
-        A text has NUL or UNFIT in it where the value cannot be told in jsonb; no other text has.
+        A text contains NUL or UNFIT exactly where jsonb cannot represent the value.
         """
         *above, last = path.split(".")
         message = self._message

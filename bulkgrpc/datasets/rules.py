@@ -135,7 +135,7 @@ def _element(field: Any) -> object:
 
 
 def _fault_of_field(descriptors: bytes, message: Descriptor, field: str) -> bool:
-    """Tell whether a message cannot be used for the rules of this field alone."""
+    """Return whether the rules of this field are what makes a message unusable."""
     files = FileDescriptorSet.FromString(descriptors)
     for file in files.file:
         for scope, found in _messages(file.package, file.message_type):
@@ -182,7 +182,7 @@ def _with_rules(message: Descriptor) -> list[str]:
 
 
 def _carries_extension(options: bytes) -> bool:
-    """Tell whether serialized options have the rules' extension: their pool does not know it as such."""
+    """Return whether serialized options have the rules' extension, which is an unknown field in their pool."""
     unknown: Any = UnknownFieldSet(Empty.FromString(options))
     return any(field.field_number == _EXTENSION for field in unknown)
 

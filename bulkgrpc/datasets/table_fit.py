@@ -295,7 +295,7 @@ def _other_column_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
     ours = {column.name for column in dataset.columns}
     for column in table.columns:
         required = column.not_null and not (column.has_default or column.identity or column.generated)
-        # A BEFORE ROW trigger may fill the column: whether it does, each row tells.
+        # A BEFORE ROW trigger may fill the column: only a write of a row shows whether it does.
         if required and column.name not in ours and not table.row_triggers:
             yield _misfit(
                 dataset,

@@ -14,7 +14,7 @@ from itertools import groupby
 from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobState
 from bulkgrpc.rejections import RejectionCode
-from tests.blast.evidence import Evidence, JobReport, Rejected, Row
+from tests.blast.evidence import Evidence, JobOutcome, Rejected, Row
 from tests.blast.fault import Effect
 from tests.blast.records import differences, wanted
 from tests.blast.traffic import Sent, Victim
@@ -82,7 +82,7 @@ def check_effect(victim: Victim, evidence: Evidence, sent: Sequence[Sent]) -> It
         yield "no record counts as skipped"
 
 
-def percentiles(sent: Sequence[Sent], jobs: Mapping[str, JobReport]) -> tuple[float, float, float]:
+def percentiles(sent: Sequence[Sent], jobs: Mapping[str, JobOutcome]) -> tuple[float, float, float]:
     """Return the median, 99th percentile and maximum of the seconds from submission to end."""
     took = sorted(
         (end - job.begun).total_seconds()
@@ -151,7 +151,7 @@ def _replay(evidence: Evidence, job: Sent, policy: ConflictPolicy, replayed: _Re
         )
 
 
-def _failed(job: Sent, report: JobReport) -> Iterator[str]:
+def _failed(job: Sent, report: JobOutcome) -> Iterator[str]:
     if report.written:
         yield f"{job.key} is atomic and {JobState(report.state).name}, and reports {report.written} records as written"
     if report.state == JobState.FAILED and not report.failure_reason:
@@ -160,7 +160,7 @@ def _failed(job: Sent, report: JobReport) -> Iterator[str]:
 
 def _apply(
     job: Sent,
-    report: JobReport,
+    report: JobOutcome,
     places: Mapping[tuple[int, int], Rejected],
     policy: ConflictPolicy,
     replayed: _Replayed,
@@ -230,7 +230,7 @@ def _compare(rows: Sequence[Row], tenant: str, replayed: _Replayed, policy: Conf
     missing = [number for number in replayed.rows if number not in numbers]
     if replayed.skipped:
         if policy != "update" and replayed.written != len(rows):
-            yield f"{tenant} is told {replayed.written} rows are written, {len(rows)} are there"
+            yield f"{tenant} has {replayed.written} rows reported as written, {len(rows)} are there"
         missing = missing if len(missing) > replayed.skipped else []
     if missing:
         yield f"{tenant} misses {len(missing)} rows that are acknowledged and not reported, as {missing[:5]}"

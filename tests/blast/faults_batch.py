@@ -1,4 +1,4 @@
-"""Faults of batches: records that cannot be written, many at once, or costly to tell apart."""
+"""Faults of batches: records that cannot be written, many at once, or expensive to find."""
 
 from __future__ import annotations
 

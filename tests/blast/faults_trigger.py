@@ -37,7 +37,7 @@ RAISED = {
     "XX000": "internal_error",
     "XX001": "data_corrupted",
     "XX002": "index_corrupted",
-    "ZZZZZ": "a code that nobody knows",
+    "ZZZZZ": "an unknown code",
 }
 """SQLSTATEs that triggers raise, with what they usually mean."""
 

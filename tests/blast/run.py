@@ -34,7 +34,7 @@ KEEP = (
 """What comes before a fault that keeps the rows."""
 _APPLIED_WITHIN_S = 120.0
 _PASSING = (Effect.ROWS_REJECTED, Effect.CONVERTED, Effect.SKIPPED)
-"""Effects of faults that block nobody."""
+"""Effects of faults that do not block their dataset."""
 COLUMNS = {
     "columns": "tenant, id, at, small, large, single, number, label, note",
     "key": "id",
@@ -277,7 +277,7 @@ class Wave:
         """Whether this is a fault of the whole database: once for all victims."""
         return any(victim.case.fault.whole for victim in self._victims)
 
-    def _reports(self) -> dict[str, evidence.JobReport]:
+    def _reports(self) -> dict[str, evidence.JobOutcome]:
         """Return what the jobs report; nothing while the fault keeps us from looking."""
         try:
             with self._stand.database() as connection:
@@ -286,7 +286,7 @@ class Wave:
             return {}
 
     @staticmethod
-    def _ended(reports: dict[str, evidence.JobReport], job: Sent) -> bool:
+    def _ended(reports: dict[str, evidence.JobOutcome], job: Sent) -> bool:
         return job.job_id in reports and reports[job.job_id].ended
 
     def _execute(self, victim: Victim, statements: str) -> None:

@@ -1,4 +1,4 @@
-"""Faults of Kafka: gone, frozen, started anew; its memory of the group lost; what it holds read again."""
+"""Faults of Kafka: killed, frozen, restarted; the offsets of the group deleted; messages read again."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def _full_disk(rig: Rig, _: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _taken_over(rig: Rig, _: random.Random) -> Iterator[None]:
-    """The ledger is locked until the workers pause, and has other owners then: what they hold is refused."""
+    """The ledger is locked until the workers pause. Other owners acquire it, and the chunk of the first is fenced."""
     with rig.database() as connection, connection.transaction():
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.execute("SELECT FROM bulk.offsets FOR UPDATE")

@@ -36,7 +36,7 @@ _PATIENCE = ClientConfig(call_deadline_s=5, open_deadline_s=5, acknowledge_deadl
 
 
 def _fits(fault: UserFault) -> bool:
-    """Tell whether a fault can hit a storm's tables: its checker knows no record that PostgreSQL rejects."""
+    """Return whether a storm can use a fault: its checker does not know records that PostgreSQL rejects."""
     text = fault.apply + fault.repair + fault.holds
     return (
         fault.effect in (Effect.BLOCKED, Effect.CONVERTED, Effect.UNAVAILABLE)

@@ -16,9 +16,9 @@ Kind = Literal[
     "sent",  # key, batches: so many were handed to a stream at least once
     "acknowledged",  # key, batches: all before this one were acknowledged
     "sealed",  # key: the submission returned
-    "refused",  # key, reason: the server said no for good; what was not acknowledged may be there or not
+    "refused",  # key, reason: the server refused the call for good; unacknowledged batches may be there or not
     "unknown",  # key, reason: the client broke off or gave up; the same
-    "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob told
+    "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob reported
     "read",  # jobs: {key: [state, written, found]}, offsets: {partition: [next_offset, owner_epoch]}, in one snapshot
     "fault",  # name, phase: begun, healed
     "not_contained",  # names, ended: processes that ended while users' faults alone were in force

@@ -30,7 +30,7 @@ ALONE = frozenset(
         "postgres: serialization failures",
         "postgres: no connection left",
         "kafka: group offsets deleted",
-        "worker: a zombie with a chunk in hand",
+        "worker: a zombie with a pending chunk",
         "worker: a zombie before its COMMIT",
         "worker: SIGSTOP past max.poll.interval",
     }

@@ -123,7 +123,7 @@ class Rig:
         self.tend()
 
     def move_to(self, bootstrap: str) -> None:
-        """Use another, new Kafka from now on, for good: with a group of its own, and a ledger that begins anew."""
+        """Use another, new Kafka from now on: with a group of its own, and an empty ledger."""
         self.bootstrap = bootstrap
         with self.database() as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")

@@ -72,7 +72,7 @@ async def run(running: Rig, seed: int, seconds: float) -> Verdict:
 
 
 async def _pass(running: Rig, period: Period, chance: random.Random) -> None:
-    """Let a period pass with its faults. That one of them met nothing to hurt is no failure here."""
+    """Let a period pass with its faults. A fault that had nothing to break is not a failure here."""
     ends_at_s = time.monotonic() + period.length_s
     ended_before = len(running.ended)
     with ExitStack() as stack:
@@ -80,7 +80,7 @@ async def _pass(running: Rig, period: Period, chance: random.Random) -> None:
             running.history.note("rig", "fault", name=fault.name, phase="begun")
             try:
                 await asyncio.to_thread(stack.enter_context, fault.hurt(running, chance))
-            except Exception as error:  # noqa: BLE001 - a fault may find its victim gone; the storm goes on
+            except Exception as error:  # noqa: BLE001 - a fault may find its victim gone; the storm continues
                 running.history.note("rig", "fault", name=fault.name, phase=f"not begun: {error!r}")
         lasts_s = max([fault.dwell_s for fault in period.faults], default=0.0)
         lasts_s = max(lasts_s, chance.uniform(0.2, 0.6) * period.length_s) if period.faults else 0.0

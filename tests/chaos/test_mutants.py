@@ -225,7 +225,7 @@ async def put(rig: Rig, plan: Plan, sequences: tuple[int, ...], *, seals: bool =
 async def crash_after_the_end(rig: Rig, mutant: str) -> set[str]:
     """A small job ends, a reader sees it; PostgreSQL is killed in the same moment, and read again without workers.
 
-    What PostgreSQL writes by itself now and then is held up, so that it makes no difference.
+    The WAL writer is stopped, so that PostgreSQL flushes nothing by itself.
     """
     await asyncio.to_thread(rig.disguise, mutant)
     plan = await begin(rig, f"crash-{mutant[:4]}", 1)

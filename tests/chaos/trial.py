@@ -104,12 +104,12 @@ async def reading(rig: Rig, plans: Sequence[Plan]) -> None:
             async with asyncio.timeout(5):
                 await asyncio.to_thread(read_once, rig, some)
         except (psycopg.Error, TimeoutError):
-            pass  # there is nobody to be read from now
+            pass  # PostgreSQL is unavailable now
         await asyncio.sleep(READ_EVERY_S)
 
 
 def read_once(rig: Rig, plans: Sequence[Plan]) -> None:
-    """Note what some jobs report and what is in the table of them, in one snapshot; and where the ledger stands."""
+    """Note what some jobs report their rows in the table, and the ledger's positions, in one snapshot."""
     values = {
         "keys": [f"{plan.who}/{plan.key}" for plan in plans],
         "tenants": [plan.who for plan in plans],

@@ -1,7 +1,7 @@
 -- name: read_fingerprint
 -- Prepared once a session as bulkgrpc_fingerprint(regclass). Whether the transaction is READ COMMITTED, and a text that
 -- differs after every change of the table that `describe` could see. A row version (xmin) of a catalog stands for the
--- row. No function that locks a partition: a partition may be locked by whoever attaches it.
+-- row. No function that locks a partition: a session that attaches a partition locks it.
 SELECT current_setting('transaction_isolation') = 'read committed',
        concat_ws(
            '/', c.oid, c.xmin,

@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION {function} (
 ) LANGUAGE plpgsql SET enable_seqscan = off AS {body}
 
 -- name: isolate_body
--- Body of that function. A span of which not every row is written is rolled back and cut, so that each row that is left
+-- Body of that function. A span that is not written as a whole is rolled back and cut, so that each row that is left
 -- alone is known. The positions of rows and the lengths of reasons are returned as big-endian integers, one value each.
 #variable_conflict use_column
 DECLARE
