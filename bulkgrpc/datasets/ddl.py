@@ -16,9 +16,9 @@ SCHEMA = "public"
 
 
 def create_table(dataset: Dataset) -> sql.Composed:
-    """Return the statements that make a dataset's table: its columns, its primary key (tenant, key), all it is made of.
+    """Return the statements that create a dataset's table with its primary key (tenant, key), partitions and indexes.
 
-    Joined with `;`, to be executed as one.
+    They are joined with `;`, to be executed as one.
     """
     columns: list[sql.Composable] = [column_of(column, dataset.primary_key) for column in dataset.columns]
     key = sql.SQL("PRIMARY KEY ({})").format(_names(dataset.primary_key))

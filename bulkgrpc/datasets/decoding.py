@@ -1,4 +1,4 @@
-"""Decodes the batches of one dataset; records that are no valid messages are rejected, their neighbours decoded.
+"""Decodes the batches of one dataset; invalid records are rejected, their neighbours decoded.
 
 All payloads are decoded in one call. Only if that fails, each is decoded alone, and the invalid records of those that
 fail are found without a call for each record:

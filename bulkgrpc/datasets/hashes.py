@@ -73,7 +73,7 @@ class RecordHasher:
     """Hashes the records of batches. Not thread-safe. The first one loads DataFusion: 75 MB of memory, 0.3 s."""
 
     def __init__(self) -> None:
-        # Only here: no process that meets no such dataset has to load it.
+        # Imported here, so that only a process with such a dataset loads it.
         from datafusion import SessionConfig, SessionContext, col, functions  # noqa: PLC0415
 
         self._context = SessionContext(SessionConfig().with_target_partitions(1).with_batch_size(1 << 20))

@@ -1,7 +1,7 @@
 """Whether a dataset's rows can be written into the table as it is: what the table is, against what is expected. Pure.
 
 `fit` returns a Fit, which says what to convert on the way, or a Misfit, which says why the dataset is blocked and what
-to do. A write that would change a value in silence is always a Misfit.
+to do. A write that would change a value silently is always a Misfit.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
     for column in dataset.columns:
         conversion = _conversion(dataset, column, columns.get(column.name))
         if isinstance(conversion, Misfit):
-            # What the table is comes first: of a view there is more to say than that a column is missing.
+            # Check the kind of the table first: for a view, a missing column is not the reason to report.
             return next(_kind_misfits(dataset, table), conversion)
         if conversion.cast is not None or conversion.limit is not None:
             conversions.append(conversion)

@@ -76,7 +76,7 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         (
             f"message M {{ {OPTION} int32 id = 1; optional int32 a = 2 [(bulkgrpc.v1.column).default_value = 'x']; }}",
             "a",
-            "no value of type integer",
+            "not a value of type integer",
         ),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 17}; int32 id = 1; }', "lanes", "1 to 16"),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: -1}; int32 id = 1; }', "lanes", "1 to 16"),
