@@ -1,6 +1,6 @@
 """`python -m tests.blast [--fault NAME…]`: run faults by hand, one after the other or several at once; print a table.
 
-Exits with 1 if a promise was broken. After a wave with violations the stand starts over, so that each is judged alone.
+Exits with 1 if a promise was broken. After a wave with violations the stand is reset, so that each is judged alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The checker: what was sent and what is there in, violations out. Pure.
+"""The checker: compares what was sent with what is stored, and returns the violations. Pure.
 
 The jobs of a tenant and dataset are replayed in the order in which they were sent, under the dataset's policy, without
-the records that were rejected with a reason. The table must be what comes out, value by value, and every job's counts.
+the records that were rejected with a reason. The result must equal the table, value by value, and every job's counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAME_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What must not be. who: the case, or the innocents."""
+    """A broken promise. who: the case, or the innocent tenants."""
 
     who: str
     what: str
@@ -38,7 +38,7 @@ class Violation:
 
 @dataclass(slots=True)
 class _Replayed:
-    """What must be in a table of a tenant: by number, the job and position that the row is of."""
+    """The expected rows of a tenant in a table: by number, the job and position that the row is from."""
 
     rows: dict[int, tuple[Sent, int]] = field(default_factory=dict)
     ever: dict[int, list[tuple[Sent, int]]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def check_dataset(evidence: Evidence, dataset: str, sent: Sequence[Sent], policy
 
 
 def check_effect(victim: Victim, evidence: Evidence, sent: Sequence[Sent]) -> Iterator[str]:
-    """Yield where the jobs of a victim do not show the effect that its fault is to have."""
+    """Yield where the jobs of a victim do not show the effect that its fault must have."""
     ours = [job for job in sent if job.dataset == victim.table and job.job_id in evidence.jobs]
     effect = victim.case.effect
     clean = [job for job in ours if job.poison is None and (effect in _CLEAN or job.phase == "after")]
@@ -95,7 +95,7 @@ def percentiles(sent: Sequence[Sent], jobs: Mapping[str, JobOutcome]) -> tuple[f
 
 
 def some(found: Iterator[str]) -> list[str]:
-    """Return violations, of each kind a few: what differs in digits only is of one kind."""
+    """Return a few violations of each kind: those that differ only in digits are of one kind."""
     kinds: Counter[str] = Counter()
     kept = []
     for what in found:

@@ -1,4 +1,4 @@
-"""Faults of a table's triggers: what they raise is about a row, whatever its SQLSTATE; what they skip is counted."""
+"""Faults of a table's triggers: their errors are about a row, whatever the SQLSTATE; skipped rows are counted."""
 
 from __future__ import annotations
 

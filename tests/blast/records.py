@@ -1,6 +1,6 @@
 """The records of the tests: every value of a record follows from its number and its revision.
 
-So what a row must contain is computed again, never remembered.
+So the expected content of a row is computed, never remembered.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The checker: evidence in, violations out. Pure; knows the promises and nothing of how they are kept.
+"""The checker: evidence in, violations out. Pure; it knows the promises, not the implementation.
 
-What is no violation: a batch whose outcome its client does not know (refused, broken off, given up, or sent and never
+Not a violation: a batch whose outcome its client does not know (refused, broken off, given up, or sent and never
 answered) may be there whole or not at all. A job that its client did not seal may be open or expired. Records of
 different jobs may come in any order.
 """
@@ -53,7 +53,7 @@ class Submitted:
 
     @property
     def good(self) -> int:
-        """How many rows each batch gives."""
+        """The number of rows that each batch adds."""
         return self.rows - self.bad
 
 
@@ -91,7 +91,7 @@ def check(evidence: Evidence) -> list[Violation]:
 
 
 def submitted(events: Sequence[Event]) -> list[Submitted]:
-    """Put together what the clients saw of each job."""
+    """Collect what the clients saw of each job."""
     jobs: dict[tuple[str, str], Submitted] = {}
     for event in events:
         if event.kind == "submit":
@@ -153,7 +153,7 @@ def _strays(evidence: Evidence, jobs: list[Submitted]) -> Iterator[Violation]:
 
 
 def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
-    """Every batch of a job: once if acknowledged, else at most once; whole; in its lane's order."""
+    """A job's batches are there as a whole and in their lane's order: once if acknowledged, otherwise at most once."""
     is_there = [True] * job.lanes
     for number in range(job.sent):
         rows, distinct = evidence.batches.get((job.who, job.base // job.rows + number), (0, 0))
@@ -171,7 +171,7 @@ def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
 
 
 def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
-    """A job's row must agree with the table, and with what its client was reported."""
+    """A job's row must agree with the table, and with what GetJob reported to its client."""
     name = f"{job.who}/{job.key}"
     report = evidence.jobs.get(job_id(job.who, job.key))
     if report is None:

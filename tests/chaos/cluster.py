@@ -1,4 +1,4 @@
-"""Three Kafka nodes, each broker and controller: replication 3, two replicas must have a message."""
+"""Three Kafka nodes, each broker and controller, with replication factor 3 and min.insync.replicas 2."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _frozen(rig: Rig, _: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _offsets_deleted(rig: Rig, _: random.Random) -> Iterator[None]:
-    """The group must be empty for it: all workers end, and come back."""
+    """The group must be empty for this: all workers end, and are restarted."""
     with rig.untended(*rig.workers):
         for worker in rig.workers:
             worker.kill(signal.SIGTERM)

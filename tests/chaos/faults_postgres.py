@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL: gone, frozen, cutting off, contradicting, full."""
+"""Faults of PostgreSQL: killed, frozen, sessions ended, deadlocks, a full disk."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _errors(rig: Rig, text: str) -> int:
 
 @contextmanager
 def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
-    """A second writer takes the ledger's rows in the opposite order, and is never the one who gives way."""
+    """A second writer takes the ledger's rows in the opposite order, and is never the deadlock victim."""
     before = _errors(rig, "deadlock detected")
 
     def step() -> None:
@@ -144,7 +144,7 @@ def _forgiving(step: Callable[[], None]) -> Callable[[], None]:
 
 @contextmanager
 def _crowded(rig: Rig, _: random.Random) -> Iterator[None]:
-    """Somebody else takes every connection that there is."""
+    """Another client takes all connections."""
     with ExitStack() as held:
 
         def take() -> None:
@@ -161,7 +161,7 @@ def _crowded(rig: Rig, _: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _full_disk(rig: Rig, _: random.Random) -> Iterator[None]:
-    """The table moves to a small disk, which something else fills up."""
+    """The table moves to a small disk, which is then filled."""
     with small_disk() as disk:
         with rig.database() as connection:
             connection.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")

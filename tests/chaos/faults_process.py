@@ -1,4 +1,4 @@
-"""Faults of our own processes: killed, ended, stopped, at named sites, coming and going."""
+"""Faults of our own processes: killed, terminated, stopped, at crash sites, started and stopped repeatedly."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _stopped(rig: Rig, chance: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _past_max_poll(rig: Rig, _: random.Random) -> Iterator[None]:
-    """All workers wait for less between polls than one of them sleeps."""
+    """One worker sleeps for longer than max.poll.interval."""
     rig.mutant, usual = "short_poll", rig.mutant
     try:
         restart(rig, rig.workers)

@@ -73,7 +73,7 @@ def _hurt(fault: UserFault) -> Hurt:
 
 
 def _execute(rig: Rig, statements: str) -> None:
-    """Execute statements in one transaction, as often as it takes: what is hurt has to be repaired."""
+    """Execute statements in one transaction, as often as it takes: the fault must be repaired."""
     if not statements:
         return
     ends_at_s = time.monotonic() + DONE_WITHIN_S

@@ -1,4 +1,4 @@
-"""Clients under fire: what they submit is drawn from a seed, what they see is written down as it happens."""
+"""The clients: what they submit is drawn from a seed, what they see goes to the history."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Plan:
 
 
 def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) -> list[Plan]:
-    """Draw a job for each of some clients: one quits, one quits and comes back, one sends bad records.
+    """Draw a job for each of some clients: one quits, one quits and resubmits, one sends bad records.
 
     All but the first may have several lanes.
     """
@@ -102,7 +102,7 @@ class Load:
         self._acknowledged: dict[str, int] = {}
 
     async def run(self, plans: Sequence[Plan], ends_within_s: float) -> None:
-        """Run all plans at once; return when every client has seen its job end, or does not care."""
+        """Run all plans at once; return when every client has seen its job end, or has quit."""
         self._total += sum(plan.batches for plan in plans)
         async with asyncio.TaskGroup() as tasks:
             for plan in plans:

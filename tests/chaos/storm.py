@@ -1,8 +1,8 @@
 """A long storm over the real stack: `python -m tests.chaos.storm --seed N --seconds S [--seeds K]`.
 
 Clients submit job after job; every 20 to 30 s a new random set of faults is drawn, a quarter of the times none. Then
-everything heals, the lag must go back to zero, and the checker looks at what the clients saw, the tables and the jobs.
-The same seed draws the same plan. Prints a line a seed; exits with 1 if a promise was broken.
+all faults end, the lag must return to zero, and the checker compares what the clients saw, the tables and the jobs.
+The same seed draws the same plan. Prints a line per seed; exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kafka's retention passes what the ledger needs next: the worker stops and says so; it leaves nothing out."""
+"""Kafka's retention deletes what the ledger needs next: the worker stops, reports it and skips nothing."""
 
 from __future__ import annotations
 
