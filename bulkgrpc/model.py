@@ -106,7 +106,7 @@ class JobOptions:
 
     atomic: no row is visible before the seal is applied; then all rows are, or none. rejections_max: more rejected
     records than this fail the job; 0 is no bound. time_to_live_s: a batch that is not applied this many seconds after
-    it was accepted expires; 0 is never.
+    it was accepted expires; 0: the time to live of the dataset, if it has one.
     """
 
     atomic: bool = False
@@ -169,7 +169,7 @@ class Job:
     """A job and its progress.
 
     partitions: one per lane, where the lane's batches go. next_sequence: of the next batch to be acknowledged or
-    applied. failure: why the job failed; else empty.
+    applied. failure_reason: why the job failed; else empty.
     """
 
     spec: JobSpec
@@ -180,7 +180,7 @@ class Job:
     create_time: datetime
     seal_time: datetime | None = None
     end_time: datetime | None = None
-    failure: str = ""
+    failure_reason: str = ""
 
     def overdue_s(self, now: datetime) -> float:
         """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not."""

@@ -52,16 +52,31 @@ ARENAS = 2
 """Malloc arenas: one per thread that handles records."""
 
 
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command()
 def run(
     group: Annotated[
-        str | None, typer.Option(help="Kafka consumer group; workers of one group share the load.")
+        str | None, typer.Option(help="Kafka consumer group. Workers of one group share the load.")
     ] = None,
-    chunk_rows_max: Annotated[int | None, typer.Option(help="Most rows in one transaction.")] = None,
+    chunk_rows_max: Annotated[int | None, typer.Option(help="Maximum number of rows in one transaction.")] = None,
 ) -> None:
-    """Run a worker: it reads batches from Kafka and writes them to PostgreSQL, until SIGTERM.
+    """Run a worker. It reads batches from Kafka and writes them to PostgreSQL, until SIGTERM.
 
-    Start up to one worker per partition of the records topic; Kafka shares the partitions among them. BULKGRPC_KAFKA
-    and BULKGRPC_POSTGRES name the stores.
+    Kafka distributes the partitions of the records topic over the workers of a group. More workers than partitions have
+    no work.
+
+    Environment variables configure the worker. An option overrides its variable.
+
+    - BULKGRPC_KAFKA and BULKGRPC_POSTGRES are the addresses of the stores.
+    - BULKGRPC_GROUP and BULKGRPC_CHUNK_ROWS_MAX are the variables of the options.
+
+    For example:
+
+        bulkgrpc worker
+
+    docs/operations.md lists the settings.
     """
     settings = load(WorkerSettings, group=group, chunk_rows_max=chunk_rows_max)
     allocator.keep_flat(ARENAS)
@@ -132,7 +147,7 @@ def _exit_now(error: GroupNotLeft) -> None:
 
 def main() -> None:
     """Entry point."""
-    typer.run(run)
+    app()
 
 
 if __name__ == "__main__":

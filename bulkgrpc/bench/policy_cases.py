@@ -54,7 +54,7 @@ class PolicyCase:
     def counts(self, load: Load) -> JobCounts:
         """Return the exact counts that its jobs must have in all."""
         rejected = _rows_of(self.rejected_one_in, load)
-        duplicate = 0 if self.dataset.conflict == "update" else _rows_of(self.existing_one_in, load)
+        duplicate = 0 if self.dataset.conflict_policy == "update" else _rows_of(self.existing_one_in, load)
         return JobCounts(load.rows, load.rows - duplicate - rejected, duplicate, rejected)
 
 
@@ -97,14 +97,14 @@ def cases() -> tuple[PolicyCase, ...]:
     )
 
 
-def _readings_as(name: str, conflict: str, window_s: int = 0) -> Dataset:
+def _readings_as(name: str, policy: str, window_s: int = 0) -> Dataset:
     """Return the example dataset with its own table, so that what workers remember of one case affects no other."""
     files = FileDescriptorSet.FromString(sources.compile_proto(sources.proto_root() / "examples/v1/sensors.proto"))
     option = files.file[-1].message_type[0].options.Extensions[_OPTION]
     option.table = f"readings_{name}"
     if window_s:
         option.dedupe_window.seconds = window_s
-    option.conflict = options_pb2.ConflictPolicy.Value(f"CONFLICT_POLICY_{conflict.upper()}")
+    option.conflict_policy = options_pb2.ConflictPolicy.Value(f"CONFLICT_POLICY_{policy.upper()}")
     return define(files.SerializeToString(), "examples.v1.SensorReading")
 
 

@@ -85,16 +85,19 @@ app = typer.Typer(
 def root() -> None:
     """Load records in bulk: Protobuf batches over gRPC, through Kafka, into PostgreSQL, exactly once.
 
-    See it work, from an empty directory to loaded tables, in about a minute:
+    To see it work, run the demo. It takes about a minute:
 
         bulkgrpc demo
 
-    Run it by hand on this machine. Set up the stores, then start a server and a worker in two more shells:
+    To run it by hand on this machine, run each of these lines in its own shell. They start the stores, a server and a
+    worker:
 
         eval "$(bulkgrpc up)" && bulkgrpc migrate
+        eval "$(bulkgrpc up)" && bulkgrpc server
+        eval "$(bulkgrpc up)" && bulkgrpc worker
 
     Every command has its own `--help`. Exit codes of all commands: 0 success, 1 failure (one line on stderr says why),
-    2 wrong usage. Some have more; their help lists them.
+    2 wrong usage. Some commands have more exit codes; their help lists them.
     """
 
 

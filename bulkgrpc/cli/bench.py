@@ -21,11 +21,13 @@ from bulkgrpc.stack import StackError
 
 _STARTING = "starting Kafka, PostgreSQL and Valkey"
 
-app = typer.Typer(help="Measure throughput, latency, CPU time and memory on a stack of its own.")
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Use the stack in this directory and keep it. Default: a new one below /var/tmp, then deleted."),
+    typer.Option(
+        help="Use the stack in this directory and keep it. Default: a new stack below /var/tmp, deleted at the end."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -34,17 +36,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 def bench(  # noqa: PLR0917 — options, given by name
     context: typer.Context,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each throughput measurement.")] = 1_000_000,
-    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows of a batch.")] = 1000,
+    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows per batch.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the bare COPY.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of throughput measurements. Figures are medians.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="100,000 rows, one round, 40 latency samples.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure less: 100,000 rows, one round, 40 latency samples.")
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure throughput, CPU time and latency, next to a bare COPY BINARY of the same rows in the same run.
+    """Measure throughput, latency and CPU time, next to a bare COPY BINARY of the same rows in the same run.
 
-    Compare ratios: rates depend on the machine. Run nothing else meanwhile. Takes about two minutes. CPU time includes
-    PostgreSQL and excludes Kafka.
+    Compare ratios: rates depend on the machine. Run nothing else on it meanwhile. The measurements take about two
+    minutes. CPU time includes PostgreSQL and excludes Kafka.
 
     For example:
 
@@ -83,8 +87,8 @@ def bench_memory(
 ) -> None:
     """Measure the memory of server and workers while many streams send gigabytes at the same time.
 
-    Needs about three times the gigabytes on disk: the rows, their write-ahead log, and what Kafka stores for the
-    workers.
+    The measurement needs about three times the gigabytes on disk: for the rows, their write-ahead log, and what Kafka
+    stores for the workers.
 
     For example:
 
@@ -114,7 +118,7 @@ def bench_memory(
 def bench_policies(
     *,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each measurement.")] = 800_000,
-    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows of a batch.")] = 1000,
+    batch_rows: Annotated[int, typer.Option(min=1, max=20_000, help="Rows per batch.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers, and connections of the baselines.")] = 2,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows of a transaction, also of the baselines.")] = 40_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds. Figures are medians.")] = 3,
@@ -124,7 +128,8 @@ def bench_policies(
     """Measure conflict policies, deduplication, validation, rejected rows and wide messages, each next to a baseline.
 
     Workers drain a full topic for each case. The baselines write the same rows in chunks of the same size over as many
-    connections: a bare COPY BINARY, or COPY into a temporary table and INSERT … ON CONFLICT. Takes several minutes.
+    connections: a bare COPY BINARY, or COPY into a temporary table and INSERT … ON CONFLICT. The measurements take
+    several minutes.
 
     For example:
 

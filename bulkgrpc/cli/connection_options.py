@@ -17,7 +17,9 @@ ServerOption = Annotated[
 TenantOption = Annotated[
     str,
     typer.Option(
-        "--tenant", envvar="BULKGRPC_TENANT", help="The tenant. Default: the tenant of the token, or `default`."
+        "--tenant",
+        envvar="BULKGRPC_TENANT",
+        help='The tenant. Default: the tenant of the token; without a token, the tenant "default".',
     ),
 ]
 TokenOption = Annotated[
@@ -28,7 +30,7 @@ TlsCaOption = Annotated[
     typer.Option(
         "--tls-ca",
         envvar="BULKGRPC_TLS_CA",
-        help="PEM file of the certificate authorities to trust. Turns TLS on. Default: no TLS.",
+        help="PEM file of the certificate authorities to trust. It enables TLS. Default: no TLS.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]

@@ -114,7 +114,7 @@ def job_document(job: Job) -> dict[str, object]:
         "create_time": job.create_time,
         "seal_time": job.seal_time,
         "end_time": job.end_time,
-        "failure": job.failure,
+        "failure_reason": job.failure_reason,
         "options": asdict(job.options),
         "overdue_s": job.overdue_s,
     }
@@ -127,12 +127,12 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
         "version": dataset.version,
         "message_type": dataset.message_type,
         "key": list(dataset.key),
-        "conflict": dataset.conflict,
+        "conflict_policy": dataset.conflict_policy,
         "dedupe_window_s": dataset.dedupe_window_s,
         "lanes": dataset.lanes,
         "time_to_live_s": dataset.time_to_live_s,
         "hash_partitions": dataset.hash_partitions,
-        "time_partitions": None if dataset.time_partitions is None else asdict(dataset.time_partitions),
+        "time_partitions": _time_partitions(dataset),
         "columns": [
             {"name": column.name, "field": column.field, "type": column.type, "nullable": column.nullable}
             for column in dataset.columns
@@ -140,9 +140,14 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
     }
 
 
+def _time_partitions(dataset: Dataset) -> dict[str, str] | None:
+    found = dataset.time_partitions
+    return None if found is None else {"column": found.column, "period": found.period.label}
+
+
 def write_options(dataset: Dataset) -> str:
     """Return how a dataset's records are written, as one line."""
-    options = [f"on a key conflict: {dataset.conflict}"]
+    options = [f"conflict policy: {dataset.conflict_policy}"]
     if dataset.dedupe_window_s:
         options.append(f"dedupe window: {dataset.dedupe_window_s:g} s")
     if dataset.lanes > 1:
@@ -152,7 +157,7 @@ def write_options(dataset: Dataset) -> str:
     if dataset.hash_partitions:
         options.append(f"{dataset.hash_partitions} partitions by hash of the key")
     if dataset.time_partitions is not None:
-        options.append(f"partitions by {dataset.time_partitions.every} of {dataset.time_partitions.column}")
+        options.append(f"partitions by the {dataset.time_partitions.period.label} of {dataset.time_partitions.column}")
     return "; ".join(options)
 
 
@@ -177,9 +182,9 @@ def _jobs_in_columns(jobs: list[Job], *, with_ids: bool) -> Table:
         table.add_column(name, no_wrap=True)
     for name in (*counts, "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    with_failure = any(job.failure for job in jobs)
+    with_failure = any(job.failure_reason for job in jobs)
     if with_failure:
-        table.add_column("failure", overflow="fold", min_width=30)
+        table.add_column("failure reason", overflow="fold", min_width=30)
     for job in jobs:
         numbers = [f"{getattr(job.counts, name):,}" for name in counts]
         table.add_row(
@@ -188,7 +193,7 @@ def _jobs_in_columns(jobs: list[Job], *, with_ids: bool) -> Table:
             styled_state(job.state),
             *numbers,
             _seconds(job),
-            *([job.failure] if with_failure else []),
+            *([job.failure_reason] if with_failure else []),
         )
     return table
 
@@ -204,7 +209,11 @@ def _jobs_in_lines(jobs: list[Job], *, with_ids: bool) -> Table:
             if name == "accepted" or getattr(job.counts, name)
         ]
         seconds = [f"{_seconds(job)} s"] if _seconds(job) else []
-        lines = [styled_state(job.state), ", ".join([*numbers, *seconds]), *([job.failure] if job.failure else [])]
+        lines = [
+            styled_state(job.state),
+            ", ".join([*numbers, *seconds]),
+            *([job.failure_reason] if job.failure_reason else []),
+        ]
         table.add_row(f"{_id(job)}\n{job.dataset}" if with_ids else job.dataset, "\n".join(lines))
     return table
 
@@ -217,8 +226,8 @@ def job_table(job: Job) -> Table:
     table.add_row("job", job.name)
     table.add_row("dataset", f"{job.dataset} (version {job.dataset_version})")
     table.add_row("state", styled_state(job.state))
-    if job.failure:
-        table.add_row("failure", job.failure)
+    if job.failure_reason:
+        table.add_row("failure reason", job.failure_reason)
     for name in COUNTS:
         table.add_row(name, f"{getattr(job.counts, name):,}")
     for name, option in asdict(job.options).items():

@@ -37,7 +37,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Register Protobuf messages as datasets, each bound to a table; list, show and delete them.\n\n"
-    "For example:\n\n    bulkgrpc datasets register readings.proto && bulkgrpc datasets show readings",
+    "For example:\n\n    bulkgrpc datasets register readings.proto && bulkgrpc datasets show readings\n\n"
+    "Every command has its own `--help`.",
 )
 
 
@@ -49,7 +50,7 @@ def register(
         str, typer.Option(help="Full name of the message. Default: every message that has a dataset option.")
     ] = "",
     include: Annotated[
-        Path | None, typer.Option(help="Directory that imports are relative to. Default: the file's.")
+        Path | None, typer.Option(help="Directory that imports are relative to. Default: the directory of the file.")
     ] = None,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
@@ -70,7 +71,7 @@ def register(
 
         bulkgrpc datasets register readings.proto
 
-    With --json, one object per line.
+    With --json, the command prints one JSON object per line.
     """
     with console.failures():
         descriptors = compile_proto(file, include)
@@ -88,7 +89,7 @@ def plan(
         str, typer.Option(help="Full name of the message. Default: every message that has a dataset option.")
     ] = "",
     include: Annotated[
-        Path | None, typer.Option(help="Directory that imports are relative to. Default: the file's.")
+        Path | None, typer.Option(help="Directory that imports are relative to. Default: the directory of the file.")
     ] = None,
     server: ServerOption = SERVER,
     tenant: TenantOption = "",
@@ -102,7 +103,7 @@ def plan(
 
         bulkgrpc datasets plan readings.proto
 
-    With --json, one object per line.
+    With --json, the command prints one JSON object per line.
     """
     with console.failures():
         descriptors = compile_proto(file, include)
@@ -122,11 +123,13 @@ def versions(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List a dataset's versions, newest first. With --json, one object per line.
+    """List a dataset's versions, newest first.
 
     For example:
 
         bulkgrpc datasets versions weather
+
+    With --json, the command prints one JSON object per line.
     """
     with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         found = list(client.list_dataset_versions(name))
@@ -141,11 +144,13 @@ def list_datasets(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the datasets by name. With --json, one object per line.
+    """List the datasets by name.
 
     For example:
 
         bulkgrpc datasets list
+
+    With --json, the command prints one JSON object per line.
     """
     with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         datasets = list(client.list_datasets())
@@ -166,6 +171,8 @@ def show(
     For example:
 
         bulkgrpc datasets show weather
+
+    With --json, the command prints one JSON object.
     """
     with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         dataset = client.get_dataset(name)
@@ -198,8 +205,8 @@ def delete(
 ) -> None:
     """Delete a dataset. Its table stays, with all rows, unless you pass --drop-table.
 
-    The server refuses this while the dataset has jobs that have not ended. Registering it again creates the version
-    after the last one.
+    The server refuses the call while the dataset has jobs that have not ended. If you register the dataset again, its
+    version numbers continue.
 
     For example:
 
@@ -223,7 +230,8 @@ def infer(
     key: Annotated[
         str,
         typer.Option(
-            help="Columns that identify a row, separated by commas. Default: the fewest that are unique in the file."
+            help="Columns that identify a row, separated by commas. Default: the smallest set that is unique in the "
+            "file."
         ),
     ] = "",
     table: Annotated[str, typer.Option(help="Name of the table. Default: the file's name.")] = "",
@@ -242,7 +250,7 @@ def infer(
 
         bulkgrpc datasets infer weather.csv > weather.proto
 
-    With --json, an object with the text as `proto`.
+    With --json, the command prints one JSON object, whose field `proto` has the text.
     """
     with console.failures():
         text = infer_proto(file, nulls=("", "NA") if null is None else tuple(null), key=key, table=table)

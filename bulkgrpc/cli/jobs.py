@@ -41,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Show, follow, cancel and delete jobs, and list their rejected records.\n\n"
-    "For example:\n\n    bulkgrpc jobs list --state partially_succeeded",
+    "For example:\n\n    bulkgrpc jobs list --state partially_succeeded\n\nEvery command has its own `--help`.",
 )
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="The job: `tenants/…/jobs/…`, or only the ID.", show_default=False)
@@ -63,6 +63,8 @@ def get(
     For example:
 
         bulkgrpc jobs get tenants/default/jobs/0b6ec6dc-…
+
+    With --json, the command prints one JSON object.
     """
     with console.failures():
         options = ConnectionOptions(server, tenant, token, tls_ca)
@@ -85,11 +87,13 @@ def list_jobs(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tenant's jobs, newest first. With --json, one object per line.
+    """List the tenant's jobs, newest first.
 
     For example:
 
         bulkgrpc jobs list --limit 10 --state failed
+
+    With --json, the command prints one JSON object per line.
     """
     with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
         found = (job for job in client.list_jobs() if state in (None, job.state))
@@ -112,11 +116,13 @@ def watch(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job and each change of it until it has ended. With --json, one object per line for each change.
+    """Show a job and each of its changes until it has ended.
 
     For example:
 
         bulkgrpc jobs watch tenants/default/jobs/0b6ec6dc-…
+
+    With --json, the command prints one JSON object per line, one for each change.
 
     Exit codes: 0 all records written; 1 the job did not end in time; 3 some records were rejected or expired; 4 the job
     failed; 5 the job was cancelled or expired.
@@ -154,6 +160,8 @@ def cancel(
     For example:
 
         bulkgrpc jobs cancel tenants/default/jobs/0b6ec6dc-…
+
+    With --json, the command prints the cancelled job as one JSON object.
     """
     with console.failures():
         options = ConnectionOptions(server, tenant, token, tls_ca)
@@ -177,6 +185,8 @@ def delete(
     For example:
 
         bulkgrpc jobs delete tenants/default/jobs/0b6ec6dc-…
+
+    With --json, the command prints one JSON object.
     """
     with console.failures():
         options = ConnectionOptions(server, tenant, token, tls_ca)

@@ -15,37 +15,43 @@ DatasetOption = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        help="The dataset of its records. Default with --retry-of: the dataset of that job.",
+        help="Name of the dataset to load the file into. Default with --retry-of: the dataset of that job.",
         show_default=False,
     ),
 ]
 FormatOption = Annotated[
-    Format | None, typer.Option("--format", help="The file's format. Default: by its suffix.", show_default=False)
+    Format | None,
+    typer.Option("--format", help="Format of the file. Default: by the suffix of its name.", show_default=False),
 ]
-BatchRowsOption = Annotated[int, typer.Option(min=1, max=50_000, help="Records of a batch.")]
+BatchRowsOption = Annotated[int, typer.Option(min=1, max=50_000, help="Records per batch.")]
 KeyOption = Annotated[
     str,
     typer.Option(
-        help="Idempotency key: submissions with the same key are the same job. Default: a random key; with --retry-of, "
+        help="Idempotency key. Submissions with the same key are the same job. Default: a random key; with --retry-of, "
         "a key derived from that job and the file."
     ),
 ]
 RetryOption = Annotated[
     str,
     typer.Option(
-        metavar="JOB", help="The file has the corrected rejected records of this job: see `bulkgrpc jobs rejections`."
+        metavar="JOB",
+        help="The job whose rejected records the file corrects; see `bulkgrpc jobs rejections`.",
     ),
 ]
 AtomicOption = Annotated[
     bool, typer.Option("--atomic", help="Write all records of the job in one transaction, or none of them.")
 ]
 RejectionsMaxOption = Annotated[
-    int, typer.Option(min=0, help="Fail the job after more rejections than this. 0: no limit.")
+    int, typer.Option(min=0, help="Fail the job if more records than this are rejected. 0: no limit.")
 ]
 TimeToLiveOption = Annotated[
     float,
     typer.Option(
-        min=0, metavar="SECONDS", help="Discard records that are not written after this time, 1 s or more. 0: never."
+        min=0,
+        metavar="SECONDS",
+        help="Time to live, 1 s or more. Records that are not written within this time are discarded and count as "
+        "expired. Default (0): the time_to_live of the dataset; if it has none, records do not expire.",
+        show_default=False,
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job. Repeatable.")]

@@ -48,14 +48,17 @@ def rejections(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the rejected records of a job with their reasons. With --json, one object per line.
+    """List the rejected records of a job with their reasons.
 
     For example:
 
         bulkgrpc jobs rejections tenants/default/jobs/0b6ec6dc-…
 
-    With --out, write the records to a file: the dataset's fields, then the columns _sequence, _record_index, _code,
-    _field and _reason. A record that cannot be decoded has its bytes in record_base64. Correct the file and submit it:
+    With --json, the command prints one JSON object per line.
+
+    With --out, the command writes the records to a file: the dataset's fields, then the columns _sequence,
+    _record_index, _code, _field and _reason. The column record_base64 has the bytes of a record that cannot be decoded.
+    Correct the file and submit it:
 
         bulkgrpc jobs rejections JOB --out rejected.csv
 
@@ -102,7 +105,7 @@ async def _write(options: ConnectionOptions, name: str, out: Path, limit: int | 
 
 async def _fill(client: AsyncBulkClient, name: str, file: RejectedRecordsFile, limit: int | None) -> None:
     pending: list[Rejection] = []
-    async with aclosing(client.job(name).rejections(with_records=True)) as rejections:
+    async with aclosing(client.job(name).rejections(include_records=True)) as rejections:
         async for rejection in rejections:
             pending.append(rejection)
             if len(pending) == _ROWS_PER_WRITE:

@@ -45,13 +45,15 @@ def migrate(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Create the schema `bulk` in the database, or upgrade it to this release. Safe to repeat.
+    """Create the schema `bulk` in the database, or upgrade it to this release. You can repeat it.
 
     Run it before the first server or worker of a release starts.
 
     For example:
 
         eval "$(bulkgrpc up)" && bulkgrpc migrate
+
+    With --json, the command prints one JSON object.
     """
     with console.failures():
         migrate_database(postgres or load_settings(StackSettings).postgres)

@@ -35,12 +35,12 @@ NOT_ALL_RUNNING = 3
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Directory of the stack's data. Default: $BULKGRPC_DATA_DIR, or else /var/lib/bulkgrpc for root and the "
-        "user's data directory for others."
+        help="Directory of the stack's data. Default: $BULKGRPC_DATA_DIR if it is set; otherwise /var/lib/bulkgrpc for "
+        "root, and the user's data directory for other users."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: the port of the last start, or a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port. 0: the port of the last start, or a free port.")]
 
 _NAMES = {"kafka": "Kafka", "postgres": "PostgreSQL", "redis": "Valkey"}
 
@@ -54,13 +54,17 @@ def up(
 ) -> None:
     """Start Kafka, PostgreSQL and Valkey on this machine, and wait until they are ready. For development and tests.
 
-    They run in the background until `bulkgrpc down`. A part that already runs is kept; one that crashed is started
-    again with its data. The export lines are printed on stdout and everything else on stderr, so that a shell can use
-    them.
+    They run in the background until `bulkgrpc down`. A part that already runs is not restarted. A part that crashed
+    starts with the data that it had.
+
+    On stdout the command prints one `export` line per part, in the order Kafka, PostgreSQL, Valkey. Everything else
+    goes to stderr, so a shell can evaluate stdout.
 
     For example:
 
         eval "$(bulkgrpc up)"
+
+    With --json, the command prints one JSON object instead.
     """
     with _errors():
         stack = _stack(data_dir, Ports(kafka_port, postgres_port, redis_port))
@@ -95,9 +99,11 @@ def down(
 
         bulkgrpc down
 
-    Start again with no topics and no tables:
+    To start without topics and tables:
 
         bulkgrpc down --delete && bulkgrpc up
+
+    With --json, the command prints one JSON object.
     """
     with _errors():
         stack = _stack(data_dir)
@@ -116,7 +122,7 @@ def down(
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show the state, process ID, start time and address of Kafka, PostgreSQL and Valkey.
 
-    Example: start the stack only if it is not running.
+    For example, to start the stack only if it does not run:
 
         bulkgrpc status >/dev/null || bulkgrpc up
 
@@ -135,13 +141,15 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def stack_install(as_json: AsJson = False) -> None:
-    """Download Kafka's jars with Maven, so that `up` needs no network. 44 MB, once for each user.
+    """Download Kafka's JAR files with Maven, so that `up` needs no network: 44 MB, once per user.
 
-    Needs Java 17 or newer and Maven.
+    The command needs Java 17 or later and Maven.
 
-    Example, in a container image:
+    For example, in a container image:
 
         apt-get install openjdk-17-jre-headless maven && bulkgrpc stack-install
+
+    With --json, the command prints one JSON object.
     """
     with _errors():
         start_s = time.monotonic()

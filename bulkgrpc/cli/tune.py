@@ -37,9 +37,9 @@ def tune(
     """Measure which chunk size suits your table on your PostgreSQL server.
 
     A chunk is what a worker writes in one transaction. Larger chunks are faster up to a point, and their rows become
-    visible later. The point depends on the table's columns, its indexes and the disk. Workers find it by themselves,
-    between BULKGRPC_CHUNK_ROWS_MIN and BULKGRPC_CHUNK_ROWS_MAX. Use this command to know it in advance, or to measure
-    what an index costs.
+    visible later. The best size depends on the table's columns, its indexes and the disk. Workers find it by
+    themselves, between BULKGRPC_CHUNK_ROWS_MIN and BULKGRPC_CHUNK_ROWS_MAX. Use this command to know it in advance, or
+    to measure the cost of an index.
 
     For example:
 
@@ -48,9 +48,9 @@ def tune(
         bulkgrpc tune weather --sizes 1000,10000,100000 --json
 
     The command writes into an empty copy of the table in its own schema, which it drops at the end. The copy has the
-    same columns, constraints and indexes, but no foreign keys and triggers. Rows are sampled from the table, which is
-    only read; for an empty table they are generated. On a table much larger than memory, a row costs more than measured
-    here. The server is busy for about 15 seconds.
+    same columns, constraints and indexes, but no foreign keys or triggers. The command only reads your table: it
+    samples rows from it, or generates rows if it is empty. On a table much larger than memory, a row costs more than
+    measured here. The PostgreSQL server is busy for about 15 seconds.
     """
     with console.failures():
         wanted = _sizes(sizes)

@@ -128,15 +128,15 @@ class AsyncJobHandle:
         connection = self._client._connection
         await connection.call(connection.jobs.DeleteJob, jobs_pb2.DeleteJobRequest(name=self._name))
 
-    async def rejections(self, *, with_records: bool = False) -> AsyncGenerator[Rejection, None]:
+    async def rejections(self, *, include_records: bool = False) -> AsyncGenerator[Rejection, None]:
         """Yield the rejected records in the order of the job. Each page is one call.
 
-        with_records: include the records' bytes. Raises BulkError.
+        include_records: include the records' bytes. Raises BulkError.
         """
         token, connection = "", self._client._connection
         while True:
             request = jobs_pb2.ListRejectionsRequest(
-                parent=self._name, page_size=_REJECTIONS_PAGE_SIZE, page_token=token, with_records=with_records
+                parent=self._name, page_size=_REJECTIONS_PAGE_SIZE, page_token=token, include_records=include_records
             )
             response: jobs_pb2.ListRejectionsResponse = await connection.call(connection.jobs.ListRejections, request)
             for rejection in response.rejections:
@@ -294,7 +294,7 @@ class AsyncBulkClient:
             response: datasets_pb2.ListDatasetVersionsResponse = await self._connection.call(
                 self._connection.datasets.ListDatasetVersions,
                 datasets_pb2.ListDatasetVersionsRequest(
-                    name=model.resource(name), page_size=_PAGE_SIZE, page_token=token
+                    parent=model.resource(name), page_size=_PAGE_SIZE, page_token=token
                 ),
             )
             for dataset in response.datasets:

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.client.errors import WrongInput
 from bulkgrpc.datasets.columns import Column
-from bulkgrpc.datasets.definition import Conflict, Dataset
+from bulkgrpc.datasets.definition import ConflictPolicy, Dataset
 from bulkgrpc.model import JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 
@@ -58,8 +58,9 @@ class Job:
     """A job as the server last returned it.
 
     name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: sequence of the next batch that it
-    accepts. seal_time, end_time: None until it is sealed, until it has ended. failure: why it failed, "" if it did not.
-    options: as it was opened. overdue_s: seconds since the time by which it should have ended; 0 if that is not past.
+    accepts. seal_time, end_time: None until it is sealed, until it has ended. failure_reason: why it failed, "" if it
+    did not. options: as it was opened. overdue_s: seconds since the time by which it should have ended; 0 if that is
+    not past.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Job:
     create_time: datetime | None
     seal_time: datetime | None
     end_time: datetime | None
-    failure: str = ""
+    failure_reason: str = ""
     options: JobOptions = JobOptions()
     overdue_s: float = 0.0
 
@@ -100,9 +101,9 @@ def job_of(proto: jobs_pb2.Job) -> Job:
         create_time=_time(proto.create_time) if proto.HasField("create_time") else None,
         seal_time=_time(proto.seal_time) if proto.HasField("seal_time") else None,
         end_time=_time(proto.end_time) if proto.HasField("end_time") else None,
-        failure=proto.failure,
+        failure_reason=proto.failure_reason,
         options=options_of(proto.options),
-        overdue_s=_seconds(proto.overdue),
+        overdue_s=_seconds(proto.overdue_duration),
     )
 
 
@@ -142,7 +143,7 @@ def rejection_of(proto: jobs_pb2.Rejection) -> Rejection:
     return Rejection(proto.sequence, proto.record_index, proto.code, proto.field, proto.reason, proto.record)
 
 
-_CONFLICTS: dict[int, Conflict] = {
+_CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_UPDATE: "update",
     options_pb2.CONFLICT_POLICY_REJECT: "reject",
 }
@@ -169,7 +170,7 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         key=tuple(proto.key),
         columns=tuple(Column(column.name, column.field, column.type, column.nullable) for column in proto.columns),
         descriptors=proto.descriptors.SerializeToString() if proto.HasField("descriptors") else b"",
-        conflict=_CONFLICTS.get(proto.conflict, "ignore"),
+        conflict_policy=_CONFLICT_POLICIES.get(proto.conflict_policy, "ignore"),
     )
 
 

@@ -178,7 +178,7 @@ class Submission:
                 await call.write(batch_message(numbered))
             self._seal_sent = True
             watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s)
-            seal = ingest_pb2.Seal(batches=self._queue.window.next_sequence)
+            seal = ingest_pb2.Seal(batch_count=self._queue.window.next_sequence)
             await call.write(wire_pb2.StreamMessage(seal=seal).SerializeToString())
             await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
@@ -209,7 +209,7 @@ def _ended_before_seal(job: jobs_pb2.Job) -> bool:
 
 def _ended(job: jobs_pb2.Job) -> NotNow:
     """Return the refusal that a stream receives when its job ends, for a job that ended between two streams."""
-    why = f": {job.failure}" if job.failure else ""
+    why = f": {job.failure_reason}" if job.failure_reason else ""
     return NotNow(
         Reason.JOB_ENDED,
         f"{job.name} ended as {JobState(job.state).name} before all batches were sent{why}; submit the remaining "

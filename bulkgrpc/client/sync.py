@@ -116,9 +116,9 @@ class JobHandle:
         """Delete the job. See `AsyncJobHandle.delete`."""
         self._loop.run(self._handle.delete())
 
-    def rejections(self, *, with_records: bool = False) -> Iterator[Rejection]:
+    def rejections(self, *, include_records: bool = False) -> Iterator[Rejection]:
         """Yield the rejected records. See `AsyncJobHandle.rejections`."""
-        return self._loop.each(self._handle.rejections(with_records=with_records))
+        return self._loop.each(self._handle.rejections(include_records=include_records))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -1,4 +1,4 @@
-"""What a chunk does to a job: counts, seal, failure, and the state that the job ends in. Pure."""
+"""What a chunk does to a job: counts, seal, failure reason, and the state that the job ends in. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ class JobDelta:
     """Counts of records that a chunk adds to a job, and how the job ends, if it does.
 
     accepted = written + duplicate + rejected + expired + skipped + the records that an atomic job keeps staged.
-    sealed_at: when
-    the seal that the chunk applies was sent. unsealed: whether a lane of the job is not sealed after the chunk.
-    failure: why the job fails here; only set for a job that has not ended.
+    sealed_at: when the seal that the chunk applies was sent. unsealed: whether a lane is not sealed after the chunk.
+    failure_reason: why the job fails here; only set for a job that has not ended.
     """
 
     accepted: int = 0
@@ -28,7 +27,7 @@ class JobDelta:
     skipped: int = 0
     sealed_at: datetime | None = None
     unsealed: bool = False
-    failure: str = ""
+    failure_reason: str = ""
 
     @property
     def ends_at(self) -> datetime | None:
@@ -43,10 +42,11 @@ class JobDelta:
     @property
     def is_empty(self) -> bool:
         """Whether the chunk does nothing to the job."""
-        return not (self.accepted or self.written or self.duplicate or self.expired or self.sealed_at or self.failure)
+        counted = self.accepted or self.written or self.duplicate or self.expired
+        return not (counted or self.sealed_at or self.failure_reason)
 
     def count_duplicates(self) -> None:
-        """Of a job that is not atomic: count the records that are none of the others as duplicates."""
+        """Of a job that is not atomic: count as duplicates the records that are none of the others."""
         self.duplicate = self.accepted - self.written - self.rejected - self.expired - self.skipped
 
     def staged_after(self, staged: int) -> int:
@@ -56,7 +56,7 @@ class JobDelta:
     def end_staging(self, staged: int, written: int, skipped: int) -> None:
         """Of an atomic job that ends: count what was staged, before the chunk or by it. skipped: by a trigger."""
         waiting = self.staged_after(staged)
-        if self.failure:
+        if self.failure_reason:
             self.expired += waiting
         else:
             self.written, self.skipped, self.duplicate = written, skipped, waiting - written - skipped
@@ -70,19 +70,19 @@ class JobDelta:
         |------------------------------------|------------------------------|---------------------|
         | has succeeded                      | rejects a record             | PARTIALLY_SUCCEEDED |
         | has ended                          | anything else                | unchanged           |
-        | has not ended                      | has a failure                | FAILED              |
+        | has not ended                      | has a failure reason         | FAILED              |
         | has not ended                      | applies its last seal        | `final_state`       |
         | has not ended                      | anything else                | unchanged           |
         """
         if state.ended:
             late = state is JobState.SUCCEEDED and self.rejected
             return JobState.PARTIALLY_SUCCEEDED if late else None
-        if self.failure:
+        if self.failure_reason:
             return JobState.FAILED
         return final_state(before + self.counts) if self.ends_at is not None else None
 
 
-def failure(atomic: bool, rejections_max: int, rejected: int, expired: int) -> str:
+def failure_reason(atomic: bool, rejections_max: int, rejected: int, expired: int) -> str:
     """Return why a job with so many records rejected and expired fails before its end; empty if it does not."""
     if atomic and rejected + expired:
         return f"the job is atomic and {rejected + expired} of its records could not be applied"

@@ -33,7 +33,7 @@ _CONFIG = ptars.PtarsConfig(
 
 
 class UndecodablePayload(ValueError):
-    """At least one record of the payloads is no valid message of the dataset's type."""
+    """At least one record of the payloads is not a valid message of the dataset's type."""
 
 
 class RuleFailed(UndecodablePayload):
@@ -44,9 +44,9 @@ class BatchCodec:
     """Decodes and encodes the batches of one dataset version.
 
     record_schema: Arrow schema of the message as `encode` takes it: a field each, nested messages as structs, times in
-    µs UTC, enums as their values' names, but for what `for_decoding` says. leaves: paths of the fields that a column is
-    made of. documents: makes JSON of what `decode` returns. Not thread-safe. Raises InvalidDataset naming the field if
-    a rule cannot be compiled.
+    µs UTC, enums as their values' names, except where `for_decoding` changes the type. leaves: paths of the fields that
+    have a column. documents: converts decoded values to JSON. Not thread-safe. Raises InvalidDataset naming the field
+    if a rule cannot be compiled.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -84,7 +84,7 @@ class BatchCodec:
         Returns also the records that break a rule, by their positions among all records of the payloads. Raises
         RuleFailed if a rule cannot be evaluated for a record.
         """
-        # ptars lets some records through that protobuf's own parser refuses, and panics on others: that parser
+        # ptars lets some records through that protobuf's own parser rejects, and panics on others: that parser
         # decides what is valid. It is twice as fast.
         broken, first = [], 0
         try:
@@ -104,12 +104,12 @@ class BatchCodec:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            # A hostile length makes ptars panic, with an exception that is no Exception (unchecked addition in its
+            # A hostile length makes ptars panic, with an exception that is not an Exception (unchecked addition in its
             # read_length_delimited).
             raise UndecodablePayload(str(error)) from error
 
     def first_invalid(self, payload: bytes) -> tuple[int, str] | None:
-        """Return the index of the first record that protobuf's parser refuses, and why; None if it reads all.
+        """Return the index of the first record that protobuf's parser rejects, and why; None if it reads all.
 
         The parser keeps what it read before it failed: the last record that it began is the one at fault.
         """
@@ -122,7 +122,7 @@ class BatchCodec:
 
     @functools.cached_property
     def wire_scan(self) -> WireScan:
-        """What finds malformed records of the dataset's type; made when first needed."""
+        """What finds malformed records of the dataset's type; created on first use."""
         return WireScan(self._record_type)
 
     def encode(self, records: pa.RecordBatch, batch_rows: int) -> list[bytes]:

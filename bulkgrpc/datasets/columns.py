@@ -43,7 +43,7 @@ _MESSAGES = {
     "google.type.Decimal": Stored("text", Kind.DECIMAL),
     **{f"google.protobuf.{name}Value": Stored(kind) for name, kind in _WRAPPED.items()},
 }
-"""Messages that are one value."""
+"""Messages that are stored in one column."""
 _DEFAULTED = {
     "integer": pa.int32(),
     "bigint": pa.int64(),
@@ -53,7 +53,7 @@ _DEFAULTED = {
     "real": pa.float32(),
 }
 """Arrow types of the columns that may have a default."""
-# No floating-point type: a NaN is equal to itself for PostgreSQL, and to nothing for everybody else.
+# No floating-point type: PostgreSQL treats a NaN as equal to itself, other systems do not.
 KEY_TYPES = frozenset(
     {
         "integer", "bigint", "numeric", "boolean", "text", "timestamp with time zone", "date", "uuid",
@@ -81,7 +81,7 @@ class Column:
 
 
 def is_leaf(descriptor: Descriptor) -> bool:
-    """Tell whether a message is one value, of one column, rather than a group of fields."""
+    """Return whether a message is stored in one column, not in a column per field."""
     return descriptor.full_name in _MESSAGES
 
 
@@ -163,14 +163,14 @@ def _check_default(column: Column, default: str) -> None:
         default_scalar(column.type, default)
     except pa.ArrowInvalid as error:
         raise InvalidDataset(
-            column.field, f"field {column.field}: default_value {default!r} is no value of type {column.type}"
+            column.field, f"field {column.field}: default_value {default!r} is not a value of type {column.type}"
         ) from error
     if "\0" in default:
         raise InvalidDataset(column.field, f"field {column.field}: default_value has the character U+0000")
 
 
 def default_scalar(type_: str, default: str) -> pa.Scalar:
-    """Return a column's default as an Arrow value. Raises pyarrow.ArrowInvalid if it is no value of the type."""
+    """Return a column's default as an Arrow value. Raises pyarrow.ArrowInvalid if it is not a value of the type."""
     return pa.scalar(default).cast(_DEFAULTED[type_])
 
 
@@ -179,8 +179,8 @@ def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
     if not model.is_dataset(column.name):
         raise InvalidDataset(
             where,
-            f"field {where}: {column.name!r} is no valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
-            "say another with (bulkgrpc.v1.column).name",
+            f"field {where}: {column.name!r} is not a valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
+            "specify another with (bulkgrpc.v1.column).name",
         )
     if column.name in SYSTEM_COLUMNS or column.name.startswith("bulkgrpc_"):
         raise InvalidDataset(

@@ -21,7 +21,7 @@ from bulkgrpc.datasets.columns import Column
 
 Mask = npt.NDArray[np.bool_]
 
-# Names of the types in pg_type, of which pg_type's name of the array is another.
+# Names of the types in pg_type. The name of an array type derives from that of its element type.
 _BASES = {
     "boolean": "bool",
     "integer": "int4",
@@ -56,9 +56,9 @@ _NAME_BYTES_MAX = 63
 
 @dataclass(frozen=True, slots=True)
 class TextLimit:
-    """What a column keeps of texts as they are: up to so many characters, or bytes; None where there is no limit.
+    """The longest text that a column stores unchanged, in characters and in bytes; None where there is no limit.
 
-    blank_padded: the type is `character(n)`, which takes "a" and "a " for the same, and returns neither.
+    blank_padded: the type is `character(n)`, for which "a" and "a " are equal, and which pads both with blanks.
     """
 
     characters: int | None = None
@@ -70,7 +70,7 @@ class TextLimit:
 class Conversion:
     """What is done to the values of one column before COPY. At least one of the two is set.
 
-    cast: Arrow type of the values, or of a list's elements. limit: what texts must keep to.
+    cast: Arrow type of the values, or of a list's elements. limit: of the texts.
     """
 
     column: Column

@@ -16,9 +16,9 @@ SCHEMA = "public"
 
 
 def create_table(dataset: Dataset) -> sql.Composed:
-    """Return the statements that make a dataset's table: its columns, its primary key (tenant, key), all it is made of.
+    """Return the statements that create a dataset's table with its primary key (tenant, key), partitions and indexes.
 
-    Joined with `;`, to be executed as one.
+    They are joined with `;`, to be executed as one.
     """
     columns: list[sql.Composable] = [column_of(column, dataset.primary_key) for column in dataset.columns]
     key = sql.SQL("PRIMARY KEY ({})").format(_names(dataset.primary_key))
@@ -58,7 +58,7 @@ def partition(dataset: Dataset, which: str) -> sql.Identifier:
 
 
 def other_times(dataset: Dataset) -> sql.Identifier:
-    """Return the name of the partition of rows whose time has none of its own."""
+    """Return the name of the default partition: it stores the rows whose period has no partition."""
     return partition(dataset, "other")
 
 
@@ -68,31 +68,31 @@ def of_period(dataset: Dataset, period: Period) -> sql.Identifier:
 
 
 def is_time(dataset: Dataset) -> bool:
-    """Tell whether a dataset's table is partitioned by a time; if not, by a date."""
+    """Return whether the table is partitioned by a timestamp, not by a date."""
     by = dataset.time_partitions
     return by is not None and any(c.name == by.column and c.type != "date" for c in dataset.columns)
 
 
 def bounds(dataset: Dataset, period: Period) -> tuple[sql.Literal, sql.Literal]:
-    """Return the first time of a period and the first one after it, as values of the table's column of time."""
+    """Return the bounds [from, to) of a period as values of the table's time column."""
     midnight = " 00:00:00+00" if is_time(dataset) else ""
     return sql.Literal(f"{period.first.isoformat()}{midnight}"), sql.Literal(f"{period.until.isoformat()}{midnight}")
 
 
 def create_periods(dataset: Dataset, today: date) -> tuple[sql.Composed, ...]:
-    """Return the statements that make the partitions of about now for a new table; none if it has none."""
+    """Return the statements that create the partitions around today for a new table; none if it has no partitions."""
     if dataset.time_partitions is None:
         return ()
     statement = sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})")
     return tuple(
         statement.format(of_period(dataset, period), table(dataset), *bounds(dataset, period))
-        for period in periods_around(today, dataset.time_partitions.every)
+        for period in periods_around(today, dataset.time_partitions.period)
     )
 
 
 def _partitions(dataset: Dataset) -> list[sql.Composed]:
     if dataset.time_partitions:
-        # A row whose time nobody made a partition for must not be lost, nor wait for one.
+        # A row whose period has no partition must be neither lost nor delayed.
         return [sql.SQL("CREATE TABLE {} PARTITION OF {} DEFAULT").format(other_times(dataset), table(dataset))]
     return [
         sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES WITH (MODULUS {}, REMAINDER {})").format(

@@ -1,4 +1,4 @@
-"""Decodes the batches of one dataset; records that are no valid messages are rejected, their neighbours decoded.
+"""Decodes the batches of one dataset; invalid records are rejected, their neighbours decoded.
 
 All payloads are decoded in one call. Only if that fails, each is decoded alone, and the invalid records of those that
 fail are found without a call for each record:
@@ -109,7 +109,7 @@ def _decode_alone(codec: BatchCodec, number: int, payload: Payload) -> Decoded:
 
 
 def _reject_invalid(codec: BatchCodec, records: pa.BinaryArray, rejected: RejectionBuilder) -> None:
-    """Reject the records that protobuf's parser refuses."""
+    """Reject the records that protobuf's parser rejects."""
     checked = _resume(codec, records, rejected, len(records), RESUMES_MAX)
     if checked == len(records):
         return

@@ -13,13 +13,13 @@ from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, model
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
-from bulkgrpc.datasets.periods import Every
+from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.v1 import options_pb2
 
-Conflict = Literal["ignore", "update", "reject"]
+ConflictPolicy = Literal["ignore", "update", "reject"]
 
 _OPTION: Any = options_pb2.dataset  # protoc types its extensions more loosely than the runtime
-_CONFLICTS: dict[int, Conflict] = {
+_CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_UNSPECIFIED: "ignore",
     options_pb2.CONFLICT_POLICY_IGNORE: "ignore",
     options_pb2.CONFLICT_POLICY_UPDATE: "update",
@@ -29,10 +29,10 @@ _CONFLICTS: dict[int, Conflict] = {
 
 @dataclass(frozen=True, slots=True)
 class TimePartitions:
-    """How a table is partitioned by time: by which column of its key, in pieces of which length."""
+    """How a table is partitioned by time. column: a key column. period: of one partition."""
 
     column: str
-    every: Every
+    period: PartitionPeriod
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Dataset:
     """A message type bound to a table.
 
     name: the dataset's and the table's name. key: names of the key columns after `tenant`. columns: the table's, the
-    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict: what
-    happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if they
-    are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job does not say, 0 for
-    ever. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key. time_partitions: None if it
-    is not partitioned by time.
+    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict_policy:
+    what happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if
+    they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job sets no time to
+    live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key.
+    time_partitions: None if it is not partitioned by time.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Dataset:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     descriptors: bytes
-    conflict: Conflict = "ignore"
+    conflict_policy: ConflictPolicy = "ignore"
     dedupe_window_s: float = 0.0
     lanes: int = 1
     time_to_live_s: float = 0.0
@@ -81,7 +81,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
     columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
-    key, conflict = _key(options, columns), _conflict(options)
+    key, conflict_policy = _key(options, columns), _conflict_policy(options)
     return Dataset(
         name,
         version,
@@ -89,9 +89,9 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         key,
         columns,
         descriptors,
-        conflict,
+        conflict_policy,
         dedupe_window_s=_dedupe_window_s(options),
-        lanes=_lanes(options, conflict),
+        lanes=_lanes(options, conflict_policy),
         time_to_live_s=_time_to_live_s(options),
         hash_partitions=_hash_partitions(options),
         time_partitions=_time_partitions(options, columns),
@@ -130,20 +130,23 @@ def _options(descriptor: Descriptor) -> options_pb2.DatasetOptions:
     return options
 
 
-def _conflict(options: options_pb2.DatasetOptions) -> Conflict:
-    if options.conflict not in _CONFLICTS:
-        raise InvalidDataset("conflict", f"conflict policy {options.conflict} is not known: ignore, update or reject")
-    return _CONFLICTS[options.conflict]
+def _conflict_policy(options: options_pb2.DatasetOptions) -> ConflictPolicy:
+    if options.conflict_policy not in _CONFLICT_POLICIES:
+        raise InvalidDataset(
+            "conflict_policy", f"conflict policy {options.conflict_policy} is not known: ignore, update or reject"
+        )
+    return _CONFLICT_POLICIES[options.conflict_policy]
 
 
-def _lanes(options: options_pb2.DatasetOptions, conflict: Conflict) -> int:
+def _lanes(options: options_pb2.DatasetOptions, conflict_policy: ConflictPolicy) -> int:
     if not 0 <= options.lanes <= limits.LANES_MAX:
         raise InvalidDataset("lanes", f"{options.lanes} lanes; a job has 1 to {limits.LANES_MAX}, or 0 for one")
-    if options.lanes > 1 and conflict == "update":
+    if options.lanes > 1 and conflict_policy == "update":
         raise InvalidDataset(
             "lanes",
-            f"{options.lanes} lanes do not go with conflict update: batches of different lanes have no order, and an "
-            "older record could replace a newer one of its key: leave lanes out, or set conflict to ignore or reject",
+            f"{options.lanes} lanes are not possible with conflict policy update: batches of different lanes have no "
+            "order, and an older record could replace a newer one of its key: omit lanes, or set conflict_policy to "
+            "CONFLICT_POLICY_IGNORE or CONFLICT_POLICY_REJECT",
         )
     return options.lanes or 1
 
@@ -176,9 +179,9 @@ def _hash_partitions(options: options_pb2.DatasetOptions) -> int:
 
 
 _PERIODS = {
-    options_pb2.PARTITION_PERIOD_DAY: Every.DAY,
-    options_pb2.PARTITION_PERIOD_WEEK: Every.WEEK,
-    options_pb2.PARTITION_PERIOD_MONTH: Every.MONTH,
+    options_pb2.PARTITION_PERIOD_DAY: PartitionPeriod.DAY,
+    options_pb2.PARTITION_PERIOD_WEEK: PartitionPeriod.WEEK,
+    options_pb2.PARTITION_PERIOD_MONTH: PartitionPeriod.MONTH,
 }
 
 
@@ -188,9 +191,9 @@ def _time_partitions(options: options_pb2.DatasetOptions, columns: tuple[Column,
     asked = options.partition_by_time
     if options.hash_partitions:
         raise InvalidDataset("partition_by_time", "partition_by_time and hash_partitions: a table has one of them")
-    if asked.every not in _PERIODS:
+    if asked.period not in _PERIODS:
         raise InvalidDataset(
-            "partition_by_time.every", "partition_by_time.every is not set: PARTITION_PERIOD_DAY, _WEEK or _MONTH"
+            "partition_by_time.period", "partition_by_time.period is not set: PARTITION_PERIOD_DAY, _WEEK or _MONTH"
         )
     column = next((column for column in columns if column.field == asked.field and asked.field in options.key), None)
     if column is None:
@@ -205,7 +208,7 @@ def _time_partitions(options: options_pb2.DatasetOptions, columns: tuple[Column,
             f"partition_by_time.field {asked.field} is a {column.type}, no time and no date: name a "
             "google.protobuf.Timestamp, a google.type.Date, or a string with COLUMN_TYPE_TIMESTAMPTZ or _DATE",
         )
-    return TimePartitions(column.name, _PERIODS[asked.every])
+    return TimePartitions(column.name, _PERIODS[asked.period])
 
 
 def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:

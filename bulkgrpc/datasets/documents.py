@@ -1,6 +1,6 @@
 """From Arrow values of messages, lists and maps to JSON texts for `jsonb`: Arrow's kernels only, no Python per record.
 
-The form is Protobuf's JSON with the fields' own names, unset optional fields left out, 64-bit numbers as numbers.
+The form is Protobuf's JSON with the fields' own names, unset optional fields omitted, 64-bit numbers as numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 NUL: Final = "\0"
-"""Stands in a text that has U+0000, which jsonb cannot hold. Valid JSON has no raw control characters."""
+"""Marks a text that has U+0000, which jsonb cannot store. Valid JSON has no raw control characters."""
 UNFIT: Final = "\1"
-"""Stands in a text for a value that JSON cannot hold: a time outside the calendar, an infinite number of a Value."""
+"""Marks a value that JSON cannot represent: a time outside the calendar, an infinite number of a Value."""
 
 TIMESTAMP_US_MIN: Final = -62_135_596_800_000_000
 TIMESTAMP_US_MAX: Final = 253_402_300_799_999_999
-"""What `google.protobuf.Timestamp` and PostgreSQL's timestamptz can hold both: 0001-01-01 to 9999-12-31."""
+"""What `google.protobuf.Timestamp` and PostgreSQL's timestamptz can both represent: 0001-01-01 to 9999-12-31."""
 DURATION_US_MAX: Final = 315_576_000_000_000_000
-"""What `google.protobuf.Duration` may hold, 10,000 years, either way."""
+"""What `google.protobuf.Duration` may represent: 10,000 years, positive or negative."""
 
 _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
 _TO_ESCAPE = r'["\\\x01-\x1f]'
@@ -43,7 +43,7 @@ class Documents:
     def texts(self, path: str, values: pa.Array) -> pa.Array:
         """Return the JSON text of each value of the field at `path`, null where it is not set.
 
-        A text has NUL or UNFIT in it where the value cannot be told in jsonb; no other text has.
+        A text contains NUL or UNFIT exactly where jsonb cannot represent the value.
         """
         *above, last = path.split(".")
         message = self._message
@@ -79,7 +79,7 @@ class Documents:
                 return self._only_valid(self._any_value(children, message), values)
         if not children:
             return self._only_valid(pa.array(["{}"]).take(pa.array(np.zeros(len(values), np.int32))), values)
-        # null_handling="skip" would leave out a row whose members are all null (Arrow 26): the commas come with them.
+        # null_handling="skip" would omit a row whose members are all null (Arrow 26); members contain their commas.
         members = [
             pc.fill_null(
                 pc.binary_join_element_wise(f',"{name}":', self._field(child, message.fields_by_name[name]), ""), ""
@@ -102,7 +102,7 @@ class Documents:
         return pc.coalesce(*texts, "null")
 
     def _map(self, values: pa.MapArray, entry: Descriptor) -> pa.Array:
-        # Arrow's list kernels take no maps.
+        # Arrow's list kernels do not accept maps.
         values = values.cast(pa.list_(pa.struct([values.type.key_field, values.type.item_field])))
         keys, items = values.flatten().flatten()
         names = keys if pa.types.is_string(keys.type) else keys.cast(pa.string())

@@ -30,15 +30,15 @@ class Incompatible(InvalidDataset):
 
 
 def same(old: Dataset, new: Dataset) -> bool:
-    """Tell whether two definitions are one: their files differ at most in what is Google's or ours."""
+    """Return whether two definitions are the same: their files differ at most in those of Google and of bulkgrpc."""
     return _meaning(old) == _meaning(new)
 
 
 def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
     """Return the statements that change the table of `old` so that it takes the records of both versions.
 
-    None of them rewrites the table or reads it through: columns are added, and take null; NOT NULL is dropped; a
-    numeric gets more digits; a default changes. Raises Incompatible for any other change, with the field, the reason
+    No statement rewrites or scans the table: nullable columns are added; NOT NULL is dropped; a numeric gets more
+    digits; a default changes. Raises Incompatible for any other change, with the field, the reason
     and the way out.
     """
     if old.message_type != new.message_type:
@@ -52,9 +52,9 @@ def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FoundColumn:
-    """A column that a table has. type: PostgreSQL's name of it. required: whether it takes neither null nor a default.
+    """A column that a table has. type: PostgreSQL's name of it. required: whether it is NOT NULL without a default.
 
-    key_position: its place in the primary key, 1 for the first; 0 if it is not of it.
+    key_position: its position in the primary key, 1 for the first; 0 if it is not part of the key.
     """
 
     type: str
@@ -115,7 +115,7 @@ def _check_table(old: Dataset, new: Dataset) -> None:
 
 def _by_time(dataset: Dataset) -> str:
     found = dataset.time_partitions
-    return "not set" if found is None else f"{found.column} every {found.every.name.lower()}"
+    return "not set" if found is None else f'"{found.column}" by {found.period.label}'
 
 
 def _cannot_become(old: Dataset, name: str, before: str, after: str) -> Incompatible:
@@ -145,7 +145,7 @@ def _meaning(dataset: Dataset) -> tuple[object, ...]:
     for file in files.file:
         file.ClearField("source_code_info")
     written = [file.SerializeToString(deterministic=True) for file in files.file if not file.name.startswith(_OURS)]
-    return (dataset.message_type, dataset.key, dataset.columns, dataset.conflict, sorted(written))
+    return (dataset.message_type, dataset.key, dataset.columns, dataset.conflict_policy, sorted(written))
 
 
 def _added(dataset: Dataset, column: Column) -> sql.Composed:

@@ -1,7 +1,7 @@
-"""128-bit hashes of records' bytes, computed in native code: BLAKE3, cut to that, and mixed with a salt of the tenant.
+"""128-bit hashes of records' bytes, computed in native code: truncated BLAKE3, mixed with a salt of the tenant.
 
-BLAKE3 because the same bytes must have the same hash in every release, and because nobody must be able to make two
-records that share one: the second would be taken for the first.
+The hash must be the same in every release, and collision-resistant: of two records with the same hash, the second
+counts as a duplicate. BLAKE3 is both.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RecordHasher:
     """Hashes the records of batches. Not thread-safe. The first one loads DataFusion: 75 MB of memory, 0.3 s."""
 
     def __init__(self) -> None:
-        # Only here: no process that meets no such dataset has to load it.
+        # Imported here, so that only a process with such a dataset loads it.
         from datafusion import SessionConfig, SessionContext, col, functions  # noqa: PLC0415
 
         self._context = SessionContext(SessionConfig().with_target_partitions(1).with_batch_size(1 << 20))

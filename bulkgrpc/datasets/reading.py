@@ -1,4 +1,4 @@
-"""What the codec is told of a message: the same bytes, so that nothing is lost before it can be checked."""
+"""The descriptors that the codec decodes with: types of the same wire form that keep every value for the checks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FIELDS: Final = {
 
 
 def for_decoding(files: FileDescriptorSet) -> FileDescriptorSet:
-    """Return the files with fields changed to others of the same bytes.
+    """Return the files with fields changed to types of the same wire form.
 
-    An enum that is stored as its number is an int32. A google.type.Date or TimeOfDay is a message like any other: ptars
-    would make a date of it, and 1970-01-01 of a day that is in no calendar; and write 1970-01-01 as no day at all.
+    An enum that is stored as its number becomes an int32. A google.type.Date or TimeOfDay becomes a message of our own.
+    ptars would convert it to a date, decode a date that does not exist as 1970-01-01, and encode 1970-01-01 as unset.
     """
     changed = FileDescriptorSet()
     changed.CopyFrom(files)
@@ -38,7 +38,7 @@ def _fields(message: DescriptorProto) -> list[FieldDescriptorProto]:
 
 
 def _change(field: FieldDescriptorProto) -> bool:
-    """Change a field if need be; tell whether it is of a synthesized type now."""
+    """Change a field if its type is one of these; return whether it now has a synthesized type."""
     if field.type == FieldDescriptorProto.TYPE_ENUM:
         if field.options.Extensions[_OPTION].type == options_pb2.COLUMN_TYPE_INTEGER:
             field.type = FieldDescriptorProto.TYPE_INT32

@@ -36,7 +36,7 @@ def sliced(payloads: Sequence[bytes], counts: npt.NDArray[np.integer[Any]]) -> p
     lists = _lists(payloads)
     if lists is None:
         try:
-            # protobuf's own parser reads more than ptars does; what it writes ptars reads.
+            # protobuf's own parser accepts more than ptars; ptars reads what that parser writes.
             lists = _lists([_canonical(payload) for payload in payloads])
         except DecodeError:
             return None

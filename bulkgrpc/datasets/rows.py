@@ -58,8 +58,8 @@ class Rows:
 def to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     """Decode, flatten, check and sort batches of one dataset.
 
-    A record that is no valid message, or whose row the table cannot store, is rejected; its neighbours become rows. No
-    Python per record, but for the kinds of invalid records that `datasets.decoding` names.
+    A record that is not a valid message, or whose row the table cannot store, is rejected; its neighbours become rows.
+    No Python per record, except for the kinds of invalid records that `datasets.decoding` names.
     """
     decoded = decode(codec, payloads)
     payload, record_index = decoded.payload, decoded.record_index

@@ -54,7 +54,7 @@ class BatchRules:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from running: it looks at all violations again and again, and finds nothing."""
+    """Disable Python's garbage collector: it would scan all violations repeatedly and free nothing."""
     if not gc.isenabled():
         yield
         return
@@ -69,13 +69,13 @@ def rules_of(descriptors: bytes, message_type: str) -> BatchRules | None:
     """Return the rules of a message, or None if neither it nor a message nested in it has any.
 
     descriptors: a serialized FileDescriptorSet. Every rule is compiled here. Raises InvalidDataset naming the field if
-    one cannot be, or would fail on whatever record.
+    one cannot be, or would fail for every record.
     """
     nested = _nested(find_message(descriptors, message_type))
     ruled = {message: where for message, where in nested if _has_rules(message)}
     if not ruled:
         return None
-    # What is nested first: where its fault is, it is named.
+    # Nested messages first, so that the error names the innermost message at fault.
     for message, where in reversed(ruled.items()):
         if (fault := _fault(message)) is None:
             continue
@@ -135,7 +135,7 @@ def _element(field: Any) -> object:
 
 
 def _fault_of_field(descriptors: bytes, message: Descriptor, field: str) -> bool:
-    """Tell whether a message cannot be used for the rules of this field alone."""
+    """Return whether the rules of this field are what makes a message unusable."""
     files = FileDescriptorSet.FromString(descriptors)
     for file in files.file:
         for scope, found in _messages(file.package, file.message_type):
@@ -149,7 +149,7 @@ def _fault_of_field(descriptors: bytes, message: Descriptor, field: str) -> bool
 
 
 def _messages(scope: str, messages: Iterable[DescriptorProto]) -> Iterator[tuple[str, DescriptorProto]]:
-    """Give messages and all that are declared in them, with their full names."""
+    """Yield messages and all messages declared in them, with their full names."""
     for message in messages:
         name = f"{scope}.{message.name}" if scope else message.name
         yield name, message
@@ -182,7 +182,7 @@ def _with_rules(message: Descriptor) -> list[str]:
 
 
 def _carries_extension(options: bytes) -> bool:
-    """Tell whether serialized options have the rules' extension: their pool does not know it as such."""
+    """Return whether serialized options have the rules' extension, which is an unknown field in their pool."""
     unknown: Any = UnknownFieldSet(Empty.FromString(options))
     return any(field.field_number == _EXTENSION for field in unknown)
 

@@ -1,7 +1,7 @@
 """Whether a dataset's rows can be written into the table as it is: what the table is, against what is expected. Pure.
 
 `fit` returns a Fit, which says what to convert on the way, or a Misfit, which says why the dataset is blocked and what
-to do. A write that would change a value in silence is always a Misfit.
+to do. A write that would change a value silently is always a Misfit.
 """
 
 from __future__ import annotations
@@ -175,14 +175,14 @@ def parse_table(document: Mapping[str, Any]) -> Table:
 def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
     """Return how a dataset's rows are written into a table, or the first reason why they cannot be.
 
-    Reordered columns, additional columns with a default, constraints and triggers fit: what they refuse is about a row.
+    Reordered columns, additional columns with a default, constraints and triggers fit: what they reject is a row.
     """
     columns = {column.name: column for column in table.columns}
     conversions: list[Conversion] = []
     for column in dataset.columns:
         conversion = _conversion(dataset, column, columns.get(column.name))
         if isinstance(conversion, Misfit):
-            # What the table is comes first: of a view there is more to say than that a column is missing.
+            # Check the kind of the table first: for a view, a missing column is not the reason to report.
             return next(_kind_misfits(dataset, table), conversion)
         if conversion.cast is not None or conversion.limit is not None:
             conversions.append(conversion)
@@ -295,7 +295,7 @@ def _other_column_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
     ours = {column.name for column in dataset.columns}
     for column in table.columns:
         required = column.not_null and not (column.has_default or column.identity or column.generated)
-        # A BEFORE ROW trigger may fill the column: whether it does, each row tells.
+        # A BEFORE ROW trigger may fill the column: only a write of a row shows whether it does.
         if required and column.name not in ours and not table.row_triggers:
             yield _misfit(
                 dataset,
@@ -314,7 +314,8 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         yield _misfit(
             dataset,
             MisfitCode.MISSING_KEY,
-            f"table {dataset.name} has no valid unique index on ({names}), which policy {dataset.conflict} needs",
+            f"table {dataset.name} has no valid unique index on ({names}), which policy "
+            f"{dataset.conflict_policy} needs",
             add,
         )
     elif all(found.deferrable for found in keys):
@@ -322,7 +323,7 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
             dataset,
             MisfitCode.DEFERRABLE_KEY,
             f"the unique constraint of table {dataset.name} on ({names}) is deferrable, which policy "
-            f"{dataset.conflict} cannot use",
+            f"{dataset.conflict_policy} cannot use",
             f"drop the constraint and {add}",
         )
     for column in table.columns:
@@ -338,7 +339,7 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
 def _right_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
     ours, key = {column.name for column in dataset.columns}, dataset.primary_key
     columns = [column for column in table.columns if column.name in ours]
-    updated = [column for column in columns if column.name not in key] if dataset.conflict == "update" else []
+    updated = [column for column in columns if column.name not in key] if dataset.conflict_policy == "update" else []
     rights = {
         f"INSERT ON {dataset.name}": table.may_lock and all(column.may_insert for column in columns),
         f"SELECT ON {dataset.name}": all(column.may_select for column in columns if column.name in key),

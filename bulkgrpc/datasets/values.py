@@ -1,4 +1,4 @@
-"""From the Arrow values of a field to those of its column, and which of them the column cannot hold. All vectorized."""
+"""From the Arrow values of a field to those of its column, and which of them the column cannot store. Vectorized."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NANOS_MAX = 999_999_999
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A column's values; `unfit` is true where there is none because the field's does not fit. needed: what would."""
+    """A column's values; null with `unfit` where the field's value does not fit. needed: what would fit."""
 
     values: pa.Array
     unfit: Mask
@@ -35,7 +35,7 @@ class Converted:
 
 
 def convert(column: Column, values: pa.Array) -> Converted:
-    """Convert the values of a field that is not Kind.PLAIN or Kind.JSON. Empty text and bytes are as good as unset."""
+    """Convert the values of a field that is not Kind.PLAIN or Kind.JSON. Empty text and bytes count as unset."""
     return _CONVERSIONS[column.kind](column, values)
 
 
@@ -57,7 +57,7 @@ def _fitting(values: pa.Array, fits: pa.Array) -> tuple[pa.Array, Mask]:
 
 
 def _json_text(_column: Column, values: pa.Array) -> Converted:
-    # Whether it is JSON, PostgreSQL says when it reads it.
+    # PostgreSQL checks whether the text is JSON.
     values = _set(values)
     return Converted(values, np.zeros(len(values), np.bool_), "JSON")
 

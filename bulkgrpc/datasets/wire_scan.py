@@ -1,9 +1,9 @@
-"""Finds records whose bytes are no Protobuf wire format, for all records of a batch at once.
+"""Finds records whose bytes are not in Protobuf's wire format, for all records of a batch at once.
 
-Every step reads one field of every record, with NumPy. What it reports as invalid, protobuf's parser refuses: a field
-that is cut off, a varint of more than ten bytes, field number 0, an unknown wire type, the end of no group, a string of
-a proto3 message that is not UTF-8. It is not complete: groups and packed fields are not read, so a record that passes
-may still be invalid. The parser decides about those.
+Every step reads one field of every record, with NumPy. What it reports as invalid, protobuf's parser rejects: a field
+that is cut off, a varint of more than ten bytes, field number 0, an unknown wire type, the end of a group that did not
+start, a string of a proto3 message that is not UTF-8. The scan is not complete: groups and packed fields are not read,
+so a record that passes may still be invalid. The parser decides about those.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class WireScan:
         """Read the next field of every message; return where they continue, and the messages nested in them."""
         tag, tag_end, valid = _varints(data, cursors.position, cursors.end)
         wire, number = tag & 7, tag >> 3
-        # Nothing is read behind the start of a group, so an end here is one without a start.
+        # The scan does not read past the start of a group, so an end here has no start.
         valid &= (number > 0) & (wire <= _Wire.FIXED32) & (wire != _Wire.GROUP_END)
         group = valid & (wire == _Wire.GROUP_START)
         value, value_end, whole = _varints(data, tag_end, cursors.end)
@@ -112,7 +112,7 @@ class WireScan:
         valid &= whole | ~(is_length | is_varint)
         size = np.where(wire == _Wire.FIXED64, 8, np.where(wire == _Wire.FIXED32, 4, 0)).astype(np.int64)
         start = np.where(is_length | is_varint, value_end, tag_end)
-        # A length over 2^63 would wrap round: nothing is that long.
+        # A length over 2^63 would overflow. No record is that long.
         size = np.where(is_length, np.minimum(value, np.uint64(1 << 62)).astype(np.int64), size)
         stop = start + size
         valid &= group | (stop <= cursors.end)

@@ -82,7 +82,7 @@ class BatchAppender:
             async with self._access.turns:
                 found = parse_message(raw, plan.batch_bytes_max, plan.batch_records_max)
         if isinstance(found, Seal):
-            check_seal(found.batches, max(self._next_sequence, plan.next_sequence))
+            check_seal(found.batch_count, max(self._next_sequence, plan.next_sequence))
             return None
         check_sequence(found.sequence, self._next_sequence, first=self._first)
         return found

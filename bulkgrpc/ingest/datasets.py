@@ -90,16 +90,16 @@ class Datasets:
         token = token_after_dataset(found[size - 1].dataset.name) if len(found) > size else ""
         return DatasetPage(found[:size], token)
 
-    async def versions(self, name: str, page: PageRequest) -> DatasetPage:
+    async def versions(self, parent: str, page: PageRequest) -> DatasetPage:
         """Return a page of a dataset's versions, newest first. Raises NotFound (DATASET_NOT_FOUND)."""
-        dataset = _dataset_name(name)
+        dataset = _dataset_name(parent, "parent")
         size, before = page_size(page.size), version_page_start(page.token)
         try:
             found = await self._catalog.versions(dataset, size + 1, before)
         except PostgresUnavailable as error:
             raise postgres_unavailable() from error
         if not found and not before:
-            raise dataset_not_found(dataset, "name")
+            raise dataset_not_found(dataset, "parent")
         token = token_after_version(found[size - 1].dataset.version) if len(found) > size else ""
         return DatasetPage(found[:size], token)
 
@@ -168,8 +168,8 @@ def _has_jobs(name: str, error: JobsNotEnded) -> NotNow:
     )
 
 
-def _dataset_name(resource: str) -> str:
+def _dataset_name(resource: str, field: str = "name") -> str:
     name = resource.removeprefix(DATASET_PREFIX)
     if not resource.startswith(DATASET_PREFIX) or not is_dataset(name):
-        raise invalid_field("name", f"name {resource[:200]!r} is not of the form datasets/DATASET")
+        raise invalid_field(field, f"{field} {resource[:200]!r} is not of the form datasets/DATASET")
     return name

@@ -139,19 +139,21 @@ class Jobs:
                     "deleted when its retention ends",
                 )
 
-    async def rejections(self, caller: Caller, parent: str, page: PageRequest, *, with_records: bool) -> RejectionPage:
-        """Return a page of a job's rejections. with_records: with the records' bytes; the page may then end early."""
+    async def rejections(
+        self, caller: Caller, parent: str, page: PageRequest, *, include_records: bool
+    ) -> RejectionPage:
+        """Return a page of a job's rejections. include_records: with their bytes; the page may then end early."""
         key = _own_key(caller, parent, "parent")
         size, after = page_size(page.size), rejection_page_start(page.token)
         if await self._row(key) is None:
             # A job without a row has no rejections, but it may exist.
             await self._find(key)
         try:
-            found = await self._store.rejections(key.job_id, size + 1, after, with_records=with_records)
+            found = await self._store.rejections(key.job_id, size + 1, after, include_records=include_records)
         except PostgresUnavailable as error:
             raise postgres_unavailable() from error
         shown = found[:size]
-        cut = with_records and sum(len(one.record) for _, one in shown) >= REJECTIONS_PAGE_BYTES_MAX
+        cut = include_records and sum(len(one.record) for _, one in shown) >= REJECTIONS_PAGE_BYTES_MAX
         token = token_after_rejection(shown[-1][0]) if len(found) > size or cut else ""
         return RejectionPage([rejection for _, rejection in shown], token)
 

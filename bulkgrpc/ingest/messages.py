@@ -37,7 +37,7 @@ class Header:
 class Seal:
     """The end of a job's batches, and their number."""
 
-    batches: int
+    batch_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def parse_message(raw: bytes, bytes_max: int, records_max: int) -> Batch | Seal:
     message = _parse(raw)
     kind = message.WhichOneof("message")
     if kind == "seal":
-        return Seal(message.seal.batches)
+        return Seal(message.seal.batch_count)
     if kind != "batch":
         raise Invalid(
             Reason.MISSING_BATCH,
@@ -140,21 +140,21 @@ def check_sequence(sequence: int, next_sequence: int, *, first: bool) -> None:
         )
 
 
-def check_seal(batches: int, next_sequence: int) -> None:
+def check_seal(batch_count: int, next_sequence: int) -> None:
     """Check that a seal names the job's number of batches. Raises OutOfOrder: SEQUENCE_BACKWARD or SEQUENCE_GAP."""
-    if batches > next_sequence:
+    if batch_count > next_sequence:
         raise OutOfOrder(
             Reason.SEQUENCE_GAP,
-            f"a seal after {batches} batches leaves a gap: send batch {next_sequence} next",
-            field="seal.batches",
+            f"a seal after {batch_count} batches leaves a gap: send batch {next_sequence} next",
+            field="seal.batch_count",
             next_sequence=str(next_sequence),
         )
-    if batches < next_sequence:
+    if batch_count < next_sequence:
         raise OutOfOrder(
             Reason.SEQUENCE_BACKWARD,
-            f"a seal after {batches} batches, but the job already has {next_sequence}: continue with batch "
+            f"a seal after {batch_count} batches, but the job already has {next_sequence}: continue with batch "
             f"{next_sequence}, or submit these with another idempotency key",
-            field="seal.batches",
+            field="seal.batch_count",
             next_sequence=str(next_sequence),
         )
 

@@ -171,9 +171,9 @@ class JobStore(Protocol):
         """Return the digests of up to `page_size` applied batches by sequence, starting at `from_sequence`."""
 
     async def rejections(
-        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, include_records: bool
     ) -> Sequence[tuple[RejectionPosition, Rejection]]:
-        """Return up to `page_size` rejections of a job by position; their records are empty unless `with_records`.
+        """Return up to `page_size` rejections of a job by position; their records are empty unless `include_records`.
 
         With records a page ends early at `limits.REJECTIONS_PAGE_BYTES_MAX`.
         """

@@ -59,7 +59,7 @@ def missing_seal(key: JobKey) -> NotNow:
 def job_ended(job: Job) -> NotNow:
     """Return the refusal of a batch for a job that ended before its seal; it says how the job ended."""
     early = {JobState.CANCELLED: "was cancelled", JobState.EXPIRED: "expired: its client did not resume it in time"}
-    how = early.get(job.state, f"failed: {job.failure}" if job.failure else f"ended as {job.state.name}")
+    how = early.get(job.state, f"failed: {job.failure_reason}" if job.failure_reason else f"ended as {job.state.name}")
     return NotNow(
         Reason.JOB_ENDED,
         f"{job.spec.key.name} {how}; it takes no more batches: submit them with another idempotency key",
@@ -69,7 +69,7 @@ def job_ended(job: Job) -> NotNow:
 
 def job_closed(job: Job) -> NotNow:
     """Return the refusal of a batch for a job that is sealed or has ended."""
-    if job.state in (JobState.CANCELLED, JobState.EXPIRED) or job.failure:
+    if job.state in (JobState.CANCELLED, JobState.EXPIRED) or job.failure_reason:
         return job_ended(job)
     return NotNow(
         Reason.JOB_SEALED,

@@ -20,7 +20,7 @@ from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group
 from bulkgrpc.consume.deferral import Deferrals, DeferralView, plan_chunk
 from bulkgrpc.consume.failures import is_row_error
-from bulkgrpc.consume.job_delta import JobDelta, failure, why_rejected
+from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
 from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan
 from bulkgrpc.consume.report import report
 from bulkgrpc.datasets.definition import Dataset
@@ -199,15 +199,15 @@ def _decide(
     if row.state.ended:
         return
     counts = row.counts + delta.counts
-    delta.failure = failure(row.atomic, row.rejections_max, counts.rejected, counts.expired)
+    delta.failure_reason = failure_reason(row.atomic, row.rejections_max, counts.rejected, counts.expired)
     if not row.atomic:
         delta.count_duplicates()
         return
-    if not delta.failure and delta.ends_at and spec.dataset in view.discarding_datasets:
-        delta.failure = f"the job is atomic and an operator discards what is parked of dataset {spec.dataset}"
-    if delta.failure or delta.ends_at:
+    if not delta.failure_reason and delta.ends_at and spec.dataset in view.discarding_datasets:
+        delta.failure_reason = f"the job is atomic and an operator discards what is parked of dataset {spec.dataset}"
+    if delta.failure_reason or delta.ends_at:
         # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
-        written, skipped = (0, 0) if delta.failure else _apply_staged(connection, spec, row, delta, writer)
+        written, skipped = (0, 0) if delta.failure_reason else _apply_staged(connection, spec, row, delta, writer)
         delta.end_staging(row.staged, written, skipped)
 
 
@@ -223,7 +223,7 @@ def _apply_staged(
     # The row's version: the seal may have arrived on a stream with another.
     dataset = get_dataset(connection, spec.dataset, row.dataset_version)
     if dataset is None:
-        delta.failure = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
+        delta.failure_reason = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
         return 0, 0
     try:
         with connection.transaction():
@@ -234,7 +234,9 @@ def _apply_staged(
             if (over := staged.count_over(dataset, fit)) is not None:
                 unfit = connection.execute(over, {"job_id": spec.key.job_id}).fetchone()
                 if unfit is not None and unfit[0]:
-                    delta.failure = f"the job is atomic and {unfit[0]} of its records have texts that the table cuts"
+                    delta.failure_reason = (
+                        f"the job is atomic and {unfit[0]} of its records have texts that the table cuts"
+                    )
                     return 0, 0
             waiting = delta.staged_after(row.staged) - _delete_known(connection, dataset, spec)
             apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
@@ -242,15 +244,17 @@ def _apply_staged(
             written = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount)
             skipped = max(expected - written, 0)
             left = waiting - written - skipped
-            if dataset.conflict == "reject" and left:
-                delta.failure = f"the job is atomic and {left} of its keys are in the table already, or occur twice"
+            if dataset.conflict_policy == "reject" and left:
+                delta.failure_reason = (
+                    f"the job is atomic and {left} of its keys are in the table already, or occur twice"
+                )
                 raise psycopg.Rollback
             # Under `update` a record that a later one replaces counts as written, as in every writer.
-            return (waiting - skipped if dataset.conflict == "update" else written), skipped
+            return (waiting - skipped if dataset.conflict_policy == "update" else written), skipped
     except psycopg.Error as error:
         if not is_row_error(error.sqlstate, error.diag.context):
             raise
-        delta.failure = f"the table refuses the job: {error.diag.message_primary or error}"
+        delta.failure_reason = f"the table refuses the job: {error.diag.message_primary or error}"
     return 0, 0
 
 

@@ -52,7 +52,7 @@ def copy_chunk(connection: Connection, statement: sql.Composed, chunk: bytes) ->
 
 def _insert(dataset: Dataset) -> sql.Composed:
     """Return the statement that moves the staged rows, already sorted by key, into the table."""
-    action = on_conflict(dataset) if dataset.conflict == "update" else sql.SQL("DO NOTHING")
+    action = on_conflict(dataset) if dataset.conflict_policy == "update" else sql.SQL("DO NOTHING")
     insert = sql.SQL("INSERT INTO {} ({columns}) SELECT {columns} FROM {} ON CONFLICT {}")
     return insert.format(table(dataset), _STAGED, action, columns=_column_names(dataset))
 

@@ -117,10 +117,10 @@ class JobStore:
 
     @within(CALL_DEADLINE_S)
     async def rejections(
-        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, include_records: bool
     ) -> list[tuple[RejectionPosition, Rejection]]:
         """See `rejections.page`."""
-        return await page(self._pool, job_id, page_size, after, with_records=with_records)
+        return await page(self._pool, job_id, page_size, after, include_records=include_records)
 
     @within(CALL_DEADLINE_S)
     async def list_jobs(self, tenant: str, page_size: int, after: JobPosition | None) -> Sequence[Job]:
@@ -178,5 +178,5 @@ def _job(row: dict[str, Any]) -> Job:
         create_time=row["create_time"],
         seal_time=row["seal_time"],
         end_time=row["end_time"],
-        failure=row["failure"],
+        failure_reason=row["failure_reason"],
     )

@@ -183,7 +183,7 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
             for delta, row in zip(deltas, rows, strict=True)
         ],
         "seal_times": [delta.ends_at for delta in deltas],
-        "failures": [delta.failure for delta in deltas],
+        "failure_reasons": [delta.failure_reason for delta in deltas],
     }
     connection.execute(_SQL["add_counts"], values)
 

@@ -73,7 +73,7 @@ class _TableMaintenance:
         self._connection = connection
         self._dataset = dataset
         self._by = dataset.time_partitions
-        self._periods = periods_around(today, self._by.every)
+        self._periods = periods_around(today, self._by.period)
         self._table = ddl.table(dataset)
         self._default = ddl.other_times(dataset)
         self.created = 0
@@ -102,7 +102,7 @@ class _TableMaintenance:
     def _create_for_default_rows(self, most: int) -> None:
         for _ in range(min(most, MOVED_PERIODS_PER_ROUND_MAX)):
             day = self._day_in_default()
-            if day is None or not self._create(period_of(day, self._by.every), may_move=True):
+            if day is None or not self._create(period_of(day, self._by.period), may_move=True):
                 return
 
     def _day_in_default(self) -> date | None:

@@ -25,9 +25,14 @@ def add(connection: Connection, rows: pa.RecordBatch) -> None:
 
 
 async def page(
-    pool: AsyncConnectionPool[Any], job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+    pool: AsyncConnectionPool[Any],
+    job_id: uuid.UUID,
+    page_size: int,
+    after: RejectionPosition,
+    *,
+    include_records: bool,
 ) -> list[tuple[RejectionPosition, Rejection]]:
-    """Return up to `page_size` rejections of a job by position; their records are empty unless `with_records`.
+    """Return up to `page_size` rejections of a job by position; their records are empty unless `include_records`.
 
     With records a page ends early at REJECTIONS_PAGE_BYTES_MAX.
     Raises psycopg.Error if PostgreSQL refuses or is unavailable, psycopg_pool.PoolTimeout if no connection is free in
@@ -39,7 +44,7 @@ async def page(
         "after_sequence": after.sequence,
         "after_index": after.record_index,
         "after_id": after.rejection_id,
-        "with_records": with_records,
+        "include_records": include_records,
         "bytes_max": REJECTIONS_PAGE_BYTES_MAX,
     }
     async with pool.connection() as connection:

@@ -83,7 +83,7 @@ def apply(dataset: Dataset) -> sql.Composed:
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
     row.
     """
-    latest = dataset.conflict == "update"
+    latest = dataset.conflict_policy == "update"
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {staged} "
         "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} {direction}, {index} {direction} ON CONFLICT {action}"
@@ -106,7 +106,7 @@ def count_new(dataset: Dataset) -> sql.Composed:
     update: the table's rows are written too.
     """
     unknown: sql.Composable = sql.SQL("true")
-    if dataset.conflict != "update":
+    if dataset.conflict_policy != "update":
         unknown = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({keys}))").format(
             table=table(dataset),
             stored=sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),

@@ -20,25 +20,34 @@ _log = structlog.get_logger()
 
 ARENAS = 1
 """One thread handles the batches."""
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()
 def serve(
     listen: Annotated[
-        str | None, typer.Option(help="Address to serve gRPC on, host:port; port 0 takes a free one.")
+        str | None, typer.Option(help="Address to serve gRPC on, host:port. Port 0 selects a free port.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Server processes that share the address.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Number of server processes that share the address.")] = None,
     parent: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
-    """Serve bulkgrpc: accept streams of record batches over gRPC and store them on Kafka.
+    """Run an ingest server. It accepts streams of record batches over gRPC and stores the batches in Kafka.
 
-    Every setting is an environment variable, BULKGRPC_ and its name in capitals: BULKGRPC_KAFKA, BULKGRPC_POSTGRES and
-    BULKGRPC_REDIS locate the stores, BULKGRPC_AUTH=jwt with BULKGRPC_JWKS requires tokens of callers,
-    BULKGRPC_TLS_CERTIFICATE and BULKGRPC_TLS_KEY enable TLS. Options override variables.
+    Environment variables configure the server. An option overrides its variable.
 
-    Prints one line, `serving gRPC on ADDRESS`, once it serves; logs go to stderr. SIGTERM drains: new streams are
-    refused, open ones get BULKGRPC_DRAIN_S seconds to end.
+    - BULKGRPC_KAFKA, BULKGRPC_POSTGRES and BULKGRPC_REDIS are the addresses of the stores.
+    - BULKGRPC_LISTEN and BULKGRPC_PROCESSES are the variables of the options.
+    - BULKGRPC_AUTH=jwt, with BULKGRPC_JWKS, requires a token of every caller.
+    - BULKGRPC_TLS_CERTIFICATE and BULKGRPC_TLS_KEY enable TLS.
+
+    When the server is ready, it prints one line on stdout: `serving gRPC on ADDRESS`. Logs go to stderr. On SIGTERM the
+    server drains: it refuses new streams, and open streams have BULKGRPC_DRAIN_S seconds to end.
+
+    For example:
+
+        bulkgrpc server --listen 127.0.0.1:50051
+
+    docs/operations.md lists the settings.
     """
     settings = load(ServerSettings, listen=listen, processes=processes)
     allocator.keep_flat(ARENAS)

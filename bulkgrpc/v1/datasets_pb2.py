@@ -27,7 +27,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ulkgrpc/v1/datasets.proto\x12\x0b\x62ulkgrpc.v1\x1a\x19\x62ulkgrpc/v1/options.proto\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x03(\t\x12-\n\x08\x63onflict\x18\x06 \x01(\x0e\x32\x1b.bulkgrpc.v1.ConflictPolicy\x12$\n\x07\x63olumns\x18\x07 \x03(\x0b\x32\x13.bulkgrpc.v1.Column\x12\x37\n\x0b\x64\x65scriptors\x18\x08 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\"~\n\x16RegisterDatasetRequest\x12\x37\n\x0b\x64\x65scriptors\x18\x01 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"i\n\x17RegisterDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x12\n\nstatements\x18\x02 \x03(\t\x12\x13\n\x0bnew_version\x18\x03 \x01(\x08\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\"8\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndrop_table\x18\x02 \x01(\x08\"\x17\n\x15\x44\x65leteDatasetResponse\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x1aListDatasetVersionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x1bListDatasetVersionsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd4\x03\n\x0e\x44\x61tasetService\x12\\\n\x0fRegisterDataset\x12#.bulkgrpc.v1.RegisterDatasetRequest\x1a$.bulkgrpc.v1.RegisterDatasetResponse\x12M\n\nGetDataset\x12\x1e.bulkgrpc.v1.GetDatasetRequest\x1a\x1f.bulkgrpc.v1.GetDatasetResponse\x12S\n\x0cListDatasets\x12 .bulkgrpc.v1.ListDatasetsRequest\x1a!.bulkgrpc.v1.ListDatasetsResponse\x12h\n\x13ListDatasetVersions\x12\'.bulkgrpc.v1.ListDatasetVersionsRequest\x1a(.bulkgrpc.v1.ListDatasetVersionsResponse\x12V\n\rDeleteDataset\x12!.bulkgrpc.v1.DeleteDatasetRequest\x1a\".bulkgrpc.v1.DeleteDatasetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ulkgrpc/v1/datasets.proto\x12\x0b\x62ulkgrpc.v1\x1a\x19\x62ulkgrpc/v1/options.proto\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x03(\t\x12\x34\n\x0f\x63onflict_policy\x18\x06 \x01(\x0e\x32\x1b.bulkgrpc.v1.ConflictPolicy\x12$\n\x07\x63olumns\x18\x07 \x03(\x0b\x32\x13.bulkgrpc.v1.Column\x12\x37\n\x0b\x64\x65scriptors\x18\x08 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\"~\n\x16RegisterDatasetRequest\x12\x37\n\x0b\x64\x65scriptors\x18\x01 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"i\n\x17RegisterDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x12\n\nstatements\x18\x02 \x03(\t\x12\x13\n\x0bnew_version\x18\x03 \x01(\x08\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\"8\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndrop_table\x18\x02 \x01(\x08\"\x17\n\x15\x44\x65leteDatasetResponse\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x1aListDatasetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x1bListDatasetVersionsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd4\x03\n\x0e\x44\x61tasetService\x12\\\n\x0fRegisterDataset\x12#.bulkgrpc.v1.RegisterDatasetRequest\x1a$.bulkgrpc.v1.RegisterDatasetResponse\x12M\n\nGetDataset\x12\x1e.bulkgrpc.v1.GetDatasetRequest\x1a\x1f.bulkgrpc.v1.GetDatasetResponse\x12S\n\x0cListDatasets\x12 .bulkgrpc.v1.ListDatasetsRequest\x1a!.bulkgrpc.v1.ListDatasetsResponse\x12h\n\x13ListDatasetVersions\x12\'.bulkgrpc.v1.ListDatasetVersionsRequest\x1a(.bulkgrpc.v1.ListDatasetVersionsResponse\x12V\n\rDeleteDataset\x12!.bulkgrpc.v1.DeleteDatasetRequest\x1a\".bulkgrpc.v1.DeleteDatasetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkgrpc.v1.datasets_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DATASET']._serialized_start=138
-  _globals['_DATASET']._serialized_end=419
-  _globals['_COLUMN']._serialized_start=421
-  _globals['_COLUMN']._serialized_end=490
-  _globals['_REGISTERDATASETREQUEST']._serialized_start=492
-  _globals['_REGISTERDATASETREQUEST']._serialized_end=618
-  _globals['_REGISTERDATASETRESPONSE']._serialized_start=620
-  _globals['_REGISTERDATASETRESPONSE']._serialized_end=725
-  _globals['_GETDATASETREQUEST']._serialized_start=727
-  _globals['_GETDATASETREQUEST']._serialized_end=760
-  _globals['_GETDATASETRESPONSE']._serialized_start=762
-  _globals['_GETDATASETRESPONSE']._serialized_end=821
-  _globals['_DELETEDATASETREQUEST']._serialized_start=823
-  _globals['_DELETEDATASETREQUEST']._serialized_end=879
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=881
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=904
-  _globals['_LISTDATASETSREQUEST']._serialized_start=906
-  _globals['_LISTDATASETSREQUEST']._serialized_end=966
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=968
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1055
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1057
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1138
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1140
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1234
-  _globals['_DATASETSERVICE']._serialized_start=1237
-  _globals['_DATASETSERVICE']._serialized_end=1705
+  _globals['_DATASET']._serialized_end=426
+  _globals['_COLUMN']._serialized_start=428
+  _globals['_COLUMN']._serialized_end=497
+  _globals['_REGISTERDATASETREQUEST']._serialized_start=499
+  _globals['_REGISTERDATASETREQUEST']._serialized_end=625
+  _globals['_REGISTERDATASETRESPONSE']._serialized_start=627
+  _globals['_REGISTERDATASETRESPONSE']._serialized_end=732
+  _globals['_GETDATASETREQUEST']._serialized_start=734
+  _globals['_GETDATASETREQUEST']._serialized_end=767
+  _globals['_GETDATASETRESPONSE']._serialized_start=769
+  _globals['_GETDATASETRESPONSE']._serialized_end=828
+  _globals['_DELETEDATASETREQUEST']._serialized_start=830
+  _globals['_DELETEDATASETREQUEST']._serialized_end=886
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=888
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=911
+  _globals['_LISTDATASETSREQUEST']._serialized_start=913
+  _globals['_LISTDATASETSREQUEST']._serialized_end=973
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=975
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1062
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1064
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1147
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1149
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1243
+  _globals['_DATASETSERVICE']._serialized_start=1246
+  _globals['_DATASETSERVICE']._serialized_end=1714
 # @@protoc_insertion_point(module_scope)

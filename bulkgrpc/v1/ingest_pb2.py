@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from bulkgrpc.v1 import jobs_pb2 as bulkgrpc_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ulkgrpc/v1/ingest.proto\x12\x0b\x62ulkgrpc.v1\x1a\x16\x62ulkgrpc/v1/jobs.proto\"\x87\x02\n\tJobHeader\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x06labels\x18\x03 \x03(\x0b\x32\".bulkgrpc.v1.JobHeader.LabelsEntry\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x05 \x01(\x03\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.bulkgrpc.v1.JobOptions\x12\x17\n\x0f\x64\x61taset_version\x18\x07 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"0\n\x0bRecordBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x03(\x0c\"\x17\n\x04Seal\x12\x0f\n\x07\x62\x61tches\x18\x01 \x01(\x03\"\x99\x01\n\x14SubmitRecordsRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.bulkgrpc.v1.RecordBatchH\x00\x12!\n\x04seal\x18\x03 \x01(\x0b\x32\x11.bulkgrpc.v1.SealH\x00\x42\t\n\x07message\"H\n\x15SubmitRecordsResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x99\x01\n\x14StreamRecordsRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.bulkgrpc.v1.RecordBatchH\x00\x12!\n\x04seal\x18\x03 \x01(\x0b\x32\x11.bulkgrpc.v1.SealH\x00\x42\t\n\x07message\"\xb0\x01\n\x15StreamRecordsResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobOpenedH\x00\x12\x38\n\x0c\x61\x63knowledged\x18\x02 \x01(\x0b\x32 .bulkgrpc.v1.BatchesAcknowledgedH\x00\x12(\n\x06sealed\x18\x03 \x01(\x0b\x32\x16.bulkgrpc.v1.JobSealedH\x00\x42\t\n\x07message\"S\n\tJobOpened\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x15\n\rnext_sequence\x18\x02 \x01(\x03\x12\x10\n\x08replayed\x18\x03 \x01(\x08\",\n\x13\x42\x61tchesAcknowledged\x12\x15\n\rnext_sequence\x18\x01 \x01(\x03\"<\n\tJobSealed\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x32\xc5\x01\n\rIngestService\x12X\n\rSubmitRecords\x12!.bulkgrpc.v1.SubmitRecordsRequest\x1a\".bulkgrpc.v1.SubmitRecordsResponse(\x01\x12Z\n\rStreamRecords\x12!.bulkgrpc.v1.StreamRecordsRequest\x1a\".bulkgrpc.v1.StreamRecordsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ulkgrpc/v1/ingest.proto\x12\x0b\x62ulkgrpc.v1\x1a\x16\x62ulkgrpc/v1/jobs.proto\"\x87\x02\n\tJobHeader\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x06labels\x18\x03 \x03(\x0b\x32\".bulkgrpc.v1.JobHeader.LabelsEntry\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x05 \x01(\x03\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.bulkgrpc.v1.JobOptions\x12\x17\n\x0f\x64\x61taset_version\x18\x07 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"0\n\x0bRecordBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x03(\x0c\"\x1b\n\x04Seal\x12\x13\n\x0b\x62\x61tch_count\x18\x01 \x01(\x03\"\x99\x01\n\x14SubmitRecordsRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.bulkgrpc.v1.RecordBatchH\x00\x12!\n\x04seal\x18\x03 \x01(\x0b\x32\x11.bulkgrpc.v1.SealH\x00\x42\t\n\x07message\"H\n\x15SubmitRecordsResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x99\x01\n\x14StreamRecordsRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobHeaderH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.bulkgrpc.v1.RecordBatchH\x00\x12!\n\x04seal\x18\x03 \x01(\x0b\x32\x11.bulkgrpc.v1.SealH\x00\x42\t\n\x07message\"\xb0\x01\n\x15StreamRecordsResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x16.bulkgrpc.v1.JobOpenedH\x00\x12\x38\n\x0c\x61\x63knowledged\x18\x02 \x01(\x0b\x32 .bulkgrpc.v1.BatchesAcknowledgedH\x00\x12(\n\x06sealed\x18\x03 \x01(\x0b\x32\x16.bulkgrpc.v1.JobSealedH\x00\x42\t\n\x07message\"S\n\tJobOpened\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x15\n\rnext_sequence\x18\x02 \x01(\x03\x12\x10\n\x08replayed\x18\x03 \x01(\x08\",\n\x13\x42\x61tchesAcknowledged\x12\x15\n\rnext_sequence\x18\x01 \x01(\x03\"<\n\tJobSealed\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.bulkgrpc.v1.Job\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x32\xc5\x01\n\rIngestService\x12X\n\rSubmitRecords\x12!.bulkgrpc.v1.SubmitRecordsRequest\x1a\".bulkgrpc.v1.SubmitRecordsResponse(\x01\x12Z\n\rStreamRecords\x12!.bulkgrpc.v1.StreamRecordsRequest\x1a\".bulkgrpc.v1.StreamRecordsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,21 +41,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDBATCH']._serialized_start=331
   _globals['_RECORDBATCH']._serialized_end=379
   _globals['_SEAL']._serialized_start=381
-  _globals['_SEAL']._serialized_end=404
-  _globals['_SUBMITRECORDSREQUEST']._serialized_start=407
-  _globals['_SUBMITRECORDSREQUEST']._serialized_end=560
-  _globals['_SUBMITRECORDSRESPONSE']._serialized_start=562
-  _globals['_SUBMITRECORDSRESPONSE']._serialized_end=634
-  _globals['_STREAMRECORDSREQUEST']._serialized_start=637
-  _globals['_STREAMRECORDSREQUEST']._serialized_end=790
-  _globals['_STREAMRECORDSRESPONSE']._serialized_start=793
-  _globals['_STREAMRECORDSRESPONSE']._serialized_end=969
-  _globals['_JOBOPENED']._serialized_start=971
-  _globals['_JOBOPENED']._serialized_end=1054
-  _globals['_BATCHESACKNOWLEDGED']._serialized_start=1056
-  _globals['_BATCHESACKNOWLEDGED']._serialized_end=1100
-  _globals['_JOBSEALED']._serialized_start=1102
-  _globals['_JOBSEALED']._serialized_end=1162
-  _globals['_INGESTSERVICE']._serialized_start=1165
-  _globals['_INGESTSERVICE']._serialized_end=1362
+  _globals['_SEAL']._serialized_end=408
+  _globals['_SUBMITRECORDSREQUEST']._serialized_start=411
+  _globals['_SUBMITRECORDSREQUEST']._serialized_end=564
+  _globals['_SUBMITRECORDSRESPONSE']._serialized_start=566
+  _globals['_SUBMITRECORDSRESPONSE']._serialized_end=638
+  _globals['_STREAMRECORDSREQUEST']._serialized_start=641
+  _globals['_STREAMRECORDSREQUEST']._serialized_end=794
+  _globals['_STREAMRECORDSRESPONSE']._serialized_start=797
+  _globals['_STREAMRECORDSRESPONSE']._serialized_end=973
+  _globals['_JOBOPENED']._serialized_start=975
+  _globals['_JOBOPENED']._serialized_end=1058
+  _globals['_BATCHESACKNOWLEDGED']._serialized_start=1060
+  _globals['_BATCHESACKNOWLEDGED']._serialized_end=1104
+  _globals['_JOBSEALED']._serialized_start=1106
+  _globals['_JOBSEALED']._serialized_end=1166
+  _globals['_INGESTSERVICE']._serialized_start=1169
+  _globals['_INGESTSERVICE']._serialized_end=1366
 # @@protoc_insertion_point(module_scope)

@@ -41,10 +41,10 @@ class RecordBatch(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Seal(_message.Message):
-    __slots__ = ("batches",)
-    BATCHES_FIELD_NUMBER: _ClassVar[int]
-    batches: int
-    def __init__(self, batches: _Optional[int] = ...) -> None: ...
+    __slots__ = ("batch_count",)
+    BATCH_COUNT_FIELD_NUMBER: _ClassVar[int]
+    batch_count: int
+    def __init__(self, batch_count: _Optional[int] = ...) -> None: ...
 
 class SubmitRecordsRequest(_message.Message):
     __slots__ = ("header", "batch", "seal")

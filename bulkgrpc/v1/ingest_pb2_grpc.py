@@ -46,8 +46,8 @@ class IngestServiceStub:
     field breaks a rule (INVALID_FIELD).
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or does not have the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batches` is not the number of the job's batches
-    (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batch_count` is not the number of the job's
+    batches (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
@@ -103,8 +103,8 @@ class IngestServiceServicer:
     field breaks a rule (INVALID_FIELD).
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or does not have the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batches` is not the number of the job's batches
-    (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batch_count` is not the number of the job's
+    batches (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).
@@ -182,8 +182,8 @@ class IngestService:
     field breaks a rule (INVALID_FIELD).
     NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND), or does not have the header's version
     (DATASET_VERSION_NOT_FOUND).
-    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batches` is not the number of the job's batches
-    (SEQUENCE_BACKWARD, SEQUENCE_GAP).
+    OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batch_count` is not the number of the job's
+    batches (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
     RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
     (TOO_MANY_STREAMS).

@@ -57,10 +57,10 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time")
+    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
-    CONFLICT_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_POLICY_FIELD_NUMBER: _ClassVar[int]
     DEDUPE_WINDOW_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
@@ -68,21 +68,21 @@ class DatasetOptions(_message.Message):
     PARTITION_BY_TIME_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
-    conflict: ConflictPolicy
+    conflict_policy: ConflictPolicy
     dedupe_window: _duration_pb2.Duration
     lanes: int
     time_to_live: _duration_pb2.Duration
     hash_partitions: int
     partition_by_time: TimePartitions
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ...) -> None: ...
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ...) -> None: ...
 
 class TimePartitions(_message.Message):
-    __slots__ = ("field", "every")
+    __slots__ = ("field", "period")
     FIELD_FIELD_NUMBER: _ClassVar[int]
-    EVERY_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
     field: str
-    every: PartitionPeriod
-    def __init__(self, field: _Optional[str] = ..., every: _Optional[_Union[PartitionPeriod, str]] = ...) -> None: ...
+    period: PartitionPeriod
+    def __init__(self, field: _Optional[str] = ..., period: _Optional[_Union[PartitionPeriod, str]] = ...) -> None: ...
 
 class ColumnOptions(_message.Message):
     __slots__ = ("name", "ignore", "type", "not_null", "index", "default_value", "precision", "scale")

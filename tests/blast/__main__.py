@@ -1,6 +1,6 @@
 """`python -m tests.blast [--fault NAME…]`: run faults by hand, one after the other or several at once; print a table.
 
-Exits with 1 if a promise was broken. After a wave with violations the stand starts over, so that each is judged alone.
+Exits with 1 if a promise was broken. After a wave with violations the stand is reset, so that each is judged alone.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--paired", action="store_true", help="run each wave without its faults too, first")
     parser.add_argument("--hold", type=float, default=6.0, help="seconds that each fault lasts")
     parser.add_argument(
-        "--felt", type=float, default=15.0, help="more seconds, until faults that block nobody were met"
+        "--felt", type=float, default=15.0, help="more seconds, until each fault that does not block was met"
     )
     parser.add_argument("--drain", type=float, default=60.0, help="seconds until every job has to have ended")
     parser.add_argument("--at-once", type=int, default=PAIRS, help="faults that run together")

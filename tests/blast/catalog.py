@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.kafka.partition import partition_of
 from tests.blast.fault import Effect, Fault
 from tests.blast.faults_batch import BATCH_FAULTS
@@ -38,7 +38,7 @@ class Case:
     """A fault on a dataset with a conflict policy, written by atomic jobs or not."""
 
     fault: Fault
-    policy: Conflict
+    policy: ConflictPolicy
     atomic: bool = False
 
     def __str__(self) -> str:
@@ -61,9 +61,9 @@ def every_case(faults: Iterable[Fault]) -> list[Case]:
 
 
 def short_cases(faults: Iterable[Fault], *, slow: bool = False) -> list[Case]:
-    """Return each fault once, slow ones only if `slow`; policies take turns, atomic jobs write every fourth.
+    """Return each fault once, slow ones only if `slow`; the policies rotate, and atomic jobs write every fourth case.
 
-    Only root can fill a disk: for others that fault is left out, and `left_out` names it.
+    Only root can fill a disk: for other users that fault is omitted, and `left_out` names it.
     """
     chosen = [fault for fault in faults if slow >= fault.slow and (fault.around is None or os.geteuid() == 0)]
     return [

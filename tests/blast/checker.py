@@ -1,7 +1,7 @@
-"""The checker: what was sent and what is there in, violations out. Pure.
+"""The checker: compares what was sent with what is stored, and returns the violations. Pure.
 
 The jobs of a tenant and dataset are replayed in the order in which they were sent, under the dataset's policy, without
-the records that were rejected with a reason. The table must be what comes out, value by value, and every job's counts.
+the records that were rejected with a reason. The result must equal the table, value by value, and every job's counts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobState
 from bulkgrpc.rejections import RejectionCode
-from tests.blast.evidence import Evidence, JobReport, Rejected, Row
+from tests.blast.evidence import Evidence, JobOutcome, Rejected, Row
 from tests.blast.fault import Effect
 from tests.blast.records import differences, wanted
 from tests.blast.traffic import Sent, Victim
@@ -27,7 +27,7 @@ SAME_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What must not be. who: the case, or the innocents."""
+    """A broken promise. who: the case, or the innocent tenants."""
 
     who: str
     what: str
@@ -38,7 +38,7 @@ class Violation:
 
 @dataclass(slots=True)
 class _Replayed:
-    """What must be in a table of a tenant: by number, the job and position that the row is of."""
+    """The expected rows of a tenant in a table: by number, the job and position that the row is from."""
 
     rows: dict[int, tuple[Sent, int]] = field(default_factory=dict)
     ever: dict[int, list[tuple[Sent, int]]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class _Replayed:
     written: int = 0
 
 
-def check_dataset(evidence: Evidence, dataset: str, sent: Sequence[Sent], policy: Conflict) -> Iterator[str]:
+def check_dataset(evidence: Evidence, dataset: str, sent: Sequence[Sent], policy: ConflictPolicy) -> Iterator[str]:
     """Yield what is wrong with a dataset's rows and its jobs' counts."""
     if dataset in evidence.unread:
         yield f"the table cannot be read: {evidence.unread[dataset]}"
@@ -64,7 +64,7 @@ def check_dataset(evidence: Evidence, dataset: str, sent: Sequence[Sent], policy
 
 
 def check_effect(victim: Victim, evidence: Evidence, sent: Sequence[Sent]) -> Iterator[str]:
-    """Yield where the jobs of a victim do not show the effect that its fault is to have."""
+    """Yield where the jobs of a victim do not show the effect that its fault must have."""
     ours = [job for job in sent if job.dataset == victim.table and job.job_id in evidence.jobs]
     effect = victim.case.effect
     clean = [job for job in ours if job.poison is None and (effect in _CLEAN or job.phase == "after")]
@@ -74,15 +74,15 @@ def check_effect(victim: Victim, evidence: Evidence, sent: Sequence[Sent]) -> It
         if other:
             yield f"{job.key} ({job.phase}) has {len(other)} rejections, the first {other[0]}"
         elif job.sealed and report.rejected == 0 and report.ended and report.state != JobState.SUCCEEDED:
-            yield f"{job.key} ({job.phase}) is {JobState(report.state).name}: {report.failure}"
+            yield f"{job.key} ({job.phase}) is {JobState(report.state).name}: {report.failure_reason}"
     during = [job for job in ours if job.phase == "during"]
-    if effect is Effect.ROWS_REJECTED and victim.case.fault.poison is None and not _refused(during, evidence):
+    if effect is Effect.ROWS_REJECTED and victim.case.fault.poison is None and not _rejected(during, evidence):
         yield "no record was rejected"
     if effect is Effect.SKIPPED and not sum(evidence.jobs[job.job_id].skipped for job in during):
         yield "no record counts as skipped"
 
 
-def percentiles(sent: Sequence[Sent], jobs: Mapping[str, JobReport]) -> tuple[float, float, float]:
+def percentiles(sent: Sequence[Sent], jobs: Mapping[str, JobOutcome]) -> tuple[float, float, float]:
     """Return the median, 99th percentile and maximum of the seconds from submission to end."""
     took = sorted(
         (end - job.begun).total_seconds()
@@ -95,7 +95,7 @@ def percentiles(sent: Sequence[Sent], jobs: Mapping[str, JobReport]) -> tuple[fl
 
 
 def some(found: Iterator[str]) -> list[str]:
-    """Return violations, of each kind a few: what differs in digits only is of one kind."""
+    """Return a few violations of each kind: those that differ only in digits are of one kind."""
     kinds: Counter[str] = Counter()
     kept = []
     for what in found:
@@ -106,16 +106,20 @@ def some(found: Iterator[str]) -> list[str]:
     return kept + [f"({kinds.total() - len(kept)} more)"] * (kinds.total() > len(kept))
 
 
-def _refused(jobs: Sequence[Sent], evidence: Evidence) -> bool:
+def _rejected(jobs: Sequence[Sent], evidence: Evidence) -> bool:
     """Return whether records of a job were rejected with reasons."""
     return any(
         any(found.code != _DUPLICATE and found.reason for found in evidence.rejections.get(job.job_id, ()))
-        or (job.atomic and evidence.jobs[job.job_id].state == JobState.FAILED and evidence.jobs[job.job_id].failure)
+        or (
+            job.atomic
+            and evidence.jobs[job.job_id].state == JobState.FAILED
+            and evidence.jobs[job.job_id].failure_reason
+        )
         for job in jobs
     )
 
 
-def _replay(evidence: Evidence, job: Sent, policy: Conflict, replayed: _Replayed) -> Iterator[str]:
+def _replay(evidence: Evidence, job: Sent, policy: ConflictPolicy, replayed: _Replayed) -> Iterator[str]:
     """Apply a job as far as it was accepted; yield what is wrong with its counts and rejections."""
     report = evidence.jobs.get(job.job_id)
     if report is None:
@@ -147,15 +151,19 @@ def _replay(evidence: Evidence, job: Sent, policy: Conflict, replayed: _Replayed
         )
 
 
-def _failed(job: Sent, report: JobReport) -> Iterator[str]:
+def _failed(job: Sent, report: JobOutcome) -> Iterator[str]:
     if report.written:
         yield f"{job.key} is atomic and {JobState(report.state).name}, and reports {report.written} records as written"
-    if report.state == JobState.FAILED and not report.failure:
+    if report.state == JobState.FAILED and not report.failure_reason:
         yield f"{job.key} failed without saying why"
 
 
 def _apply(
-    job: Sent, report: JobReport, places: Mapping[tuple[int, int], Rejected], policy: Conflict, replayed: _Replayed
+    job: Sent,
+    report: JobOutcome,
+    places: Mapping[tuple[int, int], Rejected],
+    policy: ConflictPolicy,
+    replayed: _Replayed,
 ) -> Generator[str, None, tuple[int, int]]:
     """Apply the records of a job; return how many count as written and as duplicates."""
     written = duplicate = 0
@@ -198,7 +206,7 @@ def _bad(job: Sent, position: int, found: Rejected | None) -> Iterator[str]:
         yield f"{job.key} rejects record {position} without a reason"
 
 
-def _compare(rows: Sequence[Row], tenant: str, replayed: _Replayed, policy: Conflict) -> Iterator[str]:
+def _compare(rows: Sequence[Row], tenant: str, replayed: _Replayed, policy: ConflictPolicy) -> Iterator[str]:
     """Compare a tenant's rows with what must be there."""
     numbers = Counter(row["id"] for row in rows if "id" in row)
     for number, count in numbers.items():
@@ -222,7 +230,7 @@ def _compare(rows: Sequence[Row], tenant: str, replayed: _Replayed, policy: Conf
     missing = [number for number in replayed.rows if number not in numbers]
     if replayed.skipped:
         if policy != "update" and replayed.written != len(rows):
-            yield f"{tenant} is told {replayed.written} rows are written, {len(rows)} are there"
+            yield f"{tenant} has {replayed.written} rows reported as written, {len(rows)} are there"
         missing = missing if len(missing) > replayed.skipped else []
     if missing:
         yield f"{tenant} misses {len(missing)} rows that are acknowledged and not reported, as {missing[:5]}"

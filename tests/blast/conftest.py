@@ -1,4 +1,4 @@
-"""The stand of the session; and what the waves came to, as a table at the end."""
+"""The stand of the session, and the results of the waves as a table at the end."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Report = Callable[[str, Verdict], None]
 
 @pytest.fixture(scope="session")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    """The service that the faults meet."""
+    """The service under test."""
     with stand(new_data_dir(), tmp_path_factory.mktemp("blast")) as made:
         yield made
 
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Report:
-    """Give a wave a line in the table at the end."""
+    """Add a wave to the table at the end."""
 
     def reported(name: str, verdict: Verdict) -> None:
         record_property(_PROPERTY, json.dumps([name, str(verdict), verdict.felt]))

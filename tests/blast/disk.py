@@ -13,7 +13,7 @@ from tests.support.disk import small_disk
 
 @contextmanager
 def full_disk(postgres: str, table: str) -> Iterator[None]:
-    """Move a table to a small disk, fill that up, and clear it at the end. Needs root, to mount it."""
+    """Move a table to a small disk, fill the disk, and clear it at the end. Needs root to mount it."""
     space = f"small_{table.rpartition('.')[2]}"[:63]
     with small_disk() as disk:
         _execute(

@@ -22,8 +22,8 @@ _UNENDED = "SELECT job_id::text FROM bulk.jobs WHERE job_id = ANY (%s::uuid[]) A
 
 
 @dataclass(frozen=True, slots=True)
-class JobReport:
-    """What a job's row says. state: a number of JobState. skipped: rows that the table skipped."""
+class JobOutcome:
+    """A job's row. state: a number of JobState. skipped: rows that the table skipped."""
 
     state: int
     accepted: int
@@ -32,23 +32,23 @@ class JobReport:
     rejected: int
     expired: int
     skipped: int
-    failure: str
+    failure_reason: str
     end_time: datetime | None
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it is still to come."""
+        """Whether the job has ended."""
         return self.state >= 3
 
     @property
     def total(self) -> int:
-        """The records that it accounts for."""
+        """The records that are accounted for."""
         return self.written + self.duplicate + self.rejected + self.expired + self.skipped
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rejection's place, code and reason."""
+    """A rejection's position, code and reason."""
 
     sequence: int
     index: int
@@ -60,7 +60,7 @@ class Rejected:
 class Evidence:
     """jobs, rejections: by job id. rows: by dataset and tenant; a dataset whose table cannot be read is in `unread`."""
 
-    jobs: Mapping[str, JobReport]
+    jobs: Mapping[str, JobOutcome]
     rejections: Mapping[str, Sequence[Rejected]]
     rows: Mapping[tuple[str, str], Sequence[Row]]
     unread: Mapping[str, str]
@@ -90,7 +90,7 @@ def read_rows(connection: Connection, query: sql.Composed | str) -> list[Row]:
     return found
 
 
-def read_jobs(connection: Connection, job_ids: Sequence[str]) -> dict[str, JobReport]:
+def read_jobs(connection: Connection, job_ids: Sequence[str]) -> dict[str, JobOutcome]:
     """Return what jobs report."""
     found = connection.execute(_JOBS, [list(job_ids)]).fetchall()
     return {job_id: _report(values, end_time) for job_id, values, end_time in found}
@@ -103,10 +103,10 @@ def unended(connection: Connection, job_ids: Sequence[str]) -> list[str]:
     return [*open_jobs, *(job_id for job_id in job_ids if job_id not in known)]
 
 
-def _report(values: Mapping[str, Any], end_time: datetime | None) -> JobReport:
-    names = ("state", "accepted", "written", "duplicate", "rejected", "expired", "failure")
+def _report(values: Mapping[str, Any], end_time: datetime | None) -> JobOutcome:
+    names = ("state", "accepted", "written", "duplicate", "rejected", "expired", "failure_reason")
     skipped = sum(count for name, count in values.items() if name.startswith("skipped"))
-    return JobReport(skipped=skipped, end_time=end_time, **{name: values[name] for name in names})
+    return JobOutcome(skipped=skipped, end_time=end_time, **{name: values[name] for name in names})
 
 
 def _rejections(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Rejected]]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from tests.blast.records import Message
 from tests.support.role import PASSWORD, ROLE
 
-POLICIES: tuple[Conflict, ...] = ("ignore", "update", "reject")
+POLICIES: tuple[ConflictPolicy, ...] = ("ignore", "update", "reject")
 
 
 class Effect(enum.Enum):
@@ -61,8 +61,8 @@ class Fault:
     repair: str = ""
     holds: str = ""
     around: Callable[[str, str], AbstractContextManager[object]] | None = None
-    policies: tuple[Conflict, ...] = POLICIES
-    effects: Mapping[Conflict, Effect] = field(default_factory=dict)
+    policies: tuple[ConflictPolicy, ...] = POLICIES
+    effects: Mapping[ConflictPolicy, Effect] = field(default_factory=dict)
     keeps: bool = False
     poison: Poison | None = None
     message: Message = "Record"
@@ -71,7 +71,7 @@ class Fault:
     from_outside: bool = False
     slow: bool = False
 
-    def effect_of(self, policy: Conflict) -> Effect:
+    def effect_of(self, policy: ConflictPolicy) -> Effect:
         """Return the effect on a dataset with a conflict policy."""
         return self.effects.get(policy, self.effect)
 

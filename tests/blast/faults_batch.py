@@ -1,4 +1,4 @@
-"""Faults of batches: records that cannot be written, many at once, or costly to tell apart."""
+"""Faults of batches: records that cannot be written, many at once, or expensive to find."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ BATCH_FAULTS = (
         repair="ALTER TABLE {table} DROP CONSTRAINT {name}_x",
     ),
     _poison(
-        "50,000 records that a trigger refuses",
+        "50,000 records that a trigger rejects",
         Poison(lambda first: [(payload(first, MANY, 0, sparse=True), MANY)], frozenset(range(MANY)), ""),
         apply="CREATE FUNCTION blast.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.{text} = '' THEN "
         "RAISE EXCEPTION 'no text' USING ERRCODE = '45000'; END IF; RETURN new; END $$; "

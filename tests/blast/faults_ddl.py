@@ -1,4 +1,4 @@
-"""Faults of a table: its definition changes, rights go, somebody else locks it."""
+"""Faults of a table: its definition changes, rights are revoked, another session locks it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TYPES = {"text": "text", "int": "integer", "bigint": "bigint", "real": "real", 
 
 
 def _restore(column: str) -> str:
-    """Give a column back the values that were kept; of rows that were revised meanwhile, what they have stays."""
+    """Restore the saved values of a column; rows that were updated meanwhile keep their values."""
     revised = "text" if column == "double" else "double"
     return (
         f"UPDATE {{table}} AS t SET {{{column}}} = k.{{{column}}} FROM {{kept}} AS k "
@@ -18,7 +18,7 @@ def _restore(column: str) -> str:
 
 
 def _retyped(to: str, column: str, effect: Effect, using: str = "", back: str = "") -> Fault:
-    """`ALTER COLUMN … TYPE`, and back: what was stored meanwhile is converted, the rows of before get their values."""
+    """`ALTER COLUMN … TYPE`, and back: values stored meanwhile are converted, older rows get their saved values."""
     name = f"{column} to {to}".replace("double precision", "double").replace("integer", "int")
     apply = f"ALTER TABLE {{table}} ALTER COLUMN {{{column}}} TYPE {to} USING {using or f'{{{column}}}::{to}'}"
     repair = (
@@ -82,7 +82,7 @@ DEFINITION_FAULTS = (
         + "; ALTER TABLE {table} ALTER COLUMN {text} SET NOT NULL",
         keeps=True,
     ),
-    # COPY stores what it is given in such a column, INSERT refuses it.
+    # COPY stores what it is given in such a column, INSERT rejects it.
     Fault(
         "column becomes an identity",
         Effect.EXACT,

@@ -1,4 +1,4 @@
-"""Faults of a table's triggers: what they raise is about a row, whatever its SQLSTATE; what they skip is counted."""
+"""Faults of a table's triggers: their errors are about a row, whatever the SQLSTATE; skipped rows are counted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RAISED = {
     "XX000": "internal_error",
     "XX001": "data_corrupted",
     "XX002": "index_corrupted",
-    "ZZZZZ": "a code that nobody knows",
+    "ZZZZZ": "an unknown code",
 }
 """SQLSTATEs that triggers raise, with what they usually mean."""
 

@@ -1,6 +1,6 @@
 """The records of the tests: every value of a record follows from its number and its revision.
 
-So what a row must contain is computed again, never remembered.
+So the expected content of a row is computed, never remembered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MessageOptions
 
 from bulkgrpc.datasets import sources
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Conflict, define
+from bulkgrpc.datasets.definition import ConflictPolicy, define
 from bulkgrpc.v1 import options_pb2
 
 Message = Literal["Record", "Ruled"]
@@ -28,7 +28,7 @@ _OPTION: Any = options_pb2.dataset  # protoc types its extensions more loosely t
 _EPOCH_US = 1_700_000_000_000_000
 _ABOVE_DOUBLES = 2**53 + 1
 """From here on no odd number is a double: a column that turns `large` into one shows it."""
-_CONFLICTS = {
+_CONFLICT_POLICIES = {
     "ignore": options_pb2.CONFLICT_POLICY_IGNORE,
     "update": options_pb2.CONFLICT_POLICY_UPDATE,
     "reject": options_pb2.CONFLICT_POLICY_REJECT,
@@ -40,7 +40,7 @@ class Shape:
     """A dataset to register. hash_partitions: of its table, 0 for none."""
 
     table: str
-    policy: Conflict
+    policy: ConflictPolicy
     message: Message = "Record"
     hash_partitions: int = 0
 
@@ -55,7 +55,7 @@ class Shape:
         for message in files.file[-1].message_type:
             options = MessageOptions.FromString(message.options.SerializeToString())
             dataset = options.Extensions[_OPTION]
-            dataset.table, dataset.conflict = self.table, _CONFLICTS[self.policy]
+            dataset.table, dataset.conflict_policy = self.table, _CONFLICT_POLICIES[self.policy]
             dataset.hash_partitions = self.hash_partitions
             message.options.ParseFromString(options.SerializeToString())
         return files.SerializeToString()

@@ -34,7 +34,7 @@ KEEP = (
 """What comes before a fault that keeps the rows."""
 _APPLIED_WITHIN_S = 120.0
 _PASSING = (Effect.ROWS_REJECTED, Effect.CONVERTED, Effect.SKIPPED)
-"""Effects of faults that block nobody."""
+"""Effects of faults that do not block their dataset."""
 COLUMNS = {
     "columns": "tenant, id, at, small, large, single, number, label, note",
     "key": "id",
@@ -63,7 +63,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a wave. latencies_s: of the innocent jobs: median, 99th percentile, maximum. blocked: by case."""
+    """The result of a wave. latencies_s: of the innocent jobs: median, 99th percentile, maximum. blocked: by case."""
 
     violations: list[Violation]
     exits: list[Exit]
@@ -160,7 +160,7 @@ class Wave:
                 connection.execute(self._format(victim, fault.holds))
 
     async def _hold(self, logs: dict[str, int]) -> None:
-        """Wait until the time is over and every fault was met: by a job that ended, or by a process that names it."""
+        """Wait until the time is over and every fault had an effect: on an ended job, or in the log of a process."""
         await asyncio.sleep(self._times.hold_s)
         passing = {victim.table for victim in self._victims if victim.case.effect in _PASSING}
         blocking = {victim.table for victim in self._victims if victim.case.effect is Effect.BLOCKED}
@@ -176,7 +176,7 @@ class Wave:
         await asyncio.to_thread(wait_for, lambda: met() or bool(self._stand.note_exits()), self._times.felt_within_s)
 
     def _look_while_it_lasts(self, logged: str) -> None:
-        """Note which victims are blocked, whether somebody said so, and values that are wrong already."""
+        """Note which victims are blocked, whether a log says so, and values that are already wrong."""
         self._stand.note_exits()
         reports = self._reports()
         for victim in self._victims if self._faulty else ():
@@ -195,7 +195,7 @@ class Wave:
                     self._check_new_values(victim, connection)
 
     def _check_new_values(self, victim: Victim, connection: Connection) -> None:
-        """Compare the rows that came under the fault with what was sent: a repair may hide what was stored."""
+        """Compare the rows written during the fault with what was sent: a repair may hide what was stored."""
         rows = evidence.read_rows(
             connection,
             self._format(
@@ -277,8 +277,8 @@ class Wave:
         """Whether this is a fault of the whole database: once for all victims."""
         return any(victim.case.fault.whole for victim in self._victims)
 
-    def _reports(self) -> dict[str, evidence.JobReport]:
-        """Return what the jobs report; nothing while the fault keeps us from looking."""
+    def _reports(self) -> dict[str, evidence.JobOutcome]:
+        """Return what the jobs report; nothing while the fault prevents the query."""
         try:
             with self._stand.database() as connection:
                 return evidence.read_jobs(connection, [job.job_id for job in self._traffic.sent])
@@ -286,11 +286,11 @@ class Wave:
             return {}
 
     @staticmethod
-    def _ended(reports: dict[str, evidence.JobReport], job: Sent) -> bool:
+    def _ended(reports: dict[str, evidence.JobOutcome], job: Sent) -> bool:
         return job.job_id in reports and reports[job.job_id].ended
 
     def _execute(self, victim: Victim, statements: str) -> None:
-        """Execute statements in one transaction; again while a lock does not come."""
+        """Execute statements in one transaction; again while a lock is not granted."""
         ends_at_s = time.monotonic() + _APPLIED_WITHIN_S
         text = self._format(victim, statements)
         while True:

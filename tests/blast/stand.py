@@ -1,6 +1,6 @@
-"""The service that the faults meet: real parts, a server and two workers under a role that is no superuser.
+"""The service under test: real parts, a server and two workers under a role that is not a superuser.
 
-Nothing restarts a process that ends: that it ended is what these tests are about.
+Nothing restarts a process that ends: the tests check that no process ends.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Stand:
         return self.exits
 
     def restart_ended(self) -> None:
-        """Start what has ended, so that what it left can be looked at; what ended stays noted until `forget`."""
+        """Start the processes that have ended, so that the checks can run; they stay noted until `forget`."""
         self.note_exits()
         for process in self.processes:
             if process.ended is not None:
@@ -121,7 +121,7 @@ class Stand:
         return "\n".join(p.log.read_bytes()[since[p.log.stem] :].decode(errors="replace") for p in self.processes)
 
     def start_over(self) -> None:
-        """Leave behind what a violated promise left: every partition resumes at its end, every job has ended."""
+        """Reset the state after a violated promise: every partition resumes at its end, every job has ended."""
         for process in self.processes:
             # So that a worker leaves its group, and its partitions need not wait for it to be missed.
             with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Every fault once, several at a time: no process ends, no value is wrong, and after the repair nothing is missing.
+"""Every fault once, several at a time: no process ends, no value is wrong, and after the repair no row is missing.
 
 BULKGRPC_BLAST_HOLD_S: how long faults last. `make blast` runs them all for longer: every policy, atomic or not, each
 wave beside a run without faults.

@@ -1,4 +1,4 @@
-"""The clients: innocent tenants at a steady pace, victims, and the victims' other datasets. What they sent is noted."""
+"""The clients: innocent tenants at a steady rate, victims, the victims' other datasets. They note what they send."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig, JobOptions
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobKey
 from tests.blast.catalog import Case, tenants_of
 from tests.blast.fault import Poison
@@ -34,7 +34,7 @@ INNOCENT, SIBLING = "innocent", "sibling"
 class Sent:
     """A job as its client knows it. base: number of its first record. batches: records of each batch.
 
-    revision: of its records. sealed: whether the submission returned. refused: what it ended with otherwise.
+    revision: of its records. sealed: whether the submission returned. refused: its error if it did not.
     """
 
     tenant: str
@@ -71,7 +71,7 @@ class Victim:
     tenants: tuple[str, str]
 
     @property
-    def policy(self) -> Conflict:
+    def policy(self) -> ConflictPolicy:
         """Its conflict policy."""
         return self.case.policy
 
@@ -108,7 +108,7 @@ class Traffic:
         self.sent: list[Sent] = []
 
     def start(self, innocents: Sequence[str], innocent: str, sibling: str, victims: Sequence[Victim]) -> None:
-        """Start all clients. innocent, sibling: the datasets of the innocent tenants and of the victims beside."""
+        """Start all clients. innocent: dataset of the innocent tenants. sibling: the victims' other dataset."""
         for tenant in innocents:
             self._start(self._steady(tenant, innocent, INNOCENT_PACE_S))
         for victim in victims:
@@ -117,7 +117,7 @@ class Traffic:
                 self._start(self._victim(victim, tenant))
 
     async def stop(self, within_s: float) -> None:
-        """Submit nothing more; wait for the submissions under way, at most so long."""
+        """Submit nothing more; wait at most this long for running submissions."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
         if self._jobs:
@@ -140,7 +140,7 @@ class Traffic:
             await self._submit(job, [Batch(data, count) for data, count in batches])
 
     async def each_victim(self, victims: Sequence[Victim], do: Callable[[Victim], Coroutine[Any, Any, None]]) -> None:
-        """Do something for each victim beside the others, until `stop`."""
+        """Do something for each victim concurrently, until `stop`."""
         for victim in victims:
             self._start(do(victim))
 
@@ -148,7 +148,7 @@ class Traffic:
         self._tasks.append(asyncio.create_task(work))
 
     async def _steady(self, tenant: str, dataset: str, pace_s: float) -> None:
-        """Submit a job at each tick, whether or not those before were served."""
+        """Submit a job at each tick, whether or not the earlier ones have ended."""
         numbers = itertools.count(0, INNOCENT_ROWS)
         # Not all at the same moment: a burst would measure itself.
         await self._pause(pace_s * (zlib.crc32(tenant.encode()) % 100) / 100)

@@ -1,6 +1,6 @@
-"""The checker: evidence in, violations out. Pure; knows the promises and nothing of how they are kept.
+"""The checker: evidence in, violations out. Pure; it knows the promises, not the implementation.
 
-What is no violation: a batch whose outcome its client does not know (refused, broken off, given up, or sent and never
+Not a violation: a batch whose outcome its client does not know (refused, broken off, given up, or sent and never
 answered) may be there whole or not at all. A job that its client did not seal may be open or expired. Records of
 different jobs may come in any order.
 """
@@ -17,7 +17,7 @@ from tests.chaos.evidence import Evidence, JobReport, job_id
 from tests.chaos.history import Event
 
 LOUD = "Kafka no longer has the offset"
-"""What a worker names that stops because Kafka lost what the ledger needs."""
+"""What a worker prints when it stops because Kafka lost what the ledger needs."""
 _TERMINAL = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED)
 
 
@@ -34,9 +34,8 @@ class Violation:
 
 @dataclass(slots=True)
 class Submitted:
-    """One job as its client saw it, over all its submissions. rows: records a batch; bad: of them no valid ones.
-
-    lanes: batches go round them, and are in order on each.
+    """One job as its client saw it, over all its submissions. rows: records per batch; bad: invalid ones
+    among them. lanes: batches are distributed over them in turn, and are in order on each.
     """
 
     who: str
@@ -50,11 +49,11 @@ class Submitted:
     acknowledged: int = 0
     sealed: bool = False
     outcome: str = "unknown"
-    told: list[tuple[int, ...]] = field(default_factory=list)
+    reported: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def good(self) -> int:
-        """How many rows each batch gives."""
+        """The number of rows that each batch adds."""
         return self.rows - self.bad
 
 
@@ -92,7 +91,7 @@ def check(evidence: Evidence) -> list[Violation]:
 
 
 def submitted(events: Sequence[Event]) -> list[Submitted]:
-    """Put together what the clients saw of each job."""
+    """Collect what the clients saw of each job."""
     jobs: dict[tuple[str, str], Submitted] = {}
     for event in events:
         if event.kind == "submit":
@@ -113,7 +112,9 @@ def submitted(events: Sequence[Event]) -> list[Submitted]:
         elif event.kind in ("refused", "unknown"):
             job.outcome = event.kind
         elif event.kind == "job":
-            job.told.append(tuple(event.data[name] for name in ("state", "accepted", "written", "rejected", "expired")))
+            job.reported.append(
+                tuple(event.data[name] for name in ("state", "accepted", "written", "rejected", "expired"))
+            )
     return list(jobs.values())
 
 
@@ -139,7 +140,7 @@ def summarize(evidence: Evidence) -> Summary:
 
 
 def _excused(evidence: Evidence, job: Submitted) -> bool:
-    """Tell whether the job's report says that records of it expired: then a missing batch is reported."""
+    """Return whether the job reports expired records: a missing batch is then accounted for."""
     report = evidence.jobs.get(job_id(job.who, job.key))
     return report is not None and report.expired > 0
 
@@ -152,7 +153,7 @@ def _strays(evidence: Evidence, jobs: list[Submitted]) -> Iterator[Violation]:
 
 
 def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
-    """Every batch of a job: once if acknowledged, else at most once; whole; in its lane's order."""
+    """A job's batches are there as a whole and in their lane's order: once if acknowledged, otherwise at most once."""
     is_there = [True] * job.lanes
     for number in range(job.sent):
         rows, distinct = evidence.batches.get((job.who, job.base // job.rows + number), (0, 0))
@@ -170,7 +171,7 @@ def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
 
 
 def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
-    """What a job's row says must be what is in the table, and what its client was told."""
+    """A job's row must agree with the table, and with what GetJob reported to its client."""
     name = f"{job.who}/{job.key}"
     report = evidence.jobs.get(job_id(job.who, job.key))
     if report is None:
@@ -185,7 +186,7 @@ def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
         yield Violation(P6, f"{name} counts {report.rejected} rejected records, {report.reported} are in its report")
     if job.sealed:
         yield from _ended(name, job, report)
-    yield from _told(name, job, report)
+    yield from _reported(name, job, report)
 
 
 def _ended(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
@@ -194,23 +195,23 @@ def _ended(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
     if report.accepted != job.batches * job.rows:
         yield Violation(P1, f"{name} was sealed with {job.batches * job.rows} records and reports {report.accepted}")
     if report.rejected != job.batches * job.bad:
-        yield Violation(P6, f"{name} holds {job.batches * job.bad} bad records and reports {report.rejected}")
+        yield Violation(P6, f"{name} has {job.batches * job.bad} bad records and reports {report.rejected}")
 
 
-def _told(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
-    """What GetJob told must never be taken back."""
+def _reported(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
+    """What GetJob has reported must never be revoked."""
     known = 0
-    for state, _, written, _, _ in job.told:
-        # While PostgreSQL is away GetJob tells what Redis knows: that nothing is known to be written. See the docs.
+    for state, _, written, _, _ in job.reported:
+        # While PostgreSQL is unavailable, GetJob answers from Redis, with `written = 0`. See docs/guarantees.md.
         if 0 < written < known:
-            yield Violation(P3, f"{name} was told {known} records were written, then {written}")
+            yield Violation(P3, f"{name} reported {known} records as written, then {written}")
         known = max(known, written)
         if state in _TERMINAL and (report.state != state or report.written != written):
-            yield Violation(P3, f"{name} was told as {JobState(state).name} with {written}, and is {report}")
+            yield Violation(P3, f"{name} was reported as {JobState(state).name} with {written}, and is {report}")
 
 
 def _reads(events: Sequence[Event]) -> Iterator[Violation]:
-    """The reader during the faults: one snapshot agrees with itself, and later ones never go back."""
+    """The reader during the faults: each snapshot is consistent, and later ones never go back."""
     jobs: dict[str, tuple[int, int]] = {}
     offsets: dict[str, tuple[int, int]] = {}
     restored: set[str] = set()
@@ -238,16 +239,16 @@ def _reads(events: Sequence[Event]) -> Iterator[Violation]:
 
 
 def _moves(evidence: Evidence) -> Iterator[Violation]:
-    """Every commit that moved a partition starts where the one before it ended, goes on, under no older epoch."""
-    stands: dict[int, tuple[int, int]] = {}
+    """Every commit of a partition starts at the end of the one before it, moves forward, and has no older epoch."""
+    positions: dict[int, tuple[int, int]] = {}
     for move in evidence.moves:
         if move.owner_epoch < 0:
-            stands.pop(move.partition, None)
+            positions.pop(move.partition, None)
             continue
-        offset, epoch = stands.get(move.partition, (move.from_offset, move.owner_epoch))
+        offset, epoch = positions.get(move.partition, (move.from_offset, move.owner_epoch))
         if move.to_offset <= move.from_offset or move.from_offset != offset or move.owner_epoch < epoch:
-            yield Violation(P5, f"the ledger stood at {(offset, epoch)} and was moved by {move}")
-        stands[move.partition] = (move.to_offset, move.owner_epoch)
+            yield Violation(P5, f"the ledger was at {(offset, epoch)} and was moved by {move}")
+        positions[move.partition] = (move.to_offset, move.owner_epoch)
 
 
 def _memory(events: Sequence[Event]) -> Iterator[Violation]:
@@ -262,7 +263,7 @@ def _liveness(events: Sequence[Event]) -> Iterator[Violation]:
         if event.kind == "behind":
             yield Violation(P8, f"{event.data['after_s']} s after the last fault: {event.data['what']}")
     if not ends:
-        yield Violation(P8, "nobody looked whether the lag went back to zero")
+        yield Violation(P8, "the run did not check that the lag returned to zero")
 
 
 def _contained(events: Sequence[Event]) -> Iterator[Violation]:
@@ -272,7 +273,7 @@ def _contained(events: Sequence[Event]) -> Iterator[Violation]:
 
 
 def count(violations: list[Violation]) -> str:
-    """Say how many violations of which promise there are."""
+    """Return the number of violations of each promise as text."""
     return (
         ", ".join(f"{name} x{n}" for name, n in sorted(Counter(v.promise.name for v in violations).items())) or "none"
     )

@@ -1,4 +1,4 @@
-"""Three Kafka nodes, each broker and controller: replication 3, two replicas must have a message."""
+"""Three Kafka nodes, each broker and controller, with replication factor 3 and min.insync.replicas 2."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Node:
         self._running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; `Cluster.await_in_sync` tells when it has caught up."""
+        """Start it; `Cluster.await_in_sync` returns once it has caught up."""
         command = self._server.prepare(self._ports, lambda _phase: None)
         with command.log.open("ab") as log:
             self._running = subprocess.Popen(command.argv, cwd=command.directory, stdout=log, stderr=log)

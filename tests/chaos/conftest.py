@@ -1,4 +1,4 @@
-"""The rigs; and what the trials came to, as a table at the end."""
+"""The rigs, and the results of the trials as a table at the end."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from tests.conftest import new_data_dir
 
 HEAD = ("trial", "seed", "seconds", "sent", "acknowledged", "found", "duplicates", "lost", "violations")
 _PROPERTY = "trial"
-Tell = Callable[[str, int, Verdict], None]
+Record = Callable[[str, int, Verdict], None]
 
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A service to be hurt; whoever hurts it heals it."""
+    """A service for faults; each fault repairs what it breaks."""
     with rig(new_data_dir(), tmp_path_factory.mktemp("chaos")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def torn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A service of the module's own, for what cannot be healed."""
+    """A service of the module's own, for faults that cannot be repaired."""
     with rig(new_data_dir(), tmp_path_factory.mktemp("torn")) as made:
         yield made
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Tell:
-    """Give a trial's verdict a line in the table at the end."""
+def record(record_property: Callable[[str, object], None]) -> Record:
+    """Add a trial's verdict to the table at the end."""
 
-    def told(name: str, seed: int, verdict: Verdict) -> None:
+    def add(name: str, seed: int, verdict: Verdict) -> None:
         figures = asdict(verdict.summary)
         counts = [figures[column] for column in HEAD[3:-1]]
         record_property(
             _PROPERTY, json.dumps([name, seed, round(verdict.seconds, 1), *counts, len(verdict.violations)])
         )
 
-    return told
+    return add
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -47,12 +47,12 @@ CREATE INDEX ON fleet_readings (tenant, value);
 CREATE VIEW chaos.readings AS
   SELECT tenant, value FROM sensor_readings UNION ALL SELECT tenant, value FROM fleet_readings;
 """
-"""Every move of the ledger is kept in its own transaction; and nothing but the service prevents duplicates."""
+"""Each change of the ledger is recorded in its own transaction, and only the service prevents duplicates."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """What a job's row says of itself, and how many rejections stand in its report. state: a number of JobState."""
+    """A job's row, and the number of rejections in its report. state: a number of JobState."""
 
     state: int
     accepted: int
@@ -65,7 +65,7 @@ class JobReport:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A commit that moved a partition's place in the ledger."""
+    """A commit that moved a partition's offset in the ledger."""
 
     partition: int
     from_offset: int
@@ -77,7 +77,7 @@ class Move:
 class Evidence:
     """Everything that the checker looks at.
 
-    batches: by tenant and number (value // ROWS), rows found and how many of them are different. jobs: by job id.
+    batches: by tenant and number (value // ROWS), rows found, and distinct ones among them. jobs: by job id.
     """
 
     events: Sequence[Event]
@@ -86,7 +86,7 @@ class Evidence:
     moves: Sequence[Move] = field(default_factory=tuple)
 
     def write(self, path: Path) -> None:
-        """Write everything into a file from which `load` makes it again."""
+        """Write everything to a file that `load` reads."""
         document = {
             "events": [asdict(event) for event in self.events],
             "batches": [[*key, *value] for key, value in self.batches.items()],
@@ -128,7 +128,7 @@ def collect(postgres: str, history: History) -> Evidence:
 
 
 def clear(postgres: str) -> None:
-    """Forget the rows and moves of a run whose evidence was collected; the jobs and the ledger stay."""
+    """Delete the rows and moves of a run whose evidence was collected; the jobs and the ledger stay."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("SET lock_timeout = '10s'")
         connection.execute("TRUNCATE sensor_readings, fleet_readings, chaos.moves, bulk.parked")

@@ -1,4 +1,4 @@
-"""A fault: something that happens to a rig for a while, and is over afterwards."""
+"""A fault: something that breaks a part of a rig for a while."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Hurt = Callable[[Rig, random.Random], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. name: also in documents. part: what it hurts; a storm draws one a part at most.
+    """One fault. name: also in documents. part: what it breaks; a storm draws at most one per part.
 
-    hurt: a context manager: entered, it strikes; left, it is healed, or it raises AssertionError as it never struck.
-    dwell_s: how long it lasts at least.
+    hurt: a context manager: entering it breaks the part; leaving it repairs the part, or raises AssertionError if
+    nothing broke. dwell_s: its minimum duration.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Fault:
 
 @contextmanager
 def repeating(step: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Do something again and again on a thread; an exception of it comes out at the end."""
+    """Do something repeatedly on a thread; an exception of it is raised at the end."""
     over = threading.Event()
     failures: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""Faults of Kafka: gone, frozen, started anew; its memory of the group lost; what it holds read again."""
+"""Faults of Kafka: killed, frozen, restarted; the offsets of the group deleted; messages read again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _frozen(rig: Rig, _: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _offsets_deleted(rig: Rig, _: random.Random) -> Iterator[None]:
-    """The group must be empty for it: all workers end, and come back."""
+    """The group must be empty for this: all workers end, and are restarted."""
     with rig.untended(*rig.workers):
         for worker in rig.workers:
             worker.kill(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL: gone, frozen, cutting off, contradicting, full."""
+"""Faults of PostgreSQL: killed, frozen, sessions ended, deadlocks, a full disk."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _waits_for(rig: Rig, pid: int) -> bool:
 
 @contextmanager
 def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
-    """A second writer takes the ledger's rows in the opposite order, and is never the one who gives way.
+    """A second writer takes the ledger's rows in the opposite order, and is never the deadlock victim.
 
     It holds the first row while a worker waits for it, so that messages of the worker's other partitions gather: the
     worker's next chunk is of several partitions, holds another row already, and waits for the first one.
@@ -157,7 +157,7 @@ def _forgiving(step: Callable[[], None]) -> Callable[[], None]:
 
 @contextmanager
 def _crowded(rig: Rig, _: random.Random) -> Iterator[None]:
-    """Somebody else takes every connection that there is."""
+    """Another client takes all connections."""
     with ExitStack() as held:
 
         def take() -> None:
@@ -174,7 +174,7 @@ def _crowded(rig: Rig, _: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _full_disk(rig: Rig, _: random.Random) -> Iterator[None]:
-    """The table moves to a small disk, which something else fills up."""
+    """The table moves to a small disk, which is then filled."""
     with small_disk() as disk:
         with rig.database() as connection:
             connection.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
@@ -202,7 +202,7 @@ def _full_disk(rig: Rig, _: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _taken_over(rig: Rig, _: random.Random) -> Iterator[None]:
-    """The ledger is locked until the workers pause, and has other owners then: what they hold is refused."""
+    """The ledger is locked until the workers pause. Other owners acquire it, and the chunk of the first is fenced."""
     with rig.database() as connection, connection.transaction():
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.execute("SELECT FROM bulk.offsets FOR UPDATE")

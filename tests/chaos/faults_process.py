@@ -1,4 +1,4 @@
-"""Faults of our own processes: killed, ended, stopped, at named sites, coming and going."""
+"""Faults of our own processes: killed, terminated, stopped, at crash sites, started and stopped repeatedly."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _killed(rig: Rig) -> int:
 
 @contextmanager
 def _armed(rig: Rig, fault: str, workers: Sequence[Process]) -> Iterator[None]:
-    """Start workers anew with a fault armed; what is started after them is as usual again."""
+    """Restart workers with a fault armed. Processes that start later have no fault."""
     rig.worker_environment[faults.VARIABLE] = fault
     try:
         restart(rig, workers)
@@ -64,7 +64,7 @@ def _armed(rig: Rig, fault: str, workers: Sequence[Process]) -> Iterator[None]:
 
 
 def restart(rig: Rig, workers: Sequence[Process]) -> None:
-    """Start workers anew; they leave their group, so that they need not wait for their former selves to be missed."""
+    """Restart workers. They leave their group first, so that they need not wait for their old sessions to expire."""
     with rig.untended(*workers):
         for worker in workers:
             rig.signal(worker, signal.SIGTERM)
@@ -75,7 +75,7 @@ def restart(rig: Rig, workers: Sequence[Process]) -> None:
 
 
 def _freeze_at(site: faults.Site, refused: str, frozen_s: float) -> Hurt:
-    """A worker that stops itself at a site, past its session, and wakes up as a zombie: what it holds is refused."""
+    """A worker that stops itself at a site, past its session, and continues as a zombie: its chunk is fenced."""
 
     @contextmanager
     def hurt(rig: Rig, _: random.Random) -> Iterator[None]:
@@ -90,8 +90,8 @@ def _freeze_at(site: faults.Site, refused: str, frozen_s: float) -> Hurt:
             assert stopped, f"no worker came to {site}"
             wait_for(lambda: False, frozen_s)
             rig.signal(first, signal.SIGCONT)
-        told = wait_for(lambda: _count(first, refused) > seen, STRIKES_WITHIN_S)
-        assert told, "the zombie was not refused"
+        fenced = wait_for(lambda: _count(first, refused) > seen, STRIKES_WITHIN_S)
+        assert fenced, "the zombie was not fenced"
 
     return hurt
 
@@ -117,7 +117,7 @@ def _stopped(rig: Rig, chance: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _past_max_poll(rig: Rig, _: random.Random) -> Iterator[None]:
-    """All workers wait for less between polls than one of them sleeps."""
+    """One worker sleeps for longer than max.poll.interval."""
     rig.mutant, usual = "short_poll", rig.mutant
     try:
         restart(rig, rig.workers)
@@ -157,7 +157,7 @@ PROCESS_FAULTS = (
     Fault("workers: SIGTERM", "worker", _signal("workers", signal.SIGTERM)),
     *(Fault(f"worker: killed {site}", "worker", _at_site(site)) for site in SITES),
     Fault("worker: SIGSTOP past its session", "worker", _stopped, FROZEN_S),
-    Fault("worker: a zombie with a chunk in hand", "worker", _freeze_at("after_poll", "chunk_not_applied", FROZEN_S)),
+    Fault("worker: a zombie with a pending chunk", "worker", _freeze_at("after_poll", "chunk_not_applied", FROZEN_S)),
     Fault(
         "worker: a zombie before its COMMIT",
         "worker",

@@ -36,7 +36,7 @@ _PATIENCE = ClientConfig(call_deadline_s=5, open_deadline_s=5, acknowledge_deadl
 
 
 def _fits(fault: UserFault) -> bool:
-    """Tell whether a fault can hit a storm's tables: its checker knows no record that the table refuses."""
+    """Return whether a storm can use a fault: its checker does not know records that PostgreSQL rejects."""
     text = fault.apply + fault.repair + fault.holds
     return (
         fault.effect in (Effect.BLOCKED, Effect.CONVERTED, Effect.UNAVAILABLE)
@@ -73,7 +73,7 @@ def _hurt(fault: UserFault) -> Hurt:
 
 
 def _execute(rig: Rig, statements: str) -> None:
-    """Execute statements in one transaction, as often as it takes: what is hurt has to be repaired."""
+    """Execute statements in one transaction, as often as it takes: the fault must be repaired."""
     if not statements:
         return
     ends_at_s = time.monotonic() + DONE_WITHIN_S

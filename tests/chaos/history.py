@@ -1,4 +1,4 @@
-"""What each client saw, written down as it happens: one JSON object a line, a file a client; read again afterwards."""
+"""The history: what each client saw, written as it happens, one JSON object per line and one file per client."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Kind = Literal[
     "sent",  # key, batches: so many were handed to a stream at least once
     "acknowledged",  # key, batches: all before this one were acknowledged
     "sealed",  # key: the submission returned
-    "refused",  # key, reason: the server said no for good; what was not acknowledged may be there or not
+    "refused",  # key, reason: the server refused the call for good; unacknowledged batches may be there or not
     "unknown",  # key, reason: the client broke off or gave up; the same
-    "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob told
+    "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob reported
     "read",  # jobs: {key: [state, written, found]}, offsets: {partition: [next_offset, owner_epoch]}, in one snapshot
     "fault",  # name, phase: begun, healed
     "not_contained",  # names, ended: processes that ended while users' faults alone were in force
@@ -48,13 +48,13 @@ class History:
         self._lock = threading.Lock()
 
     def note(self, who: str, kind: Kind, **data: object) -> None:
-        """Write an event down; it is in the file when this returns."""
+        """Append an event; it is in the file when this returns."""
         line = json.dumps({"at_s": round(time.monotonic() - self._began_s, 4), "who": who, "kind": kind, "data": data})
         with self._lock, (self.directory / f"{who}.jsonl").open("a") as file:
             file.write(line + "\n")
 
     def events(self) -> list[Event]:
-        """Return everything that was written down, in the order in which it happened."""
+        """Return all events in the order in which they happened."""
         return sorted(read(self.directory), key=lambda event: event.at_s)
 
 

@@ -1,4 +1,4 @@
-"""Clients under fire: what they submit is drawn from a seed, what they see is written down as it happens."""
+"""The clients: what they submit is drawn from a seed, what they see goes to the history."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Plan:
 
 
 def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) -> list[Plan]:
-    """Draw a job for each of some clients: one quits, one quits and comes back, one sends bad records.
+    """Draw a job for each of some clients: one quits, one quits and resubmits, one sends bad records.
 
     All but the first may have several lanes.
     """
@@ -81,7 +81,7 @@ def _on_partition(name: str, partition: int) -> str:
 
 @dataclass(slots=True)
 class Gate:
-    """How a fault and the load wait for each other. hold_at: the part of each job that is held back until `healed`."""
+    """How a fault and the load wait for each other. hold_at: share of each job that is sent before `healed`."""
 
     hurt_at: float = 0.15
     hold_at: float = 0.6
@@ -102,7 +102,7 @@ class Load:
         self._acknowledged: dict[str, int] = {}
 
     async def run(self, plans: Sequence[Plan], ends_within_s: float) -> None:
-        """Run all plans at once; return when every client has seen its job end, or does not care."""
+        """Run all plans at once; return when every client has seen its job end, or has quit."""
         self._total += sum(plan.batches for plan in plans)
         async with asyncio.TaskGroup() as tasks:
             for plan in plans:
@@ -120,7 +120,7 @@ class Load:
                 await self._until_ended(handle, plan, ends_within_s)
 
     async def _quit(self, client: AsyncBulkClient, plan: Plan) -> bool:
-        """Break off in the middle; tell whether to come back."""
+        """Break off in the middle; return whether to submit again."""
         enough = asyncio.Event()
         submitting = asyncio.create_task(self._submit(client, plan, enough))
         reached = asyncio.create_task(enough.wait())
@@ -173,7 +173,7 @@ class Load:
             self._gate.hurt.set()
 
     async def _until_ended(self, handle: AsyncJobHandle, plan: Plan, within_s: float) -> None:
-        def told(job: Job) -> None:
+        def note(job: Job) -> None:
             counts = job.counts
             self._history.note(
                 plan.who,
@@ -191,7 +191,7 @@ class Load:
         ends_at_s = loop.time() + within_s
         while (left_s := ends_at_s - loop.time()) > 0:
             try:
-                await handle.wait(deadline_s=left_s, on_progress=told)
+                await handle.wait(deadline_s=left_s, on_progress=note)
             except BulkError as error:
                 self._history.note(plan.who, "unknown", key=plan.key, reason=f"GetJob: {error.message}")
             else:
@@ -206,7 +206,7 @@ class Load:
             yield Batch(self.payload(plan.base + number * ROWS, plan.bad), ROWS)
 
     def payload(self, first: int, bad: int) -> bytes:
-        """Return a batch of the records from `first` on, of which the first `bad` are no valid ones."""
+        """Return a batch of the records from `first` on; the first `bad` of them are invalid."""
         numbers = np.arange(first + bad, first + ROWS)
         columns = [
             pa.array(["S1"], pa.string()).take(pa.array(np.zeros(len(numbers), np.int64))),

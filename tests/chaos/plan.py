@@ -30,7 +30,7 @@ ALONE = frozenset(
         "postgres: serialization failures",
         "postgres: no connection left",
         "kafka: group offsets deleted",
-        "worker: a zombie with a chunk in hand",
+        "worker: a zombie with a pending chunk",
         "worker: a zombie before its COMMIT",
         "worker: SIGSTOP past max.poll.interval",
     }
@@ -41,7 +41,7 @@ NOT_IN_STORMS = frozenset({"kafka: partitions replayed from 0"})
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """So many seconds with these faults, all at once."""
+    """A number of seconds with these faults, all at the same time."""
 
     length_s: float
     faults: tuple[Fault, ...]
@@ -61,7 +61,7 @@ def draw(seed: int, seconds: float) -> list[Period]:
 
 
 def _some(chance: random.Random) -> tuple[Fault, ...]:
-    """Draw faults of different parts, by part first: there are many of the network."""
+    """Draw faults of different parts. The part is drawn first, because the network has many faults."""
     of_part: dict[str, list[Fault]] = {}
     for fault in STORM_FAULTS.values():
         if fault.name in NOT_IN_STORMS:

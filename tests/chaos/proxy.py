@@ -19,7 +19,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Way(Enum):
-    """A direction, seen from who connects."""
+    """A direction, seen from the side that connects."""
 
     TO = "to"
     FROM = "from"
@@ -107,19 +107,19 @@ class Proxy:
         self.cuts = 0
 
     async def listen(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Listen no more; reset what is open."""
+        """Stop listening; reset the open connections."""
         if self._server is not None:
             self._server.close()
         for link in list(self._links):
             link.reset()
 
     def set(self, mood: Mood) -> None:
-        """Treat what passes from now on like this; `Mood()` is a good proxy again."""
+        """Treat what passes from now on like this; `Mood()` passes everything unchanged."""
 
         def change() -> None:
             self._mood = mood

@@ -1,4 +1,4 @@
-"""A running service to be hurt: stack, proxies, a server, workers; whatever ends by itself is started again."""
+"""A running service for faults: stack, proxies, a server, workers. A process that ends by itself is started again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class Rig:
-    """The parts, and what can be done to them. Made by `rig`."""
+    """The parts, and operations on them. Created by `rig`."""
 
     def __init__(self, stack: ProxiedStack, proxies: dict[str, Proxy], address: str, logs: Path) -> None:
         self.stack = stack
@@ -107,7 +107,7 @@ class Rig:
 
     @contextmanager
     def untended(self, *processes: Process) -> Iterator[None]:
-        """Leave these as they are, also when they end."""
+        """Do not restart these processes when they end."""
         names = {process.log.stem for process in processes}
         self._quiet |= names
         try:
@@ -123,7 +123,7 @@ class Rig:
         self.tend()
 
     def move_to(self, bootstrap: str) -> None:
-        """Use another, new Kafka from now on, for good: with a group of its own, and a ledger that begins anew."""
+        """Use another, new Kafka from now on: with a group of its own, and an empty ledger."""
         self.bootstrap = bootstrap
         with self.database() as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")
@@ -133,8 +133,8 @@ class Rig:
         self.server.environment = {**self.server.environment, **more}
         self.disguise("none")
 
-    def mend_ledger(self) -> None:
-        """Let every partition go on at its end, and no job: after a mutant the ledger may stand anywhere."""
+    def repair_ledger(self) -> None:
+        """Set every partition of the ledger to its end, and end all jobs: a mutant can leave any position."""
         for process in self.workers:
             process.stop()
         with self.database() as connection, connection.transaction():
@@ -144,7 +144,7 @@ class Rig:
             connection.execute("UPDATE bulk.jobs SET state = 6, end_time = now() WHERE state < 3")
 
     def tend(self) -> None:
-        """Start again what ended; note that it did."""
+        """Restart the processes that ended, and note that they ended."""
         with self._lock:
             members = [self.server, *self.workers]
         for process in members:
@@ -189,7 +189,7 @@ class Rig:
         return end_offsets(self.bootstrap, TOPIC, 4)
 
     def behind(self) -> str:
-        """Say what is still to be done; nothing: "" ."""
+        """Return what is still to be done, as text; "" if nothing is."""
         try:
             ends = self.ends()
             with self.database() as connection:
@@ -206,7 +206,7 @@ class Rig:
         return f"{open_jobs[0]} sealed jobs have not ended" if open_jobs and open_jobs[0] else ""
 
     def _dress(self, process: Process) -> None:
-        """Give a process the arguments and the environment that it is to be started with now."""
+        """Set the arguments and the environment that a process is started with."""
         if process is getattr(self, "server", None):
             process.arguments = (self.mutant, *process.arguments[1:])
             return
@@ -261,7 +261,7 @@ def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
 
 
 def calm(running: Rig) -> None:
-    """Make every proxy a good one."""
+    """Make every proxy pass everything unchanged."""
     for proxy in running.proxies.values():
         proxy.set(Mood())
 

@@ -1,4 +1,4 @@
-"""A stack to be hurt: Kafka has listeners of their own for servers and for workers, which lead through proxies."""
+"""A stack for faults: Kafka has separate listeners for servers and for workers, which lead through proxies."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A long storm over the real stack: `python -m tests.chaos.storm --seed N --seconds S [--seeds K]`.
 
 Clients submit job after job; every 20 to 30 s a new random set of faults is drawn, a quarter of the times none. Then
-everything heals, the lag must go back to zero, and the checker looks at what the clients saw, the tables and the jobs.
-The same seed draws the same plan. Prints a line a seed; exits with 1 if a promise was broken.
+all faults end, the lag must return to zero, and the checker compares what the clients saw, the tables and the jobs.
+The same seed draws the same plan. Prints a line per seed; exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def run(running: Rig, seed: int, seconds: float) -> Verdict:
 
 
 async def _pass(running: Rig, period: Period, chance: random.Random) -> None:
-    """Let a period pass with its faults. That one of them met nothing to hurt is no failure here."""
+    """Let a period pass with its faults. A fault that had nothing to break is not a failure here."""
     ends_at_s = time.monotonic() + period.length_s
     ended_before = len(running.ended)
     with ExitStack() as stack:
@@ -80,7 +80,7 @@ async def _pass(running: Rig, period: Period, chance: random.Random) -> None:
             running.history.note("rig", "fault", name=fault.name, phase="begun")
             try:
                 await asyncio.to_thread(stack.enter_context, fault.hurt(running, chance))
-            except Exception as error:  # noqa: BLE001 - a fault may find its victim gone; the storm goes on
+            except Exception as error:  # noqa: BLE001 - a fault may find its victim gone; the storm continues
                 running.history.note("rig", "fault", name=fault.name, phase=f"not begun: {error!r}")
         lasts_s = max([fault.dwell_s for fault in period.faults], default=0.0)
         lasts_s = max(lasts_s, chance.uniform(0.2, 0.6) * period.length_s) if period.faults else 0.0

@@ -1,4 +1,4 @@
-"""PostgreSQL or Redis away for a while: jobs are accepted, workers stay in their group, all is written afterwards."""
+"""PostgreSQL or Redis unavailable for a while: jobs are accepted, workers stay in their group, all is written later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker by itself, on evidence made up here; and the plan of a storm: the same seed, the same plan."""
+"""The checker alone, on synthetic evidence; and the plan of a storm: the same seed gives the same plan."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import trial
 from tests.chaos.cluster import Cluster, cluster
-from tests.chaos.conftest import Tell
+from tests.chaos.conftest import Record
 from tests.chaos.fault import Fault
 from tests.chaos.rig import Rig
 
@@ -26,7 +26,7 @@ def nodes(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_rolling_kill_of_three_nodes_loses_nothing(torn: Rig, nodes: Cluster, tell: Tell) -> None:
+async def test_a_rolling_kill_of_three_nodes_loses_nothing(torn: Rig, nodes: Cluster, record: Record) -> None:
     await asyncio.to_thread(torn.move_to, nodes.bootstrap)
 
     @contextmanager
@@ -38,6 +38,6 @@ async def test_a_rolling_kill_of_three_nodes_loses_nothing(torn: Rig, nodes: Clu
         yield
 
     verdict = await trial.run(torn, "rolling", Fault(NAME, "kafka", rolling), 1)
-    tell(NAME, 1, verdict)
+    record(NAME, 1, verdict)
     assert not verdict.violations, "\n".join(map(str, verdict.violations[:20]))
     assert verdict.summary.acknowledged >= 100_000

@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from tests.chaos import plan, trial
-from tests.chaos.conftest import Tell
+from tests.chaos.conftest import Record
 from tests.chaos.rig import Rig
 
 SEED = int(os.environ.get("BULKGRPC_CHAOS_SEED", "1"))
@@ -17,11 +17,11 @@ RECORDS_MIN = 100_000
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", plan.FAULTS)
-async def test_no_promise_is_broken_by(running: Rig, tell: Tell, name: str) -> None:
+async def test_no_promise_is_broken_by(running: Rig, record: Record, name: str) -> None:
     if name == "postgres: disk full" and os.geteuid() != 0:
         pytest.skip("a small disk is mounted by root only")
     fault = plan.FAULTS[name]
     verdict = await trial.run(running, f"t{zlib.crc32(name.encode()):08x}", fault, SEED)
-    tell(name, SEED, verdict)
+    record(name, SEED, verdict)
     assert not verdict.violations, "\n".join(map(str, verdict.violations[:20]))
     assert verdict.summary.acknowledged >= RECORDS_MIN

@@ -1,4 +1,4 @@
-"""The checker is no good if it never turns red: for each promise a protection is switched off, and it does."""
+"""The checker must be able to fail: for each promise a protection is switched off, and the checker detects it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PRESS_BOUND_BYTES = 120 << 20
 def disguised(torn: Rig) -> Iterator[Rig]:
     yield torn
     torn.worker_environment.clear()
-    torn.mend_ledger()
+    torn.repair_ledger()
     torn.disguise("none")
 
 
@@ -61,7 +61,7 @@ async def attempt(rig: Rig, mutant: str, fault: Fault, within_s: float = LIVES_W
 async def test_without_the_fence_p5_is_broken(disguised: Rig) -> None:
     @contextmanager
     def taken_over(rig: Rig, _: random.Random) -> Iterator[None]:
-        """Somebody else takes the partitions over and moves on; the worker does not know yet."""
+        """Another owner acquires the partitions and advances; the worker does not know yet."""
         yield
         with rig.database() as connection, connection.transaction():
             connection.execute(
@@ -151,7 +151,7 @@ def calm_weather(_: Rig, __: random.Random) -> Iterator[None]:
 
 
 async def press(rig: Rig, mutant: str) -> set[str]:
-    """Clients send as fast as they can while Kafka stands still; return what is broken of the server's bounds."""
+    """Clients send as fast as they can while Kafka is frozen; return the broken promises about the server's bounds."""
     await asyncio.to_thread(rig.disguise, mutant)
     history = rig.renew_history(f"press-{mutant.replace('_', '')}")
     batch = Batch(examples.reading_batch(0, PRESS_ROWS), PRESS_ROWS)
@@ -184,7 +184,7 @@ async def press(rig: Rig, mutant: str) -> set[str]:
 
 
 async def resend(rig: Rig, mutant: str, sequences: tuple[int, ...]) -> set[str]:
-    """Put batches of these sequences on Kafka, as servers and clients that crash would; return what is broken."""
+    """Put batches of these sequences on Kafka, as crashing servers and clients would; return the broken promises."""
     await asyncio.to_thread(rig.disguise, mutant)
     plan = await begin(rig, f"r{''.join(map(str, sequences))}-{mutant.replace('_', '')}", max(sequences) + 1)
     await put(rig, plan, sequences)
@@ -204,7 +204,7 @@ async def begin(rig: Rig, name: str, batches: int) -> Plan:
 
 
 async def put(rig: Rig, plan: Plan, sequences: tuple[int, ...], *, seals: bool = False) -> None:
-    """Put messages on Kafka as a server would, but for its checks."""
+    """Produce messages as a server would, without its checks."""
     producer = Producer({"bootstrap.servers": rig.stack.addresses.kafka, "acks": "all", "log_level": 0})
     load = Load(rig.address, rig.history, Gate())
     spec = JobSpec(JobKey.derive(plan.who, plan.key), plan.key, "sensor_readings", 1)
@@ -223,9 +223,9 @@ async def put(rig: Rig, plan: Plan, sequences: tuple[int, ...], *, seals: bool =
 
 
 async def crash_after_the_end(rig: Rig, mutant: str) -> set[str]:
-    """A small job ends, a reader sees it; PostgreSQL is killed in the same moment, and read again without workers.
+    """A small job ends and a reader sees it. PostgreSQL is killed at once, and read again without workers.
 
-    What PostgreSQL writes by itself now and then is held up, so that it makes no difference.
+    The WAL writer is stopped, so that PostgreSQL flushes nothing by itself.
     """
     await asyncio.to_thread(rig.disguise, mutant)
     plan = await begin(rig, f"crash-{mutant[:4]}", 1)

@@ -1,4 +1,4 @@
-"""Kafka's retention passes what the ledger needs next: the worker stops and says so; it leaves nothing out."""
+"""Kafka's retention deletes what the ledger needs next: the worker stops, reports it and skips nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOPS_WITHIN_S = 40.0
 
 
 async def lose_a_span(rig: Rig, mutant: str) -> set[str]:
-    """Batches wait for workers that are away, the first of them are deleted, workers come back and more batches."""
+    """Batches wait for stopped workers, the first ones are deleted, workers start, and more batches follow."""
     with rig.untended(*rig.workers):
         rig.mutant = mutant
         for worker in rig.workers:

@@ -1,4 +1,4 @@
-"""One trial: load, a fault in its middle, a reader all the while, healing, a deadline; then the checker."""
+"""One trial: load, a fault in its middle, a reader throughout, repair, a deadline; then the checker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OFFSETS = "SELECT partition, next_offset, owner_epoch FROM bulk.offsets"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a trial."""
+    """The result of a trial."""
 
     violations: list[Violation]
     summary: Summary
@@ -54,7 +54,7 @@ class Verdict:
 async def run(
     rig: Rig, name: str, fault: Fault, seed: int, batches: int = 30, within_s: float = CATCHES_UP_WITHIN_S
 ) -> Verdict:
-    """Run one trial of a fault and return its verdict; the rig is as good as before, the tables are empty."""
+    """Run one trial of a fault and return its verdict; afterwards the rig works and the tables are empty."""
     began_s = time.monotonic()
     chance = random.Random(seed)
     history = rig.renew_history(name)
@@ -85,7 +85,7 @@ async def run(
 
 @asynccontextmanager
 async def attended(rig: Rig, plans: Sequence[Plan]) -> AsyncIterator[None]:
-    """Tend the rig, and read all the while."""
+    """Restart ended processes and run the reader meanwhile."""
     tasks = [asyncio.create_task(rig.tending()), asyncio.create_task(reading(rig, plans))]
     try:
         yield
@@ -96,7 +96,7 @@ async def attended(rig: Rig, plans: Sequence[Plan]) -> AsyncIterator[None]:
 
 
 async def reading(rig: Rig, plans: Sequence[Plan]) -> None:
-    """Read a few jobs and the ledger again and again, each time in one snapshot."""
+    """Read a few jobs and the ledger repeatedly, each time in one snapshot."""
     chance = random.Random(len(plans))
     while True:
         some = chance.sample(list(plans), min(len(plans), READ_AT_ONCE_MAX))
@@ -104,12 +104,12 @@ async def reading(rig: Rig, plans: Sequence[Plan]) -> None:
             async with asyncio.timeout(5):
                 await asyncio.to_thread(read_once, rig, some)
         except (psycopg.Error, TimeoutError):
-            pass  # there is nobody to be read from now
+            pass  # PostgreSQL is unavailable now
         await asyncio.sleep(READ_EVERY_S)
 
 
 def read_once(rig: Rig, plans: Sequence[Plan]) -> None:
-    """Note what some jobs report and what is in the table of them, in one snapshot; and where the ledger stands."""
+    """Note what some jobs report, their rows in the table, and the ledger's positions, in one snapshot."""
     values = {
         "keys": [f"{plan.who}/{plan.key}" for plan in plans],
         "tenants": [plan.who for plan in plans],
@@ -131,7 +131,7 @@ def read_once(rig: Rig, plans: Sequence[Plan]) -> None:
 
 
 async def catch_up(rig: Rig, within_s: float) -> None:
-    """Wait until there is no lag; note that there was none, or what there was at the deadline."""
+    """Wait until there is no lag; note this, or the lag at the deadline."""
     began_s = time.monotonic()
     while behind := await asyncio.to_thread(rig.behind):
         if time.monotonic() - began_s > within_s:

@@ -323,7 +323,7 @@ async def test_rejections_are_given_with_and_without_their_bytes(colour: Colour)
     found = await colour.all(handle, "rejections")
     assert [(one.sequence, one.record_index, one.record) for one in found] == [(0, n, b"") for n in range(1500)]
     assert {one.code for one in found} == {"MALFORMED_RECORD"}
-    assert {one.record for one in await colour.all(handle, "rejections", with_records=True)} == {b"\x0a\x7f"}
+    assert {one.record for one in await colour.all(handle, "rejections", include_records=True)} == {b"\x0a\x7f"}
 
 
 async def test_options_are_those_of_the_job_and_of_its_key(colour: Colour) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.decoding import Payload
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import direct, ignore, reject, update
@@ -92,7 +92,7 @@ def test_of_equal_keys_the_first_is_written(table: Connection, way: Writer) -> N
     assert table.execute("SELECT value FROM sensor_readings").fetchall() == [(1.0,)]
 
 
-def test_straight_copy_refuses_a_key_that_is_there(table: Connection) -> None:
+def test_straight_copy_rejects_a_key_that_is_there(table: Connection) -> None:
     _write(table, direct.write, _rows((0, 5)))
     with pytest.raises(psycopg.errors.UniqueViolation):
         _write(table, direct.write, _rows((4, 5)))
@@ -164,23 +164,23 @@ def test_after_a_conflict_the_next_chunks_go_by_staging_and_then_straight_again(
 
 
 @pytest.mark.parametrize("conflicts", [False, True], ids=["new keys", "known keys"])
-def test_rows_that_the_table_refuses_are_reported_and_the_others_written(table: Connection, conflicts: bool) -> None:
+def test_rows_that_postgresql_rejects_are_reported_and_the_others_written(table: Connection, conflicts: bool) -> None:
     if conflicts:
         _write(table, direct.write, _rows((0, 10)))
-    refused = [n for n in range(200) if (n * 0.5) % 7 == 0.5]
+    rejected = [n for n in range(200) if (n * 0.5) % 7 == 0.5]
     table.execute("DELETE FROM sensor_readings WHERE value::numeric % 7 = 0.5")
     before = count(table, TABLE)
     table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT no_sevens CHECK (value::numeric % 7 <> 0.5)")
     rows = _rows((0, 200))
     with table.transaction():
         outcome = TableWriter().write(table, rows, rows.payload)
-    assert _indices(rows, outcome) == refused
+    assert _indices(rows, outcome) == rejected
     assert all("no_sevens" in reason for _, _, reason in _rejected(outcome))
-    assert count(table, TABLE) == 200 - len(refused)
-    assert outcome.written.tolist() == [200 - len(refused) - before]
+    assert count(table, TABLE) == 200 - len(rejected)
+    assert outcome.written.tolist() == [200 - len(rejected) - before]
 
 
-def test_a_key_too_long_for_its_index_is_refused_not_retried(table: Connection) -> None:
+def test_a_key_too_long_for_its_index_is_rejected_not_retried(table: Connection) -> None:
     rng = np.random.default_rng(1)
     long = bytes(rng.integers(97, 122, 9000, dtype=np.uint8))
     record = b"\x0a" + bytes([len(long) & 127 | 128, len(long) >> 7]) + long + b"\x1a\x00"
@@ -236,8 +236,8 @@ def test_a_key_that_is_there_or_came_before_is_rejected_by_name(table: Connectio
 
 
 @pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
-def test_a_dataset_is_written_by_its_policy(table: Connection, policy: Conflict) -> None:
-    codec = BatchCodec(replace(examples.readings(), conflict=policy))
+def test_a_dataset_is_written_by_its_policy(table: Connection, policy: ConflictPolicy) -> None:
+    codec = BatchCodec(replace(examples.readings(), conflict_policy=policy))
     writer = TableWriter()
     for values in ([1.0], [2.0]):
         rows = to_rows(codec, [Payload("acme", 1, _same_key(values))])
@@ -263,9 +263,9 @@ NO_SEVENS = """
 
 
 @pytest.mark.parametrize("there", [0, 10, 200], ids=["new keys", "known keys", "a known key between the new"])
-def test_what_a_trigger_refuses_is_found_among_new_and_known_keys(table: Connection, there: int) -> None:
-    refused = [n for n in range(200) if (n * 0.5) % 7 == 0.5]
-    known = [n for n in range(there) if n not in refused and (there == 10 or n % 3 == 0)]
+def test_what_a_trigger_rejects_is_found_among_new_and_known_keys(table: Connection, there: int) -> None:
+    rejected = [n for n in range(200) if (n * 0.5) % 7 == 0.5]
+    known = [n for n in range(there) if n not in rejected and (there == 10 or n % 3 == 0)]
     for number in known:
         _write(table, direct.write, _rows((number, 1)))
     table.execute(NO_SEVENS)
@@ -273,9 +273,9 @@ def test_what_a_trigger_refuses_is_found_among_new_and_known_keys(table: Connect
     writer = TableWriter()
     with table.transaction():
         outcome = writer.write(table, rows, rows.payload)
-    assert _indices(rows, outcome) == refused
-    assert outcome.written.tolist() == [200 - len(refused) - len(known)]
-    assert count(table, TABLE) == 200 - len(refused)
+    assert _indices(rows, outcome) == rejected
+    assert outcome.written.tolist() == [200 - len(rejected) - len(known)]
+    assert count(table, TABLE) == 200 - len(rejected)
 
 
 def test_check_constraints_are_asked_for_all_rows_at_once_and_named_as_postgresql_names_them(table: Connection) -> None:
@@ -325,12 +325,12 @@ def test_a_conflict_with_another_unique_index_is_left_alone_too(table: Connectio
 
 
 @pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
-def test_only_records_whose_bytes_are_new_come_to_a_policys_way(connection: Connection, policy: Conflict) -> None:
+def test_only_records_whose_bytes_are_new_come_to_a_policys_way(connection: Connection, policy: ConflictPolicy) -> None:
     dataset = examples.remembered(policy)
     register(connection, dataset)
     codec, writer = BatchCodec(dataset), TableWriter()
     known, other = examples.reading("S1", 5, 1.0), examples.reading("S1", 5, 2.0)
-    for records, written, refused in (
+    for records, written, rejected in (
         ([known, known], [1], []),
         ([known, other, other, known], {"ignore": [0], "update": [1], "reject": [0]}[policy], [1, 2]),
         ([other, known], [0], [0]),
@@ -339,6 +339,6 @@ def test_only_records_whose_bytes_are_new_come_to_a_policys_way(connection: Conn
         with connection.transaction():
             done = writer.write(connection, rows, rows.payload)
         assert done.written.tolist() == written
-        assert _indices(rows, done) == (refused if policy == "reject" else [])
+        assert _indices(rows, done) == (rejected if policy == "reject" else [])
     found = connection.execute(f"SELECT value FROM remembered_{policy}").fetchall()
     assert found == [(2.0 if policy == "update" else 1.0,)]

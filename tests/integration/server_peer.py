@@ -46,7 +46,7 @@ def batch(sequence: int, records: int = 2) -> Request:
 
 
 def seal(batches: int) -> Request:
-    return Request(seal=ingest_pb2.Seal(batches=batches))
+    return Request(seal=ingest_pb2.Seal(batch_count=batches))
 
 
 async def finish(call: Any, batches: int) -> None:

@@ -22,7 +22,7 @@ from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 from bulkgrpc.postgres import dedupe, ledger
@@ -43,7 +43,7 @@ pytest_plugins = ["tests.integration.service_parts"]
 
 TOPIC = "records"
 ATOMIC = JobOptions(atomic=True)
-POLICIES: tuple[Conflict, ...] = ("ignore", "update", "reject")
+POLICIES: tuple[ConflictPolicy, ...] = ("ignore", "update", "reject")
 Batch = Sequence[bytes]
 Counts = tuple[int, ...]
 
@@ -136,7 +136,7 @@ def due(connection: Connection) -> set[str]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_record_that_comes_again_is_a_duplicate_in_its_batch_chunk_and_job(
-    worker: Worker, connection: Connection, policy: Conflict
+    worker: Worker, connection: Connection, policy: ConflictPolicy
 ) -> None:
     dataset = f"remembered_{policy}"
     first = readings(0, 10)
@@ -276,7 +276,9 @@ def test_making_a_filter_waits_for_no_writer(worker: Worker, database: str, conn
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_an_atomic_job_is_deduped_when_it_is_applied(worker: Worker, connection: Connection, policy: Conflict) -> None:
+def test_an_atomic_job_is_deduped_when_it_is_applied(
+    worker: Worker, connection: Connection, policy: ConflictPolicy
+) -> None:
     dataset = f"remembered_{policy}"
     records = readings(0, 10)
     worker.write(("acme/atomic", [*records, records[0]]), dataset=dataset, options=ATOMIC)
@@ -409,7 +411,7 @@ CHUNKS = st.lists(st.lists(st.tuples(JOBS, BATCHES), min_size=1, max_size=3), mi
 class Oracle:
     """What becomes of records one by one: accepted, written, duplicate, rejected, expired of each job."""
 
-    policy: Conflict
+    policy: ConflictPolicy
     known: set[tuple[str, bytes]] = field(default_factory=set)
     table: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     counts: dict[str, list[int]] = field(default_factory=dict)
@@ -435,7 +437,7 @@ class Oracle:
 @given(chunks=CHUNKS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_counts_and_rows_are_those_of_an_oracle_that_takes_one_record_at_a_time(
-    worker: Worker, connection: Connection, policy: Conflict, chunks: list[list[tuple[str, list[bytes]]]]
+    worker: Worker, connection: Connection, policy: ConflictPolicy, chunks: list[list[tuple[str, list[bytes]]]]
 ) -> None:
     dataset = f"remembered_{policy}"
     oracle = Oracle(policy)

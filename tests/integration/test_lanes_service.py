@@ -273,4 +273,4 @@ async def test_too_many_rejections_over_all_lanes_fail_the_job(fleet: Fleet, ten
             await client.submit("fleet_readings", batches(some_bad), idempotency_key="strict", options=strict)
         job = await handle.wait(deadline_s=60)
     assert job.state is JobState.FAILED
-    assert "rejections_max" in job.failure
+    assert "rejections_max" in job.failure_reason

@@ -196,9 +196,9 @@ def test_a_load_with_options_shows_them_and_why_it_failed(command: Command, tmp_
     job = json.loads(result.stdout)["job"]
     assert job["options"] == {"atomic": False, "rejections_max": 2, "time_to_live_s": 3600.0}
     assert (result.exit_code, job["state"]) == (4, "FAILED")
-    assert job["failure"]
-    assert job["failure"] in command("jobs", "list").stdout
-    assert job["failure"] in command("jobs", "get", job["name"]).stdout
+    assert job["failure_reason"]
+    assert job["failure_reason"] in command("jobs", "list").stdout
+    assert job["failure_reason"] in command("jobs", "get", job["name"]).stdout
 
 
 def test_an_atomic_load_writes_all_or_nothing(command: Command, parts: Parts, tenant: str, tmp_path: Path) -> None:

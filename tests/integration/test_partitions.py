@@ -17,7 +17,7 @@ from bulkgrpc.datasets.ddl import create_periods, create_table, of_period, other
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import Dataset, find_message
 from bulkgrpc.datasets.evolution import Incompatible
-from bulkgrpc.datasets.periods import Every, period_of
+from bulkgrpc.datasets.periods import PartitionPeriod, period_of
 from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import connect
@@ -30,16 +30,16 @@ from tests.support.database import Connection, count, register
 TODAY = date(2026, 3, 15)
 PROTO = """syntax = "proto3"; import "bulkgrpc/v1/options.proto"; import "google/protobuf/timestamp.proto";
 import "google/type/date.proto";
-message E { option (bulkgrpc.v1.dataset) = {table: "events" key: ["id", "at"] conflict: CONFLICT_POLICY_%s
-  partition_by_time: {field: "at" every: PARTITION_PERIOD_%s}}; int64 id = 1; %s at = 2; string note = 3; }"""
+message E { option (bulkgrpc.v1.dataset) = {table: "events" key: ["id", "at"] conflict_policy: CONFLICT_POLICY_%s
+  partition_by_time: {field: "at" period: PARTITION_PERIOD_%s}}; int64 id = 1; %s at = 2; string note = 3; }"""
 TIMES = {1: date(2026, 3, 15), 2: date(2026, 5, 31), 3: date(1999, 12, 31), 4: date(2200, 1, 1), 5: date(1999, 12, 1)}
 
 
 def made(
-    folder: Path, policy: str = "IGNORE", every: str = "MONTH", kind: str = "google.protobuf.Timestamp"
+    folder: Path, policy: str = "IGNORE", period: str = "MONTH", kind: str = "google.protobuf.Timestamp"
 ) -> Dataset:
     file = folder / "events.proto"
-    file.write_text(PROTO % (policy, every, kind))
+    file.write_text(PROTO % (policy, period, kind))
     return examples.compiled(file, "E")
 
 
@@ -57,7 +57,7 @@ def rows_of(dataset: Dataset, times: dict[int, date], note: str = "") -> Rows:
 
 
 def write(connection: Connection, rows: Rows, writer: TableWriter | None = None) -> tuple[int, int]:
-    """Write rows; return how many are written and refused."""
+    """Write rows; return how many are written and rejected."""
     with connection.transaction():
         done = (writer or TableWriter()).write(connection, rows, rows.payload)
     return int(done.written.sum()), len(done.rejected)
@@ -145,7 +145,7 @@ def test_rows_on_their_way_while_a_partition_is_attached_go_to_it(
             if tries == 1:
                 with connect(database, "other") as other:
                     other.execute("SET lock_timeout = '2s'")
-                    period = period_of(date(1999, 12, 1), Every.MONTH)
+                    period = period_of(date(1999, 12, 1), PartitionPeriod.MONTH)
                     statement = "CREATE TABLE {} (LIKE events INCLUDING ALL); ALTER TABLE events ATTACH PARTITION {} "
                     name = of_period(dataset, period).as_string(None)
                     bounds = "FOR VALUES FROM ('1999-12-01 00:00:00+00') TO ('2000-01-01 00:00:00+00')"
@@ -176,7 +176,7 @@ def test_partitions_that_somebody_made_or_took_away_disturb_nothing(connection: 
     other = other_times(dataset).as_string(None)
     connection.execute("CREATE TABLE century PARTITION OF events FOR VALUES FROM ('1900-01-01') TO ('2000-01-01')")
     connection.execute(f"ALTER TABLE events DETACH PARTITION {other}".encode())
-    assert write(connection, rows_of(dataset, TIMES)) == (4, 1), "2200 has no partition at all: the row is refused"
+    assert write(connection, rows_of(dataset, TIMES)) == (4, 1), "2200 has no partition at all: the row is rejected"
     assert maintain_partitions(connection, date(2026, 4, 1)).created == 1
     assert where(connection)[3] == "century"
 
@@ -185,15 +185,15 @@ async def test_a_table_is_registered_with_its_partitions_and_another_period_is_r
     connection: Connection, database: str, tmp_path: Path
 ) -> None:
     async with AsyncConnectionPool(database, kwargs={"autocommit": True}) as pool:
-        catalog, daily = Catalog(pool), made(tmp_path, every="DAY")
+        catalog, daily = Catalog(pool), made(tmp_path, period="DAY")
         planned = await catalog.plan(daily)
         assert len(planned.statements) == 1 + 9
         await catalog.register(daily)
         today = datetime.now(UTC).date()
         assert write(connection, rows_of(daily, {1: today})) == (1, 0)
         assert where(connection) == {1: f"{today:%Y%m%d}"}
-        with pytest.raises(Incompatible, match="partition_by_time of dataset events is at every day") as refused:
-            await catalog.register(made(tmp_path, every="WEEK"))
+        with pytest.raises(Incompatible, match='partition_by_time of dataset events is "at" by day') as refused:
+            await catalog.register(made(tmp_path, period="WEEK"))
         assert refused.value.field == "partition_by_time"
 
 

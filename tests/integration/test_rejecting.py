@@ -10,7 +10,7 @@ import pytest
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import digest_of
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.transaction import write_chunk
@@ -23,15 +23,15 @@ from tests.support.database import Connection, count, register
 RECORDS = 50_000
 KEYS = b"\x0a\x02S1\x1a\x02\x08\x05"
 TRIGGER = """
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NEW; END $$;
-    CREATE TRIGGER refuse BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION refuse()
+    CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NEW; END $$;
+    CREATE TRIGGER reject BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION reject()
 """
 
 
-def prepared(epoch: int, offset: int, payload: bytes, records: int, policy: Conflict = "ignore") -> PreparedChunk:
+def prepared(epoch: int, offset: int, payload: bytes, records: int, policy: ConflictPolicy = "ignore") -> PreparedChunk:
     """A chunk of one batch, the next of its job."""
     batch = replace(message(offset, records), digest=digest_of(payload))
-    codec = BatchCodec(replace(examples.readings(), conflict=policy))
+    codec = BatchCodec(replace(examples.readings(), conflict_policy=policy))
     span = Span(0, offset, offset + 1, epoch)
     return prepare(Chunk((span,), (Received(0, offset, batch, payload),), records), lambda _name, _version: codec)
 
@@ -64,7 +64,7 @@ def test_a_batch_of_50_000_records_that_is_sent_twice_is_reported_record_by_reco
     assert examples.batch_of([row[1]]) == examples.reading_batch(7, 1)
 
 
-REFUSALS: dict[str, Callable[[Connection], object]] = {
+CAUSES: dict[str, Callable[[Connection], object]] = {
     "check": lambda table: table.execute("ALTER TABLE sensor_readings ADD CHECK (value < 0)"),
     "not null": lambda table: table.execute(
         "ALTER TABLE sensor_readings ADD COLUMN x int NOT NULL DEFAULT nullif(1, 1)"
@@ -77,8 +77,8 @@ REFUSALS: dict[str, Callable[[Connection], object]] = {
 }
 
 
-@pytest.mark.parametrize("prevent", REFUSALS.values(), ids=REFUSALS)
-def test_python_does_not_work_per_row_that_the_table_refuses(
+@pytest.mark.parametrize("prevent", CAUSES.values(), ids=CAUSES)
+def test_python_does_not_work_per_row_that_postgresql_rejects(
     connection: Connection, epoch: int, prevent: Callable[[Connection], object]
 ) -> None:
     prevent(connection)
@@ -98,7 +98,7 @@ def test_python_does_not_work_per_row_that_the_table_refuses(
     few, many = cost(writing(1_000)), cost(writing(20_000))
     assert many[0] <= few[0] * OPCODES_RATIO_MAX
     assert many[1] <= max(few[1], 0) + BLOCKS_SLACK
-    assert reported(connection) == [("REFUSED_BY_TABLE", 20_000)]
+    assert reported(connection) == [("REJECTED_BY_TABLE", 20_000)]
     assert count(connection, "sensor_readings") == 0
 
 
@@ -111,13 +111,13 @@ def test_what_a_trigger_raises_is_about_its_row_whatever_the_sqlstate(
     write_chunk(connection, TOPIC, prepared(epoch, 0, examples.reading_batch(0, 100), 100), TableWriter())
     assert count(connection, "sensor_readings") == 99
     found = connection.execute("SELECT record_index, code, reason FROM bulk.rejections").fetchall()
-    assert found == [(6, "REFUSED_BY_TABLE", "not three")]
+    assert found == [(6, "REJECTED_BY_TABLE", "not three")]
 
 
 def test_a_statement_of_a_trigger_that_fails_is_about_its_row(connection: Connection, epoch: int) -> None:
     connection.execute(TRIGGER.format(statement="INSERT INTO audit VALUES (NEW.value)").encode())
     write_chunk(connection, TOPIC, prepared(epoch, 0, examples.reading_batch(0, 100), 100), TableWriter())
-    assert reported(connection) == [("REFUSED_BY_TABLE", 100)]
+    assert reported(connection) == [("REJECTED_BY_TABLE", 100)]
 
 
 def test_20_000_empty_records_are_reported(connection: Connection, epoch: int) -> None:
@@ -127,11 +127,11 @@ def test_20_000_empty_records_are_reported(connection: Connection, epoch: int) -
 
 
 def test_rows_among_refused_and_equal_ones_are_written_by_the_policy(connection: Connection, epoch: int) -> None:
-    """Equal keys of which the table refuses some: the result is that of writing one record after the other."""
+    """Equal keys of which PostgreSQL rejects some: the result is that of writing one record after the other."""
     raised = "IF NEW.value = 2 THEN RAISE 'not two'; END IF"
     connection.execute(TRIGGER.format(statement=raised).encode())
     records = [examples.reading("S1", 5, value) for value in (2.0, 1.0, 2.0, 3.0)]
-    expected: dict[Conflict, tuple[float, list[int]]] = {
+    expected: dict[ConflictPolicy, tuple[float, list[int]]] = {
         "ignore": (1.0, [0, 2]),
         "update": (3.0, [0, 2]),
         "reject": (1.0, [0, 2, 3]),

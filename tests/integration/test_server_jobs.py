@@ -50,7 +50,7 @@ def job_id(name: str) -> uuid.UUID:
 def end(settings: ServerSettings, name: str, state: int = 3, failure: str = "") -> None:
     run(
         settings,
-        "UPDATE bulk.jobs SET state = %s, failure = %s, end_time = now() WHERE job_id = %s",
+        "UPDATE bulk.jobs SET state = %s, failure_reason = %s, end_time = now() WHERE job_id = %s",
         state,
         failure,
         job_id(name),
@@ -322,13 +322,13 @@ async def test_what_only_redis_knows_of_a_job_shows_in_lists_too(serve_with: Ser
 
 async def test_a_job_past_its_time_says_how_far(client: Peer, server_settings: ServerSettings) -> None:
     name = (await client.submit(header(), batch(0))).job.name
-    assert not (await client.job(name)).HasField("overdue")
+    assert not (await client.job(name)).HasField("overdue_duration")
     run(
         server_settings,
         "UPDATE bulk.jobs SET seal_time = now() - interval '400 seconds' WHERE job_id = %s",
         job_id(name),
     )
-    assert 99 < (await client.job(name)).overdue.ToSeconds() < 130
+    assert 99 < (await client.job(name)).overdue_duration.ToSeconds() < 130
 
 
 async def test_another_tenants_job_is_neither_watched_cancelled_nor_deleted(serve_with: ServeWith) -> None:

@@ -137,11 +137,11 @@ async def test_a_version_that_may_not_go_with_several_lanes_never_meets_them(
         await call.write(header(dataset=f"datasets/{table}", idempotency_key=several, session_id=several))
         await next_answer(call)
         call.cancel()
-        assert await register(client, tmp_path, table, "conflict: CONFLICT_POLICY_UPDATE") == 2
+        assert await register(client, tmp_path, table, "conflict_policy: CONFLICT_POLICY_UPDATE") == 2
         other = header(dataset=f"datasets/{table}", idempotency_key=several, session_id=several, dataset_version=2)
         code, refused = await refusal(client.whole(other, batch(0)))
         assert (code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, Reason.IDEMPOTENCY_CONFLICT)
         assert "has several lanes" in refused.message
-        assert await register(client, tmp_path, table, "lanes: 2 conflict: CONFLICT_POLICY_REJECT") == 3
+        assert await register(client, tmp_path, table, "lanes: 2 conflict_policy: CONFLICT_POLICY_REJECT") == 3
         assert [await lanes(client, a_key(), version) for version in (0, 1, 2, 3)] == [2, 1, 1, 2]
         assert await lanes(client, several) == 2

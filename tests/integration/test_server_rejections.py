@@ -53,7 +53,7 @@ async def test_rejections_are_listed_by_place_a_page_at_a_time(client: Peer, ser
         "why",
         b"",
     )
-    (page,) = await rejections(client, name, page_size=1000, with_records=True)
+    (page,) = await rejections(client, name, page_size=1000, include_records=True)
     assert {one.record for one in page.rejections} == {b"bytes"}
 
 
@@ -63,7 +63,7 @@ async def test_a_page_of_large_records_ends_early_and_none_is_lost(
     name = (await client.submit(header(), batch(0))).job.name
     record = bytes(700_000)
     reject(server_settings, name, [(0, index) for index in range(20)], record)
-    pages = await rejections(client, name, page_size=1000, with_records=True)
+    pages = await rejections(client, name, page_size=1000, include_records=True)
     assert sum(len(page.rejections) for page in pages) == 20
     assert 2 * REJECTIONS_PAGE_BYTES_MAX > max(page.ByteSize() for page in pages) > REJECTIONS_PAGE_BYTES_MAX
     assert len(await rejections(client, name, page_size=1000)) == 1

@@ -79,7 +79,7 @@ def ended(settings: ServerSettings, name: str, state: JobState, failure: str = "
     """Write what ends a job."""
     with psycopg.connect(settings.postgres) as connection:
         connection.execute(
-            "UPDATE bulk.jobs SET state = %s, failure = %s, end_time = now(), accepted = %s, written = %s "
+            "UPDATE bulk.jobs SET state = %s, failure_reason = %s, end_time = now(), accepted = %s, written = %s "
             "WHERE job_id = %s",
             [state, failure, records, records, uuid.UUID(name.rpartition("/")[2])],
         )
@@ -212,7 +212,7 @@ async def test_a_job_that_ended_early_is_answered_as_it_is_and_takes_no_batches(
     answers = await client.whole(opening)
     assert answers[0].opened.replayed
     job = answers[-1].sealed.job
-    assert (int(job.state), job.failure) == (int(state), failure)
+    assert (int(job.state), job.failure_reason) == (int(state), failure)
     code, refused = await refusal(client.whole(opening, batch(0)))
     assert (code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.JOB_ENDED)
     assert says in refused.message

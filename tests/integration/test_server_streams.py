@@ -151,7 +151,7 @@ async def test_a_seal_that_does_not_stand_after_the_last_batch_is_refused(
 ) -> None:
     key = a_key()
     code, refused = await refusal(client.whole(header(idempotency_key=key), batch(0), batch(1), seal(batches)))
-    assert (code, refused.reason, refused.field) == (grpc.StatusCode.OUT_OF_RANGE, reason, "seal.batches")
+    assert (code, refused.reason, refused.field) == (grpc.StatusCode.OUT_OF_RANGE, reason, "seal.batch_count")
     answers = await client.whole(header(idempotency_key=key), batch(0), batch(1))
     assert answers[0].opened.job.state == jobs_pb2.JOB_STATE_OPEN
 

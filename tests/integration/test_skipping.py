@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobOptions, JobState
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.transaction import write_chunk
@@ -43,8 +43,8 @@ def epoch(connection: Connection) -> int:
     return ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
 
 
-def dataset_of(connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: Conflict) -> None:
-    dataset = replace(examples.readings(), conflict=policy)
+def dataset_of(connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: ConflictPolicy) -> None:
+    dataset = replace(examples.readings(), conflict_policy=policy)
     register(connection, dataset)
     monkeypatch.setattr("tests.integration.test_transaction.CODEC", BatchCodec(dataset))
     monkeypatch.setattr("bulkgrpc.postgres.apply.get_dataset", lambda *_: dataset)
@@ -68,7 +68,7 @@ def test_skipped_rows_are_counted_for_the_job_that_sent_them(
     connection: Connection,
     epoch: int,
     monkeypatch: pytest.MonkeyPatch,
-    policy: Conflict,
+    policy: ConflictPolicy,
     more: str,
     expected: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
@@ -85,7 +85,7 @@ def test_skipped_rows_are_counted_for_the_job_that_sent_them(
 
 @pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
 def test_an_atomic_job_counts_what_a_trigger_skips(
-    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch, policy: Conflict
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch, policy: ConflictPolicy
 ) -> None:
     dataset_of(connection, monkeypatch, policy)
     connection.execute(SKIPPING.format(more="").encode())

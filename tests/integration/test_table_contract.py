@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from bulkgrpc.datasets.definition import Dataset, TimePartitions
-from bulkgrpc.datasets.periods import Every
+from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.datasets.table_fit import Fit, TableMisfit
 from bulkgrpc.postgres.table_contract import TableContracts, describe, describe_for_registration
 from tests.support.tables import Connection, dataset_of
@@ -244,7 +244,7 @@ def test_to_ignore_what_is_there_takes_no_right_to_update(
     admin: Connection, writer: Connection, role: str, contracts: TableContracts
 ) -> None:
     admin.execute(sql.SQL("REVOKE UPDATE ON weather FROM {}").format(sql.Identifier(role)))
-    assert checked(contracts, writer, replace(WEATHER, conflict="ignore")) == PLAIN
+    assert checked(contracts, writer, replace(WEATHER, conflict_policy="ignore")) == PLAIN
 
 
 def test_without_any_right_the_lock_is_refused(
@@ -300,7 +300,7 @@ def test_a_trigger_of_a_partition_is_seen(admin: Connection, contracts: TableCon
 def test_without_its_default_partition_a_table_by_time_is_not_written(
     admin: Connection, contracts: TableContracts
 ) -> None:
-    dataset = replace(WEATHER, time_partitions=TimePartitions("id", Every.DAY))
+    dataset = replace(WEATHER, time_partitions=TimePartitions("id", PartitionPeriod.DAY))
     change(
         admin,
         "ALTER TABLE weather RENAME TO other; CREATE TABLE weather (LIKE other INCLUDING ALL) PARTITION BY RANGE (id); "

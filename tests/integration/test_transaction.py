@@ -20,7 +20,7 @@ from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Conflict
+from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import (
     JobCounts,
     JobKey,
@@ -195,7 +195,7 @@ def test_a_refused_row_is_reported_with_its_own_bytes(connection: Connection, ep
     assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 10, 9, 0, 1, 0)
     (record,) = connection.execute("SELECT record_index, code, record FROM bulk.rejections").fetchall()
     lists = CODEC.decode([examples.batch_of([record[2]])])
-    assert record[:2] == (5, "REFUSED_BY_TABLE")
+    assert record[:2] == (5, "REJECTED_BY_TABLE")
     assert lists.flatten().field("value").to_pylist() == [2.5]
 
 
@@ -275,7 +275,7 @@ def test_one_bad_record_fails_an_atomic_job_and_leaves_nothing(connection: Conne
     )
     assert job_row(connection) == (JobState.FAILED, 17, 0, 0, 1, 16)
     assert count(connection, "sensor_readings") + staged_rows(connection) == 0
-    row = connection.execute("SELECT failure FROM bulk.jobs").fetchone()
+    row = connection.execute("SELECT failure_reason FROM bulk.jobs").fetchone()
     assert row is not None
     assert "atomic" in row[0]
 
@@ -415,11 +415,11 @@ def test_an_atomic_job_is_applied_by_the_datasets_policy(
     connection: Connection,
     epoch: int,
     monkeypatch: pytest.MonkeyPatch,
-    policy: Conflict,
+    policy: ConflictPolicy,
     state: JobState,
     values: list[float],
 ) -> None:
-    dataset = replace(examples.readings(), conflict=policy)
+    dataset = replace(examples.readings(), conflict_policy=policy)
     monkeypatch.setattr("bulkgrpc.postgres.apply.get_dataset", lambda *_: dataset)
     at, later = b"\x0a\x02S1\x1a\x02\x08\x05", b"\x0a\x02S1\x1a\x02\x08\x06"
 
@@ -512,12 +512,12 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "descriptors": b"",
         "create_days": [datetime.now(UTC).date()],
         "expired": [0],
-        "failures": [""],
+        "failure_reasons": [""],
         "digests": [b""],
         "from_sequence": 0,
         "after_sequence": 0,
         "after_index": 0,
-        "with_records": True,
+        "include_records": True,
         "bytes_max": 1,
         "end_offsets": [0],
         "state": 6,

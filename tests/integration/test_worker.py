@@ -225,7 +225,7 @@ async def test_rows_of_another_period_are_written_and_the_maintenance_leader_cre
     file.write_text(
         'syntax = "proto3"; import "bulkgrpc/v1/options.proto"; message E { string day = 1 '
         '[(bulkgrpc.v1.column).type = COLUMN_TYPE_DATE]; option (bulkgrpc.v1.dataset) = {table: "events" key: "day" '
-        'partition_by_time: {field: "day" every: PARTITION_PERIOD_WEEK}}; }'
+        'partition_by_time: {field: "day" period: PARTITION_PERIOD_WEEK}}; }'
     )
     async with AsyncConnectionPool(database, kwargs={"autocommit": True}) as pool:
         await Catalog(pool).register(examples.compiled(file, "E"))

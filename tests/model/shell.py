@@ -13,7 +13,7 @@ from datetime import datetime
 from bulkgrpc.consume import deferral
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, queue_of
-from bulkgrpc.consume.job_delta import failure as failure_of
+from bulkgrpc.consume.job_delta import failure_reason
 from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, LedgerView
 from bulkgrpc.model import JobCounts, JobState, Kind, Outcome, Ownership, may_apply_span
 from tests.model.database import Block, Database, JobRow, Steps, Transaction, require
@@ -340,7 +340,9 @@ class Shell:
             counts = row.counts
             atomic = spec.options.atomic
             fails = bool(
-                failure_of(atomic, spec.options.rejections_max, counts.rejected + rejected, counts.expired + expired)
+                failure_reason(
+                    atomic, spec.options.rejections_max, counts.rejected + rejected, counts.expired + expired
+                )
             )
             # Discarding an atomic job's dataset fails the job at its seal: its staged rows must not be applied.
             fails = fails or (atomic and sealed and spec.dataset in view.discarding_datasets)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bulkgrpc.datasets import sources
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.definition import Conflict, Dataset, define
+from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, define
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 
@@ -48,7 +48,7 @@ def things() -> Dataset:
 
 
 @functools.cache
-def remembered(conflict: Conflict = "ignore") -> Dataset:
+def remembered(conflict: ConflictPolicy = "ignore") -> Dataset:
     """Sensor readings whose bytes are remembered for an hour, under a conflict policy."""
     file = Path(__file__).parent / "remembered.proto"
     return compiled(file, f"tests.v1.Remembered{conflict.capitalize()}")

@@ -82,7 +82,7 @@ class MemoryJobs:
         return {}
 
     async def rejections(
-        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, with_records: bool
+        self, job_id: uuid.UUID, page_size: int, after: RejectionPosition, *, include_records: bool
     ) -> Sequence[tuple[RejectionPosition, Rejection]]:
         self._check()
         return []

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from bulkgrpc.datasets.columns import TENANT, Column
-from bulkgrpc.datasets.definition import Conflict, Dataset
+from bulkgrpc.datasets.definition import ConflictPolicy, Dataset
 from bulkgrpc.datasets.overrides import Kind
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -50,7 +50,7 @@ def role(empty_database: str) -> Iterator[str]:
         admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
 
 
-def dataset_of(types: Sequence[str], conflict: Conflict = "update", version: int = 3) -> Dataset:
+def dataset_of(types: Sequence[str], conflict: ConflictPolicy = "update", version: int = 3) -> Dataset:
     """A dataset `weather` with key (tenant, id) and a nullable column a type: v0, v1 and so on."""
     columns = [Column(TENANT, "", "text", nullable=False), Column("id", "id", "bigint", nullable=False)]
     for number, name in enumerate(types):

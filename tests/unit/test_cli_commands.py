@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ COMMANDS = [
     ("up",),
     ("down",),
     ("status",),
+    ("stack-install",),
+    ("dlq", "list"),
+    ("dlq", "show"),
+    ("dlq", "redrive"),
+    ("dlq", "discard"),
+    ("bench",),
+    ("bench", "memory"),
+    ("bench", "policies"),
 ]
 NOBODY = {
     "BULKGRPC_SERVER": "127.0.0.1:1",
@@ -48,6 +57,9 @@ def test_the_help_of_every_command_shows_an_example_and_says_what_json_does(comm
     assert result.exit_code == 0
     assert f"bulkgrpc {' '.join(command)}" in result.stdout.replace("Usage: bulkgrpc", "")
     assert "--json" in result.stdout
+    assert "completion" not in result.stdout
+    # Typer strips the indentation of a last paragraph, so an example must not be the last one.
+    assert not [line for line in result.stdout.splitlines() if re.match(r" (bulkgrpc|eval) ", line)]
 
 
 @pytest.mark.parametrize("command", ["server", "worker"])

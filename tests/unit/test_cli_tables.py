@@ -31,7 +31,7 @@ def job(dataset: str, state: JobState, counts: JobCounts, failure: str = "") -> 
         create_time=OPENED,
         seal_time=OPENED,
         end_time=OPENED + timedelta(seconds=123.4) if state.ended else None,
-        failure=failure,
+        failure_reason=failure,
     )
 
 
@@ -67,7 +67,7 @@ def test_jobs_fit_80_columns_and_no_word_is_cut(jobs: list[Job], with_ids: bool)
     for one in jobs:
         assert {one.dataset, one.state.name} <= words
         assert set(f"{one.counts.accepted:,} {one.counts.rejected:,}".replace(",", " ").split()) - {"0"} <= words
-        assert set(one.failure.replace(",", " ").split()) <= words
+        assert set(one.failure_reason.replace(",", " ").split()) <= words
         assert (one.name.rpartition("/")[2] in words) is with_ids
 
 
@@ -83,7 +83,7 @@ def test_one_job_fits_80_columns_and_no_word_is_cut(jobs: list[Job]) -> None:
     for one in jobs:
         words = set(rendered(console.job_table(one), terminal()).split())
         assert {one.name, one.state.name, "accepted", "duplicate", f"{one.counts.accepted:,}", "source"} <= words
-        assert set(one.failure.split()) <= words
+        assert set(one.failure_reason.split()) <= words
 
 
 @pytest.mark.parametrize("name", ["flights.csv", "a-rather-long-name-of-a-file.parquet"])

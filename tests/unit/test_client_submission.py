@@ -198,7 +198,7 @@ async def test_a_job_that_ends_while_its_stream_is_broken_is_no_success() -> Non
         await stream.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
     async def ended(stream: Stream) -> None:
-        job = jobs_pb2.Job(name=JOB, state=jobs_pb2.JOB_STATE_FAILED, failure="too many were rejected")
+        job = jobs_pb2.Job(name=JOB, state=jobs_pb2.JOB_STATE_FAILED, failure_reason="too many were rejected")
         opened = ingest_pb2.JobOpened(job=job, replayed=True)
         await stream.context.write(ingest_pb2.StreamRecordsResponse(opened=opened))
         await stream.receive()

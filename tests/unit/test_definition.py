@@ -76,15 +76,15 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         (
             f"message M {{ {OPTION} int32 id = 1; optional int32 a = 2 [(bulkgrpc.v1.column).default_value = 'x']; }}",
             "a",
-            "no value of type integer",
+            "not a value of type integer",
         ),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 17}; int32 id = 1; }', "lanes", "1 to 16"),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: -1}; int32 id = 1; }', "lanes", "1 to 16"),
         (
-            'message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 2 conflict: CONFLICT_POLICY_UPDATE}; '
+            'message M { option (bulkgrpc.v1.dataset) = {key: "id" lanes: 2 conflict_policy: CONFLICT_POLICY_UPDATE}; '
             "int32 id = 1; }",
             "lanes",
-            "leave lanes out",
+            "omit lanes",
         ),
         (
             'message M { option (bulkgrpc.v1.dataset) = {key: "id" hash_partitions: 1}; int32 id = 1; }',
@@ -130,13 +130,13 @@ def test_a_missing_file_or_message_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "options", "field", "says"),
     [
-        ('["id"]', 'field: "at" every: PARTITION_PERIOD_DAY', "partition_by_time.field", "add the field to `key`"),
-        ('["id"]', 'field: "none" every: PARTITION_PERIOD_DAY', "partition_by_time.field", "is no key field"),
-        ('["id"]', 'field: "id" every: PARTITION_PERIOD_DAY', "partition_by_time.field", "no time and no date"),
-        ('["id", "at"]', 'field: "at"', "partition_by_time.every", "PARTITION_PERIOD_DAY, _WEEK or _MONTH"),
+        ('["id"]', 'field: "at" period: PARTITION_PERIOD_DAY', "partition_by_time.field", "add the field to `key`"),
+        ('["id"]', 'field: "none" period: PARTITION_PERIOD_DAY', "partition_by_time.field", "is no key field"),
+        ('["id"]', 'field: "id" period: PARTITION_PERIOD_DAY', "partition_by_time.field", "no time and no date"),
+        ('["id", "at"]', 'field: "at"', "partition_by_time.period", "PARTITION_PERIOD_DAY, _WEEK or _MONTH"),
         (
             '["id", "at"] hash_partitions: 2',
-            'field: "at" every: PARTITION_PERIOD_DAY',
+            'field: "at" period: PARTITION_PERIOD_DAY',
             "partition_by_time",
             "a table has one of them",
         ),

@@ -39,7 +39,7 @@ def batch(sequence: int) -> Message:
 
 
 def seal(batches: int) -> Message:
-    return Message(seal=ingest_pb2.Seal(batches=batches))
+    return Message(seal=ingest_pb2.Seal(batch_count=batches))
 
 
 @dataclass

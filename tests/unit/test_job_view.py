@@ -20,7 +20,7 @@ from tests.support.jobs import NOW, a_job, live_of
 
 LATER = NOW + timedelta(seconds=1)
 OTHER = JobSpec(JobKey.derive("acme", "other"), "other", "other", 9)
-ROW = a_job(partitions=(1, 2), next_sequence=5, counts=JobCounts(50, 40, 6, 3, 1), failure="none yet")
+ROW = a_job(partitions=(1, 2), next_sequence=5, counts=JobCounts(50, 40, 6, 3, 1), failure_reason="none yet")
 AHEAD = LiveJob(OTHER, (3,), 7, 70, JobState.OPEN, LATER)
 LEVEL = replace(AHEAD, next_sequence=5)
 MOVED = replace(ROW, partitions=(3,))

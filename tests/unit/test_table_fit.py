@@ -11,7 +11,7 @@ import pytest
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.conversions import Conversion, TextLimit, convert, convertible, over_limits, unfit_rows
 from bulkgrpc.datasets.definition import Dataset, TimePartitions
-from bulkgrpc.datasets.periods import Every
+from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.datasets.table_fit import (
     Fit,
     Misfit,
@@ -157,7 +157,7 @@ def test_what_is_of_no_consequence_fits(table: Table) -> None:
 
 
 def test_a_table_by_time_needs_its_default_partition() -> None:
-    by_time = replace(WEATHER, time_partitions=TimePartitions("id", Every.DAY))
+    by_time = replace(WEATHER, time_partitions=TimePartitions("id", PartitionPeriod.DAY))
     span = "FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')"
     assert isinstance(fit(by_time, partitioned("r", span, "DEFAULT")), Fit)
     assert misfit(partitioned("r", span), by_time)[0] is MisfitCode.MISSING_PARTITION

@@ -99,7 +99,7 @@ LIMIT %(page_size)s
 -- name: list_rejections
 -- A page of a job's rejections by position, after the last one of the previous page; with records, the page ends early
 -- once they have bytes_max.
-SELECT rejection_id, sequence, record_index, code, field, reason, CASE WHEN %(with_records)s THEN record ELSE '' END
+SELECT rejection_id, sequence, record_index, code, field, reason, CASE WHEN %(include_records)s THEN record ELSE '' END
 FROM (
   SELECT *, sum(octet_length(record)) OVER (ORDER BY sequence, record_index, rejection_id) - octet_length(record)
             AS bytes_before
@@ -113,5 +113,5 @@ FROM (
     LIMIT %(page_size)s
   ) whole
 ) page
-WHERE NOT %(with_records)s OR bytes_before < %(bytes_max)s
+WHERE NOT %(include_records)s OR bytes_before < %(bytes_max)s
 ORDER BY sequence, record_index, rejection_id

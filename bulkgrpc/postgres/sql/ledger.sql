@@ -92,12 +92,12 @@ SET accepted = j.accepted + v.accepted,
     skipped = j.skipped + v.skipped,
     staged = j.staged + v.accepted - v.written - v.duplicate - v.rejected - v.expired - v.skipped,
     state = coalesce(v.end_state, j.state),
-    failure = CASE WHEN v.failure = '' THEN j.failure ELSE v.failure END,
+    failure_reason = CASE WHEN v.failure_reason = '' THEN j.failure_reason ELSE v.failure_reason END,
     seal_time = coalesce(j.seal_time, v.seal_time),
     end_time = coalesce(j.end_time, CASE WHEN v.end_state IS NOT NULL THEN clock_timestamp() END),
     update_time = clock_timestamp()
 FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
             %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(skipped)s::bigint[],
-            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failures)s::text[])
-  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure)
+            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[])
+  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure_reason)
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id

@@ -3,11 +3,11 @@
 CREATE OR REPLACE FUNCTION {function} (
   bulkgrpc_row_classes text[], bulkgrpc_server_classes text[], bulkgrpc_known_classes text[],
   bulkgrpc_in_function text, bulkgrpc_at_raise text, bulkgrpc_own_statement text,
-  OUT bulkgrpc_refused bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea, OUT bulkgrpc_left bytea
+  OUT bulkgrpc_rejected bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea, OUT bulkgrpc_left bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off AS {body}
 
 -- name: isolate_body
--- Body of that function. A span of which not every row is written is rolled back and cut, so that each row that is left
+-- Body of that function. A span that is not written as a whole is rolled back and cut, so that each row that is left
 -- alone is known. The positions of rows and the lengths of reasons are returned as big-endian integers, one value each.
 #variable_conflict use_column
 DECLARE
@@ -19,7 +19,7 @@ DECLARE
   bulkgrpc_span integer := bulkgrpc_span_max;
   bulkgrpc_written integer;
   bulkgrpc_retried integer := 0;
-  bulkgrpc_refused_rows integer[] := '{{}}';
+  bulkgrpc_rejected_rows integer[] := '{{}}';
   bulkgrpc_left_rows integer[] := '{{}}';
   bulkgrpc_texts text[] := '{{}}';
   bulkgrpc_message text;
@@ -60,7 +60,7 @@ BEGIN
         -- A check violation without a constraint's name: a partition may have been attached meanwhile. Once more.
         bulkgrpc_retried := bulkgrpc_first;
       ELSIF bulkgrpc_first = bulkgrpc_last THEN
-        bulkgrpc_refused_rows := bulkgrpc_refused_rows || (bulkgrpc_first - 1);
+        bulkgrpc_rejected_rows := bulkgrpc_rejected_rows || (bulkgrpc_first - 1);
         bulkgrpc_texts := bulkgrpc_texts || left(bulkgrpc_message, 1000);
         bulkgrpc_first := bulkgrpc_first + 1;
       ELSE
@@ -68,8 +68,8 @@ BEGIN
       END IF;
     END;
   END LOOP;
-  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_refused
-  FROM unnest(bulkgrpc_refused_rows) WITH ORDINALITY AS u (n, place);
+  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_rejected
+  FROM unnest(bulkgrpc_rejected_rows) WITH ORDINALITY AS u (n, place);
   SELECT string_agg(convert_to(u.t, 'UTF8'), ''::bytea ORDER BY u.place),
          string_agg(int4send(octet_length(convert_to(u.t, 'UTF8'))), ''::bytea ORDER BY u.place)
   INTO bulkgrpc_reasons, bulkgrpc_lengths
@@ -80,6 +80,6 @@ END
 
 -- name: call_isolate
 -- Calls it.
-SELECT bulkgrpc_refused, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
+SELECT bulkgrpc_rejected, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
 FROM {function} (%(row_classes)s::text[], %(server_classes)s::text[], %(known_classes)s::text[],
                  %(in_function)s::text, %(at_raise)s::text, %(own_statement)s::text)

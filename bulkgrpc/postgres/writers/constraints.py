@@ -30,7 +30,7 @@ class _Check:
 def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
     """Return the rows that break a constraint of their table, each with the first one, as PostgreSQL names it.
 
-    Every row that is returned is refused by the table; it may refuse more. No constraint is looked at if a trigger may
+    PostgreSQL rejects every row that is returned; it may reject more. No constraint is looked at if a trigger may
     change rows first, no check on columns that are not the dataset's, and none at all if one cannot be evaluated.
     """
     name = table(rows.dataset).as_string(connection)
@@ -40,11 +40,11 @@ def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
         if column in rows.table.schema.names and (values := rows.table.column(column)).null_count:
             mask = values.is_null().to_numpy(zero_copy_only=False)
             reason = f'null value in column "{column}" of relation "{relation}" violates not-null constraint'
-            found.add(mask, RejectionCode.REFUSED_BY_TABLE, "", reason)
+            found.add(mask, RejectionCode.REJECTED_BY_TABLE, "", reason)
     checks = _checks(connection, rows, name)
     for number, mask in enumerate(_broken(connection, rows, checks) if checks else []):
         reason = f'new row for relation "{relation}" violates check constraint "{checks[number].name}"'
-        found.add(mask, RejectionCode.REFUSED_BY_TABLE, "", reason)
+        found.add(mask, RejectionCode.REJECTED_BY_TABLE, "", reason)
     return found.build()
 
 

@@ -15,8 +15,8 @@ from bulkgrpc.rejections import Integers
 def write(connection: Connection, rows: Rows, job: Integers) -> Written:
     """COPY rows into their table, all or none; every row counts as written.
 
-    Raises psycopg.errors.UniqueViolation if a key is in the table, or twice in the rows; other errors if the table
-    refuses a row.
+    Raises psycopg.errors.UniqueViolation if a key is in the table, or twice in the rows; other errors if PostgreSQL
+    rejects a row.
     """
     copy_rows(connection, table(rows.dataset), rows.table)
     return Written(np.bincount(job).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Writes all rows but those that the table refuses, and rejects those: in statements whose number does not grow.
+"""Writes all rows but those that PostgreSQL rejects, and reports those: in statements whose number does not grow.
 
 1. Rows that break a check or not-null constraint are found at once (`constraints`), and the others are written.
 2. If that fails too, PostgreSQL itself writes the rows span by span, in a function that makes a savepoint for each
@@ -35,7 +35,7 @@ _SQL = statements.family("writers")
 def write(
     connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers, *, triggers: bool = False
 ) -> Written:
-    """Write rows of which the table refuses some.
+    """Write rows some of which PostgreSQL rejects.
 
     writers: to be tried in turn for the rows that break no constraint. triggers: whether one may skip rows. Raises
     psycopg.Error if PostgreSQL fails for another reason than a row.
@@ -65,7 +65,7 @@ def _write_good(
 
 
 def _write_by_spans(connection: Connection, rows: Rows, job: Integers, *, triggers: bool) -> Written:
-    updates, jobs = rows.dataset.conflict == "update", int(job.max(initial=0)) + 1
+    updates, jobs = rows.dataset.conflict_policy == "update", int(job.max(initial=0)) + 1
     skips = np.ones(len(job), np.bool_) if triggers else np.zeros(len(job), np.bool_)
     if triggers and not updates:
         skips = ~triggered.known_or_repeated(connection, rows)
@@ -74,7 +74,7 @@ def _write_by_spans(connection: Connection, rows: Rows, job: Integers, *, trigge
     found.add_rows(rejected)
     # A row that was neither written nor refused: its key is known, or a trigger skipped it.
     skipped, left = left & skips, left & ~skips
-    if rows.dataset.conflict == "reject":
+    if rows.dataset.conflict_policy == "reject":
         found.add(left, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, left))
     written = ~left & ~skipped & ~found.rejected
     counts = (np.bincount(job[mask], minlength=jobs).astype(np.int32) for mask in (written, skipped))
@@ -82,10 +82,10 @@ def _write_by_spans(connection: Connection, rows: Rows, job: Integers, *, trigge
 
 
 def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
-    """Write rows span by span; return those that the table refuses, and those not written because of a conflict."""
+    """Write rows span by span; return those that PostgreSQL rejected, and those not written because of a conflict."""
     every = np.ones(rows.table.num_rows, np.bool_)
     staged = staging.stage(connection, rows, every)
-    updates = rows.dataset.conflict == "update"
+    updates = rows.dataset.conflict_policy == "update"
     clauses = staging.clauses(rows.dataset, staged)
     action = update.on_conflict(rows.dataset) if updates else sql.SQL("DO NOTHING")
     body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, action=action).as_string(connection)
@@ -106,16 +106,16 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     staging.clear(connection, staged)
     if row is None:
         raise AssertionError("a function without FROM returns one row")
-    refused, texts, lengths, left_alone = (value or b"" for value in row)
+    rejected, texts, lengths, left_alone = (value or b"" for value in row)
     left = np.zeros(len(every), np.bool_)
     left[np.frombuffer(left_alone, ">i4")] = True
-    return _refused(np.frombuffer(refused, ">i4").astype(np.int32), texts, np.frombuffer(lengths, ">i4")), left
+    return _rejected(np.frombuffer(rejected, ">i4").astype(np.int32), texts, np.frombuffer(lengths, ">i4")), left
 
 
-def _refused(row: Integers, texts: bytes, lengths: Integers) -> RejectedRows:
+def _rejected(row: Integers, texts: bytes, lengths: Integers) -> RejectedRows:
     offsets = np.zeros(len(row) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     reasons = pa.StringArray.from_buffers(len(row), pa.py_buffer(offsets), pa.py_buffer(texts))
-    code = pa.repeat(pa.scalar(RejectionCode.REFUSED_BY_TABLE.value, pa.string()), len(row))
+    code = pa.repeat(pa.scalar(RejectionCode.REJECTED_BY_TABLE.value, pa.string()), len(row))
     field = pa.repeat(pa.scalar("", pa.string()), len(row))
     return RejectedRows(row, pa.record_batch([code, field, reasons], schema=CAUSES))

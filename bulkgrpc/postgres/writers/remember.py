@@ -31,8 +31,8 @@ class RememberingWriter:
     def write(self, connection: Connection, rows: Rows, job: Integers, writer: Writer) -> Written:
         """Write by `writer` the rows whose records are new; the others are not counted. Of equal records the first is.
 
-        rows: with hashes. A record that the table refuses is not remembered, and a record of the same bytes after it in
-        these rows is rejected for the same reason: alone it would be.
+        rows: with hashes. A record that PostgreSQL rejects is not remembered. A later record with the same bytes is
+        rejected for the same reason, as it would be alone.
         """
         if rows.hashes is None:
             raise ValueError(f"rows of {rows.dataset.name} without hashes")

@@ -16,7 +16,7 @@ def in_savepoint(connection: Connection, write: Callable[[], T]) -> T:
     """Call `write` in a savepoint, and once more if a partition was attached meanwhile.
 
     Rows without a partition of their own go to the default one. If theirs is attached at that moment, PostgreSQL
-    refuses them with a check violation without a constraint's name; the second time they go to the new partition.
+    rejects them with a check violation without a constraint's name; the second time they go to the new partition.
     """
     try:
         with connection.transaction():

@@ -38,7 +38,7 @@ class TableWriter:
     _remembering: RememberingWriter = field(default_factory=RememberingWriter)
 
     def write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
-        """Write rows in the caller's transaction; a row that the table refuses is rejected, the others are written.
+        """Write rows in the caller's transaction; a row that PostgreSQL rejects is reported, the others are written.
 
         The table is locked and checked first. Raises TableMisfit if it cannot take the dataset's rows, psycopg.Error if
         PostgreSQL fails for another reason than a row (`failures.is_row_error`); the caller rolls back.
@@ -50,7 +50,9 @@ class TableWriter:
             return self._write_fitting(connection, rows, job, fit)
         found = RejectionBuilder(len(job))
         for unfit in unfit_rows(rows.table, fit.conversions):
-            found.add(unfit.rows, RejectionCode.REFUSED_BY_TABLE, unfit.column.field or unfit.column.name, unfit.reason)
+            found.add(
+                unfit.rows, RejectionCode.REJECTED_BY_TABLE, unfit.column.field or unfit.column.name, unfit.reason
+            )
         rows = _converted(rows, fit)
         if not len(found):
             return self._write_fitting(connection, rows, job, fit)
@@ -76,7 +78,7 @@ class TableWriter:
         return self._remembering.write(connection, rows, job, writer)
 
     def _write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
-        name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict]
+        name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict_policy]
         left = self._staged_left.get(name, 0)
         try:
             if not left:

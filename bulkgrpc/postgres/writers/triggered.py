@@ -47,7 +47,7 @@ def _copy(connection: Connection, rows: Rows) -> None:
 
 
 def _write_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
-    updates = rows.dataset.conflict == "update"
+    updates = rows.dataset.conflict_policy == "update"
     known = np.zeros(len(job), np.bool_) if updates else known_or_repeated(connection, rows)
     chosen = staging.last_of_equal_keys(rows) if updates else ~known
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
@@ -55,7 +55,7 @@ def _write_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
         mask = chosen & (job == number)
         skipped[number] = np.count_nonzero(mask) - _insert(connection, rows, mask)
     rejected = RejectionBuilder(len(job))
-    if rows.dataset.conflict == "reject" and known.any():
+    if rows.dataset.conflict_policy == "reject" and known.any():
         rejected.add(known, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, known))
     # Under `update` a row that a later one replaces counts as written.
     counted = np.bincount(job[~known], minlength=len(skipped)).astype(np.int32)
@@ -65,7 +65,7 @@ def _write_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
 def _insert(connection: Connection, rows: Rows, chosen: Mask) -> int:
     """Write the chosen rows, whose keys all differ; return how many PostgreSQL wrote."""
     name = staging.stage(connection, rows, chosen)
-    action = update.on_conflict(rows.dataset) if rows.dataset.conflict == "update" else sql.SQL("DO NOTHING")
+    action = update.on_conflict(rows.dataset) if rows.dataset.conflict_policy == "update" else sql.SQL("DO NOTHING")
     statement = _INSERT.format(**staging.clauses(rows.dataset, name), action=action)
     written = connection.execute(statement).rowcount
     staging.clear(connection, name)

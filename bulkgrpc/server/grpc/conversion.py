@@ -30,9 +30,9 @@ def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
         create_time=_time(job.create_time),
         seal_time=_time(job.seal_time),
         end_time=_time(job.end_time),
-        failure=job.failure,
+        failure_reason=job.failure_reason,
         options=_options(spec.options),
-        overdue=_duration(overdue_s) if overdue_s else None,
+        overdue_duration=_duration(overdue_s) if overdue_s else None,
     )
 
 
@@ -56,7 +56,7 @@ def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descrip
         message_type=dataset.message_type,
         table=dataset.name,
         key=dataset.key,
-        conflict=f"CONFLICT_POLICY_{dataset.conflict.upper()}",
+        conflict_policy=f"CONFLICT_POLICY_{dataset.conflict_policy.upper()}",
         columns=[
             datasets_pb2.Column(name=column.name, field=column.field, type=column.type, nullable=column.nullable)
             for column in dataset.columns

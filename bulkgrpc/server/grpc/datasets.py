@@ -52,7 +52,7 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: datasets_pb2.ListDatasetVersionsRequest, context: Context
     ) -> datasets_pb2.ListDatasetVersionsResponse:
         """Return a page of a dataset's versions, the newest first."""
-        found = await self._datasets.versions(request.name, PageRequest(request.page_size, request.page_token))
+        found = await self._datasets.versions(request.parent, PageRequest(request.page_size, request.page_token))
         return datasets_pb2.ListDatasetVersionsResponse(
             datasets=[_public(registered, descriptors=False) for registered in found.datasets],
             next_page_token=found.next_page_token,

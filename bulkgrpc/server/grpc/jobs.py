@@ -58,7 +58,9 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> jobs_pb2.ListRejectionsResponse:
         """Return a page of a job's rejections."""
         page = PageRequest(request.page_size, request.page_token)
-        found = await self._jobs.rejections(current_caller(), request.parent, page, with_records=request.with_records)
+        found = await self._jobs.rejections(
+            current_caller(), request.parent, page, include_records=request.include_records
+        )
         return jobs_pb2.ListRejectionsResponse(
             rejections=[to_rejection(rejection) for rejection in found.rejections],
             next_page_token=found.next_page_token,

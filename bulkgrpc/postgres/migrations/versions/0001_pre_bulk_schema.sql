@@ -35,7 +35,7 @@ CREATE TABLE bulk.jobs (
   rejected        bigint      NOT NULL DEFAULT 0,
   expired         bigint      NOT NULL DEFAULT 0,
   staged          bigint      NOT NULL DEFAULT 0,
-  failure         text        NOT NULL DEFAULT '',
+  failure_reason  text        NOT NULL DEFAULT '',
   create_time     timestamptz NOT NULL,
   update_time     timestamptz NOT NULL DEFAULT clock_timestamp(),
   seal_time       timestamptz,
