@@ -8,7 +8,7 @@ import structlog
 
 from bulkgrpc import metrics
 from bulkgrpc.consume.deferral import QueueKey
-from bulkgrpc.consume.failures import BlockCause, Consequence, classify
+from bulkgrpc.consume.failures import BlockCause, Consequence, Where, classify
 from bulkgrpc.consume.ports import ParkedMessages, SliceFailed, StoreError
 
 log = structlog.get_logger()
@@ -97,7 +97,7 @@ class DrainThread:
     def _on_failed(self, queue: QueueKey, error: SliceFailed) -> None:
         """Cut the slice down to the message at fault; then block its dataset or its job."""
         consequence = classify(error.failure)
-        if consequence is Consequence.RETRY:
+        if consequence is Consequence.RETRY and error.failure.where is not Where.ROWS:
             raise StoreError(str(error))
         messages = len(error.job_ids)
         if consequence is Consequence.BLOCK_DATASET:

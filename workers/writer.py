@@ -14,7 +14,7 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.decode import PreparedChunk
-from bulkgrpc.consume.failures import BlockCause, Failure, Step, step_after, was_applied
+from bulkgrpc.consume.failures import BlockCause, Failure, Step, Where, step_after, was_applied
 from bulkgrpc.consume.ports import Applied, ChunkWriter, NotNext, WriteFailed
 from bulkgrpc.model import Outcome
 
@@ -116,7 +116,7 @@ class WriterThread:
         A dataset that cannot be written is blocked, and the chunk written again without it: see `step_after`.
         """
         backoff = Backoff()
-        attempts = 0
+        attempts = rows_failed = 0
         blocked = set[str]()
         too_slow = False
         while True:
@@ -127,7 +127,8 @@ class WriterThread:
                 return Result(prepared, Applied({}) if applied else NotApplied(error.outcomes))
             except WriteFailed as error:
                 attempts += 1
-                step = step_after(error.failure, attempts)
+                rows_failed = rows_failed + 1 if error.failure.where is Where.ROWS else 0
+                step = step_after(error.failure, rows_failed)
                 if step is Step.STOP_PROCESS:
                     raise
                 datasets = {error.failure.dataset} if error.failure.dataset else prepared.datasets
@@ -135,7 +136,7 @@ class WriterThread:
                 if step is not Step.RETRY and datasets - blocked and self._block(datasets, error.failure, step):
                     # From here on whatever the store says: the chunk makes progress although a trial lifts the block.
                     blocked |= datasets
-                    attempts = 0
+                    attempts = rows_failed = 0
                     too_slow = too_slow or step is Step.ISOLATE
                     continue
                 wait_s = backoff.advance()

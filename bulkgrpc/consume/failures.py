@@ -72,7 +72,7 @@ AT_RAISE: Final = r"^[^\n]*PL/\w[^\n]* RAISE(\n|$)"
 ROW_CLASSES: Final = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0")
 """Classes of SQLSTATE that are about a row: data, constraints, triggers, routines, PL/pgSQL. 54, a program limit, is a
 key too long for its index, for instance: it would fail at every attempt."""
-SERVER_CLASSES: Final = ("08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX")
+SERVER_CLASSES: Final = ("08", "28", "3D", "40", "53", "55", "57", "58", "XX")
 """Classes that are about the server or the transaction, inside a function too: connection, deadlock, memory, time."""
 _CONNECTION_CLASSES: Final = ("08", "28")
 _CONNECTION_CODES: Final = frozenset(
@@ -187,8 +187,9 @@ _OF_STEP: Final[Mapping[Where, Callable[[Failure], Consequence]]] = {
     Where.DECODE: lambda _: Consequence.DEFER_JOB,
 }
 
-CONFLICTS_MAX: Final = 3
-"""Deadlocks and serialization failures after which a dataset's rows are written apart from those of others."""
+ROWS_ATTEMPTS_MAX: Final = 3
+"""Attempts that ended in a conflict or without a connection while rows of a dataset were written. Then they are written
+apart from those of others: a trigger may end its own session."""
 
 
 class BlockCause(enum.StrEnum):
@@ -216,18 +217,20 @@ class Step(enum.Enum):
     """Exit and report the failure."""
 
 
-def step_after(failure: Failure, attempts: int) -> Step:
-    """Return what the main path does after `attempts` at a chunk, the last of which failed.
+def step_after(failure: Failure, rows_failed: int) -> Step:
+    """Return what the main path does after a chunk was not written.
 
-    | consequence           | attempts           | step         |
-    |-----------------------|--------------------|--------------|
-    | STOP_PROCESS          | any                | STOP_PROCESS |
-    | BLOCK_DATASET         | any                | BLOCK        |
-    | REJECT_ROWS           | any                | BLOCK        |
-    | DEFER_JOB             | any                | ISOLATE      |
-    | STOP_PARTITION        | any                | ISOLATE      |
-    | RETRY, a conflict     | CONFLICTS_MAX of it | ISOLATE     |
-    | RETRY                 | otherwise          | RETRY        |
+    rows_failed: how many attempts in a row failed while rows were written, this one included.
+
+    | consequence           | where | rows_failed       | step         |
+    |-----------------------|-------|-------------------|--------------|
+    | STOP_PROCESS          | any   | any               | STOP_PROCESS |
+    | BLOCK_DATASET         | any   | any               | BLOCK        |
+    | REJECT_ROWS           | any   | any               | BLOCK        |
+    | DEFER_JOB             | any   | any               | ISOLATE      |
+    | STOP_PARTITION        | any   | any               | ISOLATE      |
+    | RETRY                 | rows  | ROWS_ATTEMPTS_MAX | ISOLATE      |
+    | RETRY                 | any   | otherwise         | RETRY        |
 
     REJECT_ROWS does not leave the writer of the rows; if it does, isolating the rows did not work.
     """
@@ -238,8 +241,8 @@ def step_after(failure: Failure, attempts: int) -> Step:
         return Step.BLOCK
     if consequence in (Consequence.DEFER_JOB, Consequence.STOP_PARTITION):
         return Step.ISOLATE
-    conflict = failure.sqlstate in _CONFLICTS and failure.where is Where.ROWS
-    return Step.ISOLATE if conflict and attempts >= CONFLICTS_MAX else Step.RETRY
+    again = failure.where is Where.ROWS and rows_failed >= ROWS_ATTEMPTS_MAX
+    return Step.ISOLATE if again else Step.RETRY
 
 
 def was_applied(spans: Sequence[Span], outcomes: Mapping[int, Outcome], ledger: Mapping[int, Ownership]) -> bool:

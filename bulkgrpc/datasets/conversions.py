@@ -56,14 +56,10 @@ _NAME_BYTES_MAX = 63
 
 @dataclass(frozen=True, slots=True)
 class TextLimit:
-    """The longest text that a column stores unchanged, in characters and in bytes; None where there is no limit.
-
-    blank_padded: the type is `character(n)`, for which "a" and "a " are equal, and which pads both with blanks.
-    """
+    """The longest text that a column stores unchanged, in characters and in bytes; None where there is no limit."""
 
     characters: int | None = None
     bytes: int | None = None
-    blank_padded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +148,6 @@ def over_limits(conversions: Sequence[Conversion]) -> sql.Composed | None:
             conditions.append(sql.SQL("char_length({}) > {}").format(name, limit.characters))
         if limit is not None and limit.bytes is not None:
             conditions.append(sql.SQL("octet_length({}) > {}").format(name, limit.bytes))
-        if limit is not None and limit.blank_padded:
-            conditions.append(sql.SQL("right({}, 1) = ' '").format(name))
     return sql.SQL(" OR ").join(conditions) if conditions else None
 
 
@@ -164,10 +158,9 @@ def _text(column: Column, base: str, typmod: int) -> Conversion | None:
             return Conversion(column)
         case "varchar":
             return Conversion(column, limit=None if characters is None else TextLimit(characters))
-        case "bpchar":
-            return Conversion(column, limit=TextLimit(characters, blank_padded=True))
         case "name":
             return Conversion(column, limit=TextLimit(bytes=_NAME_BYTES_MAX))
+    # Not character(n): what is read back has blanks that were not sent.
     return None
 
 
@@ -195,8 +188,6 @@ def _over(values: pa.Array, limit: TextLimit) -> Mask:
         over |= _true(pc.greater(pc.utf8_length(values), limit.characters))
     if limit.bytes is not None:
         over |= _true(pc.greater(pc.binary_length(values), limit.bytes))
-    if limit.blank_padded:
-        over |= _true(pc.ends_with(values, " "))
     return over
 
 
@@ -206,9 +197,4 @@ def _true(values: pa.Array) -> Mask:
 
 def _reason(column: Column, limit: TextLimit) -> str:
     most = f"{limit.bytes} bytes" if limit.characters is None else f"{limit.characters} characters"
-    if limit.characters is None and limit.bytes is None:
-        longer = ""
-    else:
-        longer = f"is longer than the {most} that column {column.name} takes"
-    blank = "ends with a space, which a column of type character does not keep" if limit.blank_padded else ""
-    return f"field {column.field or column.name} {' or '.join(filter(None, (longer, blank)))}"
+    return f"field {column.field or column.name} is longer than the {most} that column {column.name} stores"

@@ -151,7 +151,7 @@ DEFINITION_FAULTS = (
     ),
     Fault(
         "default raises",
-        Effect.BLOCKED,
+        Effect.ROWS_REJECTED,
         "CREATE FUNCTION blast.{name}() RETURNS integer LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION 'no default today' USING ERRCODE = '55000'; END $$; "
         "ALTER TABLE {table} ADD COLUMN more integer; "

@@ -53,7 +53,7 @@ class Source:
 NUMERICS = {
     f"numeric({p},{s})": (p, s) for p, s in ((38, 10), (24, 4), (20, 4), (20, 0), (19, 0), (10, 0), (10, 2), (9, 0))
 }
-TEXTS = frozenset({"text", "varchar", "varchar(3)", "char(3)", "char", "bpchar", "name", "short_text"})
+TEXTS = frozenset({"text", "varchar", "varchar(3)", "name", "short_text"})
 WIDE = frozenset({"numeric", "amount", "numeric(38,10)", "numeric(24,4)"})
 INTEGER_ARRAYS = frozenset({"integer[]", "bigint[]", "double precision[]", "numeric[]", "numeric(20,4)[]"})
 TEXT_SOURCE = Source("text", pa.string(), SPACED, TEXTS)
@@ -107,6 +107,7 @@ SOURCES = [
     Source("bytea[]", pa.list_(pa.binary()), st.lists(st.binary(max_size=3), max_size=3), frozenset({"bytea[]"})),
 ]  # fmt: skip
 OTHERS = [
+    "char(3)", "char", "bpchar",
     "smallint", "oid", "money", "bit(8)", "xid8", "numeric(3,-2)", '"char"', "json", "xml", "inet", "timestamp",
     "timestamp(3)", "timestamptz(3)", "time(3)", "timetz", "interval(3)", "interval day", "interval second(6)", "mood",
     "point", "int4range", "varchar[]", "varchar(3)[]", "name[]", "smallint[]", "timestamptz[]", "jsonb[]", "uuid[]",

@@ -512,6 +512,19 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "descriptors": b"",
         "create_days": [datetime.now(UTC).date()],
         "expired": [0],
+        "skipped": [0],
+        "main_path": True,
+        "datasets": ["d"],
+        "queue_datasets": ["d"],
+        "tenants": ["t"],
+        "records": [0],
+        "headers": ["[]"],
+        "payloads": [b""],
+        "offsets": [0],
+        "cause": "table",
+        "sqlstate": "",
+        "reason": "",
+        "table": "t",
         "failure_reasons": [""],
         "digests": [b""],
         "from_sequence": 0,
@@ -525,7 +538,7 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "rejections_max": 0,
         "time_to_live_s": 0.0,
     }
-    for name in ("jobs", "ledger", "catalog", "maintenance"):
+    for name in ("jobs", "ledger", "catalog", "maintenance", "parked", "table_contract"):
         for statement in family(name).values():
             names = re.findall(r"%\((\w+)\)s", statement.decode())
             connection.execute(

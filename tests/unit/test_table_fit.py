@@ -187,8 +187,6 @@ TEXT = Column("v", "in.v", "text", nullable=True)
     [
         (TextLimit(2), [False, False, False, True, True, False]),
         (TextLimit(bytes=3), [False, False, False, False, True, True]),
-        (TextLimit(2, blank_padded=True), [False, False, True, True, True, False]),
-        (TextLimit(blank_padded=True), [False, False, True, True, False, False]),
     ],
 )
 def test_texts_that_a_column_would_change_are_found(limit: TextLimit, unfit: list[bool]) -> None:
@@ -205,10 +203,10 @@ def test_nothing_is_unfit_where_all_texts_keep_to_the_limit() -> None:
 
 
 def test_the_condition_of_a_query_is_that_of_the_rows() -> None:
-    conversions = [Conversion(TEXT, limit=TextLimit(2, blank_padded=True)), Conversion(TEXT, limit=TextLimit(bytes=3))]
+    conversions = [Conversion(TEXT, limit=TextLimit(2)), Conversion(TEXT, limit=TextLimit(bytes=3))]
     condition = over_limits(conversions)
     assert condition is not None
-    assert condition.as_string(None) == ("""char_length("v") > 2 OR right("v", 1) = ' ' OR octet_length("v") > 3""")
+    assert condition.as_string(None) == ("""char_length("v") > 2 OR octet_length("v") > 3""")
 
 
 def test_only_the_columns_of_another_type_are_converted() -> None:
@@ -238,7 +236,7 @@ def _converting(rows: int) -> Work:
     conversions = [
         Conversion(Column("n", "n", "integer", nullable=True), pa.decimal128(10, 0)),
         Conversion(Column("d", "d", "integer", nullable=True), pa.float64()),
-        Conversion(TEXT, limit=TextLimit(2, blank_padded=True)),
+        Conversion(TEXT, limit=TextLimit(2)),
     ]
     return lambda: (convert(batch, conversions), unfit_rows(batch, conversions))
 
