@@ -194,8 +194,17 @@ def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
     return Fit(tuple(conversions), types, table.row_triggers, table.deferrable)
 
 
+def unusable(dataset: Dataset, table: Table) -> Misfit | None:
+    """Return why a table cannot be a dataset's, whatever columns it gets; None if it can. For a plan of a change."""
+    for misfits in (_kind_misfits, _partition_misfits, _key_misfits):
+        misfit = next(misfits(dataset, table), None)
+        if misfit is not None:
+            return misfit
+    return None
+
+
 def _misfit(dataset: Dataset, code: MisfitCode, what: str, way_out: str) -> Misfit:
-    return Misfit(code, f"{what}: {way_out}; the dataset continues by itself then")
+    return Misfit(code, f"{what}: {way_out}")
 
 
 def _conversion(dataset: Dataset, column: Column, found: TableColumn | None) -> Conversion | Misfit:

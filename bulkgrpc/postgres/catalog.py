@@ -15,11 +15,13 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc.datasets.ddl import create_periods, create_table
 from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
-from bulkgrpc.datasets.evolution import FoundColumn, evolve, same, take_over
+from bulkgrpc.datasets.evolution import FoundColumn, Incompatible, evolve, same, take_over
+from bulkgrpc.datasets.table_fit import Fit, Misfit, fit, unusable
 from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset, RegistrationPlan, TableInUse
 from bulkgrpc.postgres import dedupe, staged, statements
 from bulkgrpc.postgres.deadlines import CALL_DEADLINE_S, STREAM_DEADLINE_S, within
 from bulkgrpc.postgres.dry_run import dry_run
+from bulkgrpc.postgres.table_contract import describe_for_registration
 
 _SQL = statements.family("catalog")
 # Changing a table waits for its writers, and new ones wait for the change: give up before they run into timeouts.
@@ -73,10 +75,16 @@ class Catalog:
 
     @within(CALL_DEADLINE_S)
     async def plan(self, dataset: Dataset) -> RegistrationPlan:
-        """Return what `register` would do. Raises Incompatible if it is not a next version of the registered one."""
+        """Return what `register` would do.
+
+        Raises Incompatible if it is not a next version of the registered one, or its table cannot be written.
+        """
         async with self._pool.connection() as connection:
             known = await _newest(connection, dataset.name)
             planned = plan(known, dataset, await _table(connection, dataset.name))
+            found = await describe_for_registration(connection, dataset)
+        if known is not None and planned.new_version and found is not None:
+            _raise_if_misfit(unusable(dataset, found))
         statements = tuple(statement.as_string(None) for statement in planned.statements)
         return RegistrationPlan(planned.dataset, statements, planned.new_version)
 
@@ -97,6 +105,8 @@ class Catalog:
                     return known
                 for statement in planned.statements:
                     await connection.execute(statement)
+                found = await describe_for_registration(connection, planned.dataset)
+                _raise_if_misfit(None if found is None else fit(planned.dataset, found))
                 await connection.execute(staged.create(planned.dataset))
                 if planned.dataset.dedupe_window_s:
                     await connection.execute(dedupe.create(planned.dataset))
@@ -157,6 +167,11 @@ def plan(known: RegisteredDataset | None, dataset: Dataset, table: Mapping[str, 
     if same(known.dataset, dataset):
         return Plan(known.dataset, (), new_version=False)
     return Plan(following, evolve(known.dataset, dataset), new_version=True)
+
+
+def _raise_if_misfit(found: Fit | Misfit | None) -> None:
+    if isinstance(found, Misfit):
+        raise Incompatible("", found.reason)
 
 
 async def _newest(connection: psycopg.AsyncConnection[Row], name: str) -> RegisteredDataset | None:

@@ -122,7 +122,7 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session, statement
         raise TableMisfit(
             Misfit(
                 MisfitCode.NOT_A_TABLE,
-                f"{error.diag.message_primary}: put the table back in its place; the dataset continues by itself then",
+                f"{error.diag.message_primary}: put the table back in its place",
             )
         ) from error
     while cursor.nextset():

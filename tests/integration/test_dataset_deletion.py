@@ -101,6 +101,7 @@ async def test_a_dataset_is_deleted_once_its_jobs_have_ended_and_comes_back_as_t
         ("ALTER TABLE kept DROP CONSTRAINT kept_pkey", "string name = 2;", "primary key of table kept"),
         ("ALTER TABLE kept ADD COLUMN more integer NOT NULL", "string name = 2;", "column more that takes no null"),
         ("ALTER TABLE kept ADD COLUMN more integer NOT NULL DEFAULT 1", "int32 name = 2;", "cannot become integer"),
+        ("ALTER TABLE kept SET UNLOGGED", "string name = 2;", "run ALTER TABLE kept SET LOGGED"),
     ],
 )
 async def test_a_table_that_was_kept_and_does_not_fit_is_not_taken_over(
@@ -120,6 +121,22 @@ async def test_a_table_that_was_kept_and_does_not_fit_is_not_taken_over(
     finally:
         with psycopg.connect(parts.postgres, autocommit=True) as connection:
             connection.execute("DROP TABLE kept")
+
+
+async def test_no_version_is_registered_for_a_table_that_cannot_be_written(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    descriptors, _ = compiled(tmp_path, "changed", "string name = 2;")
+    await client.register_dataset(descriptors, "M")
+    more, _ = compiled(tmp_path, "changed", "string name = 2; optional int32 size = 3;")
+    with psycopg.connect(parts.postgres, autocommit=True) as connection:
+        connection.execute("ALTER TABLE changed SET UNLOGGED")
+        for register in (client.plan_dataset, client.register_dataset):
+            with pytest.raises(Refused, match="run ALTER TABLE changed SET LOGGED") as refused:
+                await register(more, "M")
+            assert refused.value.reason == Reason.DATASET_INCOMPATIBLE
+        connection.execute("ALTER TABLE changed SET LOGGED")
+    assert (await client.register_dataset(more, "M")).version == 2
 
 
 async def test_a_table_that_something_depends_on_is_not_dropped(

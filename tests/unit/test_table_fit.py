@@ -71,7 +71,7 @@ def misfit(table: Table, dataset: Dataset = WEATHER) -> tuple[MisfitCode, str]:
     found = fit(dataset, table)
     assert isinstance(found, Misfit)
     assert "\n" not in found.reason
-    assert found.reason.endswith("; the dataset continues by itself then")
+
     return found.code, found.reason
 
 
@@ -90,7 +90,7 @@ def test_the_reason_names_column_both_types_and_the_way_out() -> None:
     assert misfit(table) == (
         MisfitCode.COLUMN_TYPE,
         "column v0 is integer in the table, dataset weather version 3 writes double precision: change the column back "
-        "or register a version with the new type; the dataset continues by itself then",
+        "or register a version with the new type",
     )
 
 
