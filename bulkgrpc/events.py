@@ -22,11 +22,14 @@ class Event(enum.StrEnum):
         event.meaning = meaning
         return event
 
-    # Worker
+    # Worker and server
     POSTGRES_UNAVAILABLE = (
         "postgres_unavailable",
-        "PostgreSQL does not answer, or rolled a transaction back; the call or the chunk is retried.",
+        "PostgreSQL does not answer, is read-only, or rolled a transaction back. A worker retries; a server refuses "
+        "calls that need it, and logs each reason every 10 s.",
     )
+
+    # Worker
     CHUNK_NOT_APPLIED = (
         "chunk_not_applied",
         "The ledger did not accept a chunk, as `outcomes` says by partition; its messages are read again.",

@@ -23,7 +23,14 @@ class StoreUnavailable(Exception):
 
 
 class PostgresUnavailable(StoreUnavailable):
-    """PostgreSQL does not answer in time."""
+    """PostgreSQL does not answer in time, or answers that it is unavailable.
+
+    sqlstate: of its answer, "" without one.
+    """
+
+    def __init__(self, message: str = "", sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
 
 
 class LockTimeout(PostgresUnavailable):
