@@ -17,8 +17,9 @@ from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, evolve, same, take_over
 from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset, RegistrationPlan, TableInUse
+from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
 from bulkgrpc.postgres import dedupe, staged, statements
-from bulkgrpc.postgres.deadlines import CALL_DEADLINE_S, STREAM_DEADLINE_S, within
+from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.dry_run import dry_run
 
 _SQL = statements.family("catalog")

@@ -14,16 +14,22 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.ingest.ports import LockTimeout, PostgresUnavailable
+from bulkgrpc.limits import (
+    SERVER_IDLE_IN_TRANSACTION_S,
+    SERVER_STATEMENT_S,
+    SERVER_TCP_USER_TIMEOUT_S,
+    SERVER_TRANSACTION_S,
+    STREAM_DEADLINE_S,
+)
 from bulkgrpc.postgres.connection import Deadlines, conninfo
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
-STREAM_DEADLINE_S: Final = 1.0
-"""A stream waits no longer than this; it continues without PostgreSQL."""
-CALL_DEADLINE_S: Final = 5.0
 CONNECTIONS_MAX: Final = 8
 LOG_AGAIN_S: Final = 10.0
 """An unavailable PostgreSQL is logged so often for each reason, not for each call."""
-_OF_SERVER: Final = Deadlines(statement_s=10.0, idle_in_transaction_s=20.0, transaction_s=30.0, tcp_user_s=5.0)
+_OF_SERVER: Final = Deadlines(
+    SERVER_STATEMENT_S, SERVER_IDLE_IN_TRANSACTION_S, SERVER_TRANSACTION_S, SERVER_TCP_USER_TIMEOUT_S
+)
 
 _log = structlog.get_logger()
 _abandoned: set[asyncio.Task[Any]] = set()

@@ -90,7 +90,7 @@ def options(settings: ServerSettings, *, shared_port: bool) -> list[tuple[str, i
     return [
         ("grpc.so_reuseport", int(shared_port)),
         # Above our own limit, so that a batch that is too large usually gets our refusal, not gRPC's.
-        ("grpc.max_receive_message_length", limits.KAFKA_MESSAGE_BYTES_MAX),
+        ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
         # A compressed message is refused: it could expand without bound.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
