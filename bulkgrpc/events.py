@@ -98,4 +98,9 @@ class Event(enum.StrEnum):
     )
     SERVER_DRAINING = ("server_draining", "The server accepts no more streams and waits up to drain_s for open ones.")
     SERVER_PROCESS_DIED = ("server_process_died", "A server process exited; another one is started.")
+    SERVER_PROCESS_NOT_STARTED = (
+        "server_process_not_started",
+        "A server process does not serve after `seconds`. Until all have served once, the server exits with status 1; "
+        "after that the process is started again.",
+    )
     SERVER_STARTED = ("server_started", "The server accepts calls.")
