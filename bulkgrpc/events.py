@@ -91,7 +91,14 @@ class Event(enum.StrEnum):
         "PostgreSQL does not answer when the server starts; the server serves anyway.",
     )
     PRODUCER_FAILED = ("producer_failed", "The Kafka producer cannot recover; the server process exits.")
+    REDIS_AVAILABLE = ("redis_available", "Redis serves calls again.")
     REDIS_MAY_EVICT = ("redis_may_evict", "Redis may evict live jobs: set maxmemory-policy to noeviction.")
+    REDIS_UNAVAILABLE = (
+        "redis_unavailable",
+        "Redis does not serve calls, for the `cause`: unreachable, loading, wrong_password, missing_right, tls, "
+        "wrong_server, out_of_memory, read_only or refused. `remedy` is what to check. Streams are accepted or refused "
+        "as BULKGRPC_WHEN_REDIS_IS_DOWN says. Logged for each new cause and every 10 s.",
+    )
     REDIS_UNAVAILABLE_AT_START = (
         "redis_unavailable_at_start",
         "Redis does not answer when the server starts; the server serves anyway.",

@@ -129,7 +129,7 @@ class Jobs:
                 await self._live_jobs.delete(key)
                 deleted = await self._store.delete_job(key)
             except RedisUnavailable as error:
-                raise redis_unavailable() from error
+                raise redis_unavailable(error) from error
             except PostgresUnavailable as error:
                 raise postgres_unavailable(error) from error
             if not deleted:

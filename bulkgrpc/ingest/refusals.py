@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bulkgrpc.errors import Invalid, NotFound, NotNow, Reason, Unavailable
-from bulkgrpc.ingest.ports import PostgresUnavailable
+from bulkgrpc.ingest.ports import PostgresUnavailable, RedisUnavailable
 from bulkgrpc.model import Job, JobKey, JobState
 
 _READ_ONLY = "25006"
@@ -21,9 +21,11 @@ def postgres_unavailable(error: PostgresUnavailable) -> Unavailable:
     )
 
 
-def redis_unavailable() -> Unavailable:
+def redis_unavailable(error: RedisUnavailable) -> Unavailable:
     """Return the refusal of a call that needs Redis while it is unavailable."""
-    return Unavailable(Reason.REDIS_UNAVAILABLE, "Redis does not answer in time: retry in a moment")
+    what = "does not answer in time" if error.cause == "unreachable" else f"is unavailable ({error.cause})"
+    remedy = f"; for operators: {error.remedy}" if error.remedy else ""
+    return Unavailable(Reason.REDIS_UNAVAILABLE, f"Redis {what}: retry in a moment{remedy}", cause=error.cause)
 
 
 def kafka_unavailable(cause: str) -> Unavailable:

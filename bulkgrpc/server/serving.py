@@ -112,7 +112,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
     await _check_schema(settings)
     partitions = await _partitions(settings)
     async with AsyncExitStack() as stack:
-        live_jobs = await stack.enter_async_context(RedisLiveJobs(settings.redis))
+        live_jobs = await stack.enter_async_context(_live_jobs(settings))
         await _warn_of_eviction(live_jobs)
         pool = make_pool(settings.postgres)
         await pool.open(wait=False)
@@ -163,6 +163,13 @@ def _identification(settings: ServerSettings) -> Identification:
         raise CannotServe(str(error), WRONG_SETTINGS) from error
 
 
+def _live_jobs(settings: ServerSettings) -> RedisLiveJobs:
+    try:
+        return RedisLiveJobs(settings.redis)
+    except (ValueError, TypeError) as error:
+        raise CannotServe(f"BULKGRPC_REDIS: {error}", WRONG_SETTINGS) from error
+
+
 async def _check_schema(settings: ServerSettings) -> None:
     """Check the schema; an unavailable PostgreSQL does not prevent the start, since streams are accepted without it."""
     try:
@@ -189,7 +196,7 @@ async def _warn_of_eviction(live_jobs: RedisLiveJobs) -> None:
     try:
         policy = await live_jobs.eviction_policy()
     except RedisUnavailable as error:
-        _log.warning("redis_unavailable_at_start", error=str(error))
+        _log.warning("redis_unavailable_at_start", error=str(error), cause=error.cause, remedy=error.remedy)
         return
     if policy not in ("noeviction", ""):
         # Set maxmemory-policy to noeviction: Redis may drop live jobs otherwise.
