@@ -57,6 +57,8 @@ PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
 KEY_COLUMNS_MAX = 8
 COLUMNS_MAX = 400
+COLUMN_CHARS_MAX = 63
+"""Of the name of a column; PostgreSQL cuts longer ones off."""
 HASH_PARTITIONS_MAX = 256
 TIME_PARTITIONS_MAX = 1000
 """Per table; rows of further periods stay in the default partition, because a query plan visits every partition."""

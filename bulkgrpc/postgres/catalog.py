@@ -103,9 +103,11 @@ class Catalog:
                     await connection.execute(dedupe.create(planned.dataset))
                 cursor = await connection.execute(_SQL["add_dataset"], _values(planned.dataset))
                 row = await cursor.fetchone()
-        except psycopg.errors.DuplicateTable as error:
+        except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
+            # A table has a type of its name, too.
+            what = "table" if isinstance(error, psycopg.errors.DuplicateTable) else "type"
             raise DatasetExists(
-                f"table {dataset.name} exists and belongs to no dataset: name another table in the message's option"
+                f"{what} {dataset.name} exists and belongs to no dataset: name another table in the message's option"
             ) from error
         assert row is not None  # noqa: S101 — INSERT … RETURNING returns a row
         first_version = 1 if known is None else known.first_version
