@@ -139,7 +139,7 @@ async def use(postgres: str) -> tuple[object, ...]:
         assert {job.spec.key for job in listed} == {spec.key, atomic.key}
         found = [await jobs.get_job(key) for key in (spec.key, atomic.key)]
         digests = await jobs.digests(spec.key, 0, 10)
-        rejected = await jobs.rejections(spec.key.job_id, 10, RejectionPosition(), with_records=True)
+        rejected = await jobs.rejections(spec.key.job_id, 10, RejectionPosition(), include_records=True)
         assert await jobs.delete_job(spec.key)
     _maintain(postgres)
     ended = [None if job is None else (job.state, job.counts, job.spec, job.create_time) for job in found]

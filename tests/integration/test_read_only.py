@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +17,22 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bulkgrpc.consume.ports import StoreUnavailable
 from bulkgrpc.errors import Reason
+from bulkgrpc.ingest.ports import PostgresUnavailable
 from bulkgrpc.model import JobKey
+from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.catalog import Catalog
+from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres.deadlines import make_pool
+from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.worker_ports import PostgresLedger
 from bulkgrpc.settings import ServerSettings
-from bulkgrpc.stack import Addresses
+from bulkgrpc.stack import Addresses, Stack
+from bulkgrpc.stack.part import Part
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 from tests.integration.server_peer import DEADLINE_S, Peer, ServeWith, batch, header, refusal, registration
 from tests.integration.server_peer import eventually as eventually_
+from tests.support import examples
 from tests.support.processes import Process
 from tests.support.waiting import eventually
 
@@ -154,3 +164,56 @@ async def test_a_worker_that_starts_on_a_read_only_postgresql_waits(
         assert worker.ended is None
     finally:
         worker.stop()
+
+
+@pytest.fixture
+def own_postgres(data_dir: Path) -> Part:
+    """A PostgreSQL of the test's own, with our schema."""
+    part = Stack(data_dir).part("postgres")
+    part.start()
+    schema.migrate(part.address)
+    return part
+
+
+async def test_a_hot_standby_is_unavailable_for_writes_and_answers_reads(own_postgres: Part, data_dir: Path) -> None:
+    address, data = own_postgres.address, data_dir / "postgres" / "data"
+    PostgresLedger(address, "records").acquire([0])
+    key = JobKey.derive("acme", "k")
+    async with make_pool(address) as pool:
+        catalog, jobs = Catalog(pool), JobStore(pool)
+        await catalog.register(examples.readings())
+        own_postgres.stop()
+        standby = data / "standby.signal"
+        standby.touch()
+        os.chown(standby, data.stat().st_uid, data.stat().st_gid)
+        with pytest.raises(PostgresUnavailable):
+            await catalog.register(examples.readings())
+        own_postgres.start()
+        with connect(address, "tests") as connection:
+            assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+        for write in (lambda: catalog.register(examples.trades()), lambda: jobs.cancel_job(key)):
+            with pytest.raises(PostgresUnavailable) as refused:
+                await retried(write)
+            assert refused.value.sqlstate == "25006"
+        assert await catalog.get("sensor_readings") is not None
+        assert await jobs.get_job(key) is None
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            PostgresLedger(address, "records").acquire([0])
+        assert PostgresLedger(address, "records").read([0])[0].owner_epoch == 1
+        own_postgres.stop()
+        standby.unlink()
+        own_postgres.start()
+        await retried(lambda: catalog.register(examples.trades()))
+        assert PostgresLedger(address, "records").acquire([0])[0].owner_epoch == 2
+
+
+async def retried(call: Callable[[], Awaitable[object]]) -> object:
+    """Call until PostgreSQL answers: the pool needs a moment to connect again."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                return await call()
+            except PostgresUnavailable as error:
+                if error.sqlstate == "25006":
+                    raise
+            await asyncio.sleep(0.05)
