@@ -22,11 +22,14 @@ class Event(enum.StrEnum):
         event.meaning = meaning
         return event
 
-    # Worker
+    # Worker and server
     POSTGRES_UNAVAILABLE = (
         "postgres_unavailable",
-        "PostgreSQL does not answer, or rolled a transaction back; the call or the chunk is retried.",
+        "PostgreSQL does not answer, is read-only, or rolled a transaction back. A worker retries; a server refuses "
+        "calls that need it, and logs each reason every 10 s.",
     )
+
+    # Worker
     CHUNK_NOT_APPLIED = (
         "chunk_not_applied",
         "The ledger did not accept a chunk, as `outcomes` says by partition; its messages are read again.",
@@ -106,11 +109,23 @@ class Event(enum.StrEnum):
         "PostgreSQL does not answer when the server starts; the server serves anyway.",
     )
     PRODUCER_FAILED = ("producer_failed", "The Kafka producer cannot recover; the server process exits.")
+    REDIS_AVAILABLE = ("redis_available", "Redis serves calls again.")
     REDIS_MAY_EVICT = ("redis_may_evict", "Redis may evict live jobs: set maxmemory-policy to noeviction.")
+    REDIS_UNAVAILABLE = (
+        "redis_unavailable",
+        "Redis does not serve calls, for the `cause`: unreachable, loading, wrong_password, missing_right, tls, "
+        "wrong_server, out_of_memory, read_only or refused. `remedy` is what to check. Streams are accepted or refused "
+        "as BULKGRPC_WHEN_REDIS_IS_DOWN says. Logged for each new cause and every 10 s.",
+    )
     REDIS_UNAVAILABLE_AT_START = (
         "redis_unavailable_at_start",
         "Redis does not answer when the server starts; the server serves anyway.",
     )
     SERVER_DRAINING = ("server_draining", "The server accepts no more streams and waits up to drain_s for open ones.")
     SERVER_PROCESS_DIED = ("server_process_died", "A server process exited; another one is started.")
+    SERVER_PROCESS_NOT_STARTED = (
+        "server_process_not_started",
+        "A server process does not serve after `seconds`. Until all have served once, the server exits with status 1; "
+        "after that the process is started again.",
+    )
     SERVER_STARTED = ("server_started", "The server accepts calls.")

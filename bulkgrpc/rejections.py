@@ -39,7 +39,8 @@ class RejectionCode(enum.StrEnum):
     RULE_VIOLATION = "RULE_VIOLATION"
     """The record breaks a protovalidate rule of the message."""
     RULE_FAILED = "RULE_FAILED"
-    """A protovalidate rule cannot be evaluated for the record, for instance because it divides by zero."""
+    """A protovalidate rule cannot be evaluated for the record, for instance because it divides by zero. The
+    reason names the rule by its ID."""
     REJECTED_BY_TABLE = "REJECTED_BY_TABLE"
     """PostgreSQL rejects the row: a constraint, a trigger, a value."""
     DUPLICATE_KEY = "DUPLICATE_KEY"

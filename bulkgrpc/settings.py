@@ -99,16 +99,17 @@ def load(cls: type[S], **overrides: object) -> S:
     """
     try:
         settings = cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
-        limits.check_limits(
-            getattr(settings, "batch_bytes_max", limits.BATCH_BYTES_MAX), getattr(settings, "chunk_bytes_max", None)
-        )
+        limits.check_limits(**{name: value for name, value in settings if isinstance(value, int | float)})
     except ValidationError as error:
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
             sys.stderr.write(f"error: {name}: {problem['msg']} (got {problem['input']!r})\n")
         _stop()
     except limits.LimitError as error:
-        sys.stderr.write(f"error: settings contradict each other: {error}\n")
+        for broken in error.broken:
+            sys.stderr.write(
+                f"error: {f'{PREFIX}{broken.setting.upper()}: '.removesuffix(f'{PREFIX}: ')}{broken.message}\n"
+            )
         _stop()
     return settings
 

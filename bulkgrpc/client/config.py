@@ -7,10 +7,9 @@ from pathlib import Path
 
 import grpc
 
-DEFAULT_TARGET = "127.0.0.1:50051"
+from bulkgrpc.limits import CLIENT_MESSAGE_BYTES_MAX
 
-_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-"""More than the largest batch that a server can be configured to accept, and than any dataset's descriptors."""
+DEFAULT_TARGET = "127.0.0.1:50051"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ def channel_options() -> list[tuple[str, int]]:
     """Return the options of every channel: no compression, fast reconnects, dead peers detected within 40 s."""
     return [
         ("grpc.default_compression_algorithm", 0),
-        ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
-        ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", CLIENT_MESSAGE_BYTES_MAX),
+        ("grpc.max_receive_message_length", CLIENT_MESSAGE_BYTES_MAX),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # gRPC's own pause grows to two minutes; until it ends, calls fail without an attempt to connect.

@@ -98,7 +98,7 @@ class BatchCodec:
         except DecodeError as error:
             raise UndecodablePayload(_cause(error)) from error
         except (CompilationError, EvaluationError) as error:
-            raise RuleFailed(str(error)) from error
+            raise RuleFailed(rule_failure(str(error))) from error
         try:
             return self._handler.list_to_record_batch(list(payloads)).column(0), RejectedRows.concat(broken)
         except (KeyboardInterrupt, SystemExit):
@@ -157,6 +157,12 @@ def _batch_type(files: FileDescriptorSet, message_type: str) -> Descriptor:
     )
     pool.AddSerializedFile(synthesized.SerializeToString())
     return pool.FindMessageTypeByName(f"{_PACKAGE}.Batch")
+
+
+def rule_failure(said: str) -> str:
+    """Return which rule cannot be evaluated, and why. said: protovalidate's `error evaluating ID: reason`."""
+    rule, found, reason = said.removeprefix("error evaluating ").partition(": ")
+    return f"rule {rule} cannot be evaluated: {reason}" if found else f"a rule cannot be evaluated: {said}"
 
 
 def _cause(error: DecodeError) -> str:

@@ -20,6 +20,8 @@ TIMESTAMP = "google.protobuf.Timestamp"
 NESTING_MAX = 8
 SYSTEM_COLUMNS = frozenset({"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"})
 """Columns that every table of PostgreSQL has."""
+OWN_PREFIX = "bulkgrpc_"
+"""Of the columns that workers add to a dataset's, in tables of staged rows."""
 
 _WRAPPED = {
     "Double": "double precision",
@@ -85,6 +87,11 @@ def is_leaf(descriptor: Descriptor) -> bool:
     return descriptor.full_name in _MESSAGES
 
 
+def is_reserved(name: str) -> bool:
+    """Return whether no field's column can have this name: it is PostgreSQL's, or the service's own."""
+    return name in SYSTEM_COLUMNS or name.startswith(OWN_PREFIX)
+
+
 def columns_of(descriptor: Descriptor) -> tuple[Column, ...]:
     """Return the columns of a message's fields, nested messages flattened with `_` between the names.
 
@@ -95,7 +102,11 @@ def columns_of(descriptor: Descriptor) -> tuple[Column, ...]:
     for column in columns:
         if column.name in seen:
             other = seen[column.name] or "the column of that name which every table has"
-            raise InvalidDataset(column.field, f"field {column.field} and {other} would both be column {column.name}")
+            raise InvalidDataset(
+                column.field,
+                f"field {column.field} and {other} would both be column {column.name}: specify another with "
+                "(bulkgrpc.v1.column).name",
+            )
         seen[column.name] = column.field
     return columns
 
@@ -182,7 +193,7 @@ def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
             f"field {where}: {column.name!r} is not a valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
             "specify another with (bulkgrpc.v1.column).name",
         )
-    if column.name in SYSTEM_COLUMNS or column.name.startswith("bulkgrpc_"):
+    if is_reserved(column.name):
         raise InvalidDataset(
             where,
             f"field {where}: column name {column.name} is reserved: specify another with (bulkgrpc.v1.column).name",

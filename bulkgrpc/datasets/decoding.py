@@ -149,7 +149,7 @@ def _resume(
 
 def _failed(codec: BatchCodec, found: Sequence[tuple[int, RejectionCode, str]]) -> RejectedRows:
     """Return records that were found one by one: positions, ascending, codes and causes."""
-    reasons = [_reason(codec, cause) for _, _, cause in found]
+    reasons = [cause if code is RejectionCode.RULE_FAILED else _reason(codec, cause) for _, code, cause in found]
     texts = [[code.value for _, code, _ in found], [""] * len(found), reasons]
     return RejectedRows(
         np.array([row for row, _, _ in found], np.int32),

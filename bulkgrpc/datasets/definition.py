@@ -26,6 +26,9 @@ _CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_REJECT: "reject",
 }
 
+_RESERVED_TABLES = frozenset({"alembic_version"})
+"""Tables of the service in the schema of the datasets' tables; all others are in the schema `bulk`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimePartitions:
@@ -78,6 +81,8 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         raise InvalidDataset(
             "table", f"table {name!r} is no valid name: a letter, then up to 62 of a-z, 0-9 and _, all lower case"
         )
+    if name in _RESERVED_TABLES:
+        raise InvalidDataset("table", f"table {name} is the service's own: specify another with `table`")
     columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")

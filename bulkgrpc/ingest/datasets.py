@@ -75,7 +75,7 @@ class Datasets:
         try:
             registered = await self._cache.get(dataset)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         if registered is None:
             raise dataset_not_found(dataset, "name")
         return registered
@@ -86,7 +86,7 @@ class Datasets:
         try:
             found = await self._catalog.list(size + 1, after)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         token = token_after_dataset(found[size - 1].dataset.name) if len(found) > size else ""
         return DatasetPage(found[:size], token)
 
@@ -97,7 +97,7 @@ class Datasets:
         try:
             found = await self._catalog.versions(dataset, size + 1, before)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         if not found and not before:
             raise dataset_not_found(dataset, "parent")
         token = token_after_version(found[size - 1].dataset.version) if len(found) > size else ""
@@ -154,7 +154,7 @@ def _unavailable(error: PostgresUnavailable, table: str) -> Unavailable:
             Reason.TABLE_BUSY,
             f"a transaction holds a lock on {table} for longer than 2 s: retry when it has ended",
         )
-    return postgres_unavailable()
+    return postgres_unavailable(error)
 
 
 def _has_jobs(name: str, error: JobsNotEnded) -> NotNow:

@@ -121,7 +121,7 @@ class JobOpener:
         try:
             registered = await self._stores.datasets.get(name, version)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         if registered is None:
             raise dataset_not_found(name, "header.dataset")
         if version and not registered.first_version <= version <= registered.dataset.version:

@@ -77,7 +77,7 @@ class Jobs:
             # One more than requested shows whether there is a next page.
             rows = await self._store.list_jobs(caller.tenant, size + 1, after)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         token = token_after_job(rows[size - 1]) if len(rows) > size else ""
         return JobPage(await self._views.merge_rows(rows[:size]), token)
 
@@ -104,7 +104,7 @@ class Jobs:
         try:
             job = await self._store.cancel_job(key) or await self._cancel_without_row(key)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         if job.state is not JobState.CANCELLED:
             raise NotNow(Reason.JOB_ENDED, f"{key.name} has ended as {job.state.name} and cannot be cancelled")
         await self._save_end(job)
@@ -129,9 +129,9 @@ class Jobs:
                 await self._live_jobs.delete(key)
                 deleted = await self._store.delete_job(key)
             except RedisUnavailable as error:
-                raise redis_unavailable() from error
+                raise redis_unavailable(error) from error
             except PostgresUnavailable as error:
-                raise postgres_unavailable() from error
+                raise postgres_unavailable(error) from error
             if not deleted:
                 raise NotNow(
                     Reason.JOB_NOT_ENDED,
@@ -151,7 +151,7 @@ class Jobs:
         try:
             found = await self._store.rejections(key.job_id, size + 1, after, include_records=include_records)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         shown = found[:size]
         cut = include_records and sum(len(one.record) for _, one in shown) >= REJECTIONS_PAGE_BYTES_MAX
         token = token_after_rejection(shown[-1][0]) if len(found) > size or cut else ""
@@ -161,13 +161,13 @@ class Jobs:
         try:
             return await self._store.get_job(key)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
 
     async def _find(self, key: JobKey) -> Job:
         try:
             job = await self._views.get(key)
         except PostgresUnavailable as error:
-            raise postgres_unavailable() from error
+            raise postgres_unavailable(error) from error
         if job is None:
             raise job_not_found(key)
         return job

@@ -52,7 +52,7 @@ async def leased(live_jobs: LiveJobs, key: JobKey, holder: LeaseHolder, *, requi
             raise busy(key)
     except RedisUnavailable as error:
         if required:
-            raise redis_unavailable() from error
+            raise redis_unavailable(error) from error
     try:
         yield Lease(live_jobs, key, holder)
     finally:

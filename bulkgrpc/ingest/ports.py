@@ -23,7 +23,14 @@ class StoreUnavailable(Exception):
 
 
 class PostgresUnavailable(StoreUnavailable):
-    """PostgreSQL does not answer in time."""
+    """PostgreSQL does not answer in time, or answers that it is unavailable.
+
+    sqlstate: of its answer, "" without one.
+    """
+
+    def __init__(self, message: str = "", sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
 
 
 class LockTimeout(PostgresUnavailable):
@@ -31,7 +38,12 @@ class LockTimeout(PostgresUnavailable):
 
 
 class RedisUnavailable(StoreUnavailable):
-    """Redis does not answer in time."""
+    """Redis does not answer in time, or refuses. cause: stable, of `bulkgrpc.redis.outage.Cause`. remedy: may be ""."""
+
+    def __init__(self, message: str = "", cause: str = "unreachable", remedy: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.remedy = remedy
 
 
 class RecordLogUnavailable(StoreUnavailable):

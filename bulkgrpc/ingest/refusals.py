@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from bulkgrpc.errors import Invalid, NotFound, NotNow, Reason, Unavailable
+from bulkgrpc.ingest.ports import PostgresUnavailable, RedisUnavailable
 from bulkgrpc.model import Job, JobKey, JobState
 
+_READ_ONLY = "25006"
 
-def postgres_unavailable() -> Unavailable:
+
+def postgres_unavailable(error: PostgresUnavailable) -> Unavailable:
     """Return the refusal of a call that needs PostgreSQL while it is unavailable."""
-    return Unavailable(Reason.POSTGRES_UNAVAILABLE, "PostgreSQL does not answer in time: retry in a moment")
+    if not error.sqlstate:
+        return Unavailable(Reason.POSTGRES_UNAVAILABLE, "PostgreSQL does not answer in time: retry in a moment")
+    why = "is read-only, as during a fail-over" if error.sqlstate == _READ_ONLY else "does not serve this call now"
+    return Unavailable(
+        Reason.POSTGRES_UNAVAILABLE,
+        f"PostgreSQL {why} (SQLSTATE {error.sqlstate}): retry in a moment",
+        sqlstate=error.sqlstate,
+    )
 
 
-def redis_unavailable() -> Unavailable:
+def redis_unavailable(error: RedisUnavailable) -> Unavailable:
     """Return the refusal of a call that needs Redis while it is unavailable."""
-    return Unavailable(Reason.REDIS_UNAVAILABLE, "Redis does not answer in time: retry in a moment")
+    what = "does not answer in time" if error.cause == "unreachable" else f"is unavailable ({error.cause})"
+    remedy = f"; for operators: {error.remedy}" if error.remedy else ""
+    return Unavailable(Reason.REDIS_UNAVAILABLE, f"Redis {what}: retry in a moment{remedy}", cause=error.cause)
 
 
 def kafka_unavailable(cause: str) -> Unavailable:

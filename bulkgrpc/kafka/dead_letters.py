@@ -64,7 +64,7 @@ class DeadLetters:
             {
                 "bootstrap.servers": self._settings.kafka,
                 "enable.idempotence": True,
-                "message.max.bytes": 2 * limits.KAFKA_MESSAGE_BYTES_MAX,
+                "message.max.bytes": limits.DEAD_LETTER_BYTES_MAX,
                 "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
                 "log_level": 0,
             }
@@ -156,7 +156,7 @@ class DeadLetters:
 
     def _ensure_topic(self) -> None:
         # One partition without retention: there are few messages, and a dead letter must not outlive its settlement.
-        config = {"max.message.bytes": str(2 * limits.KAFKA_MESSAGE_BYTES_MAX), "retention.ms": "-1"}
+        config = {"max.message.bytes": str(limits.DEAD_LETTER_BYTES_MAX), "retention.ms": "-1"}
         topic = NewTopic(self._topic, 1, self._settings.replication, config=config)
         admin = AdminClient({"bootstrap.servers": self._settings.kafka, "log_level": 0})
         try:

@@ -10,12 +10,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from bulkgrpc.limits import MESSAGE_RECORDS_MAX
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, from_us, is_dataset, is_tenant, to_us
 
 FORMAT = b"1"
 INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
-RECORDS_MAX = 1_000_000
-"""More than any server can be configured to accept in a batch."""
 
 
 class MalformedMessage(ValueError):
@@ -64,7 +63,7 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
     try:
         if values["format"] != FORMAT:
             raise MalformedMessage(f"unknown format {values['format']!r}")
-        records = _whole(values["records"], RECORDS_MAX)
+        records = _whole(values["records"], MESSAGE_RECORDS_MAX)
         tenant, dataset = values["tenant"].decode(), values["dataset"].decode()
         if not is_tenant(tenant) or not is_dataset(dataset):
             raise MalformedMessage(f"tenant {tenant!r} or dataset {dataset!r} is not a valid name")

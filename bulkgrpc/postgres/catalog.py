@@ -18,8 +18,9 @@ from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, Incompatible, evolve, same, take_over
 from bulkgrpc.datasets.table_fit import Fit, Misfit, fit, unusable
 from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset, RegistrationPlan, TableInUse
+from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
 from bulkgrpc.postgres import dedupe, staged, statements
-from bulkgrpc.postgres.deadlines import CALL_DEADLINE_S, STREAM_DEADLINE_S, within
+from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.dry_run import dry_run
 from bulkgrpc.postgres.table_contract import describe_for_registration
 
@@ -112,9 +113,11 @@ class Catalog:
                     await connection.execute(dedupe.create(planned.dataset))
                 cursor = await connection.execute(_SQL["add_dataset"], _values(planned.dataset))
                 row = await cursor.fetchone()
-        except psycopg.errors.DuplicateTable as error:
+        except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
+            # A table has a type of its name, too.
+            what = "table" if isinstance(error, psycopg.errors.DuplicateTable) else "type"
             raise DatasetExists(
-                f"table {dataset.name} exists and belongs to no dataset: name another table in the message's option"
+                f"{what} {dataset.name} exists and belongs to no dataset: name another table in the message's option"
             ) from error
         assert row is not None  # noqa: S101 — INSERT … RETURNING returns a row
         first_version = 1 if known is None else known.first_version

@@ -1,11 +1,17 @@
-"""Connections to PostgreSQL: deadlines against hung servers and networks, and one transaction isolation."""
+"""Connections to PostgreSQL: deadlines against hung servers and networks, and the session settings that we rely on.
+
+Every connection of the service gets its settings here, whatever the role's, the database's or the server's defaults
+are. Some defaults stay: `TimeZone` and `search_path`, because every statement of ours names zone and schema, and the
+functions of a user's triggers may rely on them; `default_transaction_read_only`, with which an operator stops writes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bulkgrpc import limits
 
@@ -14,33 +20,83 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_S = 5
 
+SESSION = {
+    # A statement sees what was committed before it began: the ledger's locks rely on that.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    # A commit that is reported is durable.
+    "synchronous_commit": "on",
+    # A refused row rolls back to a savepoint; the session continues.
+    "exit_on_error": "off",
+    # The forms in which psycopg reads and writes values, and the statements of `bulkgrpc.datasets.ddl` their literals.
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    # Names of types in the catalog are compared with ours.
+    "quote_all_identifiers": "off",
+    # An idle connection of a pool stays; a lock is waited for until the statement's deadline, where no code says less.
+    "idle_session_timeout": "0",
+    "lock_timeout": "0",
+}
+"""What the service relies on. Each may be set by any role."""
 
-def conninfo(postgres: str, name: str) -> str:
-    """Return the connection string with our deadlines and settings added. name: shows in pg_stat_activity."""
-    options = {
-        "statement_timeout": int(limits.STATEMENT_TIMEOUT_S * 1000),
-        "idle_in_transaction_session_timeout": int(limits.IDLE_IN_TRANSACTION_S * 1000),
-        "transaction_timeout": int(limits.CHUNK_TRANSACTION_S_MAX * 1000),
-        # Both whatever the database's or the role's default is. A statement sees what was committed before it began:
-        # the ledger's locks rely on that. A commit that is reported is durable.
-        "default_transaction_isolation": r"read\ committed",
-        "synchronous_commit": "on",
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds after which PostgreSQL ends a statement, an idle transaction, a whole transaction; 0 for no limit.
+
+    tcp_user_s: how long sent data may stay unacknowledged before the connection counts as broken.
+    """
+
+    statement_s: float = 0.0
+    idle_in_transaction_s: float = 0.0
+    transaction_s: float = 0.0
+    tcp_user_s: float = limits.TCP_USER_TIMEOUT_S
+
+
+UNLIMITED = Deadlines()
+"""For migrations and tools: their statements take as long as they take."""
+
+
+def conninfo(postgres: str, name: str, deadlines: Deadlines | None = None) -> str:
+    """Return the connection string with our deadlines and settings added. name: shows in pg_stat_activity.
+
+    deadlines: default: a worker's. Options in `postgres` stay, except where ours set the same.
+    """
+    deadlines = deadlines or of_worker()
+    settings = {
+        **SESSION,
+        "statement_timeout": f"{deadlines.statement_s * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{deadlines.idle_in_transaction_s * 1000:.0f}",
+        "transaction_timeout": f"{deadlines.transaction_s * 1000:.0f}",
     }
+    theirs = str(conninfo_to_dict(postgres).get("options") or "")
+    ours = [f"-c {setting}={value.replace(' ', chr(92) + ' ')}" for setting, value in settings.items()]
     return make_conninfo(
         postgres,
         application_name=name,
+        client_encoding="UTF8",
         connect_timeout=CONNECT_TIMEOUT_S,
-        tcp_user_timeout=int(limits.TCP_USER_TIMEOUT_S * 1000),
+        tcp_user_timeout=int(deadlines.tcp_user_s * 1000),
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
-        options=" ".join(f"-c {name}={value}" for name, value in options.items()),
+        options=" ".join([theirs, *ours]).strip(),
     )
 
 
-def connect(postgres: str, name: str) -> Connection:
+def of_worker() -> Deadlines:
+    """Return the deadlines of a worker's connections."""
+    return Deadlines(limits.STATEMENT_TIMEOUT_S, limits.IDLE_IN_TRANSACTION_S, limits.CHUNK_TRANSACTION_S_MAX)
+
+
+def connect(postgres: str, name: str, deadlines: Deadlines | None = None) -> Connection:
     """Open a connection in autocommit mode: the code opens each transaction explicitly.
 
-    Raises psycopg.OperationalError if the server cannot be reached within CONNECT_TIMEOUT_S.
+    deadlines: default: a worker's. Raises psycopg.OperationalError if the server cannot be reached within
+    CONNECT_TIMEOUT_S.
     """
-    return psycopg.connect(conninfo(postgres, name), autocommit=True)
+    return psycopg.connect(conninfo(postgres, name, deadlines), autocommit=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.connection import UNLIMITED, Connection, connect
 
 
 @contextmanager
@@ -18,7 +17,7 @@ def connection_to(postgres: str) -> Iterator[Connection]:
 
     Raises PostgresError.
     """
-    with psycopg.connect(postgres, autocommit=True) as connection:
+    with connect(postgres, "bulkgrpc-tool", UNLIMITED) as connection:
         yield connection
 
 

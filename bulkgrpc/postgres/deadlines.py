@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -12,11 +14,22 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.ingest.ports import LockTimeout, PostgresUnavailable
+from bulkgrpc.limits import (
+    SERVER_IDLE_IN_TRANSACTION_S,
+    SERVER_STATEMENT_S,
+    SERVER_TCP_USER_TIMEOUT_S,
+    SERVER_TRANSACTION_S,
+    STREAM_DEADLINE_S,
+)
+from bulkgrpc.postgres.connection import Deadlines, conninfo
+from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
-STREAM_DEADLINE_S: Final = 1.0
-"""A stream waits no longer than this; it continues without PostgreSQL."""
-CALL_DEADLINE_S: Final = 5.0
 CONNECTIONS_MAX: Final = 8
+LOG_AGAIN_S: Final = 10.0
+"""An unavailable PostgreSQL is logged so often for each reason, not for each call."""
+_OF_SERVER: Final = Deadlines(
+    SERVER_STATEMENT_S, SERVER_IDLE_IN_TRANSACTION_S, SERVER_TRANSACTION_S, SERVER_TCP_USER_TIMEOUT_S
+)
 
 _log = structlog.get_logger()
 _abandoned: set[asyncio.Task[Any]] = set()
@@ -24,10 +37,26 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class ConnectionPool(AsyncConnectionPool[Any]):
+    """A pool that closes a connection to a server that became read-only: the next one may reach the new primary."""
+
+    @asynccontextmanager
+    async def connection(  # noqa: D102 — as the base class documents it
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 — the parameter of the base class
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        async with super().connection(timeout) as connection:
+            try:
+                yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:
+                await connection.close()
+                raise
+
+
 def make_pool(postgres: str) -> AsyncConnectionPool[Any]:
     """Return a pool, not opened yet, whose connections detect a dead or stopped server within seconds."""
-    return AsyncConnectionPool(
-        postgres,
+    return ConnectionPool(
+        conninfo(postgres, "bulkgrpc-server", _OF_SERVER),
         open=False,
         min_size=1,
         max_size=CONNECTIONS_MAX,
@@ -35,13 +64,7 @@ def make_pool(postgres: str) -> AsyncConnectionPool[Any]:
         max_waiting=1000,
         reconnect_timeout=10.0,
         check=AsyncConnectionPool.check_connection,
-        kwargs={
-            "autocommit": True,
-            "connect_timeout": 5,
-            "tcp_user_timeout": 5000,
-            "application_name": "bulkgrpc-server",
-            "options": "-c statement_timeout=10s -c idle_in_transaction_session_timeout=20s",
-        },
+        kwargs={"autocommit": True},
     )
 
 
@@ -50,8 +73,8 @@ def within(
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Give a coroutine function a deadline, and exceptions without a driver.
 
-    The function then raises LockTimeout, or PostgresUnavailable if PostgreSQL does not answer by the deadline. Any
-    other error of PostgreSQL is a defect of ours and stays as it is.
+    The function then raises LockTimeout, or PostgresUnavailable if PostgreSQL does not answer by the deadline, or
+    answers that it is unavailable (`bulkgrpc.postgres.unavailable`). Any other error is a defect of ours and stays.
     """
 
     def bounded(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -70,14 +93,28 @@ def within(
                 raise PostgresUnavailable(f"PostgreSQL did not answer within {deadline_s:g} s")
             try:
                 return task.result()
-            except psycopg.errors.LockNotAvailable as error:
-                raise LockTimeout(f"PostgreSQL: {error}") from error
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                raise PostgresUnavailable(f"PostgreSQL: {error}") from error
+            except psycopg.Error as error:
+                meaning = meaning_of(error)
+                if meaning is Meaning.LOCKED:
+                    raise LockTimeout(f"PostgreSQL: {error}") from error
+                if meaning is Meaning.UNAVAILABLE:
+                    _log_unavailable(error)
+                    raise PostgresUnavailable(f"PostgreSQL: {error}", error.sqlstate or "") from error
+                raise
 
         return call
 
     return bounded
+
+
+_logged_at_s: dict[str, float] = {}
+
+
+def _log_unavailable(error: psycopg.Error) -> None:
+    reason, now_s = error.sqlstate or type(error).__name__, time.monotonic()
+    if now_s - _logged_at_s.get(reason, -LOG_AGAIN_S) >= LOG_AGAIN_S:
+        _logged_at_s[reason] = now_s
+        _log.warning("postgres_unavailable", error=str(error).strip(), sqlstate=error.sqlstate or "")
 
 
 def _abandon(task: asyncio.Task[Any]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import LiteralString
 
-import psycopg
 from psycopg import sql
 
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.postgres.databases import connection_to
 
 _UTC_TEXT = sql.SQL("""to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS {}""")
 
@@ -25,7 +25,7 @@ def export_csv(postgres: str, dataset: Dataset, tenant: str, columns: Sequence[C
         sql.SQL(", ").join(map(_selected, columns)), table(dataset), sql.Literal(tenant)
     )
     with (
-        psycopg.connect(postgres) as connection,
+        connection_to(postgres) as connection,
         connection.cursor() as cursor,
         cursor.copy(statement) as copy,
         path.open("wb") as file,
@@ -36,7 +36,7 @@ def export_csv(postgres: str, dataset: Dataset, tenant: str, columns: Sequence[C
 
 def select(postgres: str, query: LiteralString) -> tuple[list[str], list[tuple[object, ...]]]:
     """Run a query and return its column names and rows. Raises PostgresError."""
-    with psycopg.connect(postgres) as connection:
+    with connection_to(postgres) as connection:
         cursor = connection.execute(query)
         return [column.name for column in cursor.description or ()], cursor.fetchall()
 

@@ -14,9 +14,10 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.ingest.ports import DatasetDeleted, JobPosition, RejectionPosition
+from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
 from bulkgrpc.model import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
-from bulkgrpc.postgres.deadlines import CALL_DEADLINE_S, STREAM_DEADLINE_S, within
+from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.rejections import page
 from bulkgrpc.postgres.staged import StagedTable, discard
 from bulkgrpc.rejections import Rejection

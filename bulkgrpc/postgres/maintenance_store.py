@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
+
+import psycopg
 
 from bulkgrpc.consume.ports import StoreUnavailable
 from bulkgrpc.postgres import dedupe, filters, maintenance, partitions
@@ -25,42 +28,42 @@ class PostgresMaintenanceStore:
 
     def is_leader(self) -> bool:
         """Try to become the maintenance leader; return whether this session is the leader."""
-        with translated():
+        with self._translated():
             return maintenance.is_maintenance_leader(self._connect())
 
     def maintain_days(self, retention_days: int) -> None:
         """Create the day partitions that are needed next and drop those past retention."""
-        with translated():
+        with self._translated():
             maintenance.maintain_days(self._leader(), retention_days)
 
     def maintain_partitions(self, today: date) -> Sequence[str]:
         """Create the partitions of datasets' tables that are needed next; return why others could not be created."""
-        with translated():
+        with self._translated():
             return partitions.maintain_partitions(self._leader(), today).not_created
 
     def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
         """End open jobs without a batch for `abandoned_after_s`; return how many."""
-        with translated():
+        with self._translated():
             return maintenance.expire_abandoned(self._leader(), self._topic, end_offsets, abandoned_after_s)
 
     def delete_orphaned_staged_rows(self) -> None:
         """Delete staged rows of jobs that have ended."""
-        with translated():
+        with self._translated():
             maintenance.delete_orphaned_staged_rows(self._leader())
 
     def rotate_dedupe(self) -> None:
         """Rotate the hashes of each dataset whose previous generation has expired."""
-        with translated():
+        with self._translated():
             dedupe.rotate(self._leader())
 
     def build_filters(self) -> None:
         """Build the missing filters of previous generations of hashes."""
-        with translated():
+        with self._translated():
             filters.make_filters(self._leader())
 
     def count_overdue(self) -> int:
         """Return how many jobs are sealed and have not ended in time."""
-        with translated():
+        with self._translated():
             return maintenance.count_overdue(self._leader())
 
     def close(self) -> None:
@@ -68,6 +71,16 @@ class PostgresMaintenanceStore:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise as `translated` does. A session with a server that became read-only is closed, to reach the primary."""
+        with translated():
+            try:
+                yield
+            except psycopg.errors.ReadOnlySqlTransaction:
+                self.close()
+                raise
 
     def _connect(self) -> Connection:
         if self._session is None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg
 
 from bulkgrpc.ingest.ports import PostgresUnavailable
-from bulkgrpc.postgres.connection import CONNECT_TIMEOUT_S
+from bulkgrpc.postgres.connection import UNLIMITED, connect, conninfo
+from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -32,8 +33,9 @@ def migrate(postgres: str) -> None:
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
+    target = conninfo(postgres, "bulkgrpc-migrate", UNLIMITED)
     # A URL of SQLAlchemy is not one of libpq; psycopg parses the latter.
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(postgres))
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target))
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bulkgrpc.migrate'))")
@@ -56,10 +58,12 @@ def check_server(postgres: str) -> None:
     CONNECT_TIMEOUT_S.
     """
     try:
-        with psycopg.connect(postgres, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with connect(postgres, "bulkgrpc-server-check") as connection:
             check(connection)
-    except psycopg.OperationalError as error:
-        raise PostgresUnavailable(str(error).splitlines()[0]) from error
+    except psycopg.Error as error:
+        if meaning_of(error) is Meaning.OTHER:
+            raise
+        raise PostgresUnavailable(str(error).splitlines()[0], error.sqlstate or "") from error
 
 
 def check(connection: psycopg.Connection[tuple[object, ...]]) -> None:

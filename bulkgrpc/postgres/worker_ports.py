@@ -36,6 +36,7 @@ from bulkgrpc.postgres.connection import Connection, connect
 from bulkgrpc.postgres.parked import Undecodable
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_chunk
+from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 from bulkgrpc.postgres.writers.table import TableWriter
 
 ACQUIRE_LOCK_TIMEOUT = "SET lock_timeout = '1s'"
@@ -46,10 +47,9 @@ def translated() -> Iterator[None]:
     """Raise StoreUnavailable for an error that can end by itself, StoreError for any other of psycopg."""
     try:
         yield
-    except psycopg.OperationalError as error:
-        raise StoreUnavailable(str(error).strip()) from error
     except psycopg.Error as error:
-        raise StoreError(str(error).strip()) from error
+        raised = StoreError if meaning_of(error) is Meaning.OTHER else StoreUnavailable
+        raise raised(str(error).strip()) from error
 
 
 def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure:

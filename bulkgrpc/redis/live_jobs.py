@@ -12,22 +12,27 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, cast
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.ports import LeaseHolder, RedisUnavailable
 from bulkgrpc.limits import LEASE_TTL_S, RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobState, to_us
 from bulkgrpc.redis.job_fields import DIGEST_CHARS, from_fields, from_ring, to_fields
+from bulkgrpc.redis.outage import Cause, cause_of
+
+_log = structlog.get_logger()
 
 JOB_TTL_S: Final = 24 * 3600
 DEADLINE_S: Final = 0.5
 """Of one call, also with a dead connection or a stopped server."""
 AVOID_S: Final = 1.0
 """Time after a failure in which every call fails at once, so that a dead Redis costs one deadline, not one per call."""
+LOG_AGAIN_S: Final = 10.0
 CONNECTIONS_MAX: Final = 16
 
 # The digests in ARGV are those right before next_sequence. If they are not contiguous with the known ones, the ring
@@ -77,8 +82,8 @@ return 0
 class RedisLiveJobs:
     """Reads and writes live jobs. An async context manager; it owns its connections.
 
-    Every method raises RedisUnavailable if Redis does not answer within DEADLINE_S; for AVOID_S after that, at once.
-    See the port for what each method promises.
+    Every method raises RedisUnavailable if Redis refuses, or does not answer within DEADLINE_S; for AVOID_S after that,
+    at once. See the port for what each method promises. The constructor raises ValueError if `url` is not valid.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,6 +100,8 @@ class RedisLiveJobs:
         self._redis: Any = Redis.from_pool(pool)
         self._clock = clock
         self._avoid_until_s = 0.0
+        self._outage: Cause | None = None  # since the last call that was served
+        self._log_again_at_s = 0.0
         self._calls: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> RedisLiveJobs:
@@ -159,14 +166,23 @@ class RedisLiveJobs:
         await self._call(self._redis.eval(_RELEASE, 1, _lease(key), _value(holder)))
 
     async def eviction_policy(self) -> str:
-        """Return `maxmemory-policy`; any other than `noeviction` may drop live jobs before they expire."""
-        found = await self._call(self._redis.config_get("maxmemory-policy"))
+        """Return `maxmemory-policy`; any other than `noeviction` may drop live jobs before they expire.
+
+        Returns "" if the server does not tell: managed ones refuse CONFIG.
+        """
+        try:
+            found = await self._call(self._redis.config_get("maxmemory-policy"), passes=ResponseError)
+        except ResponseError:
+            return ""
         return str(cast(dict[str, str], found).get("maxmemory-policy", ""))
 
-    async def _call(self, call: Coroutine[Any, Any, object]) -> object:
+    async def _call(
+        self, call: Coroutine[Any, Any, object], passes: type[Exception] | tuple[type[Exception], ...] = ()
+    ) -> object:
+        """Await a call. Raises RedisUnavailable; an error of the type `passes` as it is."""
         if self._clock() < self._avoid_until_s:
             call.close()
-            raise RedisUnavailable("Redis did not answer the previous call")
+            raise self._unavailable(self._outage or Cause.UNREACHABLE, "Redis did not serve the previous call")
         # redis-py may swallow a cancellation (8.1.0, while it waits for a connection), and a stream that cannot be
         # cancelled never ends: only the wait is cancelled; the call ends by its own timeouts.
         task = asyncio.ensure_future(call)
@@ -177,11 +193,30 @@ class RedisLiveJobs:
             if not done:
                 task.cancel()
                 raise TimeoutError(f"no answer within {DEADLINE_S:g} s")
-            return task.result()
+            answer = task.result()
+        except passes:
+            raise
         except (RedisError, OSError, RuntimeError) as error:
             # uvloop (0.23.0) raises RuntimeError for a write to a connection that has just died.
-            self._avoid_until_s = self._clock() + AVOID_S
-            raise RedisUnavailable(f"Redis: {error or type(error).__name__}") from error
+            cause = cause_of(error)
+            self._log_outage(cause, error)
+            self._outage, self._avoid_until_s = cause, self._clock() + AVOID_S
+            raise self._unavailable(cause, f"Redis: {error or type(error).__name__}") from error
+        if self._outage is not None:
+            self._outage = None
+            _log.info("redis_available")
+        return answer
+
+    @staticmethod
+    def _unavailable(cause: Cause, message: str) -> RedisUnavailable:
+        return RedisUnavailable(message, cause.value, cause.remedy)
+
+    def _log_outage(self, cause: Cause, error: Exception) -> None:
+        """Log an outage once for each cause, and every LOG_AGAIN_S while it lasts."""
+        if cause is self._outage and self._clock() < self._log_again_at_s:
+            return
+        self._log_again_at_s = self._clock() + LOG_AGAIN_S
+        _log.warning("redis_unavailable", cause=cause.value, error=str(error), remedy=cause.remedy)
 
     def _forget(self, task: asyncio.Task[object]) -> None:
         self._calls.discard(task)

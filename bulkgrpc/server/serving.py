@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
 
 import structlog
 
@@ -27,14 +26,14 @@ from bulkgrpc.ingest.session import BatchLimits, SessionParts
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.record_log import KafkaRecordLog
 from bulkgrpc.kafka.topics import KafkaUnavailable, ensure_topic
+from bulkgrpc.limits import SERVER_STORES_S
 from bulkgrpc.postgres import catalog, jobs, schema
 from bulkgrpc.postgres.deadlines import make_pool
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
 from bulkgrpc.server.grpc.endpoint import FrontDoorParts, GrpcEndpoint, grpc_endpoint
+from bulkgrpc.server.supervisor import SERVE_SIGNAL
 from bulkgrpc.settings import ServerSettings
-
-STARTUP_S: Final = 20.0
 
 _log = structlog.get_logger()
 
@@ -66,25 +65,34 @@ class Stores:
 async def serve(settings: ServerSettings, announce: Callable[[str], None], *, shared_port: bool) -> int:
     """Serve until SIGTERM or SIGINT, then drain; return the exit status: 1 if the producer failed permanently.
 
-    announce: called with the address once it serves. Raises CannotServe.
+    announce: called with the address once it serves. shared_port: whether a supervisor runs several processes; health
+    checks then report that it serves from SERVE_SIGNAL on. Raises CannotServe.
     """
-    stop = asyncio.Event()
+    stop, all_serve = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Before the announcement, after which the signal may arrive.
+    loop.add_signal_handler(SERVE_SIGNAL, all_serve.set)
     async with serving(settings, shared_port=shared_port) as running:
         announce(running.address)
         _log.info("server_started", address=running.address, auth=settings.auth, topic=settings.topic)
         waits = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(running.producer.fatal.wait())}
+        reporting = asyncio.ensure_future(_report_serving(running, all_serve))
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        for task in (*waits, reporting):
+            task.cancel()
         failed = running.producer.fatal.is_set()
         if failed:
             # Its state at the broker is lost: only a new process gets a new producer.
             _log.error("producer_failed")
         await drain(running, 0.0 if failed else settings.drain_s)
     return 1 if failed else 0
+
+
+async def _report_serving(running: Serving, all_serve: asyncio.Event) -> None:
+    await all_serve.wait()
+    await running.endpoint.announce_serving()
 
 
 async def drain(running: Serving, drain_s: float) -> None:
@@ -104,7 +112,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
     await _check_schema(settings)
     partitions = await _partitions(settings)
     async with AsyncExitStack() as stack:
-        live_jobs = await stack.enter_async_context(RedisLiveJobs(settings.redis))
+        live_jobs = await stack.enter_async_context(_live_jobs(settings))
         await _warn_of_eviction(live_jobs)
         pool = make_pool(settings.postgres)
         await pool.open(wait=False)
@@ -155,6 +163,13 @@ def _identification(settings: ServerSettings) -> Identification:
         raise CannotServe(str(error), WRONG_SETTINGS) from error
 
 
+def _live_jobs(settings: ServerSettings) -> RedisLiveJobs:
+    try:
+        return RedisLiveJobs(settings.redis)
+    except (ValueError, TypeError) as error:
+        raise CannotServe(f"BULKGRPC_REDIS: {error}", WRONG_SETTINGS) from error
+
+
 async def _check_schema(settings: ServerSettings) -> None:
     """Check the schema; an unavailable PostgreSQL does not prevent the start, since streams are accepted without it."""
     try:
@@ -167,7 +182,7 @@ async def _check_schema(settings: ServerSettings) -> None:
 
 async def _partitions(settings: ServerSettings) -> int:
     """Return the number of the topic's partitions; brokers take a moment to report a topic that was just created."""
-    give_up_s = asyncio.get_running_loop().time() + STARTUP_S
+    give_up_s = asyncio.get_running_loop().time() + SERVER_STORES_S
     while True:
         try:
             return await asyncio.to_thread(ensure_topic, settings)
@@ -181,7 +196,7 @@ async def _warn_of_eviction(live_jobs: RedisLiveJobs) -> None:
     try:
         policy = await live_jobs.eviction_policy()
     except RedisUnavailable as error:
-        _log.warning("redis_unavailable_at_start", error=str(error))
+        _log.warning("redis_unavailable_at_start", error=str(error), cause=error.cause, remedy=error.remedy)
         return
     if policy not in ("noeviction", ""):
         # Set maxmemory-policy to noeviction: Redis may drop live jobs otherwise.

@@ -195,6 +195,16 @@ async def test_a_field_named_like_a_system_column_is_refused_when_it_is_planned_
         assert (refused.value.reason, refused.value.field) == (Reason.INVALID_DATASET, "xmin")
 
 
+async def test_a_name_that_a_type_has_is_refused(client: AsyncBulkClient, parts: Parts, tmp_path: Path) -> None:
+    with psycopg.connect(parts.postgres, autocommit=True) as connection:
+        connection.execute("CREATE TYPE colours AS ENUM ('red')")
+    file = tmp_path / "f.proto"
+    file.write_text((V1 % "").replace("evolving", "colours"))
+    with pytest.raises(Refused, match="type colours exists") as refused:
+        await client.register_dataset(compile_proto(file), "M")
+    assert refused.value.reason == Reason.DATASET_EXISTS
+
+
 async def test_a_table_that_is_no_datasets_is_left_alone(client: AsyncBulkClient, parts: Parts, tmp_path: Path) -> None:
     with psycopg.connect(parts.postgres, autocommit=True) as connection:
         connection.execute("CREATE TABLE foreigner (a integer)")

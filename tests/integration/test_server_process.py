@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
 
 from bulkgrpc.errors import Reason
+from bulkgrpc.server.supervisor import Supervisor, child_command, reserve
 from bulkgrpc.settings import PREFIX, ServerSettings
 from tests.integration.server_peer import (
     DEADLINE_S,
@@ -83,9 +85,9 @@ async def ended(process: Process) -> int:
     return await asyncio.wait_for(process.wait(), DEADLINE_S)
 
 
-async def health_of(client: Peer) -> int:
+async def health_of(client: Peer, service: str = "bulkgrpc.v1.IngestService") -> int:
     stub: Any = health_pb2_grpc.HealthStub(client.channel)
-    answer = await stub.Check(health_pb2.HealthCheckRequest(service="bulkgrpc.v1.IngestService"), timeout=DEADLINE_S)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE_S)
     status: int = answer.status
     return status
 
@@ -172,6 +174,81 @@ async def test_several_processes_share_an_address_and_one_that_dies_is_started_a
         parent.send_signal(signal.SIGTERM)
         assert await ended(parent) == 0
         assert not any(child.is_running() for child in children)
+
+
+ONE_HANGS = 'if mkdir "$0" 2>/dev/null; then exec "$@"; else exec sleep 600; fi'
+"""A child's command of which the first one serves and any other never does."""
+
+
+def two_processes(command: list[str], env: dict[str, str], announced: list[str], start_within_s: float) -> Supervisor:
+    return Supervisor(command, env, 2, 0.0, lambda: announced.append("serving"), start_within_s=start_within_s)
+
+
+async def test_a_server_is_not_announced_and_not_ready_while_one_of_its_processes_does_not_serve(
+    server_settings: ServerSettings, tmp_path: Path
+) -> None:
+    reserved, address = reserve("127.0.0.1:0")
+    command = ["sh", "-c", ONE_HANGS, str(tmp_path / "one"), *child_command(address)]
+    announced: list[str] = []
+    with reserved, capture_logs() as logs:
+        running = asyncio.create_task(two_processes(command, environment(server_settings), announced, 15).run())
+        async with peer(address) as client:
+
+            async def answers() -> bool:
+                try:
+                    return await health_of(client) > 0
+                except grpc.aio.AioRpcError:
+                    return False
+
+            await eventually(answers)
+            for service in ("", "bulkgrpc.v1.IngestService"):
+                assert await health_of(client, service) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert not announced
+        assert await asyncio.wait_for(running, DEADLINE_S) == 1
+    assert not announced
+    assert [log["seconds"] for log in logs if log["event"] == "server_process_not_started"] == [15]
+
+
+async def test_a_process_that_dies_before_another_serves_is_not_counted_twice(tmp_path: Path) -> None:
+    announced: list[str] = []
+    # The first child serves, dies and comes back; the second never serves.
+    says = "import os, sys, time; print('serving', flush=True); time.sleep(0.3)"
+    command = ["sh", "-c", 'if mkdir "$0" 2>/dev/null; then exec sleep 600; else exec "$@"; fi', str(tmp_path / "one")]
+    supervisor = two_processes([*command, sys.executable, "-c", says], dict(os.environ), announced, 5)
+    assert await asyncio.wait_for(supervisor.run(), DEADLINE_S) == 1
+    assert not announced
+
+
+async def test_health_is_serving_once_all_processes_serve_and_of_one_that_is_started_again(started: Started) -> None:
+    async with started("--processes", "2", drain_s=0) as (parent, address):
+
+        async def all_ready() -> bool:
+            # A connection for each check: the kernel chooses the process.
+            found = set()
+            for _ in range(12):
+                async with peer(address) as client:
+                    with suppress(grpc.aio.AioRpcError):  # of a process that was killed
+                        found.add(await health_of(client, ""))
+            return found == {int(health_pb2.HealthCheckResponse.SERVING)}
+
+        await eventually(all_ready)
+        psutil.Process(parent.pid).children()[0].kill()
+
+        async def two_again() -> bool:
+            found = psutil.Process(parent.pid).children()
+            return len([child for child in found if child.status() != psutil.STATUS_ZOMBIE]) == 2
+
+        await eventually(two_again)
+        await eventually(all_ready)
+
+
+async def test_several_processes_of_a_server_that_cannot_start_end_as_one_does(
+    server_settings: ServerSettings,
+) -> None:
+    process = await spawn(environment(server_settings, kafka="127.0.0.1:1", processes=2))
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (out, process.returncode) == (b"", 1)
+    assert b"BULKGRPC_KAFKA" in err
 
 
 async def test_children_do_not_outlive_a_parent_that_is_killed(started: Started) -> None:

@@ -14,16 +14,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from google.protobuf import message_factory
 from psycopg_pool import AsyncConnectionPool
 from typer.testing import CliRunner
 
 from bulkgrpc.cli.app import app
 from bulkgrpc.consume import stall
 from bulkgrpc.consume.ports import Fetched
+from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.kafka import consumer as kafka_consumer
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.producer import RecordsProducer
@@ -152,6 +155,40 @@ async def test_a_hostile_batch_harms_no_neighbour(feed: Feed, worker: Process, c
     assert await ended(connection, good) == (3, 10, 10, 0, 0)
     codes = connection.execute("SELECT record_index, code FROM bulk.rejections ORDER BY record_index").fetchall()
     assert codes == [(0, "MALFORMED_RECORD"), (2, "NUL_IN_TEXT")]
+
+
+RULED = """syntax = "proto3";
+import "buf/validate/validate.proto";
+import "bulkgrpc/v1/options.proto";
+message Ratio {
+  option (bulkgrpc.v1.dataset) = {table: "ratios" key: "id"};
+  string id = 1;
+  int32 parts = 2 [(buf.validate.field).cel = {id: "ratio.parts" expression: "100 / this > 1"}];
+  int32 share = 3 [(buf.validate.field).int32.gte = 0];
+}
+"""
+
+
+async def test_a_record_for_which_a_rule_fails_is_rejected_with_the_rules_id(
+    feed: Feed, worker: Process, connection: Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "ratio.proto"
+    file.write_text(RULED)
+    ratios = examples.compiled(file, "Ratio")
+    register(connection, ratios)
+    kind: Any = message_factory.GetMessageClass(find_message(ratios.descriptors, "Ratio"))
+    records = [
+        kind(id=f"{parts} {share}", parts=parts, share=share) for parts, share in ((2, 1), (0, 1), (2, -1), (4, 1))
+    ]
+    job = replace(spec("ratios"), dataset="ratios")
+    payload = examples.batch_of([record.SerializeToString() for record in records])
+    await send(feed, [batch(job, 0, 4, payload), seal(job, 1)])
+    assert await ended(connection, job) == (4, 4, 2, 0, 2)
+    found = connection.execute("SELECT record_index, code, field, reason FROM bulk.rejections ORDER BY 1").fetchall()
+    assert found == [
+        (1, "RULE_FAILED", "", "rule ratio.parts cannot be evaluated: divide by zero"),
+        (2, "RULE_VIOLATION", "share", "must be greater than or equal to 0"),
+    ]
 
 
 async def test_a_message_of_no_job_goes_to_the_dead_letter_topic_and_the_partition_continues(

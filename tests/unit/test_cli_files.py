@@ -345,3 +345,15 @@ def test_columns_named_like_system_columns_keep_their_fields_and_get_other_colum
     boxes = examples.compiled(proto, "datasets.v1.Boxes")
     assert [column.name for column in boxes.columns] == ["tenant", "image", "xmin_", "ymin", "xmax_", "tenant_"]
     assert rows_of(path, boxes)[0] == {"image": "a.jpg", "xmin": 10, "ymin": 20, "XMAX": 110, "tenant": "ann"}
+
+
+def test_columns_whose_names_no_table_can_have_get_others_that_are_free(tmp_path: Path) -> None:
+    path, proto = tmp_path / "odd.csv", tmp_path / "odd.proto"
+    long = "a" * 63
+    names = ["id", "ctid", "CMAX", "tenant", "bulkgrpc_row", "row", "bulkgrpc_1", f"{long}b", f"{long}c"]
+    path.write_text(",".join(names) + "\n" + ",".join("abcdefghi") + "\n")
+    proto.write_text(infer_proto(path, nulls=(), key="id", table=""))
+    odd = examples.compiled(proto, "datasets.v1.Odd")
+    found = ["ctid_", "cmax_", "tenant_", "row_", "row", "column_1", long, f"{long[:62]}_"]
+    assert [column.name for column in odd.columns] == ["tenant", "id", *found]
+    assert rows_of(path, odd)[0] == dict(zip(names, "abcdefghi", strict=True))

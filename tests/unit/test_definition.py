@@ -46,7 +46,20 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         ('message M { option (bulkgrpc.v1.dataset) = {table: "M" key: "id"}; int32 id = 1; }', "table", "lower case"),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
         (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
-        (f"message M {{ {OPTION} int32 id = 1; int32 xmin = 2; }}", "xmin", "reserved"),
+        *(
+            (f"message M {{ {OPTION} int32 id = 1; int32 {name} = 2; }}", name, "(bulkgrpc.v1.column).name")
+            for name in ("xmin", "xmax", "cmin", "cmax", "CTID", "tableoid", "tenant", "bulkgrpc_row", "bulkgrpc_")
+        ),
+        (
+            f"message M {{ {OPTION} int32 id = 1; Sub bulkgrpc = 2; }} message Sub {{ int32 a = 1; }}",
+            "bulkgrpc.a",
+            "reserved",
+        ),
+        (
+            'message M { option (bulkgrpc.v1.dataset) = {table: "alembic_version" key: "id"}; int32 id = 1; }',
+            "table",
+            "specify another",
+        ),
         (
             f'message M {{ {OPTION} int32 id = 1; int32 a = 2 [(bulkgrpc.v1.column).name = "ctid"]; }}',
             "a",

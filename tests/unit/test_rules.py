@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import message_factory
 
 from bulkgrpc.datasets import sources
-from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.codec import BatchCodec, rule_failure
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import define, find_message
@@ -107,7 +107,33 @@ def test_a_rule_that_fails_on_an_empty_record_alone_is_taken(tmp_path: Path) -> 
     codec = _codec(tmp_path, "; int32 n = 4 " + CEL % "10 / this > 1")
     rows = to_rows(codec, [Payload("acme", 2, examples.batch_of(_records(codec, {"id": "a", "n": 2}, {"id": "b"})))])
     assert rows.table.column("id").to_pylist() == ["a"]
-    assert [rejected[1:3] for rejected in rejections(rows)] == [(1, "RULE_FAILED")]
+    assert [(*rejected[1:3], rejected[4]) for rejected in rejections(rows)] == [
+        (1, "RULE_FAILED", "rule x cannot be evaluated: divide by zero")
+    ]
+
+
+def test_many_records_for_which_a_rule_fails_beside_broken_rules_and_valid_records(tmp_path: Path) -> None:
+    codec = _codec(tmp_path, "; int32 n = 4 " + CEL % "10 / this > 1")
+    values = [{"id": str(number), "n": number % 3 * 6 - 6} for number in range(300)]
+    rows = to_rows(codec, [Payload("acme", 300, examples.batch_of(_records(codec, *values)))])
+    found = rejections(rows)
+    # -6: 10 / -6 is -1, which breaks the rule; 0: the rule fails; 6: 10 / 6 is 1, which breaks it too.
+    assert [code for _, _, code, _, _ in found] == ["RULE_VIOLATION", "RULE_FAILED", "RULE_VIOLATION"] * 100
+    assert {reason for _, _, code, _, reason in found if code == "RULE_FAILED"} == {
+        "rule x cannot be evaluated: divide by zero"
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("error evaluating a.b: divide by zero", "rule a.b cannot be evaluated: divide by zero"),
+        ("error evaluating x: a: b", "rule x cannot be evaluated: a: b"),
+        ("something else", "a rule cannot be evaluated: something else"),
+    ],
+)
+def test_a_rule_that_fails_is_named(said: str, expected: str) -> None:
+    assert rule_failure(said) == expected
 
 
 def test_a_message_without_rules_is_not_validated() -> None:

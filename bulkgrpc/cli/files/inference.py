@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import pyarrow.compute as pc
 
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.keys import find_key
-from bulkgrpc.datasets.columns import SYSTEM_COLUMNS, TENANT
+from bulkgrpc.datasets.columns import OWN_PREFIX, TENANT, is_reserved
+from bulkgrpc.limits import COLUMN_CHARS_MAX
+from bulkgrpc.model import is_dataset
 
 DATE = "date"
 """Type of a `string` field whose column has the type date, so that programs write dates as people do."""
@@ -107,6 +110,7 @@ def infer(table: pa.Table, *, nulls: tuple[str, ...], key: tuple[str, ...] = ())
 
 def proto_text(message: str, table: str, fields: list[Field], key: tuple[str, ...], source: str) -> str:
     """Return the text of a `.proto` file with one message. source: name of the file it was inferred from."""
+    columns = _columns(fields)
     imports = ["bulkgrpc/v1/options.proto", *{_IMPORTS[field.type] for field in fields if field.type in _IMPORTS}]
     lines = [
         'syntax = "proto3";',
@@ -123,18 +127,33 @@ def proto_text(message: str, table: str, fields: list[Field], key: tuple[str, ..
         "    key: [" + ", ".join(f'"{name}"' for name in key) + "]",
         "  };",
         "",
-        *(f"  {line}" for number, field in enumerate(fields, 1) for line in _lines(field, number)),
+        *(f"  {line}" for number, field in enumerate(fields, 1) for line in _lines(field, number, columns[field.name])),
         "}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _lines(field: Field, number: int) -> Iterator[str]:
+def _columns(fields: list[Field]) -> dict[str, str]:
+    """Return the column of each field: its name, or one close to it where a table cannot have that."""
+    wanted = {field.name: field.name.lower() for field in fields}
+    taken = {TENANT, *wanted.values()}
+    for field, name in wanted.items():
+        if is_dataset(name) and not is_reserved(name) and name != TENANT:
+            continue
+        base = name.removeprefix(OWN_PREFIX)
+        base = base if base[:1].isalpha() else f"column_{base}"
+        suffixes = itertools.chain(("", "_"), (f"_{number}" for number in itertools.count(2)))
+        candidates = (base[: COLUMN_CHARS_MAX - len(suffix)] + suffix for suffix in suffixes)
+        wanted[field] = next(one for one in candidates if one not in taken and not is_reserved(one))
+        taken.add(wanted[field])
+    return wanted
+
+
+def _lines(field: Field, number: int, column: str) -> Iterator[str]:
     label = "repeated " if field.repeated else "optional " if field.optional and field.type not in _IMPORTS else ""
     options = ["type: COLUMN_TYPE_DATE"] if field.type == DATE else []
-    # Every table has these columns already. The field keeps its name, so that the same file loads.
-    name = field.name.lower()
-    options += [f'name: "{name}_"'] if name == TENANT or name in SYSTEM_COLUMNS else []
+    # The field keeps its name, so that the same file loads.
+    options += [f'name: "{column}"'] if column != field.name.lower() else []
     option = f" [(bulkgrpc.v1.column) = {{{' '.join(options)}}}]" if options else ""
     yield f"{label}{'string' if field.type == DATE else field.type} {field.name} = {number}{option};"
 

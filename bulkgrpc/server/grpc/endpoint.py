@@ -50,6 +50,10 @@ class GrpcEndpoint:
     address: str
     health: HealthServicer
 
+    async def announce_serving(self) -> None:
+        """Report SERVING to health checks from now on."""
+        await _report(self.health, health_pb2.HealthCheckResponse.SERVING)
+
     async def announce_drain(self) -> None:
         """Report NOT_SERVING to health checks from now on."""
         await self.health.enter_graceful_shutdown()
@@ -61,7 +65,8 @@ async def grpc_endpoint(
 ) -> AsyncIterator[GrpcEndpoint]:
     """Serve gRPC while the context lasts; open calls get STOP_GRACE_S to end.
 
-    shared_port: whether other processes serve the same address. Raises CannotServe.
+    shared_port: whether other processes serve the same address: health checks are then answered with NOT_SERVING until
+    `announce_serving`. Raises CannotServe.
     """
     server = grpc.aio.server(
         options=options(settings, shared_port=shared_port), interceptors=interceptors(parts.identification)
@@ -74,8 +79,8 @@ async def grpc_endpoint(
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(datasets, server)  # type: ignore[no-untyped-call]
     health_servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    for name in SERVICES:
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    response = health_pb2.HealthCheckResponse
+    await _report(health_servicer, response.NOT_SERVING if shared_port else response.SERVING)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = _bind(server, settings)
     await server.start()
@@ -85,12 +90,18 @@ async def grpc_endpoint(
         await server.stop(STOP_GRACE_S)
 
 
+async def _report(servicer: HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    """Set the status of the server as a whole, which has no name, and of each service."""
+    for name in ("", *SERVICES):
+        await servicer.set(name, status)
+
+
 def options(settings: ServerSettings, *, shared_port: bool) -> list[tuple[str, int]]:
     """Return gRPC's channel arguments."""
     return [
         ("grpc.so_reuseport", int(shared_port)),
         # Above our own limit, so that a batch that is too large usually gets our refusal, not gRPC's.
-        ("grpc.max_receive_message_length", limits.KAFKA_MESSAGE_BYTES_MAX),
+        ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_BYTES_MAX),
         # A compressed message is refused: it could expand without bound.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
