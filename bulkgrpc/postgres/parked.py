@@ -24,7 +24,7 @@ _SQL = statements.family("parked")
 REASON_CHARS_MAX: Final = 2000
 TRIAL_S_MAX: Final = 10.0
 """Longest time between two trials of a blocked dataset, seconds."""
-JOB_TRIAL_S_MAX: Final = 3600.0
+JOB_TRIAL_S_MAX: Final = 60.0
 SLICE_RECORDS_MAX: Final = 20_000
 SLICE_BYTES_MAX: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '200ms'"

@@ -231,13 +231,16 @@ class Wave:
     def _drained(self) -> bool:
         sealed = [job.job_id for job in self._traffic.sent if job.sealed]
         with self._stand.database() as connection:
-            return not evidence.unended(connection, sealed)
+            parked = connection.execute("SELECT FROM bulk.parked LIMIT 1").fetchone()
+            return parked is None and not evidence.unended(connection, sealed)
 
     def _conclude(self, began_s: float) -> Verdict:
         sent = self._traffic.sent
         tables = [self._innocent, self._sibling, *(victim.table for victim in self._victims)]
         with self._stand.database() as connection:
             found = evidence.collect(connection, [job.job_id for job in sent], tables)
+            parked = connection.execute("SELECT dataset, count(*) FROM bulk.parked GROUP BY 1").fetchall()
+        self._violations += [Violation(dataset, f"{count} messages are still parked") for dataset, count in parked]
         exits = self._stand.note_exits()
         self._violations += [Violation(" + ".join(str(v.case) for v in self._victims), str(exit_)) for exit_ in exits]
         for name in (self._innocent, self._sibling):

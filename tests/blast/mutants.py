@@ -1,0 +1,92 @@
+"""Mutants: workers with one protection of containment off: `python -m tests.blast.mutants NAME MODULE ARGUMENTS…`.
+
+Only tests start these. For each protection there is a fault on which the checker must turn red.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tests.chaos.mutants import _replace
+
+
+def unchecked_table() -> None:
+    """A table is written without a look at what it is."""
+    from bulkgrpc.datasets.table_fit import Fit
+    from bulkgrpc.postgres.writers.table import TableWriter
+
+    def check(_self: Any, _connection: Any, dataset: Any) -> Fit:
+        types = tuple(column.type for column in dataset.columns)
+        return Fit((), types, row_triggers=False, deferrable=False)
+
+    _replace(TableWriter, "check", check)
+
+
+def skipped_as_written() -> None:
+    """The rows that a trigger skips are counted as those that COPY was sent."""
+    from bulkgrpc.postgres.writers.table import TableWriter
+
+    check = TableWriter.check
+    _replace(TableWriter, "check", lambda *arguments: replace(check(*arguments), row_triggers=False))
+
+
+def parked_and_lost() -> None:
+    """The offset moves past messages that are not kept."""
+    from bulkgrpc.postgres import parked
+
+    _replace(parked, "park", lambda *_: None)
+
+
+def overtaking() -> None:
+    """A message is applied although one of its queue is parked."""
+    from bulkgrpc.postgres import parked
+
+    view = parked.view
+    _replace(parked, "view", lambda *given, **named: replace(view(*given, **named), parked_queues=frozenset()))
+
+
+def never_forgotten() -> None:
+    """A parked message stays when it is applied."""
+    from bulkgrpc.postgres import parked
+
+    _replace(parked, "delete", lambda *_: None)
+
+
+def never_tried() -> None:
+    """A blocked dataset stays blocked when its table is repaired."""
+    from bulkgrpc.postgres import parked
+
+    _replace(parked, "claim_trial", lambda _connection: None)
+
+
+def fragile() -> None:
+    """A table that cannot be written ends the worker."""
+    from bulkgrpc.consume.failures import Step
+    from workers import writer
+
+    _replace(writer, "step_after", lambda *_: Step.STOP_PROCESS)
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        unchecked_table,
+        skipped_as_written,
+        parked_and_lost,
+        overtaking,
+        never_forgotten,
+        never_tried,
+        fragile,
+    )
+}
+
+
+if __name__ == "__main__":
+    name, module, *sys.argv[1:] = sys.argv[1:]
+    sys.argv[0] = module
+    MUTANTS[name]()
+    runpy.run_module(module, run_name="__main__", alter_sys=False)

@@ -1,0 +1,56 @@
+"""Without one of the protections of containment the checker turns red: it must be able to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bulkgrpc.datasets.definition import ConflictPolicy
+from tests.blast.catalog import FAULTS, Case
+from tests.blast.mutants import MUTANTS
+from tests.blast.run import Times, Wave
+from tests.blast.stand import Stand
+
+TIMES = Times(hold_s=4.0, felt_within_s=5.0, drained_within_s=12.0)
+RED: dict[str, tuple[str, ConflictPolicy, str]] = {
+    "unchecked_table": ("bigint to double", "update", "wrong"),
+    "skipped_as_written": ("trigger skips rows", "ignore", "skipped"),
+    "parked_and_lost": ("rename column", "update", "was sealed and is"),
+    "overtaking": ("rename column", "update", "wrong row|was sealed and is"),
+    "never_forgotten": ("rename column", "ignore", "still parked"),
+    "never_tried": ("rename column", "reject", "was sealed and is"),
+    "fragile": ("rename column", "ignore", "exited with"),
+}
+"""By mutant: the fault on which the checker turns red, the dataset's policy, and a part of what it says."""
+
+
+@pytest.fixture
+def disguised(standing: Stand, request: pytest.FixtureRequest) -> Iterator[Stand]:
+    """The service, its workers without a protection."""
+    plain = [(worker, worker.module, worker.arguments) for worker in standing.running.workers]
+    for worker, module, arguments in plain:
+        worker.stop()
+        worker.module, worker.arguments = "tests.blast.mutants", (request.param, module, *arguments)
+        worker.start()
+    yield standing
+    for worker, module, arguments in plain:
+        worker.module, worker.arguments = module, arguments
+    standing.start_over()
+
+
+def test_every_mutant_has_a_fault() -> None:
+    assert RED.keys() == MUTANTS.keys()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("disguised", "fault", "policy", "what"), [(m, *red) for m, red in RED.items()], indirect=["disguised"]
+)
+async def test_without_a_protection_the_checker_turns_red(
+    disguised: Stand, fault: str, policy: ConflictPolicy, what: str, request: pytest.FixtureRequest
+) -> None:
+    run = f"m{list(RED).index(request.node.callspec.params['disguised'])}"
+    verdict = await Wave(disguised, [Case(FAULTS[fault], policy)], run, TIMES).go()
+    found = "\n".join(map(str, verdict.violations))
+    assert any(part in found for part in what.split("|")), found
