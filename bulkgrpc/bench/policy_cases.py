@@ -71,9 +71,9 @@ UPDATE_BY_HAND = "by hand: DO UPDATE, all keys exist"
 
 def cases() -> tuple[PolicyCase, ...]:
     """Return all cases, each after its baseline."""
-    new, some, existing, update, rejecting = (
+    new, some, existing, update, rejecting, refusing = (
         _readings_as(name, "ignore" if name != "update" else "update")
-        for name in ("new", "some", "existing", "update", "rejecting")
+        for name in ("new", "some", "existing", "update", "rejecting", "refusing")
     )
     first, later, again = (_readings_as(f"dedupe_{name}", "ignore", WINDOW_S) for name in ("first", "later", "again"))
     compiled = sources.compile_proto(Path(__file__).with_name("policies.proto"))
@@ -86,7 +86,8 @@ def cases() -> tuple[PolicyCase, ...]:
         PolicyCase(DEDUPE_NEW, "workers", first, rows, NEW, 0.6),
         PolicyCase("dedupe: all records new, window full", "workers", later, rows, NEW, remembered="others"),
         PolicyCase("dedupe: all records known", "workers", again, rows, NEW, existing_one_in=1, remembered="same"),
-        PolicyCase("rejected by the table: 1 %", "workers", rejecting, rows, NEW, 0.25, rejected_one_in=ONE_ROW_IN),
+        PolicyCase("rejected by the table: 1 %", "workers", rejecting, rows, NEW, 0.9, rejected_one_in=ONE_ROW_IN),
+        PolicyCase("rejected by the table: all", "workers", refusing, rows, NEW, 0.5, rejected_one_in=1),
         PolicyCase("ignore: 1 % of the keys exist", "workers", some, rows, COPY, existing_one_in=ONE_ROW_IN),
         PolicyCase(IGNORE_BY_HAND, "staging", existing, rows, COPY, existing_one_in=1),
         PolicyCase("ignore: all keys exist", "workers", existing, rows, IGNORE_BY_HAND, 0.8, existing_one_in=1),
