@@ -1,12 +1,13 @@
 """The worker process: life cycle, threads, poll loop and wiring. The decisions are in `bulkgrpc.consume`.
 
 process.py      starts and stops: settings, adapters, signals, threads
-poller.py       the poll loop: fetch, assemble, decode, submit to the writer, commit what it applied
+poller.py       the poll loop: fetch, assemble, submit to the writer, commit what it applied
 partitions.py   acquires partitions from the ledger, releases them, joins the group again if they stall
 intake.py       fetched messages, until each is in a chunk or in the dead-letter queue
-writer.py       the writing thread: writes each chunk until it is applied, replayed, fenced or too slow
+writer.py       decodes each chunk on one thread, writes it on another until it is applied, replayed or fenced
+drain.py        the drain thread: applies parked messages
 maintenance.py  the maintenance thread
 
-A chunk moves downward: Poller.step → Intake.fill (assembly) → prepare (decode) → WriterThread → ChunkWriter.write
+A chunk moves downward: Poller.step → Intake.fill (assembly) → WriterThread → prepare (decode) → ChunkWriter.write
 (transaction). Its result comes back once, through the writer's queue.
 """

@@ -1,4 +1,4 @@
-"""The poll loop: fetches, assembles and decodes chunks, submits them to the writer, commits what it applied."""
+"""The poll loop: fetches and assembles chunks, submits them to the writer, commits what it applied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import structlog
 from bulkgrpc import faults, metrics
 from bulkgrpc.consume.assembly import Chunk, ChunkBounds
 from bulkgrpc.consume.backpressure import Backpressure
-from bulkgrpc.consume.decode import prepare
 from bulkgrpc.consume.ports import Applied, RecordLogError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
 from bulkgrpc.model import JobCounts
@@ -108,12 +107,12 @@ class Poller:
         return fetched
 
     def _submit(self) -> None:
-        """Decode the chunk and submit it to the writer."""
-        prepared = prepare(self.intake.chunk.build(), self.ports.registry.codec)
+        """Submit the chunk to the writer."""
+        chunk = self.intake.chunk.build()
         self.intake.chunk.clear()
         if not self._writer.outstanding:
             self._pressure.writer_progressed(self._now_s)
-        self._writer.submit(prepared)
+        self._writer.submit(chunk)
 
     def _take_results(self, timeout_s: float) -> None:
         """Handle the writer's results; wait up to `timeout_s` for the first."""
@@ -124,7 +123,7 @@ class Poller:
                 self._results_to_ignore -= 1
             elif isinstance(result.outcome, Applied):
                 faults.reach("after_commit_before_kafka")
-                self._on_applied(result.prepared.chunk, result.outcome, too_slow=result.too_slow)
+                self._on_applied(result.chunk, result.outcome, too_slow=result.too_slow)
             else:
                 self._on_not_applied(result.outcome)
 

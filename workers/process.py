@@ -128,7 +128,7 @@ def wire(settings: WorkerSettings, stopping: threading.Event, on_parked: Callabl
         registry=PostgresDatasetRegistry(settings.postgres),
         dead_letters=DeadLetters(settings),
     )
-    return Poller(settings, ports, WriterThread(ports.writer, stopping), stopping, on_parked)
+    return Poller(settings, ports, WriterThread(ports.writer, ports.registry.codec, stopping), stopping, on_parked)
 
 
 def _fail(message: str) -> None:

@@ -1,11 +1,14 @@
-"""The writing thread: writes each chunk, with retries, until the failure table decides otherwise."""
+"""The writer: decodes each chunk on one thread and writes it on another, until the failure table decides otherwise.
+
+The poll loop does neither: it must return to Kafka soon, however large a chunk is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,15 +16,18 @@ import structlog
 
 from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
-from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.assembly import Chunk
+from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.failures import BlockCause, Failure, Step, Where, step_after, was_applied
 from bulkgrpc.consume.ports import Applied, ChunkWriter, NotNext, WriteFailed
+from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import Outcome
 
 log = structlog.get_logger()
 
+CodecOf = Callable[[str, int], BatchCodec]
 CHUNKS_QUEUED_MAX = 1
-"""Prepared chunks that wait while another is written: enough to keep PostgreSQL busy, and a bound on memory."""
+"""Chunks that are decoded or wait while another is written: enough to keep PostgreSQL busy, and a bound on memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +41,20 @@ class NotApplied:
 class Result:
     """What became of a chunk. too_slow: whether rows of it took too long, and were parked."""
 
-    prepared: PreparedChunk
+    chunk: Chunk
     outcome: Applied | NotApplied
     too_slow: bool = False
 
 
 class ChunkQueue(Protocol):
-    """What the poll loop needs of the writing thread. outstanding: chunks submitted whose results were not taken."""
+    """What the poll loop needs of the writer. outstanding: chunks submitted whose results were not taken."""
 
     @property
     def outstanding(self) -> int: ...  # noqa: D102
     @property
     def has_room(self) -> bool: ...  # noqa: D102
     def start(self) -> None: ...  # noqa: D102
-    def submit(self, prepared: PreparedChunk) -> None: ...  # noqa: D102
+    def submit(self, chunk: Chunk) -> None: ...  # noqa: D102
     def result(self, timeout_s: float) -> Result | None: ...  # noqa: D102
     def stop(self, timeout_s: float) -> None: ...  # noqa: D102
 
@@ -56,24 +62,28 @@ class ChunkQueue(Protocol):
 class WriterThread:
     """Writes chunks in the order of `submit`; results come in the same order. Implements `ChunkQueue`.
 
-    Start once, stop once.
+    codec_of: as for `prepare`. Start once, stop once.
     """
 
-    def __init__(self, writer: ChunkWriter, stopping: threading.Event) -> None:
+    def __init__(self, writer: ChunkWriter, codec_of: CodecOf, stopping: threading.Event) -> None:
         self._writer = writer
+        self._codec_of = codec_of
         self._stopping = stopping
-        self._chunks: queue.Queue[PreparedChunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
+        self._chunks: queue.Queue[Chunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
+        self._prepared: queue.Queue[PreparedChunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
+        self._decoding = threading.Thread(target=self._decode, name="chunk-decoder", daemon=True)
+        self._writing = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
         self.outstanding = 0
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        self._decoding.start()
+        self._writing.start()
 
-    def submit(self, prepared: PreparedChunk) -> None:
+    def submit(self, chunk: Chunk) -> None:
         """Queue a chunk. At most CHUNKS_QUEUED_MAX + 1 may be outstanding."""
-        self._chunks.put_nowait(prepared)
+        self._chunks.put_nowait(chunk)
         self.outstanding += 1
 
     @property
@@ -84,7 +94,7 @@ class WriterThread:
     def result(self, timeout_s: float) -> Result | None:
         """Return the next result, or None if there is none within `timeout_s`.
 
-        Raises the exception that ended the thread.
+        Raises the exception that ended a thread.
         """
         try:
             result = self._results.get(timeout=timeout_s) if timeout_s > 0 else self._results.get_nowait()
@@ -96,14 +106,23 @@ class WriterThread:
         return result
 
     def stop(self, timeout_s: float) -> None:
-        """Stop the thread after the queued chunks, or after `timeout_s`."""
+        """Stop the threads after the queued chunks, or after `timeout_s`."""
         with contextlib.suppress(queue.Full):
             self._chunks.put(None, timeout=timeout_s)
-        self._thread.join(timeout_s)
+        self._writing.join(timeout_s)
+
+    def _decode(self) -> None:
+        try:
+            while (chunk := self._chunks.get()) is not None:
+                self._prepared.put(prepare(chunk, self._codec_of))
+        except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
+            self._results.put(error)
+        finally:
+            self._prepared.put(None)
 
     def _run(self) -> None:
         try:
-            while (prepared := self._chunks.get()) is not None:
+            while (prepared := self._prepared.get()) is not None:
                 self._results.put(self._write(prepared))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
@@ -121,10 +140,10 @@ class WriterThread:
         too_slow = False
         while True:
             try:
-                return Result(prepared, self._writer.write(prepared, blocked), too_slow)
+                return Result(prepared.chunk, self._writer.write(prepared, blocked), too_slow)
             except NotNext as error:
                 applied = attempts > 0 and was_applied(prepared.chunk.spans, error.outcomes, error.ledger)
-                return Result(prepared, Applied({}) if applied else NotApplied(error.outcomes))
+                return Result(prepared.chunk, Applied({}) if applied else NotApplied(error.outcomes))
             except WriteFailed as error:
                 attempts += 1
                 rows_failed = rows_failed + 1 if error.failure.where is Where.ROWS else 0
@@ -145,7 +164,7 @@ class WriterThread:
                 else:
                     log.error("chunk_refused", **_of(error.failure), retry_in_s=round(wait_s, 2))
                 if self._stopping.wait(wait_s):
-                    return Result(prepared, NotApplied())
+                    return Result(prepared.chunk, NotApplied())
 
     def _block(self, datasets: Collection[str], failure: Failure, step: Step) -> bool:
         """Block datasets; return False if PostgreSQL does not store that now."""

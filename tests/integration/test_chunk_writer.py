@@ -11,7 +11,7 @@ from bulkgrpc import limits
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter
-from tests.integration.test_transaction import batch, chunk
+from tests.integration.test_transaction import CODEC, batch, chunk
 from tests.support import examples
 from tests.support.database import Connection, count, register
 from workers.writer import WriterThread
@@ -26,7 +26,7 @@ CREATE TRIGGER slow BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTI
 @pytest.fixture
 def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriterThread]:
     monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
-    thread = WriterThread(PostgresChunkWriter(database, TOPIC), threading.Event())
+    thread = WriterThread(PostgresChunkWriter(database, TOPIC), lambda _name, _version: CODEC, threading.Event())
     thread.start()
     yield thread
     thread.stop(10)
@@ -38,7 +38,7 @@ def test_rows_that_take_too_long_are_parked_and_the_chunk_is_written_without_the
     register(connection, examples.readings())
     connection.execute(SLOW)
     epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
-    writer.submit(chunk(epoch, 0, *(batch(number, number * 100, 100) for number in range(10))))
+    writer.submit(chunk(epoch, 0, *(batch(number, number * 100, 100) for number in range(10))).chunk)
     result = writer.result(20)
     assert result is not None
     assert isinstance(result.outcome, Applied)

@@ -11,7 +11,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Chunk, Received, Span
-from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.kafka.message import from_headers, to_headers
 from bulkgrpc.model import JobKey, JobState, Message
@@ -31,7 +30,7 @@ class Worker:
     def __init__(self, postgres: str, connection: Connection) -> None:
         self.connection = connection
         self.registry = PostgresDatasetRegistry(postgres)
-        self.thread = WriterThread(PostgresChunkWriter(postgres, TOPIC), threading.Event())
+        self.thread = WriterThread(PostgresChunkWriter(postgres, TOPIC), self.registry.codec, threading.Event())
         self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, from_headers)
         self.drain = DrainThread(self.parked, threading.Event())
         self.next_offset = 0
@@ -39,7 +38,7 @@ class Worker:
         self.thread.start()
 
     def write(self, *messages: tuple[Message, bytes]) -> Applied | NotApplied:
-        self.thread.submit(self._prepared(messages))
+        self.thread.submit(self._chunk(messages))
         result = self.thread.result(30)
         assert result is not None
         return result.outcome
@@ -62,12 +61,12 @@ class Worker:
             dict(self.drain._slices),
         )
 
-    def _prepared(self, messages: tuple[tuple[Message, bytes], ...]) -> PreparedChunk:
+    def _chunk(self, messages: tuple[tuple[Message, bytes], ...]) -> Chunk:
         start = self.next_offset
         self.next_offset += len(messages)
         items = tuple(Received(0, start + n, m, payload, _headers(m)) for n, (m, payload) in enumerate(messages))
         rows = sum(m.records for m, _ in messages)
-        return prepare(Chunk((Span(0, start, self.next_offset, self.epoch),), items, rows), self.registry.codec)
+        return Chunk((Span(0, start, self.next_offset, self.epoch),), items, rows)
 
 
 @pytest.fixture

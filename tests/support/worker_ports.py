@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from bulkgrpc.consume.assembly import Chunk
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.ports import (
@@ -153,7 +154,7 @@ class FakeQueue:
     """A `ChunkQueue` without a thread: results come when the test says so."""
 
     def __init__(self) -> None:
-        self.submitted: deque[PreparedChunk] = deque()
+        self.submitted: deque[Chunk] = deque()
         self.results: deque[Result] = deque()
 
     @property
@@ -167,8 +168,8 @@ class FakeQueue:
     def start(self) -> None:
         pass
 
-    def submit(self, prepared: PreparedChunk) -> None:
-        self.submitted.append(prepared)
+    def submit(self, chunk: Chunk) -> None:
+        self.submitted.append(chunk)
 
     def result(self, timeout_s: float) -> Result | None:
         return self.results.popleft() if self.results else None
@@ -176,11 +177,11 @@ class FakeQueue:
     def stop(self, timeout_s: float) -> None:
         pass
 
-    def apply(self, applied: Applied | None = None) -> PreparedChunk:
+    def apply(self, applied: Applied | None = None) -> Chunk:
         """Report the oldest chunk as applied."""
-        prepared = self.submitted.popleft()
-        self.results.append(Result(prepared, applied or Applied({})))
-        return prepared
+        chunk = self.submitted.popleft()
+        self.results.append(Result(chunk, applied or Applied({})))
+        return chunk
 
     def time_out(self) -> None:
         """Report that rows of the oldest chunk took too long and were parked."""
@@ -188,9 +189,9 @@ class FakeQueue:
 
     def deny(self, outcome: Outcome) -> None:
         """Report that the ledger does not accept the oldest chunk."""
-        prepared = self.submitted.popleft()
-        outcomes = {span.partition: outcome for span in prepared.chunk.spans}
-        self.results.append(Result(prepared, NotApplied(outcomes)))
+        chunk = self.submitted.popleft()
+        outcomes = {span.partition: outcome for span in chunk.spans}
+        self.results.append(Result(chunk, NotApplied(outcomes)))
 
 
 @dataclass

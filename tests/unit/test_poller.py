@@ -139,7 +139,7 @@ def test_the_worker_joins_its_group_again_if_kafka_does_not_deliver_messages_tha
     fakes.log.pending += [seal(0, 0)]
     poller.step()
     poller.step()
-    assert [span.owner_epoch for span in fakes.queue.apply().chunk.spans] == [epoch]
+    assert [span.owner_epoch for span in fakes.queue.apply().spans] == [epoch]
 
 
 def test_a_partition_without_messages_is_not_stalled(poller: Poller, fakes: Fakes) -> None:
@@ -191,7 +191,7 @@ def test_a_message_of_no_job_is_a_dead_letter_and_the_partition_continues(poller
         (unreadable, "unknown format b'9'"),
         (unknown, "dataset d version 1 is not in the registry"),
     ]
-    chunk = fakes.queue.apply().chunk
+    chunk = fakes.queue.apply()
     assert [(span.from_offset, span.to_offset) for span in chunk.spans] == [(0, 3)]
     assert [item.offset for item in chunk.items] == [2]
 
@@ -207,7 +207,7 @@ def test_a_batch_waits_while_its_dataset_cannot_be_looked_up(poller: Poller, fak
     fakes.registry.available = True
     poller.step()
     assert len(fakes.dead_letters.added) == 1
-    assert [span.to_offset for span in fakes.queue.apply().chunk.spans] == [1]
+    assert [span.to_offset for span in fakes.queue.apply().spans] == [1]
 
 
 def test_partitions_that_are_assigned_while_the_ledger_is_unavailable_are_acquired_later(fakes: Fakes) -> None:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from bulkgrpc.consume.assembly import Chunk, Received, Span
-from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, NotNext, WriteFailed
+from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import Outcome, Ownership
 from tests.support.worker_ports import FakeWriter, seal
 from workers.writer import NotApplied, Result, WriterThread
 
 WITHIN_S = 20.0
-CHUNK = PreparedChunk(Chunk((Span(0, 0, 5, 1),), (), 0), ())
+CHUNK = Chunk((Span(0, 0, 5, 1),), (), 0)
 BROKEN = WriteFailed(Failure(Where.CONNECT, "", "OperationalError", "the connection is lost"))
 TIMED_OUT = WriteFailed(Failure(Where.ROWS, "57014", "QueryCanceled", "statement timeout", dataset="weather"))
 NO_TABLE = WriteFailed(Failure(Where.ROWS, "42P01", "UndefinedTable", "relation does not exist", dataset="weather"))
@@ -24,12 +24,16 @@ AT_ITS_END = NotNext({0: Outcome.REPLAY}, {0: Ownership(0, 5, 1)})
 FENCED = NotNext({0: Outcome.FENCED}, {0: Ownership(0, 0, 2)})
 
 
-def write_one(writer: FakeWriter, prepared: PreparedChunk = CHUNK) -> Result:
+def no_codec(name: str, version: int) -> BatchCodec:
+    raise AssertionError(f"nothing of {name} version {version} is to be decoded")
+
+
+def write_one(writer: FakeWriter, chunk: Chunk = CHUNK) -> Result:
     """Writes one chunk."""
-    thread = WriterThread(writer, threading.Event())
+    thread = WriterThread(writer, no_codec, threading.Event())
     thread.start()
     try:
-        thread.submit(prepared)
+        thread.submit(chunk)
         result = thread.result(WITHIN_S)
         assert result is not None
         return result
@@ -46,7 +50,7 @@ def outcome_of() -> Outcomes:
 
     def write(*outcomes: Applied | Exception) -> Applied | NotApplied:
         writer = FakeWriter(*outcomes)
-        thread = WriterThread(writer, threading.Event())
+        thread = WriterThread(writer, no_codec, threading.Event())
         thread.start()
         try:
             thread.submit(CHUNK)
@@ -96,9 +100,9 @@ def test_a_dataset_whose_table_cannot_be_written_is_blocked_and_the_chunk_is_wri
 
 def test_a_failure_without_a_culprit_isolates_every_dataset_of_the_chunk() -> None:
     item = Received(0, 0, seal(0, 0).message, b"")  # type: ignore[arg-type]
-    prepared = PreparedChunk(Chunk((Span(0, 0, 5, 1),), (item,), 0), ())
+    chunk = Chunk((Span(0, 0, 5, 1),), (item,), 0)
     writer = FakeWriter(WriteFailed(Failure(Where.COMMIT, "23503", "ForeignKeyViolation", "text")), Applied({}))
-    write_one(writer, prepared)
+    write_one(writer, chunk)
     assert writer.blocked == [("d", BlockCause.ISOLATING)]
 
 
@@ -110,7 +114,7 @@ def test_a_broken_build_is_raised_in_the_poll_loop() -> None:
 def test_a_worker_that_stops_does_not_wait_for_an_unavailable_store() -> None:
     stopping = threading.Event()
     stopping.set()
-    thread = WriterThread(FakeWriter(BROKEN), stopping)
+    thread = WriterThread(FakeWriter(BROKEN), no_codec, stopping)
     thread.start()
     thread.submit(CHUNK)
     result = thread.result(WITHIN_S)
