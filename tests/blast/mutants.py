@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -42,10 +43,18 @@ def parked_and_lost() -> None:
 
 
 def overtaking() -> None:
-    """A message is applied although one of its queue is parked."""
+    """A message is applied although one of its queue is parked. The drain is slow, so that there is one for a while."""
     from bulkgrpc.postgres import parked
+    from workers import drain
 
-    view = parked.view
+    _replace(drain, "SLICE_MESSAGES", 1)
+    queues, view = parked.queues, parked.view
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.5)
+        return queues(*given)
+
+    _replace(parked, "queues", slow)
     _replace(parked, "view", lambda *given, **named: replace(view(*given, **named), parked_queues=frozenset()))
 
 
