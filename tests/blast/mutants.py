@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import runpy
 import sys
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ def overtaking() -> None:
     queues, view = parked.queues, parked.view
 
     def slow(*given: Any) -> Any:
-        time.sleep(0.5)
+        threading.Event().wait(0.5)
         return queues(*given)
 
     _replace(parked, "queues", slow)
