@@ -19,6 +19,7 @@ from bulkgrpc.datasets.definition import Dataset, find_message
 from bulkgrpc.datasets.evolution import Incompatible
 from bulkgrpc.datasets.periods import PartitionPeriod, period_of
 from bulkgrpc.datasets.rows import Rows, to_rows
+from bulkgrpc.datasets.table_fit import TableMisfit
 from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.partitions import maintain_partitions
@@ -172,12 +173,18 @@ def test_rows_that_a_trigger_or_a_foreign_key_would_see_deleted_stay_where_they_
     assert (kept.created, where(connection)[3], count(connection, "mine")) == (1, "other", 5)
 
 
-def test_partitions_that_somebody_made_or_took_away_disturb_nothing(connection: Connection, dataset: Dataset) -> None:
+def test_a_partition_that_somebody_made_is_used_and_one_that_is_missing_blocks_the_table(
+    connection: Connection, dataset: Dataset
+) -> None:
     other = other_times(dataset).as_string(None)
     connection.execute("CREATE TABLE century PARTITION OF events FOR VALUES FROM ('1900-01-01') TO ('2000-01-01')")
     connection.execute(f"ALTER TABLE events DETACH PARTITION {other}".encode())
-    assert write(connection, rows_of(dataset, TIMES)) == (4, 1), "2200 has no partition at all: the row is rejected"
+    # Nothing is rejected because a default partition is detached for a while.
+    with pytest.raises(TableMisfit, match="default partition is missing"):
+        write(connection, rows_of(dataset, TIMES))
     assert maintain_partitions(connection, date(2026, 4, 1)).created == 1
+    connection.execute(f"ALTER TABLE events ATTACH PARTITION {other} DEFAULT".encode())
+    assert write(connection, rows_of(dataset, TIMES)) == (5, 0)
     assert where(connection)[3] == "century"
 
 
