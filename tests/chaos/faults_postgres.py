@@ -92,17 +92,18 @@ def _waits_for(rig: Rig, pid: int) -> bool:
     """Return whether a worker waits for a lock of this backend."""
     with rig.database() as other:
         row = other.execute(
-            f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND %s = ANY (pg_blocking_pids(pid))", [pid]
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE application_name = 'bulkgrpc-worker' AND %s = ANY (pg_blocking_pids(pid))",
+            [pid],
         ).fetchone()
     return row is not None and row[0] > 0
 
 
 @contextmanager
 def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
-    """A second writer takes the ledger's rows in the opposite order, and is never the deadlock victim.
+    """Another session locks the jobs, then the ledger's rows; a worker locks them the other way round.
 
-    It holds the first row while a worker waits for it, so that messages of the worker's other partitions gather: the
-    worker's next chunk is of several partitions, holds another row already, and waits for the first one.
+    It holds the jobs until a worker waits for one, and is never the deadlock victim.
     """
     before = _errors(rig, "deadlock detected")
 
@@ -111,9 +112,9 @@ def _deadlock(rig: Rig, _: random.Random) -> Iterator[None]:
             connection.execute("SET LOCAL deadlock_timeout = '60s'")
             connection.execute("SET LOCAL lock_timeout = '5s'")
             with contextlib.suppress(psycopg.errors.LockNotAvailable):
-                for partition in (3, 2, 1, 0):
-                    connection.execute("SELECT FROM bulk.offsets WHERE partition = %s FOR UPDATE", [partition])
-                    wait_for(lambda: _waits_for(rig, connection.info.backend_pid), 0.3)
+                connection.execute("SELECT FROM bulk.jobs WHERE state < 3 FOR UPDATE")
+                if wait_for(lambda: _waits_for(rig, connection.info.backend_pid), 1):
+                    connection.execute("SELECT FROM bulk.offsets FOR UPDATE")
 
     with repeating(_forgiving(step), 0.02):
         yield
