@@ -67,6 +67,8 @@ LANES_MAX = 16
 MAX_POLL_INTERVAL_S = 300.0
 ROWS_TIMEOUT_S = 1.5
 """Statements that write a dataset's rows on the main path: what takes longer is parked, and applied beside it."""
+DRAIN_ROWS_TIMEOUT_S = 5.0
+"""The same for a slice of parked messages: only other parked messages wait for it."""
 STATEMENT_TIMEOUT_S = 60.0
 """PostgreSQL's statement_timeout: one statement of a chunk's transaction."""
 IDLE_IN_TRANSACTION_S = 10.0
@@ -163,7 +165,8 @@ RELATIONS: Final = (
     Relation("maintenance_interval_s", "DAY_S", "the partitions of a day would be created after it began"),
     Relation("IDLE_IN_TRANSACTION_S", "STATEMENT_TIMEOUT_S", "a frozen worker would lock rows for longer", strict=True),
     Relation("TCP_USER_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "a dead connection would be noticed too late", strict=True),
-    Relation("ROWS_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "rows that are alone would have less time", strict=True),
+    Relation("ROWS_TIMEOUT_S", "DRAIN_ROWS_TIMEOUT_S", "rows beside the main path would have less time", strict=True),
+    Relation("DRAIN_ROWS_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "rows that are alone would have less time", strict=True),
     Relation("STATEMENT_TIMEOUT_S", "CHUNK_TRANSACTION_S_MAX", "a statement would outlast its chunk", strict=True),
     Relation("CHUNK_TRANSACTION_S_MAX", "MAX_POLL_INTERVAL_S", "a chunk would outlast its partitions", strict=True),
     Relation("STREAM_DEADLINE_S", "CALL_DEADLINE_S", "a stream would wait longer than a call", strict=True),

@@ -182,7 +182,7 @@ class PostgresParkedMessages:
     def __init__(self, postgres: str, topic: str, registry: DatasetRegistry, read_headers: parked.HeaderReader) -> None:
         self._topic, self._registry, self._read_headers = topic, registry, read_headers
         self._session = _Session(postgres, "bulkgrpc-worker-drain")
-        self._tables = TableWriter(TableContracts(limits.ROWS_TIMEOUT_S))
+        self._tables = TableWriter(TableContracts(limits.DRAIN_ROWS_TIMEOUT_S))
         # Those of a message that is alone may take as long as a statement may.
         self._single = TableWriter(TableContracts(limits.STATEMENT_TIMEOUT_S))
 
