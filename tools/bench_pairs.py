@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -211,6 +212,7 @@ def main() -> None:
             print(f"pair {number} of {options.pairs}: {', '.join(texts)} CPU s per million rows", flush=True)
     finally:
         stack.destroy()
+        shutil.rmtree(stack.data_dir, ignore_errors=True)
     exceeded = False
     for name, ratios in summary(pairs):
         median = statistics.median(ratios)
