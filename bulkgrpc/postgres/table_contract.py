@@ -26,7 +26,7 @@ _SQL = statements.family("table_contract")
 LOCK_TIMEOUT_MS = 500
 """A chunk waits so long for a table that is being changed; the other tables of the chunk wait with it."""
 
-# One round trip. ONLY: whoever attaches a partition locks the default one, and needs no chunk to be done for it.
+# One round trip. ONLY: a session that attaches a partition locks the default one, and chunks must not wait for it.
 _LOCK = sql.SQL(
     "SET LOCAL lock_timeout = {timeout}; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; "
     "SET LOCAL lock_timeout = DEFAULT; SET LOCAL statement_timeout = {statement_timeout}; "

@@ -72,7 +72,7 @@ DATABASE_FAULTS = (
     ),
     _unavailable("jobs locked", holds="LOCK TABLE bulk.jobs IN ACCESS EXCLUSIVE MODE"),
     _unavailable("ledger locked", holds="LOCK TABLE bulk.offsets IN ACCESS EXCLUSIVE MODE", slow=True),
-    # Where every key is new no staging table is needed: such datasets go on.
+    # Where every key is new no staging table is needed: such datasets continue.
     Fault(
         "revoke temporary",
         Effect.EXACT,

@@ -104,7 +104,7 @@ class Peer:
                 # A server that ends a stream while grpc.aio is at a write: the client never learns the status (1.85.1).
                 if error.details() != "Internal error from Core":
                     raise
-        raise AssertionError("no try told the status")
+        raise AssertionError("no attempt returned the status")
 
     async def submit(self, *requests: Request) -> ingest_pb2.SubmitRecordsResponse:
         """Send a whole job as `whole` does; return the answer."""
@@ -201,7 +201,7 @@ def read_topic(kafka: str, topic: str) -> list[tuple[Message, bytes]]:
 
 
 class Proxy:
-    """A TCP proxy to one address that can be cut off and mended."""
+    """A TCP proxy to one address that can be cut off and repaired."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -228,7 +228,7 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._through = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

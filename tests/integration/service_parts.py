@@ -23,7 +23,7 @@ MESSAGES = {"flights": ("Weather", "Flight"), "trades": ("Trade",), "sensors": (
 
 @pytest.fixture(scope="session")
 def parts(addresses: Addresses) -> Iterator[Parts]:
-    """A migrated database, a topic and a consumer group that nobody else uses."""
+    """A migrated database, a topic and a consumer group that nothing else uses."""
     name = f"client_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(addresses.postgres, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -1,4 +1,4 @@
-"""What a caller without rights is told, by a server that asks for tokens."""
+"""What a server that requires tokens answers a caller without rights."""
 
 from __future__ import annotations
 

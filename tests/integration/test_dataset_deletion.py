@@ -222,5 +222,5 @@ async def test_a_job_waits_for_a_deletion_under_way_and_is_not_opened(database: 
         assert await deleting
         with pytest.raises(DatasetDeleted):
             await opening
-        # What was acknowledged while nobody could be asked is to be accounted for all the same.
+        # What was acknowledged while PostgreSQL did not answer is accounted for anyway.
         await JobStore(pool).open_job(job_of("k"), [0], datetime.now(UTC), of_deleted=True)

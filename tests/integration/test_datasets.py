@@ -232,7 +232,7 @@ def test_the_commands_of_the_page_about_datasets_run_as_they_stand(data_dir: Pat
         start_new_session=True,
     )
     try:
-        # The server and the worker go on in the background and keep the pipe open: wait for the shell alone.
+        # The server and the worker continue in the background and keep the pipe open: wait for the shell alone.
         code = run.wait(SCRIPT_DEADLINE_S)
     finally:
         os.killpg(run.pid, signal.SIGKILL)

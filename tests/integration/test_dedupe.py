@@ -1,4 +1,4 @@
-"""Records that come again within the window, on real PostgreSQL: remembered with their rows, and only then."""
+"""Records that are repeated within the window, on real PostgreSQL: remembered with their rows, and only then."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ def test_what_was_refused_or_never_applied_is_not_remembered(worker: Worker, con
     assert counts(connection, "acme/twin") == (3, 0, 1, 2, 0)
     assert remembered(connection) == 2
     connection.execute("INSERT INTO sensors VALUES ('S2'), ('S3')")
-    worker.write(("acme/mended", [*records, records[2]]))
-    assert counts(connection, "acme/mended") == (5, 2, 3, 0, 0)
+    worker.write(("acme/corrected", [*records, records[2]]))
+    assert counts(connection, "acme/corrected") == (5, 2, 3, 0, 0)
     late = readings(50, 52)
     message, payload = worker.message("acme/late", late)
     item = Received(0, worker.offset, replace(message, expires_at=datetime.now(UTC)), payload)

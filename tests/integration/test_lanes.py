@@ -66,7 +66,7 @@ class Worker:
 
 
 class Held(TableWriter):
-    """Writes, or is about to, says so, and waits in the middle of the transaction until it may go on."""
+    """Writes, or is about to, says so, and waits in the middle of the transaction until it may continue."""
 
     def __init__(self, *, before: bool = False) -> None:
         super().__init__()

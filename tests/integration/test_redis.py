@@ -96,7 +96,7 @@ async def test_the_digests_of_the_last_batches_are_kept_and_no_more(live: RedisL
 async def test_digests_after_a_hole_are_never_mixed_up_with_those_before_it(live: RedisLiveJobs) -> None:
     job = a_job()
     await live.save(with_digests(job, 0, RECENT_DIGESTS_MAX))
-    # Redis did not take some of them, or another stream went on without telling.
+    # Redis did not take some of them, or another stream continued without a trace.
     await live.save(with_digests(job, RECENT_DIGESTS_MAX + 5, RECENT_DIGESTS_MAX + 8))
     assert await live.digests(job.spec.key) == expected(RECENT_DIGESTS_MAX + 5, RECENT_DIGESTS_MAX + 8)
     await live.save(replace(job, next_sequence=RECENT_DIGESTS_MAX + 20))

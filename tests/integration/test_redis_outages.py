@@ -1,4 +1,4 @@
-"""Why Redis serves no call: each cause is told from the others, on a real Valkey. The server continues without it."""
+"""Why Redis serves no call: the causes are told apart, on a real Valkey. The server continues without it."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ async def test_a_watcher_is_told_nothing_while_postgresql_is_away_and_the_end_af
         reading = asyncio.create_task(seen(call))
         done, _ = await asyncio.wait({reading}, timeout=1.0)
         assert not done
-        proxy.mend()
+        proxy.repair()
         assert (await reading).state == jobs_pb2.JOB_STATE_SUCCEEDED
 
 
@@ -209,7 +209,7 @@ async def test_without_postgresql_a_cancelled_job_takes_no_batches_and_is_not_de
             code, refused = await refusal(call)
             assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
             assert refused.retry_after_s > 0
-        proxy.mend()
+        proxy.repair()
 
 
 async def test_a_job_that_has_ended_otherwise_cannot_be_cancelled(

@@ -1,4 +1,4 @@
-"""A Kafka that stops: nothing is acknowledged that is not stored, and the client goes on where it was."""
+"""A Kafka that stops: nothing is acknowledged that is not stored, and the client resumes where it was."""
 
 from __future__ import annotations
 

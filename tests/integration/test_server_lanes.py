@@ -106,7 +106,7 @@ async def test_without_postgresql_a_new_job_has_one_lane_and_keeps_it(
         await client.whole(header(dataset=FLEET, idempotency_key=usual), batch(0))
         await proxy.cut()
         await begin(client, key, *map(batch, range(3)))
-        proxy.mend()
+        proxy.repair()
         await eventually(back)
         again = header(dataset=FLEET, idempotency_key=key, session_id=key)
         answers = await client.whole(again, batch(3), batch(4))

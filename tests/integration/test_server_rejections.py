@@ -41,7 +41,7 @@ async def test_rejections_are_listed_by_place_a_page_at_a_time(client: Peer, ser
     name = (await client.submit(header(), batch(0))).job.name
     assert [list(page.rejections) for page in await rejections(client, name)] == [[]]
     places = [(sequence, index) for sequence in range(3) for index in range(3)]
-    # One record may be rejected twice: of a batch that came again with other bytes, for instance.
+    # One record may be rejected twice: of a batch that was resent with other bytes, for instance.
     reject(server_settings, name, [*reversed(places), (1, 1)], b"bytes")
     pages = await rejections(client, name, page_size=4)
     assert [len(page.rejections) for page in pages] == [4, 4, 2]
@@ -99,4 +99,4 @@ async def test_without_postgresql_rejections_cannot_be_told_now(
         code, refused = await refusal(rejections(client, name))
         assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
         assert refused.retry_after_s > 0
-        proxy.mend()
+        proxy.repair()

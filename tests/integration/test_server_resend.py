@@ -1,4 +1,4 @@
-"""Batches and jobs that come again: compared, not stored twice; found also when Redis has forgotten them."""
+"""Batches and jobs that are resent: compared, not stored twice; found also when Redis has forgotten them."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ async def test_without_postgresql_batches_sent_again_are_compared_with_what_redi
         await redis_forgets(server_settings, name, only_digests=True)
         code, refused = await refusal(client.whole(header(idempotency_key=key, session_id=key), batch(0)))
         assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.RESUME_NOT_READY)
-        proxy.mend()
+        proxy.repair()
 
 
 async def test_a_finished_job_sent_again_comes_back_at_once_also_with_redis_empty(

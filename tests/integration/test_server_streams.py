@@ -388,7 +388,7 @@ async def test_without_postgresql_jobs_are_accepted_sealed_and_told_of(
             code, refused = await refusal(call)
             assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.POSTGRES_UNAVAILABLE)
             assert refused.retry_after_s > 0
-        proxy.mend()
+        proxy.repair()
         await eventually(back)
 
 

@@ -60,7 +60,7 @@ def dataset_of(connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: 
         ("ignore", RAISES, ((10, 6, 0, 1, 0, 3), (12, 2, 6, 1, 0, 3))),
         ("reject", RAISES, ((10, 6, 0, 1, 0, 3), (12, 2, 0, 7, 0, 3))),
         ("update", RAISES, ((10, 6, 0, 1, 0, 3), (12, 8, 0, 1, 0, 3))),
-        # A key that the trigger changes is not recognized in the table: it was written all the same.
+        # A key that the trigger changes is not recognized in the table: it was written anyway.
         ("update", MOVES, ((10, 7, 0, 0, 0, 3), (12, 9, 0, 0, 0, 3))),
     ],
 )

@@ -298,7 +298,7 @@ def test_a_job_with_too_many_rejections_fails_early_and_takes_no_more(connection
 
 
 def test_an_atomic_job_fails_by_a_batch_of_another_version(connection: Connection, epoch: int) -> None:
-    """Its streams are refused; this is of one that a server opened while nobody could tell it the job's version."""
+    """Its streams are refused; this is of one that a server opened while it could not read the job's version."""
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10, options=ATOMIC)), TableWriter())
     other, payload = batch(1, 10, 10, options=ATOMIC)
     other = replace(other, spec=replace(other.spec, dataset_version=2))

@@ -23,6 +23,6 @@ def single_cursor(log: Mapping[int, Sequence[Received]], now: datetime) -> Datab
         for item in items:
             span = Span(partition, item.offset, item.offset + 1, 1)
             for waits in shell.write_chunk("oracle", [span], [item], (DeferralView(), lambda _: None)):
-                require(not waits, "the oracle waits for nobody")
+                require(not waits, "the oracle waits for no other")
     require(not shell.database.parked, "the oracle defers nothing")
     return shell.database

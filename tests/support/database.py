@@ -23,7 +23,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 @pytest.fixture(scope="session")
 def template(addresses: Addresses) -> str:
-    """The name of a migrated database that nobody is connected to."""
+    """The name of a migrated database without connections."""
     name = f"template_{uuid.uuid4().hex}"
     with connect(addresses.postgres, "tests") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -24,7 +24,7 @@ async def eventually(found: Callable[[], T | None], within_s: float = 30) -> T:
 
 
 def wait_for(found: Callable[[], bool], within_s: float) -> bool:
-    """Wait until something is so; tell whether it came to be. Not for the event loop's thread."""
+    """Wait until something is so; return whether it came to be. Not for the event loop's thread."""
     pause, ends_at_s = threading.Event(), time.monotonic() + within_s
     while not found():
         if time.monotonic() > ends_at_s:

@@ -1,4 +1,4 @@
-"""A server without Kafka or PostgreSQL that does with streams what a test tells it."""
+"""A server without Kafka or PostgreSQL: a test decides what it does with streams."""
 
 from __future__ import annotations
 

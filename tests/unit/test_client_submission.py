@@ -63,7 +63,7 @@ async def test_nothing_is_drawn_beyond_the_buffer_until_batches_are_acknowledged
     async with fake_server(stall) as fake, AsyncBulkClient(fake.address, config=config) as client:
         submission = asyncio.create_task(client.submit("d", source()))
         await stalled.wait()
-        assert drawn == 5, "four are held, the fifth is in hand"
+        assert drawn == 5, "four are kept, the fifth is pending"
         stalled.clear()
         go_on.set()
         await stalled.wait()
@@ -134,7 +134,7 @@ async def test_a_refusal_while_batches_are_being_written_is_raised_with_its_reas
         Busy(Reason.JOB_BUSY, "another stream holds the job", retry_after_s=0.05),
         Unavailable(Reason.DRAINING, "the server drains", retry_after_s=0.05),
         Unavailable(Reason.RESUME_NOT_READY, "not applied yet", retry_after_s=0.05),
-        Unavailable(Reason.KAFKA_UNAVAILABLE, "Kafka is away", retry_after_s=0.05),
+        Unavailable(Reason.KAFKA_UNAVAILABLE, "Kafka is unavailable", retry_after_s=0.05),
         TooLate(Reason.SEAL_TIMEOUT, "the seal was not stored in time", retry_after_s=0.05),
     ],
     ids=lambda refusal: str(refusal.reason),

@@ -106,7 +106,7 @@ class Ledger:
 def test_any_interleaving_replay_and_cut_of_the_lanes_applies_each_batch_once_and_ends_the_job_once(
     data: st.DataObject, lanes: int, batches: int, breaks: int
 ) -> None:
-    """Streams that break anywhere and go on from the ledger; some batches after a hole; chunks cut anywhere."""
+    """Streams that break anywhere and resume from the ledger; some batches after a hole; chunks cut anywhere."""
     ledger, partitions = Ledger(lanes), [list[Received]() for _ in range(lanes)]
     read = [0] * lanes
 

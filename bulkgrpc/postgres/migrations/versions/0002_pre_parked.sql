@@ -101,7 +101,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION bulk.table_fingerprint(regclass) IS
-  'A text that differs after every change of the table that the statement describe (table_contract.sql) could see; null in a transaction that is not READ COMMITTED. A row version (xmin) of a catalog stands for the row. No function that locks a partition is called: whoever attaches a partition may have it locked.';
+  'A text that differs after every change of the table that the statement describe (table_contract.sql) could see; null in a transaction that is not READ COMMITTED. A row version (xmin) of a catalog stands for the row. No function that locks a partition is called: a session that attaches a partition may have it locked.';
 
 -- As before, but a day stays while a job of it has parked messages: they would open the job again.
 CREATE OR REPLACE FUNCTION bulk.maintain_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
