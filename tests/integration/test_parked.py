@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
@@ -12,8 +12,11 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.ports import Applied
+from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.kafka.message import from_headers, to_headers
-from bulkgrpc.model import JobKey, JobState, Message
+from bulkgrpc.model import JobKey, JobOptions, JobState, Message
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetRegistry, PostgresParkedMessages
@@ -171,3 +174,72 @@ def test_a_batch_that_takes_too_long_blocks_its_job_and_what_follows_in_its_queu
     assert job_row(connection, "later")[:3] == (JobState.OPEN, 10, 10)
     worker.thread.stop(10)
     worker.parked.close()
+
+
+def test_the_seal_of_an_atomic_job_waits_for_its_table(connection: Connection, worker: Worker) -> None:
+    options = JobOptions(atomic=True)
+    worker.write(batch(0, 0, 10, options=options))
+    connection.execute("ALTER TABLE sensor_readings RENAME TO elsewhere")
+    outcome = worker.write(seal(1, options=options))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 1
+    worker.settle()
+    assert job_row(connection)[0] == JobState.OPEN
+    connection.execute("ALTER TABLE elsewhere RENAME TO sensor_readings")
+    worker.settle()
+    assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
+    assert count(connection, "sensor_readings") == 10
+
+
+def test_an_atomic_job_whose_rows_a_changed_column_would_cut_fails(connection: Connection, worker: Worker) -> None:
+    options = JobOptions(atomic=True)
+    worker.write(batch(0, 10, 5, options=options))
+    connection.execute("ALTER TABLE sensor_readings ALTER sensor_id TYPE varchar(1)")
+    worker.write(seal(1, options=options))
+    worker.settle()
+    assert job_row(connection) == (JobState.FAILED, 5, 0, 0, 0, 5)
+    assert count(connection, "sensor_readings") == 0
+
+
+ENDING = """
+CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF new.value < 5 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN new; END $$;
+CREATE TRIGGER leave BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION leave();
+"""
+
+
+def test_a_trigger_that_ends_its_own_session_blocks_the_job_and_ends_no_worker(
+    connection: Connection, worker: Worker
+) -> None:
+    connection.execute(ENDING)
+    worker.write(batch(0, 500, 10, job="early"), batch(0, 0, 10, job="poison"), seal(1, job="early"))
+    worker.settle()
+    assert count(connection, "bulk.blocked_jobs") == 1
+    assert job_row(connection, "early")[:3] == (JobState.OPEN, 10, 10)
+    connection.execute("DROP TRIGGER leave ON sensor_readings; DELETE FROM bulk.blocked_jobs")
+    worker.settle()
+    assert job_row(connection, "early")[0] == JobState.SUCCEEDED
+    assert job_row(connection, "poison")[:3] == (JobState.OPEN, 10, 10)
+    assert count(connection, "bulk.parked") == 0
+
+
+def test_a_batch_that_the_decoder_does_not_survive_blocks_its_job_and_no_other_tenant(
+    connection: Connection, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison, payload = batch(0, 0, 10, job="poison")
+
+    def fragile(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
+        if any(one.data == payload for one in payloads):
+            raise ValueError("the decoder does not survive this")
+        return to_rows(codec, payloads)
+
+    monkeypatch.setattr("bulkgrpc.consume.decode.to_rows", fragile)
+    worker.write(batch(0, 500, 10, job="early"), (poison, payload))
+    worker.settle()
+    assert job_row(connection, "early")[:3] == (JobState.OPEN, 10, 10)
+    rows = connection.execute("SELECT reason FROM bulk.blocked_jobs").fetchall()
+    assert rows == [("the decoder does not survive this",)]
+    monkeypatch.undo()
+    connection.execute("DELETE FROM bulk.blocked_jobs")
+    worker.settle()
+    assert job_row(connection, "poison")[:3] == (JobState.OPEN, 10, 10)
