@@ -9,7 +9,7 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Consequence, Where, classify
-from bulkgrpc.consume.ports import ParkedMessages, SliceFailed, StoreError
+from bulkgrpc.consume.ports import Pace, ParkedMessages, SliceFailed, StoreError, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -30,6 +30,7 @@ class DrainThread:
         self._wake = threading.Event()
         self._slices: dict[QueueKey, int] = {}  # messages at once, of queues of which a slice failed
         self._wait_s = BUSY_S
+        self._rounds = 0
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
 
     def start(self) -> None:
@@ -67,15 +68,25 @@ class DrainThread:
 
     def round(self) -> float:
         """Drain each queue by a slice, and try a dataset whose trial is due. Returns how long to wait, seconds."""
-        self._parked.retry_jobs()
         self._try_dataset()
         applied = 0
         queues = self._parked.queues()
+        # Not always the same one first.
+        first = self._rounds % len(queues) if queues else 0
+        queues = [*queues[first:], *queues[:first]]
+        self._rounds += 1
         self._slices = {queue: self._slices[queue] for queue in queues if queue in self._slices}
         for queue in queues:
             if self._stopping.is_set():
                 return 0.0
-            applied += self._drain(queue)
+            try:
+                applied += self._drain(queue)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # Any exception: the queues behind this one must not wait for it.
+                log.exception("drain_failed", partition=queue.partition, tenant=queue.tenant, dataset=queue.dataset)
+                self._parked.close()
         for dataset in self._parked.end_isolation():
             log.info("dataset_unblocked", dataset=dataset)
         self._wait_s = BUSY_S if applied else min(self._wait_s * 2, IDLE_S)
@@ -84,14 +95,17 @@ class DrainThread:
     def _drain(self, queue: QueueKey) -> int:
         """Drain a slice of a queue; return how much was done: messages applied, or a failure that was dealt with."""
         messages_max = self._slices.get(queue, SLICE_MESSAGES)
+        pace = Pace.ALONE if messages_max == 1 else Pace.BESIDE if queue in self._slices else Pace.MERGING
         try:
-            applied = self._parked.drain(queue, messages_max, alone=messages_max == 1)
+            applied = self._parked.drain(queue, messages_max, pace=pace)
         except SliceFailed as error:
             self._on_failed(queue, error)
             return 1
         metrics.messages_drained.add(applied)
         if queue in self._slices and applied:
-            self._slices[queue] = min(messages_max * 2, SLICE_MESSAGES)
+            self._slices[queue] = messages_max * 2
+            if self._slices[queue] >= SLICE_MESSAGES:
+                del self._slices[queue]
         return applied
 
     def _on_failed(self, queue: QueueKey, error: SliceFailed) -> None:

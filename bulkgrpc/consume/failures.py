@@ -101,7 +101,10 @@ POSTGRES_CLASSES: Final = frozenset({
 })
 # fmt: on
 _UNAVAILABLE: Final = frozenset({"OperationalError", "InterfaceError", "StoreUnavailable"})
-_NO_DECODER: Final = frozenset({"DatasetNotFound", "InvalidDataset", "StoreError"})
+_OF_DATASET: Final = frozenset({"TableMisfit", "DatasetNotFound", "InvalidDataset", "StoreError"})
+"""Exceptions that are about a dataset as a whole: its table, or a version that is missing or no longer valid."""
+_UNCLEAR_CLASSES: Final = ("58", "XX")
+"""Internal errors may be about one value, such as a geometry that an extension cannot parse, or about the table."""
 _BROKEN_BUILD: Final = frozenset({"ImportError", "ModuleNotFoundError"})
 
 
@@ -114,9 +117,8 @@ def classify(failure: Failure) -> Consequence:
     | rows             | RAISE in a function                                          | REJECT_ROWS    |
     | any              | connection, shutdown, read-only, no SQLSTATE from the driver | RETRY          |
     | any              | serialization failure, deadlock                              | RETRY          |
-    | rows             | ended for its time                                           | DEFER_JOB      |
-    | rows             | any other error inside a function                            | REJECT_ROWS    |
-    | rows             | data, integrity, program limit, a class PostgreSQL lacks     | REJECT_ROWS    |
+    | rows             | any other error inside a function, data, integrity, limits   | REJECT_ROWS    |
+    | rows             | ended for its time; an internal error, an unknown exception  | DEFER_JOB      |
     | rows             | everything else: table, right, type, lock, disk, unknown     | BLOCK_DATASET  |
     | decode           | the dataset's version is missing or no longer valid          | BLOCK_DATASET  |
     | decode           | everything else: a batch that the decoder does not survive   | DEFER_JOB      |
@@ -145,10 +147,9 @@ def _is_of_connection(code: str) -> bool:
 def _without_code(failure: Failure) -> Consequence:
     if failure.exception in _UNAVAILABLE or failure.where is Where.CONNECT:
         return Consequence.RETRY
-    if failure.where is Where.DECODE:
-        missing = failure.exception in _NO_DECODER
-        return Consequence.BLOCK_DATASET if missing else Consequence.DEFER_JOB
-    return Consequence.BLOCK_DATASET if failure.where is Where.ROWS else Consequence.STOP_PARTITION
+    if failure.where in (Where.ROWS, Where.DECODE):
+        return Consequence.BLOCK_DATASET if failure.exception in _OF_DATASET else Consequence.DEFER_JOB
+    return Consequence.STOP_PARTITION
 
 
 def _of_rows(failure: Failure) -> Consequence:
@@ -156,6 +157,9 @@ def _of_rows(failure: Failure) -> Consequence:
         return Consequence.DEFER_JOB
     if is_row_error(failure.sqlstate, failure.context):
         return Consequence.REJECT_ROWS
+    resources = failure.sqlstate[:2] == "53"
+    if failure.sqlstate[:2] in _UNCLEAR_CLASSES or (re.search(IN_FUNCTION, failure.context) and not resources):
+        return Consequence.DEFER_JOB
     return Consequence.BLOCK_DATASET
 
 

@@ -7,6 +7,7 @@ Adapters: `bulkgrpc.kafka.consumer` (RecordLog), `bulkgrpc.kafka.dead_letters` (
 
 from __future__ import annotations
 
+import enum
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -192,17 +193,27 @@ class SliceFailed(StoreError):
         self.job_ids = job_ids
 
 
+class Pace(enum.Enum):
+    """How long the rows of a slice may take, and who waits for them."""
+
+    MERGING = "merging"
+    """As long as on the main path. If the slice is all of its queue, the main path is kept away, and finds it empty."""
+    BESIDE = "beside"
+    """Longer: only other parked messages wait."""
+    ALONE = "alone"
+    """As long as a statement may take: the slice is one message."""
+
+
 class ParkedMessages(Protocol):
     """The parked messages of the topic. One thread uses it. Every method raises StoreUnavailable, or StoreError."""
 
     def queues(self) -> Sequence[QueueKey]:
         """Return the queues with parked messages whose datasets are not blocked."""
 
-    def drain(self, queue: QueueKey, messages_max: int, *, alone: bool) -> int:
+    def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace) -> int:
         """Apply the first parked messages of a queue that may be applied; return how many there were.
 
-        alone: with the longest time for their rows. 0: there are none, or another worker drains the queue. Raises
-        SliceFailed.
+        0: there are none, or another worker drains the queue. Raises SliceFailed.
         """
 
     def claim_trial(self) -> str | None:
@@ -216,9 +227,6 @@ class ParkedMessages(Protocol):
 
     def end_isolation(self) -> Sequence[str]:
         """Unblock the datasets that are isolating and have no parked message any more; return their names."""
-
-    def retry_jobs(self) -> None:
-        """Unblock the jobs whose next trial is due."""
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset, or change why it is blocked."""

@@ -34,6 +34,8 @@ from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Integers, Rejections
 
+_USUAL_TIME = "SET LOCAL statement_timeout = DEFAULT"
+
 
 class RowsFailed(Exception):
     """The rows of one dataset were not written, and not because of some of them. `__cause__` says why."""
@@ -75,6 +77,9 @@ def apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
     for group in work.groups:
         with _of_dataset(group.rows.dataset.name):
             _write_group(connection, group, applied, writer)
+    if work.groups:
+        # The check of a table bounds the statements that follow; those of the ledger have their usual time.
+        connection.execute(_USUAL_TIME)
     rows_s = time.perf_counter() - rows_begun_s
     faults.reach("after_rows")
     for index in range(len(items)):
@@ -88,6 +93,8 @@ def apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
         if spec.key.job_id in jobs:
             with _of_dataset(spec.dataset):
                 _decide(connection, spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view, writer)
+    if any(row.atomic for row in locked.jobs.values()):
+        connection.execute(_USUAL_TIME)
     with connection.pipeline():
         _conclude(connection, applied, locked.jobs)
     _report(connection, applied)

@@ -24,7 +24,7 @@ _SQL = statements.family("parked")
 REASON_CHARS_MAX: Final = 2000
 TRIAL_S_MAX: Final = 10.0
 """Longest time between two trials of a blocked dataset, seconds."""
-JOB_TRIAL_S_MAX: Final = 60.0
+JOB_TRIAL_S_MAX: Final = 600.0
 SLICE_RECORDS_MAX: Final = 20_000
 SLICE_BYTES_MAX: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '200ms'"
@@ -107,7 +107,7 @@ def select(
     }
     found = []
     for offset, headers, payload in connection.execute(_SQL["select_slice"], values):
-        pairs = [(name, value.encode("latin-1")) for name, value in headers]
+        pairs = [(name, bytes.fromhex(value)) for name, value in headers]
         found.append(Received(queue.partition, offset, read_headers(pairs), payload, pairs))
     return found
 
@@ -147,8 +147,13 @@ def lock_offset(connection: Connection, topic: str, partition: int) -> bool:
 
 
 def delete(connection: Connection, topic: str, items: Sequence[Received]) -> None:
-    """Delete messages of one partition, locked before, that this transaction applies."""
-    values = {"topic": topic, "partition": items[0].partition, "offsets": [item.offset for item in items]}
+    """Delete messages of one partition, locked before, that this transaction applies; their jobs are not blocked."""
+    values = {
+        "topic": topic,
+        "partition": items[0].partition,
+        "offsets": [item.offset for item in items],
+        "job_ids": list({item.message.spec.key.job_id for item in items}),
+    }
     connection.execute(_SQL["delete"], values)
 
 
@@ -175,11 +180,6 @@ def block_job(connection: Connection, job_id: uuid.UUID, failure: Failure) -> No
     connection.execute(_SQL["block_job"], values)
 
 
-def unblock_jobs(connection: Connection) -> None:
-    """Let the jobs be applied again whose next trial is due."""
-    connection.execute(_SQL["unblock_jobs"])
-
-
 def claim_trial(connection: Connection) -> str | None:
     """Claim a blocked dataset whose next trial is due, so that no other worker tries it now."""
     row = connection.execute(_SQL["claim_trial"], {"trial_s_max": TRIAL_S_MAX}).fetchone()
@@ -204,6 +204,6 @@ def _text(reason: str) -> str:
     return reason.replace("\0", "\\0")[:REASON_CHARS_MAX]
 
 
-def _to_json(headers: Iterable[tuple[str, bytes]]) -> str:
-    # Latin-1 keeps every byte. U+0000, which jsonb refuses, is in no header of an accepted message.
-    return json.dumps([[name, value.decode("latin-1")] for name, value in headers])
+def _to_json(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    # In hexadecimal: a header that another program added may have any bytes, or none.
+    return json.dumps([[name, value.hex()] for name, value in headers if value is not None and "\0" not in name])

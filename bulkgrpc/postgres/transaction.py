@@ -83,7 +83,10 @@ class SliceAborted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How a queue is drained. codec_of: as for `decode.prepare`. trial: although its dataset is blocked."""
+    """How a queue is drained. codec_of: as for `decode.prepare`. trial: although its dataset is blocked.
+
+    merges: if the slice is all of the queue, keep the main path away meanwhile, so that it finds the queue empty.
+    """
 
     topic: str
     queue: QueueKey
@@ -91,6 +94,7 @@ class Drain:
     codec_of: Callable[[str, int], BatchCodec]
     read_headers: HeaderReader
     trial: bool = False
+    merges: bool = False
 
     def select(self, connection: Connection) -> Sequence[Received]:
         """Return the next slice of the queue."""
@@ -109,7 +113,7 @@ def drain_slice(connection: Connection, drain: Drain, writer: TableWriter) -> in
         if not items:
             return 0
         prepared = _prepare(items, drain)
-        last = not drain.trial and not parked.has_others(connection, drain.topic, drain.queue, items)
+        last = drain.merges and not parked.has_others(connection, drain.topic, drain.queue, items)
         while True:
             try:
                 with connection.transaction():

@@ -20,6 +20,8 @@ from bulkgrpc.consume.ports import (
     Applied,
     DatasetNotFound,
     DatasetRegistry,
+    NotNext,
+    Pace,
     SliceFailed,
     StoreError,
     StoreUnavailable,
@@ -159,7 +161,10 @@ class PostgresChunkWriter:
         except RowsFailed as error:
             cause = error.__cause__ or error
             raise WriteFailed(failure_of(cause, Where.ROWS, error.dataset)) from error
-        except psycopg.Error as error:
+        except NotNext:
+            raise
+        except Exception as error:
+            # Any exception: one that is not PostgreSQL's is of this code, and must not end the process either.
             self.close()
             raise WriteFailed(failure_of(error, where)) from error
 
@@ -182,18 +187,21 @@ class PostgresParkedMessages:
     def __init__(self, postgres: str, topic: str, registry: DatasetRegistry, read_headers: parked.HeaderReader) -> None:
         self._topic, self._registry, self._read_headers = topic, registry, read_headers
         self._session = _Session(postgres, "bulkgrpc-worker-drain")
-        self._tables = TableWriter(TableContracts(limits.DRAIN_ROWS_TIMEOUT_S))
-        # Those of a message that is alone may take as long as a statement may.
-        self._single = TableWriter(TableContracts(limits.STATEMENT_TIMEOUT_S))
+        seconds = {
+            Pace.MERGING: limits.ROWS_TIMEOUT_S,
+            Pace.BESIDE: limits.DRAIN_ROWS_TIMEOUT_S,
+            Pace.ALONE: limits.STATEMENT_TIMEOUT_S,
+        }
+        self._tables = {pace: TableWriter(TableContracts(timeout_s)) for pace, timeout_s in seconds.items()}
 
     def queues(self) -> Sequence[QueueKey]:
         """Return the queues with parked messages whose datasets are not blocked."""
         with self._translated():
             return parked.queues(self._session.open(), self._topic)
 
-    def drain(self, queue: QueueKey, messages_max: int, *, alone: bool) -> int:
+    def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace) -> int:
         """Apply the first parked messages of a queue that may be applied. Raises SliceFailed."""
-        return self._drain(queue, messages_max, self._single if alone else self._tables)
+        return self._drain(queue, messages_max, pace)
 
     def claim_trial(self) -> str | None:
         """Claim a blocked dataset whose next trial is due."""
@@ -209,11 +217,11 @@ class PostgresParkedMessages:
         if newest is not None:
             try:
                 with connection.transaction():
-                    self._tables.contracts.check(connection, newest)
+                    self._tables[Pace.MERGING].contracts.check(connection, newest)
             except (psycopg.Error, TableMisfit) as error:
                 raise SliceFailed(failure_of(error, Where.ROWS, dataset), []) from error
         if queue is not None and newest is not None:
-            return self._drain(queue, 1, self._tables, trial=True) > 0
+            return self._drain(queue, 1, Pace.BESIDE, trial=True) > 0
         # Nothing may be tried: the main path tries. Of a deleted dataset what is parked is rejected.
         with self._translated():
             return parked.unblock_dataset(connection, dataset)
@@ -222,11 +230,6 @@ class PostgresParkedMessages:
         """Forget isolation that has been over for a while."""
         with self._translated():
             return parked.end_isolation(self._session.open())
-
-    def retry_jobs(self) -> None:
-        """Let the jobs be applied again whose next trial is due."""
-        with self._translated():
-            parked.unblock_jobs(self._session.open())
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset, or change why it is blocked."""
@@ -242,12 +245,13 @@ class PostgresParkedMessages:
         """Close the connection. The next call opens another."""
         self._session.close()
 
-    def _drain(self, queue: QueueKey, messages_max: int, tables: TableWriter, *, trial: bool = False) -> int:
-        how = Drain(self._topic, queue, messages_max, self._registry.codec, self._read_headers, trial)
+    def _drain(self, queue: QueueKey, messages_max: int, pace: Pace, *, trial: bool = False) -> int:
+        merges = pace is Pace.MERGING
+        how = Drain(self._topic, queue, messages_max, self._registry.codec, self._read_headers, trial, merges)
         with self._translated():
             connection = self._session.open()
         try:
-            return drain_slice(connection, how, tables)
+            return drain_slice(connection, how, self._tables[pace])
         except SliceAborted as error:
             failure = failure_of(error.__cause__ or error, Where.ROWS if error.dataset else Where.LEDGER, error.dataset)
             raise SliceFailed(failure, [item.message.spec.key.job_id for item in error.items]) from error

@@ -8,11 +8,11 @@ import pytest
 
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import ConflictPolicy
-from bulkgrpc.model import JobOptions, JobState
+from bulkgrpc.model import JobOptions, JobState, Message, digest_of
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
-from tests.integration.test_transaction import TOPIC, batch, chunk, seal
+from tests.integration.test_transaction import TOPIC, batch, chunk, message, seal
 from tests.support import examples
 from tests.support.database import Connection, count, register
 
@@ -81,6 +81,30 @@ def test_skipped_rows_are_counted_for_the_job_that_sent_them(
     write_chunk(connection, TOPIC, chunk(epoch, 2, batch(0, 0, 12, job="b"), batch(1, 200, 5, job="c")), writer)
     assert counts(connection, "b") == expected[1]
     assert counts(connection, "c") == (15, 15, 0, 0, 0, 0)
+
+
+NEWER = """
+CREATE FUNCTION newer() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF new.value <= old.value THEN RETURN NULL; END IF; RETURN new; END $$;
+CREATE TRIGGER newer BEFORE UPDATE ON sensor_readings FOR EACH ROW EXECUTE FUNCTION newer();
+"""
+
+
+def test_of_records_with_one_key_those_are_written_that_a_trigger_lets_in(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of(connection, monkeypatch, "update")
+    connection.execute(NEWER)
+
+    def readings(sequence: int, *values: float, job: str) -> tuple[Message, bytes]:
+        payload = examples.batch_of([examples.reading("S1", 5, value) for value in values])
+        return replace(message(sequence, len(values), job=job), digest=digest_of(payload)), payload
+
+    writer = TableWriter()
+    write_chunk(connection, TOPIC, chunk(epoch, 0, readings(0, 7, job="a")), writer)
+    write_chunk(connection, TOPIC, chunk(epoch, 1, readings(0, 10, 5, job="b")), writer)
+    assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(10.0,)]
+    assert counts(connection, "b") == (2, 1, 0, 0, 0, 1)
 
 
 @pytest.mark.parametrize("policy", ["ignore", "update", "reject"])

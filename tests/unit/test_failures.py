@@ -69,9 +69,6 @@ def test_a_value_or_a_constraint_is_about_a_row(code: str) -> None:
         "55000",
         "55P03",
         "53100",
-        "58030",
-        "XX002",
-        "XX000",
     ],
 )
 def test_a_table_that_cannot_be_written_blocks_its_dataset(code: str) -> None:
@@ -97,13 +94,23 @@ def test_a_deadlock_or_a_full_disk_inside_a_trigger_is_not_about_a_row() -> None
 
 
 @pytest.mark.parametrize("name", ["ValueError", "ArrowInvalid", "PanicException", "MemoryError", "ImportError"])
-def test_an_unknown_exception_while_rows_are_written_blocks_their_dataset_and_of_a_batch_its_job(name: str) -> None:
-    assert classify(Failure(Where.ROWS, "", name, "text", dataset="weather")) is Consequence.BLOCK_DATASET
+def test_an_unknown_exception_while_rows_are_decoded_or_written_may_be_about_one_batch(name: str) -> None:
+    assert classify(Failure(Where.ROWS, "", name, "text", dataset="weather")) is Consequence.DEFER_JOB
     assert classify(Failure(Where.DECODE, "", name, "text", dataset="weather")) is Consequence.DEFER_JOB
+
+
+@pytest.mark.parametrize("code", ["58030", "XX002", "XX000"])
+def test_an_internal_error_may_be_about_one_batch(code: str) -> None:
+    assert classify(failure(Where.ROWS, code)) is Consequence.DEFER_JOB
+
+
+def test_a_lock_that_a_trigger_does_not_get_may_be_about_one_batch() -> None:
+    assert classify(failure(Where.ROWS, "55P03", in_function=True)) is Consequence.DEFER_JOB
 
 
 def test_a_dataset_without_a_decoder_is_blocked_and_one_that_cannot_be_looked_up_is_tried_again() -> None:
     assert classify(Failure(Where.DECODE, "", "DatasetNotFound", "text")) is Consequence.BLOCK_DATASET
+    assert classify(Failure(Where.ROWS, "", "TableMisfit", "text")) is Consequence.BLOCK_DATASET
     assert classify(Failure(Where.DECODE, "", "StoreUnavailable", "text")) is Consequence.RETRY
 
 

@@ -8,7 +8,7 @@ WHERE b.dataset = ANY (%(datasets)s::text[])
 UNION ALL
 SELECT 'job', b.job_id::text, '', false, 0
 FROM bulk.blocked_jobs b
-WHERE b.job_id = ANY (%(job_ids)s::uuid[])
+WHERE b.job_id = ANY (%(job_ids)s::uuid[]) AND b.next_trial_time > clock_timestamp()
 UNION ALL
 SELECT 'queue', q.tenant, q.dataset, false, q.partition
 FROM unnest(%(partitions)s::integer[], %(tenants)s::text[], %(queue_datasets)s::text[]) AS q (partition, tenant, dataset)
@@ -87,7 +87,11 @@ FROM queues q CROSS JOIN LATERAL (
   WHERE p.topic = %(topic)s AND p.partition = q.partition AND p.tenant = q.tenant AND p.dataset = %(dataset)s
   ORDER BY p.message_offset LIMIT 1
 ) head
-WHERE NOT EXISTS (SELECT FROM bulk.blocked_jobs j WHERE j.job_id = head.job_id)
+WHERE NOT EXISTS (
+  SELECT FROM bulk.blocked_jobs j WHERE j.job_id = head.job_id AND j.next_trial_time > clock_timestamp()
+)
+-- Not the same each time: its message may be the only one that cannot be written.
+ORDER BY random()
 LIMIT 1
 
 -- name: select_slice
@@ -98,10 +102,14 @@ WITH heads AS (
   FROM bulk.parked p
   WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.tenant = %(tenant)s AND p.dataset = %(dataset)s
     AND p.message_offset < coalesce(
-      (SELECT min(waiting.message_offset)
-       FROM bulk.blocked_jobs j JOIN bulk.parked waiting USING (job_id)
-       WHERE waiting.topic = %(topic)s AND waiting.partition = %(partition)s AND waiting.tenant = %(tenant)s
-         AND waiting.dataset = %(dataset)s
+      (SELECT min(first.message_offset)
+       FROM bulk.blocked_jobs j CROSS JOIN LATERAL (
+         SELECT waiting.message_offset FROM bulk.parked waiting
+         WHERE waiting.job_id = j.job_id AND waiting.topic = %(topic)s AND waiting.partition = %(partition)s
+           AND waiting.tenant = %(tenant)s AND waiting.dataset = %(dataset)s
+         ORDER BY waiting.message_offset LIMIT 1
+       ) first
+       WHERE j.next_trial_time > clock_timestamp()
          AND NOT EXISTS (SELECT FROM bulk.blocked_datasets b WHERE b.dataset = %(dataset)s AND b.discarding)),
       9223372036854775807)
   ORDER BY p.message_offset
@@ -144,7 +152,8 @@ FOR UPDATE
 SELECT FROM bulk.offsets WHERE topic = %(topic)s AND partition = %(partition)s FOR UPDATE
 
 -- name: delete
--- Forget messages that are applied in this transaction.
+-- Forget messages that are applied in this transaction, and that their jobs were blocked.
+WITH unblocked AS (DELETE FROM bulk.blocked_jobs WHERE job_id = ANY (%(job_ids)s::uuid[]))
 DELETE FROM bulk.parked
 WHERE topic = %(topic)s AND partition = %(partition)s AND message_offset = ANY (%(offsets)s::bigint[])
 
@@ -167,7 +176,3 @@ DELETE FROM bulk.blocked_datasets WHERE dataset = %(dataset)s AND cause <> 'paus
 DELETE FROM bulk.blocked_datasets
 WHERE cause = 'isolating' AND next_trial_time < clock_timestamp() - interval '1 minute'
 RETURNING dataset
-
--- name: unblock_jobs
--- Jobs whose trial is due may be applied again.
-DELETE FROM bulk.blocked_jobs WHERE next_trial_time <= clock_timestamp()

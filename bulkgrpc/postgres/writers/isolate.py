@@ -43,7 +43,7 @@ def write(
     found = RejectionBuilder(len(job))
     found.add_rows(broken_constraints(connection, rows))
     if not len(found):
-        return _write_by_spans(connection, rows, job, triggers=triggers)
+        return write_by_spans(connection, rows, job, triggers=triggers)
     good = ~found.rejected
     done = _write_good(connection, writers, rows.keep(good), job[good], triggers=triggers)
     found.add_rows(done.rejected.moved(np.flatnonzero(good)))
@@ -61,10 +61,13 @@ def _write_good(
         except psycopg.Error as error:
             if not is_about_a_row(error):
                 raise
-    return _write_by_spans(connection, rows, job, triggers=triggers)
+        except triggered.RepeatedKeys:
+            break
+    return write_by_spans(connection, rows, job, triggers=triggers)
 
 
-def _write_by_spans(connection: Connection, rows: Rows, job: Integers, *, triggers: bool) -> Written:
+def write_by_spans(connection: Connection, rows: Rows, job: Integers, *, triggers: bool) -> Written:
+    """Write rows in their order, span by span; those that PostgreSQL rejects are rejected. triggers: as for `write`."""
     updates, jobs = rows.dataset.conflict_policy == "update", int(job.max(initial=0)) + 1
     skips = np.ones(len(job), np.bool_) if triggers else np.zeros(len(job), np.bool_)
     if triggers and not updates:

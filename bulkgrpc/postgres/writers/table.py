@@ -103,6 +103,8 @@ def _converted(rows: Rows, fit: Fit) -> Rows:
 def _write_triggered(connection: Connection, rows: Rows, job: Integers) -> Written:
     try:
         return in_savepoint(connection, lambda: triggered.write(connection, rows, job))
+    except triggered.RepeatedKeys:
+        return isolate.write_by_spans(connection, rows, job, triggers=True)
     except psycopg.Error as error:
         if not is_about_a_row(error):
             raise

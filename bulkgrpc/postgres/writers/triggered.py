@@ -22,15 +22,24 @@ from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode
 _INSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
 
 
+class RepeatedKeys(Exception):
+    """Some rows have equal keys. Which of them a trigger skips decides about the others: each must be written."""
+
+
 class _RowsSkipped(Exception):
     """COPY wrote fewer rows than it got."""
 
 
 def write(connection: Connection, rows: Rows, job: Integers) -> Written:
-    """Write rows by their dataset's policy: by direct COPY if all of them are written, else job by job."""
+    """Write rows by their dataset's policy: by direct COPY if all of them are written, else job by job.
+
+    Raises RepeatedKeys if some are not written by COPY and keys occur twice, psycopg.Error.
+    """
     try:
         in_savepoint(connection, lambda: _copy(connection, rows))
-    except (psycopg.errors.UniqueViolation, _RowsSkipped):
+    except (psycopg.errors.UniqueViolation, _RowsSkipped) as error:
+        if not staging.first_of_equal_keys(rows).all():
+            raise RepeatedKeys from error
         return _write_by_job(connection, rows, job)
     return Written(np.bincount(job).astype(np.int32))
 

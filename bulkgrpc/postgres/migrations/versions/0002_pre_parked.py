@@ -14,7 +14,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop what this revision created, and put the earlier version of a function back."""
+    """Drop what this revision created, and put the earlier version of a function back.
+
+    Raises if messages are parked or records were skipped: revision 0001 does not know of either.
+    """
+    op.execute(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM bulk.parked) OR EXISTS (SELECT FROM bulk.jobs WHERE skipped > 0) THEN "
+        "RAISE 'bulk.parked has messages, or jobs have skipped records, which revision 0001 does not know'; "
+        "END IF; END $$"
+    )
     first = Path(__file__).with_name("0001_pre_bulk_schema.sql").read_text()
     function = first[first.index("CREATE FUNCTION bulk.maintain_days") : first.index("-- Rows of a day without")]
     op.execute(function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))

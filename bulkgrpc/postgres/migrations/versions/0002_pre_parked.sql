@@ -14,7 +14,9 @@ CREATE TABLE bulk.parked (
 -- Protobuf hardly compresses, and parking is on the way of every other tenant's batch.
 ALTER TABLE bulk.parked ALTER payload SET STORAGE EXTERNAL;
 CREATE INDEX parked_by_queue ON bulk.parked (topic, partition, tenant, dataset, message_offset);
-CREATE INDEX parked_by_job ON bulk.parked (job_id);
+CREATE INDEX parked_by_job ON bulk.parked (job_id, topic, partition, tenant, dataset, message_offset);
+-- A queue: its rows come and go.
+ALTER TABLE bulk.parked SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
 CREATE INDEX parked_by_dataset ON bulk.parked (topic, dataset, partition, tenant);
 COMMENT ON TABLE bulk.parked IS
   'Messages that the main path passed over, as they came from Kafka: their datasets or jobs are blocked, or their tenants are deferred. Written in the transaction that moves the offset, deleted in the transaction that applies them.';
