@@ -25,10 +25,9 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 demo: setup ## Run the main job on a real stack and print its report
 	$(BIN)/bulkgrpc demo
 
-test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then the fault suites
+test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then the fault suite
 	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
-	$(BIN)/pytest $(AT_ONCE) tests/blast/test_catalog.py
 
 chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
