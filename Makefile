@@ -7,7 +7,7 @@ UPGRADE ?=
 # Tests mostly wait: run two at a time, each process with its own stack.
 AT_ONCE ?= --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test chaos blast blast-short storm check format generate lock bench clean
+.PHONY: help setup demo test chaos blast blast-catalog blast-short storm check format generate lock bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL an
 
 chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
+
+blast-catalog: setup ## Apply and repair each fault of users on a table, without the service
+	$(BIN)/pytest $(AT_ONCE) tests/blast/test_catalog.py
 
 blast-short: setup ## Apply each fault of users once, and prove that the checker detects a missing protection
 	$(BIN)/pytest $(AT_ONCE) tests/blast
