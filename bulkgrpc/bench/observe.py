@@ -11,7 +11,7 @@ from bulkgrpc.bench.environment import Deployment
 from bulkgrpc.bench.model import BenchFailed
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.kafka.administration import KafkaAdministration
-from bulkgrpc.model import JobCounts, JobState
+from bulkgrpc.model import JobCounts, final_state
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.inspection import ended_jobs_and_written_rows, job_totals, row_count
 
@@ -49,11 +49,11 @@ def wait_jobs_ended(
 
 
 def check_counts(connection: Connection, dataset: Dataset, idempotency_key: str, jobs: int, counts: JobCounts) -> None:
-    """Check that every job succeeded, that together they have exactly these counts, and that the table agrees.
+    """Check that every job ended as these counts demand, that together they have them, and that the table agrees.
 
     The table must have the rows that were written and those that existed before. Raises BenchFailed.
     """
-    state = JobState.PARTIALLY_SUCCEEDED if counts.rejected else JobState.SUCCEEDED
+    state = final_state(counts)
     found = job_totals(connection, idempotency_key, state)
     expected = (jobs, counts.accepted, counts.written, counts.duplicate, counts.rejected)
     if found != expected:
