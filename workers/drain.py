@@ -28,7 +28,7 @@ class DrainThread:
         self._parked = parked
         self._stopping = stopping
         self._wake = threading.Event()
-        self._slices: dict[QueueKey, int] = {}  # messages at once, of queues of which a slice failed
+        self._slices: dict[QueueKey, int] = {}  # messages at once, of queues with a slice that failed
         self._wait_s = BUSY_S
         self._rounds = 0
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
@@ -40,11 +40,6 @@ class DrainThread:
     def wake(self) -> None:
         """Look for parked messages now."""
         self._wake.set()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait until the thread has ended, `timeout_s` at most."""
-        self._wake.set()
-        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         wait_s = 0.0

@@ -220,9 +220,9 @@ class PostgresParkedMessages:
                     self._tables[Pace.MERGING].contracts.check(connection, newest)
             except (psycopg.Error, TableMisfit) as error:
                 raise SliceFailed(failure_of(error, Where.ROWS, dataset), []) from error
-        if queue is not None and newest is not None:
-            return self._drain(queue, 1, Pace.BESIDE, trial=True) > 0
-        # Nothing may be tried: the main path tries. Of a deleted dataset what is parked is rejected.
+            if queue is not None:
+                return self._drain(queue, 1, Pace.BESIDE, trial=True) > 0
+        # Nothing may be tried: the main path tries.
         with self._translated():
             return parked.unblock_dataset(connection, dataset)
 

@@ -168,7 +168,7 @@ class RedisLiveJobs:
     async def eviction_policy(self) -> str:
         """Return `maxmemory-policy`; any other than `noeviction` may drop live jobs before they expire.
 
-        Returns "" if the server does not tell: managed ones refuse CONFIG.
+        Returns "" if the server does not report it: managed ones refuse CONFIG.
         """
         try:
             found = await self._call(self._redis.config_get("maxmemory-policy"), passes=ResponseError)

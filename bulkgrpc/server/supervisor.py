@@ -22,7 +22,7 @@ RESTART_AFTER_S: Final = 1.0
 KILL_AFTER_S: Final = 10.0
 """Time for a child to flush and close, after its drain."""
 SERVE_SIGNAL: Final = signal.SIGUSR1
-"""Tells a child that every child serves."""
+"""The signal to a child that every child serves."""
 
 _log = structlog.get_logger()
 
