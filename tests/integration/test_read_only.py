@@ -87,6 +87,18 @@ async def test_every_rpc_that_writes_is_refused_as_unavailable_and_streams_are_a
     ended = (await one.submit(header(), batch(0))).job.name
     await one.jobs.CancelJob(jobs_pb2.CancelJobRequest(name=ended), **options)
     switch.read_only()
+
+    async def answered() -> bool:
+        # The pool replaces the sessions that the switch ended: until then it may have none in time.
+        try:
+            await one.job(name)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return True
+
+    await eventually_(answered)
     writes: dict[str, Callable[[], Awaitable[object]]] = {
         "register": lambda: one.datasets.RegisterDataset(registration("Trade", "trades.proto"), **options),
         "delete dataset": lambda: one.datasets.DeleteDataset(
