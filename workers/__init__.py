@@ -5,7 +5,7 @@ poller.py       the poll loop: fetch, assemble, submit to the writer, commit wha
 partitions.py   acquires partitions from the ledger, releases them, joins the group again if they stall
 intake.py       fetched messages, until each is in a chunk or in the dead-letter queue
 writer.py       decodes each chunk on one thread, writes it on another until it is applied, replayed or fenced
-drain.py        the drain thread: applies parked messages
+drain.py        the drain: two threads apply parked messages
 maintenance.py  the maintenance thread
 
 A chunk moves downward: Poller.step → Intake.fill (assembly) → WriterThread → prepare (decode) → ChunkWriter.write

@@ -1,15 +1,22 @@
-"""The drain thread: applies parked messages, tries blocked datasets again, and isolates what cannot be written."""
+"""The drain: two threads apply parked messages, try blocked datasets again, and isolate what cannot be written.
+
+A queue whose rows are written in time is the quick thread's. One that failed is the slow thread's, until its slices are
+quick again: the slow thread cuts them down to the message at fault, and nobody else waits for it.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import structlog
 
-from bulkgrpc import metrics
+from bulkgrpc import limits, metrics
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Consequence, Where, classify
-from bulkgrpc.consume.ports import Pace, ParkedMessages, SliceFailed, StoreError, StoreUnavailable
+from bulkgrpc.consume.ports import Pace, ParkedMessages, ParkedQueue, SliceFailed, StoreError, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -18,27 +25,61 @@ IDLE_S = 1.0
 BUSY_S = 0.02
 """How long to wait after the first such round: another worker may be at the queues."""
 SLICE_MESSAGES = 256
+CUT = 8
+"""A slice that failed is cut to such a part."""
 FAILED_WAIT_S = 1.0
+FORGOTTEN_AFTER_S = 300.0
+"""A queue that failed and has had no parked message for so long is taken for a new one."""
 
 
-class DrainThread:
-    """Start once; it ends when `stopping` is set. It is on no other message's way: it has a connection of its own."""
+@dataclass(slots=True)
+class _Slow:
+    """A queue with a slice that failed. messages: at once. seen_at_s: when it last had any."""
 
-    def __init__(self, parked: ParkedMessages, stopping: threading.Event) -> None:
-        self._parked = parked
-        self._stopping = stopping
+    messages: int
+    seen_at_s: float
+
+
+SlowQueues = dict[QueueKey, _Slow]
+"""Shared by both threads: the quick one adds queues, the slow one changes and removes them."""
+
+
+class Drain:
+    """Both threads. Start once; they end when `stopping` is set. quick, slow: what each uses, with its connection."""
+
+    def __init__(self, quick: ParkedMessages, slow: ParkedMessages, stopping: threading.Event) -> None:
+        queues: SlowQueues = {}
+        slow_drain = SlowDrain(slow, queues, stopping)
+        self._slow = _Thread("drain-slow", slow, slow_drain.round, stopping)
+        quick_drain = QuickDrain(quick, queues, stopping, self._slow.wake)
+        self._quick = _Thread("drain", quick, quick_drain.round, stopping)
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._quick.start()
+        self._slow.start()
+
+    def wake(self) -> None:
+        """Look for parked messages now."""
+        self._quick.wake()
+
+
+class _Thread:
+    """Runs rounds until `stopping` is set. round_: does what there is to do; returns how long to wait, seconds."""
+
+    def __init__(
+        self, name: str, parked: ParkedMessages, round_: Callable[[], float], stopping: threading.Event
+    ) -> None:
+        self._parked, self._round, self._stopping = parked, round_, stopping
         self._wake = threading.Event()
-        self._slices: dict[QueueKey, int] = {}  # messages at once, of queues with a slice that failed
-        self._wait_s = BUSY_S
-        self._rounds = 0
-        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Look for parked messages now."""
+        """Begin the next round now."""
         self._wake.set()
 
     def _run(self) -> None:
@@ -49,7 +90,7 @@ class DrainThread:
             if self._stopping.is_set():
                 break
             try:
-                wait_s = self.round()
+                wait_s = self._round()
             except StoreError as error:
                 log.warning("drain_failed", error=str(error))
                 self._parked.close()
@@ -61,64 +102,96 @@ class DrainThread:
                 wait_s = FAILED_WAIT_S
         self._parked.close()
 
-    def round(self) -> float:
-        """Drain each queue by a slice, and try a dataset whose trial is due. Returns how long to wait, seconds."""
-        self._try_dataset()
-        applied = 0
-        queues = self._parked.queues()
-        # Not always the same one first.
-        first = self._rounds % len(queues) if queues else 0
-        queues = [*queues[first:], *queues[:first]]
-        self._rounds += 1
-        self._slices = {queue: self._slices[queue] for queue in queues if queue in self._slices}
-        for queue in queues:
+
+class _Rounds:
+    """What both threads share: each round begins at another queue, and one that fails keeps no other waiting."""
+
+    def __init__(self, parked: ParkedMessages, slow: SlowQueues, stopping: threading.Event) -> None:
+        self._parked, self._slow, self._stopping = parked, slow, stopping
+        self._wait_s = BUSY_S
+        self._rounds = 0
+
+    def _drain_each(self, drain: Callable[[ParkedQueue], int], *, slow: bool) -> int:
+        """Drain the queues that are slow, or those that are not, by a slice each; return how much was done."""
+        done = 0
+        for queue in self._in_turn():
             if self._stopping.is_set():
-                return 0.0
+                break
+            if (queue.key in self._slow) is not slow:
+                continue
             try:
-                applied += self._drain(queue)
+                done += drain(queue)
             except StoreUnavailable:
                 raise
             except Exception:
                 # Any exception: the queues behind this one must not wait for it.
-                log.exception("drain_failed", partition=queue.partition, tenant=queue.tenant, dataset=queue.dataset)
+                log.exception("drain_failed", **queue.key._asdict())
                 self._parked.close()
+        return done
+
+    def _in_turn(self) -> Iterator[ParkedQueue]:
+        queues = self._parked.queues()
+        first = self._rounds % len(queues) if queues else 0
+        self._rounds += 1
+        yield from queues[first:]
+        yield from queues[:first]
+
+    def _wait_after(self, done: int) -> float:
+        self._wait_s = BUSY_S if done else min(self._wait_s * 2, IDLE_S)
+        return 0.0 if done else self._wait_s
+
+    def _cut(self, queue: QueueKey, error: SliceFailed) -> None:
+        """Leave the queue to the slow thread, with smaller slices; meanwhile the main path keeps off its dataset."""
+        self._slow[queue] = _Slow(max(len(error.job_ids) // CUT, 1), time.monotonic())
+        self._parked.block(queue.dataset, BlockCause.ISOLATING, error.failure)
+
+    def _block(self, dataset: str, error: SliceFailed) -> None:
+        isolating = classify(error.failure) in (Consequence.DEFER_JOB, Consequence.STOP_PARTITION)
+        self._parked.block(dataset, BlockCause.ISOLATING if isolating else BlockCause.TABLE, error.failure)
+        log.warning("dataset_still_blocked", dataset=dataset, sqlstate=error.failure.sqlstate, reason=str(error))
+
+
+def _about_rows(error: SliceFailed) -> bool:
+    """Return whether some messages of a slice may be at fault. Raises StoreError if PostgreSQL is."""
+    consequence = classify(error.failure)
+    if consequence is Consequence.RETRY and error.failure.where is not Where.ROWS:
+        raise StoreError(str(error))
+    return consequence is not Consequence.BLOCK_DATASET
+
+
+class QuickDrain(_Rounds):
+    """Tries blocked datasets again, and drains the queues whose rows are written as soon as on the main path.
+
+    on_slow: called when a queue was left to the slow thread.
+    """
+
+    def __init__(
+        self, parked: ParkedMessages, slow: SlowQueues, stopping: threading.Event, on_slow: Callable[[], None]
+    ) -> None:
+        super().__init__(parked, slow, stopping)
+        self._on_slow = on_slow
+
+    def round(self) -> float:
+        """Try a dataset whose trial is due, and drain each queue by a slice. Returns how long to wait, seconds."""
+        self._try_dataset()
+        done = self._drain_each(self._drain, slow=False)
         for dataset in self._parked.end_isolation():
             log.info("dataset_unblocked", dataset=dataset)
-        self._wait_s = BUSY_S if applied else min(self._wait_s * 2, IDLE_S)
-        return 0.0 if applied else self._wait_s
+        return self._wait_after(done)
 
-    def _drain(self, queue: QueueKey) -> int:
-        """Drain a slice of a queue; return how much was done: messages applied, or a failure that was dealt with."""
-        messages_max = self._slices.get(queue, SLICE_MESSAGES)
-        pace = Pace.ALONE if messages_max == 1 else Pace.BESIDE if queue in self._slices else Pace.MERGING
+    def _drain(self, queue: ParkedQueue) -> int:
         try:
-            applied = self._parked.drain(queue, messages_max, pace=pace)
+            # While the main path keeps off the dataset, an empty queue would not bring it back.
+            applied = self._parked.drain(queue.key, SLICE_MESSAGES, pace=Pace.USUAL, merges=not queue.isolating)
         except SliceFailed as error:
-            self._on_failed(queue, error)
+            if _about_rows(error):
+                self._cut(queue.key, error)
+                self._on_slow()
+            else:
+                self._block(queue.key.dataset, error)
             return 1
         metrics.messages_drained.add(applied)
-        if queue in self._slices and applied:
-            self._slices[queue] = messages_max * 2
-            if self._slices[queue] >= SLICE_MESSAGES:
-                del self._slices[queue]
         return applied
-
-    def _on_failed(self, queue: QueueKey, error: SliceFailed) -> None:
-        """Cut the slice down to the message at fault; then block its dataset or its job."""
-        consequence = classify(error.failure)
-        if consequence is Consequence.RETRY and error.failure.where is not Where.ROWS:
-            raise StoreError(str(error))
-        messages = len(error.job_ids)
-        if consequence is Consequence.BLOCK_DATASET:
-            self._block(queue.dataset, error)
-        elif messages > 1 or self._slices.get(queue) != 1:
-            # One message alone gets the longest time for its rows, also if it was alone by chance.
-            self._slices[queue] = max(messages // 8, 1)
-        else:
-            for job_id in error.job_ids:
-                self._parked.block_job(job_id, error.failure)
-                metrics.jobs_blocked.add(1)
-                log.error("job_blocked", job_id=str(job_id), sqlstate=error.failure.sqlstate, reason=str(error))
 
     def _try_dataset(self) -> None:
         dataset = self._parked.claim_trial()
@@ -132,7 +205,44 @@ class DrainThread:
                 raise StoreError(str(error)) from error
             self._block(dataset, error)
 
-    def _block(self, dataset: str, error: SliceFailed) -> None:
-        isolating = classify(error.failure) in (Consequence.DEFER_JOB, Consequence.STOP_PARTITION)
-        self._parked.block(dataset, BlockCause.ISOLATING if isolating else BlockCause.TABLE, error.failure)
-        log.warning("dataset_still_blocked", dataset=dataset, sqlstate=error.failure.sqlstate, reason=str(error))
+
+class SlowDrain(_Rounds):
+    """Drains the queues that failed, in smaller slices with more time; blocks the job of a message that fails alone."""
+
+    def round(self) -> float:
+        """Drain each queue by a slice. Returns how long to wait, seconds."""
+        forgotten_s = time.monotonic() - FORGOTTEN_AFTER_S
+        for queue in [queue for queue, slow in self._slow.items() if slow.seen_at_s < forgotten_s]:
+            del self._slow[queue]
+        return self._wait_after(self._drain_each(self._drain, slow=True) if self._slow else 0)
+
+    def _drain(self, queue: ParkedQueue) -> int:
+        slow = self._slow[queue.key]
+        slow.seen_at_s = begun_s = time.monotonic()
+        pace = Pace.LONGEST if slow.messages == 1 else Pace.LONG
+        try:
+            applied = self._parked.drain(queue.key, slow.messages, pace=pace, merges=False)
+        except SliceFailed as error:
+            self._on_failed(queue.key, slow, error)
+            return 1
+        metrics.messages_drained.add(applied)
+        if time.monotonic() - begun_s > limits.ROWS_TIMEOUT_S:
+            self._parked.prolong_isolation(queue.key.dataset)
+        elif applied:
+            slow.messages *= 2
+            if slow.messages >= SLICE_MESSAGES:
+                del self._slow[queue.key]
+        return applied
+
+    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> None:
+        """Cut the slice down to the message at fault; then block its job."""
+        if not _about_rows(error):
+            self._block(queue.dataset, error)
+        elif slow.messages > 1:
+            # One message alone gets the longest time for its rows, also if it was alone by chance.
+            self._cut(queue, error)
+        else:
+            for job_id in error.job_ids:
+                self._parked.block_job(job_id, error.failure)
+                metrics.jobs_blocked.add(1)
+                log.error("job_blocked", job_id=str(job_id), sqlstate=error.failure.sqlstate, reason=str(error))

@@ -41,7 +41,7 @@ from bulkgrpc.postgres.worker_ports import (
     check_schema,
 )
 from bulkgrpc.settings import WorkerSettings, load
-from workers.drain import DrainThread
+from workers.drain import Drain
 from workers.maintenance import MaintenanceThread
 from workers.poller import Poller
 from workers.writer import WriterThread
@@ -113,10 +113,14 @@ def run(
         _fail(str(error))
 
 
-def wire_drain(settings: WorkerSettings, stopping: threading.Event) -> DrainThread:
-    """Return the drain thread on PostgreSQL. It does not connect yet."""
-    registry = PostgresDatasetRegistry(settings.postgres)
-    return DrainThread(PostgresParkedMessages(settings.postgres, settings.topic, registry, from_headers), stopping)
+def wire_drain(settings: WorkerSettings, stopping: threading.Event) -> Drain:
+    """Return the drain on PostgreSQL. It does not connect yet."""
+
+    def parked() -> PostgresParkedMessages:
+        registry = PostgresDatasetRegistry(settings.postgres)
+        return PostgresParkedMessages(settings.postgres, settings.topic, registry, from_headers)
+
+    return Drain(parked(), parked(), stopping)
 
 
 def wire(settings: WorkerSettings, stopping: threading.Event, on_parked: Callable[[], None] = lambda: None) -> Poller:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.assembly import Chunk
 from bulkgrpc.consume.decode import PreparedChunk, prepare
-from bulkgrpc.consume.failures import BlockCause, Failure, Step, Where, step_after, was_applied
+from bulkgrpc.consume.failures import ROWS_ATTEMPTS_MAX, BlockCause, Failure, Step, Where, step_after, was_applied
 from bulkgrpc.consume.ports import Applied, ChunkWriter, NotNext, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import Outcome
@@ -74,6 +74,7 @@ class WriterThread:
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._decoding = threading.Thread(target=self._decode, name="chunk-decoder", daemon=True)
         self._writing = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
+        self._isolated: set[str] = set()
         self.outstanding = 0
 
     def start(self) -> None:
@@ -146,7 +147,7 @@ class WriterThread:
                 return Result(prepared.chunk, Applied({}) if applied else NotApplied(error.outcomes))
             except WriteFailed as error:
                 attempts += 1
-                rows_failed = rows_failed + 1 if error.failure.where is Where.ROWS else 0
+                rows_failed = self._rows_failed(error.failure, rows_failed)
                 step = step_after(error.failure, rows_failed)
                 if step is Step.STOP_PROCESS:
                     raise
@@ -166,7 +167,16 @@ class WriterThread:
                 if self._stopping.wait(wait_s):
                     return Result(prepared.chunk, NotApplied())
 
-    def _block(self, datasets: Collection[str], failure: Failure, step: Step) -> bool:
+    def _rows_failed(self, failure: Failure, before: int) -> int:
+        """Return how many attempts in a row failed while rows were written, as `step_after` counts them.
+
+        A dataset that was isolated once gets no more attempts: each would cost all others a connection.
+        """
+        if failure.where is not Where.ROWS:
+            return 0
+        return ROWS_ATTEMPTS_MAX if failure.dataset in self._isolated else before + 1
+
+    def _block(self, datasets: Set[str], failure: Failure, step: Step) -> bool:
         """Block datasets; return False if PostgreSQL does not store that now."""
         cause = BlockCause.TABLE if step is Step.BLOCK else BlockCause.ISOLATING
         try:
@@ -176,6 +186,8 @@ class WriterThread:
         except WriteFailed:
             return False
         metrics.datasets_blocked.add(len(datasets))
+        if cause is BlockCause.ISOLATING:
+            self._isolated |= datasets
         return True
 
 

@@ -194,26 +194,35 @@ class SliceFailed(StoreError):
 
 
 class Pace(enum.Enum):
-    """How long the rows of a slice may take, and who waits for them."""
+    """How long the rows of a slice may take."""
 
-    MERGING = "merging"
-    """As long as on the main path. If the slice is all of its queue, the main path is kept away, and finds it empty."""
-    BESIDE = "beside"
-    """Longer: only other parked messages wait."""
-    ALONE = "alone"
+    USUAL = "usual"
+    """As long as on the main path."""
+    LONG = "long"
+    """Longer: only slow queues wait."""
+    LONGEST = "longest"
     """As long as a statement may take: the slice is one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedQueue:
+    """A queue with parked messages. isolating: whether the main path parks what comes, also if the queue is empty."""
+
+    key: QueueKey
+    isolating: bool
 
 
 class ParkedMessages(Protocol):
     """The parked messages of the topic. One thread uses it. Every method raises StoreUnavailable, or StoreError."""
 
-    def queues(self) -> Sequence[QueueKey]:
+    def queues(self) -> Sequence[ParkedQueue]:
         """Return the queues with parked messages whose datasets are not blocked."""
 
-    def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace) -> int:
+    def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace, merges: bool) -> int:
         """Apply the first parked messages of a queue that may be applied; return how many there were.
 
-        0: there are none, or another worker drains the queue. Raises SliceFailed.
+        merges: if they are all of the queue, the main path is kept away meanwhile, and finds it empty. 0: there are
+        none, or another worker drains the queue. Raises SliceFailed.
         """
 
     def claim_trial(self) -> str | None:
@@ -229,7 +238,10 @@ class ParkedMessages(Protocol):
         """Unblock the datasets that are isolating and have no parked message any more; return their names."""
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
-        """Block a dataset, or change why it is blocked."""
+        """Block a dataset, or change why it is blocked. Isolation that follows isolation lasts longer."""
+
+    def prolong_isolation(self, dataset: str) -> None:
+        """Keep the main path off a dataset that is isolating for longer."""
 
     def block_job(self, job_id: uuid.UUID, failure: Failure) -> None:
         """Block a job: its messages stay parked until its next trial."""

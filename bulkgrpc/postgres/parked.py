@@ -16,6 +16,7 @@ import psycopg
 from bulkgrpc.consume.assembly import Received
 from bulkgrpc.consume.deferral import DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.failures import BlockCause, Failure
+from bulkgrpc.consume.ports import ParkedQueue
 from bulkgrpc.model import Message
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
@@ -24,6 +25,8 @@ _SQL = statements.family("parked")
 REASON_CHARS_MAX: Final = 2000
 TRIAL_S_MAX: Final = 10.0
 """Longest time between two trials of a blocked dataset, seconds."""
+ISOLATION_S_MAX: Final = 300.0
+"""Longest time that the main path keeps off a dataset after a slice of it failed, seconds."""
 JOB_TRIAL_S_MAX: Final = 600.0
 SLICE_RECORDS_MAX: Final = 20_000
 SLICE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -84,9 +87,10 @@ def park(connection: Connection, topic: str, items: Sequence[Received]) -> None:
     connection.execute(_SQL["park"], values)
 
 
-def queues(connection: Connection, topic: str) -> Sequence[QueueKey]:
+def queues(connection: Connection, topic: str) -> Sequence[ParkedQueue]:
     """Return the queues with parked messages whose datasets are not blocked."""
-    return [QueueKey(*row) for row in connection.execute(_SQL["queues"], {"topic": topic})]
+    found = connection.execute(_SQL["queues"], {"topic": topic})
+    return [ParkedQueue(QueueKey(*key), isolating) for *key, isolating in found]
 
 
 def queue_of_dataset(connection: Connection, topic: str, dataset: str) -> QueueKey | None:
@@ -164,9 +168,14 @@ def block_dataset(connection: Connection, dataset: str, cause: BlockCause, failu
         "cause": cause.value,
         "sqlstate": failure.sqlstate,
         "reason": _text(failure.message),
-        "trial_s_max": TRIAL_S_MAX,
+        "isolation_s_max": ISOLATION_S_MAX,
     }
     connection.execute(_SQL["block_dataset"], values)
+
+
+def prolong_isolation(connection: Connection, dataset: str) -> None:
+    """Let the isolation of a dataset last longer."""
+    connection.execute(_SQL["prolong_isolation"], {"dataset": dataset, "isolation_s_max": ISOLATION_S_MAX})
 
 
 def block_job(connection: Connection, job_id: uuid.UUID, failure: Failure) -> None:

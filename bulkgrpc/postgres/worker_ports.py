@@ -22,6 +22,7 @@ from bulkgrpc.consume.ports import (
     DatasetRegistry,
     NotNext,
     Pace,
+    ParkedQueue,
     SliceFailed,
     StoreError,
     StoreUnavailable,
@@ -188,20 +189,20 @@ class PostgresParkedMessages:
         self._topic, self._registry, self._read_headers = topic, registry, read_headers
         self._session = _Session(postgres, "bulkgrpc-worker-drain")
         seconds = {
-            Pace.MERGING: limits.ROWS_TIMEOUT_S,
-            Pace.BESIDE: limits.DRAIN_ROWS_TIMEOUT_S,
-            Pace.ALONE: limits.STATEMENT_TIMEOUT_S,
+            Pace.USUAL: limits.ROWS_TIMEOUT_S,
+            Pace.LONG: limits.DRAIN_ROWS_TIMEOUT_S,
+            Pace.LONGEST: limits.STATEMENT_TIMEOUT_S,
         }
         self._tables = {pace: TableWriter(TableContracts(timeout_s)) for pace, timeout_s in seconds.items()}
 
-    def queues(self) -> Sequence[QueueKey]:
+    def queues(self) -> Sequence[ParkedQueue]:
         """Return the queues with parked messages whose datasets are not blocked."""
         with self._translated():
             return parked.queues(self._session.open(), self._topic)
 
-    def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace) -> int:
+    def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace, merges: bool) -> int:
         """Apply the first parked messages of a queue that may be applied. Raises SliceFailed."""
-        return self._drain(queue, messages_max, pace)
+        return self._drain(queue, messages_max, pace, merges=merges)
 
     def claim_trial(self) -> str | None:
         """Claim a blocked dataset whose next trial is due."""
@@ -217,11 +218,11 @@ class PostgresParkedMessages:
         if newest is not None:
             try:
                 with connection.transaction():
-                    self._tables[Pace.MERGING].contracts.check(connection, newest)
+                    self._tables[Pace.USUAL].contracts.check(connection, newest)
             except (psycopg.Error, TableMisfit) as error:
                 raise SliceFailed(failure_of(error, Where.ROWS, dataset), []) from error
             if queue is not None:
-                return self._drain(queue, 1, Pace.BESIDE, trial=True) > 0
+                return self._drain(queue, 1, Pace.USUAL, trial=True) > 0
         # Nothing may be tried: the main path tries.
         with self._translated():
             return parked.unblock_dataset(connection, dataset)
@@ -236,6 +237,11 @@ class PostgresParkedMessages:
         with self._translated():
             parked.block_dataset(self._session.open(), dataset, cause, failure)
 
+    def prolong_isolation(self, dataset: str) -> None:
+        """Keep the main path off a dataset that is isolating for longer."""
+        with self._translated():
+            parked.prolong_isolation(self._session.open(), dataset)
+
     def block_job(self, job_id: uuid.UUID, failure: Failure) -> None:
         """Defer a job as a whole, until its next trial."""
         with self._translated():
@@ -245,8 +251,9 @@ class PostgresParkedMessages:
         """Close the connection. The next call opens another."""
         self._session.close()
 
-    def _drain(self, queue: QueueKey, messages_max: int, pace: Pace, *, trial: bool = False) -> int:
-        merges = pace is Pace.MERGING
+    def _drain(
+        self, queue: QueueKey, messages_max: int, pace: Pace, *, trial: bool = False, merges: bool = False
+    ) -> int:
         how = Drain(self._topic, queue, messages_max, self._registry.codec, self._read_headers, trial, merges)
         with self._translated():
             connection = self._session.open()

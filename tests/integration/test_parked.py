@@ -23,7 +23,7 @@ from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetR
 from tests.integration.test_transaction import TOPIC, batch, job_row, seal
 from tests.support import examples
 from tests.support.database import Connection, count, register
-from workers.drain import DrainThread
+from workers.drain import QuickDrain, SlowDrain, SlowQueues
 from workers.writer import NotApplied, WriterThread
 
 
@@ -35,7 +35,9 @@ class Worker:
         self.registry = PostgresDatasetRegistry(postgres)
         self.thread = WriterThread(PostgresChunkWriter(postgres, TOPIC), self.registry.codec, threading.Event())
         self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, from_headers)
-        self.drain = DrainThread(self.parked, threading.Event())
+        self.slow: SlowQueues = {}
+        self.quick_drain = QuickDrain(self.parked, self.slow, threading.Event(), lambda: None)
+        self.slow_drain = SlowDrain(self.parked, self.slow, threading.Event())
         self.next_offset = 0
         self.epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
         self.thread.start()
@@ -51,7 +53,8 @@ class Worker:
         for _ in range(200):
             self.connection.execute("UPDATE bulk.blocked_datasets SET next_trial_time = 'epoch' WHERE cause = 'table'")
             before = self._state()
-            self.drain.round()
+            self.quick_drain.round()
+            self.slow_drain.round()
             if self._state() == before:
                 return
         raise AssertionError("the drain does not settle")
@@ -61,7 +64,7 @@ class Worker:
             count(self.connection, "bulk.parked"),
             self.connection.execute("SELECT dataset, cause, reason FROM bulk.blocked_datasets ORDER BY 1").fetchall(),
             count(self.connection, "bulk.blocked_jobs"),
-            dict(self.drain._slices),
+            {queue: slow.messages for queue, slow in self.slow.items()},
         )
 
     def _chunk(self, messages: tuple[tuple[Message, bytes], ...]) -> Chunk:
@@ -172,6 +175,35 @@ def test_a_batch_that_takes_too_long_blocks_its_job_and_what_follows_in_its_queu
     assert count(connection, "bulk.parked") == 0
     assert job_row(connection, "poison") == (JobState.CANCELLED, 10, 0, 0, 0, 10)
     assert job_row(connection, "later")[:3] == (JobState.OPEN, 10, 10)
+    worker.thread.stop(10)
+    worker.parked.close()
+
+
+def test_while_messages_take_too_long_the_main_path_keeps_off_the_dataset_for_ever_longer(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.3)
+    register(connection, examples.readings())
+    connection.execute(SLEEPING.replace("pg_sleep(30)", "pg_sleep(0.1)"))
+    worker = Worker(database, connection)
+
+    def isolated_s() -> float:
+        rows = connection.execute("SELECT extract(epoch FROM next_trial_time - now()) FROM bulk.blocked_datasets")
+        return float(rows.fetchall()[0][0])
+
+    worker.write(batch(0, 0, 10, job="slow"))
+    assert isolated_s() < 1.1
+    worker.quick_drain.round()
+    assert [slow.messages for slow in worker.slow.values()] == [1]
+    assert count(connection, "sensor_readings") == 0
+    first_s = isolated_s()
+    worker.slow_drain.round()
+    assert count(connection, "sensor_readings") == 10
+    assert isolated_s() > first_s > 1.1
+    outcome = worker.write(batch(0, 0, 10, job="slow again"))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 1
+    assert not outcome.rows_s > 0.3
     worker.thread.stop(10)
     worker.parked.close()
 

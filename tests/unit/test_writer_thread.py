@@ -19,6 +19,7 @@ WITHIN_S = 20.0
 CHUNK = Chunk((Span(0, 0, 5, 1),), (), 0)
 BROKEN = WriteFailed(Failure(Where.CONNECT, "", "OperationalError", "the connection is lost"))
 TIMED_OUT = WriteFailed(Failure(Where.ROWS, "57014", "QueryCanceled", "statement timeout", dataset="weather"))
+SESSION_ENDED = WriteFailed(Failure(Where.ROWS, "57P01", "AdminShutdown", "terminating connection", dataset="weather"))
 NO_TABLE = WriteFailed(Failure(Where.ROWS, "42P01", "UndefinedTable", "relation does not exist", dataset="weather"))
 AT_ITS_END = NotNext({0: Outcome.REPLAY}, {0: Ownership(0, 5, 1)})
 FENCED = NotNext({0: Outcome.FENCED}, {0: Ownership(0, 0, 2)})
@@ -96,6 +97,23 @@ def test_a_dataset_whose_table_cannot_be_written_is_blocked_and_the_chunk_is_wri
     result = write_one(writer)
     assert (result.outcome, result.too_slow) == (applied, False)
     assert writer.blocked == [("weather", BlockCause.TABLE)]
+
+
+def test_a_dataset_that_ended_sessions_is_isolated_at_the_next_one() -> None:
+    applied = Applied({}, parked=1)
+    writer = FakeWriter(SESSION_ENDED, SESSION_ENDED, SESSION_ENDED, applied, SESSION_ENDED, applied)
+    thread = WriterThread(writer, no_codec, threading.Event())
+    thread.start()
+    try:
+        for _ in range(2):
+            thread.submit(CHUNK)
+            result = thread.result(WITHIN_S)
+            assert result is not None
+            assert result.outcome == applied
+    finally:
+        thread.stop(WITHIN_S)
+    assert not writer.outcomes
+    assert writer.blocked == [("weather", BlockCause.ISOLATING)] * 2
 
 
 def test_a_failure_without_a_culprit_isolates_every_dataset_of_the_chunk() -> None:

@@ -35,10 +35,17 @@ SET cause = excluded.cause, sqlstate = excluded.sqlstate, reason = excluded.reas
     next_trial_time = CASE
       WHEN b.cause <> excluded.cause THEN excluded.next_trial_time
       WHEN b.cause = 'isolating'
-      THEN clock_timestamp() + make_interval(secs => least(power(2, least(b.trials + 1, 20)), %(trial_s_max)s))
+      THEN clock_timestamp() + make_interval(secs => least(power(2, least(b.trials + 1, 20)), %(isolation_s_max)s))
       ELSE b.next_trial_time
     END
 WHERE b.cause <> 'paused'
+
+-- name: prolong_isolation
+-- What is written takes longer than it may on the main path.
+UPDATE bulk.blocked_datasets b
+SET trials = trials + 1,
+    next_trial_time = clock_timestamp() + make_interval(secs => least(power(2, least(trials + 1, 20)), %(isolation_s_max)s))
+WHERE dataset = %(dataset)s AND cause = 'isolating'
 
 -- name: block_job
 -- Defer a job as a whole, until its next trial.
@@ -49,8 +56,8 @@ SET sqlstate = excluded.sqlstate, reason = excluded.reason, trials = b.trials + 
     next_trial_time = clock_timestamp() + make_interval(secs => least(5 * power(2, least(b.trials + 1, 20)), %(trial_s_max)s))
 
 -- name: queues
--- The queues with parked messages, except those of datasets that are blocked; isolation is no block for a drain. A skip
--- scan: one index look-up per queue, however many messages are parked.
+-- The queues with parked messages, except those of datasets that are blocked; isolation is no block for a drain, and
+-- keeps the main path off while it lasts. A skip scan: one index look-up per queue, however many messages are parked.
 WITH RECURSIVE queues (partition, tenant, dataset) AS (
   (SELECT partition, tenant, dataset FROM bulk.parked
    WHERE topic = %(topic)s
@@ -63,7 +70,7 @@ WITH RECURSIVE queues (partition, tenant, dataset) AS (
     ORDER BY p.partition, p.tenant, p.dataset LIMIT 1
   ) n
 )
-SELECT q.partition, q.tenant, q.dataset
+SELECT q.partition, q.tenant, q.dataset, b.cause IS NOT NULL AND b.next_trial_time > clock_timestamp()
 FROM queues q LEFT JOIN bulk.blocked_datasets b USING (dataset)
 WHERE b.dataset IS NULL OR b.discarding OR b.cause = 'isolating'
 
