@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import numpy as np
 import psycopg
 
-from bulkgrpc import faults
+from bulkgrpc import faults, limits
 from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group
 from bulkgrpc.consume.deferral import Deferrals, DeferralView, plan_chunk
@@ -35,6 +35,10 @@ from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Integers, Rejections
 
 _USUAL_TIME = "SET LOCAL statement_timeout = DEFAULT"
+_LARGE_JOB_TIME = (
+    "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_timeout', '0', true)"
+)
+"""Each statement is bounded, so the transaction is. A broken connection still rolls back."""
 
 
 class RowsFailed(Exception):
@@ -235,9 +239,9 @@ def _apply_staged(
     try:
         with connection.transaction():
             fit = writer.check(connection, dataset)
-            # As long as it takes: the limits are those of a chunk. A broken connection still rolls back.
-            connection.execute("SET LOCAL statement_timeout = 0")
-            connection.execute("SET LOCAL transaction_timeout = 0")
+            if writer.applies_large_jobs:
+                timeout_s = limits.STATEMENT_TIMEOUT_S + delta.staged_after(row.staged) / limits.STAGED_ROWS_PER_S_MIN
+                connection.execute(_LARGE_JOB_TIME, {"timeout": f"{timeout_s:.0f}s"})
             if (over := staged.count_over(dataset, fit)) is not None:
                 unfit = connection.execute(over, {"job_id": spec.key.job_id}).fetchone()
                 if unfit is not None and unfit[0]:

@@ -193,7 +193,10 @@ class PostgresParkedMessages:
             Pace.LONG: limits.DRAIN_ROWS_TIMEOUT_S,
             Pace.LONGEST: limits.STATEMENT_TIMEOUT_S,
         }
-        self._tables = {pace: TableWriter(TableContracts(timeout_s)) for pace, timeout_s in seconds.items()}
+        self._tables = {
+            pace: TableWriter(TableContracts(timeout_s), applies_large_jobs=pace is Pace.LONGEST)
+            for pace, timeout_s in seconds.items()
+        }
 
     def queues(self) -> Sequence[ParkedQueue]:
         """Return the queues with parked messages whose datasets are not blocked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -221,6 +222,28 @@ def test_the_seal_of_an_atomic_job_waits_for_its_table(connection: Connection, w
     worker.settle()
     assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
     assert count(connection, "sensor_readings") == 10
+
+
+def test_an_atomic_job_whose_rows_take_long_is_applied_beside_the_main_path(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limits, "DRAIN_ROWS_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(limits, "STAGED_ROWS_PER_S_MIN", 5)
+    register(connection, examples.readings())
+    connection.execute(SLEEPING.replace("pg_sleep(30)", "pg_sleep(0.15)"))
+    worker = Worker(database, connection)
+    options = JobOptions(atomic=True)
+    begun_s = time.monotonic()
+    outcome = worker.write(batch(0, 0, 10, options=options), seal(1, options=options))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 2
+    assert time.monotonic() - begun_s < 0.7, "five rows take 0.75 s"
+    worker.settle()
+    assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
+    worker.thread.stop(10)
+    worker.parked.close()
 
 
 def test_an_atomic_job_whose_rows_a_changed_column_would_cut_fails(connection: Connection, worker: Worker) -> None:

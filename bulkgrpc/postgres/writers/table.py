@@ -31,9 +31,13 @@ BY_POLICY: dict[str, Writer] = {"ignore": ignore.write, "update": update.write, 
 
 @dataclass(slots=True)
 class TableWriter:
-    """Writes rows as their dataset's policy says. Keeps which datasets had conflicts in their last chunks."""
+    """Writes rows as their dataset's policy says. Keeps which datasets had conflicts in their last chunks.
+
+    applies_large_jobs: whether the staged rows of an atomic job may take as long as their number needs.
+    """
 
     contracts: TableContracts = field(default_factory=TableContracts)
+    applies_large_jobs: bool = False
     _staged_left: dict[str, int] = field(default_factory=dict)
     _remembering: RememberingWriter = field(default_factory=RememberingWriter)
 
