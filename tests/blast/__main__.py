@@ -37,6 +37,8 @@ def main() -> int:
     broken = 0
     with stand(new_data_dir(), logs) as running:
         for number, wave in enumerate(catalog.waves(cases, asked.at_once)):
+            if number < asked.from_wave:
+                continue
             names = "; ".join(map(str, wave))
             try:
                 if asked.paired:
@@ -47,7 +49,7 @@ def main() -> int:
                 print(f"== {names}\n   ! the wave did not end: {error!r}; {running.note_exits()}", flush=True)
                 violated = True
             else:
-                _print(names, verdict)
+                _print(f"{number}: {names}", verdict)
                 violated = bool(verdict.violations)
             broken += violated
             if violated:
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print the names of all faults")
     parser.add_argument("--every", action="store_true", help="every policy, atomic or not; default: each fault once")
     parser.add_argument("--paired", action="store_true", help="run each wave without its faults too, first")
+    parser.add_argument("--from-wave", type=int, default=0, help="leave out the waves before this one")
     parser.add_argument("--hold", type=float, default=6.0, help="seconds that each fault lasts")
     parser.add_argument(
         "--felt", type=float, default=15.0, help="more seconds, until each fault that does not block was met"

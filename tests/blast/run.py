@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from bulkgrpc.client import AsyncBulkClient
+from bulkgrpc.client import AsyncBulkClient, Refused
 from tests.blast import checker, evidence
 from tests.blast.catalog import PARTITIONS, Case, tenant_on
 from tests.blast.checker import Violation, percentiles, some
@@ -23,7 +23,7 @@ from tests.blast.fault import Effect, sql_names
 from tests.blast.records import Shape, differences, wanted
 from tests.blast.stand import Connection, Exit, Stand
 from tests.blast.traffic import HALF, INNOCENT, SIBLING, Sent, Traffic, Victim, victims_of
-from tests.support.waiting import eventually, wait_for
+from tests.support.waiting import LOOK_AGAIN_S, eventually, wait_for
 
 WARM_UP_WITHIN_S = 90.0
 AFTER_S = 1.0
@@ -131,7 +131,7 @@ class Wave:
             shapes.append(Shape(victim.table, victim.policy, fault.message, fault.hash_partitions))
         async with AsyncBulkClient(self._stand.running.address) as client:
             for shape in shapes:
-                await client.register_dataset(shape.descriptors(), shape.message_type)
+                await _register(client, shape)
 
     async def _warm_up(self) -> None:
         """Return once every tenant has seen a job of its own end."""
@@ -326,3 +326,17 @@ class Wave:
 
     def _blame(self, victim: Victim, what: str) -> None:
         self._violations.append(Violation(str(victim.case), what))
+
+
+async def _register(client: AsyncBulkClient, shape: Shape) -> None:
+    """Register a dataset; again while PostgreSQL is busy with what the wave before left."""
+    async with asyncio.timeout(WARM_UP_WITHIN_S):
+        while True:
+            try:
+                await client.register_dataset(shape.descriptors(), shape.message_type)
+            except Refused as refused:
+                if not refused.retriable:
+                    raise
+                await asyncio.sleep(LOOK_AGAIN_S)
+            else:
+                return
