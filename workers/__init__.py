@@ -3,8 +3,9 @@
 process.py      starts and stops: settings, adapters, signals, threads
 poller.py       the poll loop: fetch, assemble, submit to the writer, commit what it applied
 partitions.py   acquires partitions from the ledger, releases them, joins the group again if they stall
-intake.py       fetched messages, until each is in a chunk or in the dead-letter queue
-writer.py       decodes each chunk on one thread, writes it on another until it is applied, replayed or fenced
+intake.py       fetched messages, until each is in a chunk
+writer.py       decodes each chunk on one thread, after its dead letters are stored; writes it on another until it is
+                applied, replayed or fenced
 drain.py        the drain: two threads apply parked messages
 maintenance.py  the maintenance thread
 

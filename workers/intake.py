@@ -1,25 +1,24 @@
-"""Fetched messages, until each is in the next chunk or in the dead-letter queue."""
+"""Fetched messages, until each is in the next chunk."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import structlog
-
-from bulkgrpc import faults, metrics
-from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Received
-from bulkgrpc.consume.dead_letters import dead_letter_reason
+from bulkgrpc import faults
+from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Fetched, Received
 from bulkgrpc.consume.ownership import OwnedPartitions
-from bulkgrpc.consume.ports import Fetched, WorkerPorts
+from bulkgrpc.consume.ports import WorkerPorts
 from bulkgrpc.model import Outcome
-
-log = structlog.get_logger()
 
 FETCH_MESSAGES_MAX = 50
 """Messages taken from librdkafka at once: of the largest batches, 50 MB."""
 IDLE_POLL_S = 0.1
 """How long a fetch waits while nothing is pending."""
+POLL_EVERY_S = 0.06
+"""How often the log is polled at least: Kafka assigns and revokes partitions then."""
+BACKLOG_MESSAGES_MAX = 2 * FETCH_MESSAGES_MAX
+"""Fetched messages beyond the chunk. A writer that is stuck has the log paused before the polls exceed this."""
 
 
 class Intake:
@@ -30,11 +29,10 @@ class Intake:
 
     def __init__(self, ports: WorkerPorts, owned: OwnedPartitions, bounds: ChunkBounds) -> None:
         self._log = ports.log
-        self._registry = ports.registry
-        self._dead_letters = ports.dead_letters
         self._clock: Callable[[], float] = ports.clock
         self._owned = owned
-        self._backlog: deque[Fetched] = deque()  # at most FETCH_MESSAGES_MAX, and what arrives while paused
+        self._backlog: deque[Fetched] = deque()  # BACKLOG_MESSAGES_MAX, and what arrives while paused
+        self._polled_at_s = 0.0
         self.chunk = ChunkBuilder(bounds)
         self.drained_at_s = 0.0
 
@@ -46,7 +44,7 @@ class Intake:
     def fetch(self) -> bool:
         """Fetch messages if the backlog is empty. Returns whether it has messages then."""
         if not self._backlog:
-            self._backlog.extend(self._log.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self.chunk.empty else 0))
+            self._fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self.chunk.empty else 0)
         now_s = self._clock()
         if self._backlog:
             faults.reach("after_poll")
@@ -56,15 +54,18 @@ class Intake:
             self.chunk.started_at_s = now_s
         return bool(self._backlog)
 
-    def poll_paused(self) -> None:
-        """Poll the paused log, to stay in the group. A message that was already on its way joins the backlog."""
-        self._backlog.extend(self._log.fetch(1, 0))
+    def poll(self, *, paused: bool) -> None:
+        """Poll the log, to stay in the group, if that is due. A message that it returns joins the backlog.
+
+        paused: whether the log is. It returns next to nothing then; else it is polled while the backlog has room.
+        """
+        if self._clock() - self._polled_at_s >= POLL_EVERY_S and (paused or len(self._backlog) < BACKLOG_MESSAGES_MAX):
+            self._fetch(1, 0)
 
     def fill(self) -> Fetched | None:
         """Move messages from the backlog to the chunk, until one is empty or the other full.
 
-        Returns the message before which messages are missing, if there is one. Raises StoreUnavailable if a dataset
-        cannot be looked up: the message stays in the backlog.
+        Returns the message before which messages are missing, if there is one.
         """
         while self._backlog and not self.chunk.full:
             fetched = self._backlog[0]
@@ -87,15 +88,18 @@ class Intake:
         restarted = set(partitions)
         self._backlog = deque(fetched for fetched in self._backlog if fetched.partition not in restarted)
 
+    def _fetch(self, messages_max: int, timeout_s: float) -> None:
+        self._backlog.extend(self._log.fetch(messages_max, timeout_s))
+        self._polled_at_s = self._clock()
+
     def _add(self, fetched: Fetched) -> None:
-        """Add a message to the chunk; if it belongs to no job, store it as a dead letter first."""
-        partition, offset = fetched.partition, fetched.offset
-        owned = self._owned.owned[partition]
-        reason = dead_letter_reason(fetched, self._registry)
-        if reason or fetched.message is None:
-            self._dead_letters.add(fetched, reason)
-            metrics.messages_dead.add(1)
-            log.warning("dead_letter", partition=partition, offset=offset, reason=reason)
-            self.chunk.skip(partition, offset, owned)
+        owned = self._owned.owned[fetched.partition]
+        if fetched.message is None:
+            self.chunk.add_malformed(fetched, owned)
         else:
-            self.chunk.add(Received(partition, offset, fetched.message, fetched.payload, fetched.headers), owned)
+            self.chunk.add(
+                Received(
+                    fetched.partition, fetched.offset, fetched.message, fetched.payload, fetched.headers, fetched.key
+                ),
+                owned,
+            )

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from bulkgrpc import metrics
+from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.ownership import OwnedPartitions
-from bulkgrpc.consume.ports import Fetched, OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
+from bulkgrpc.consume.ports import OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
 
 log = structlog.get_logger()

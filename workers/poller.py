@@ -10,11 +10,11 @@ import structlog
 from bulkgrpc import faults, metrics
 from bulkgrpc.consume.assembly import Chunk, ChunkBounds
 from bulkgrpc.consume.backpressure import Backpressure
-from bulkgrpc.consume.ports import Applied, RecordLogError, StoreUnavailable, WorkerPorts
+from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
 from bulkgrpc.model import JobCounts
 from bulkgrpc.settings import WorkerSettings
-from workers.intake import IDLE_POLL_S, Intake
+from workers.intake import Intake
 from workers.partitions import LEAVE_TIMEOUT_S, Partitions
 from workers.writer import ChunkQueue, NotApplied
 
@@ -77,7 +77,8 @@ class Poller:
             self._submit()
         elif not chunk.empty:
             self._take_results(WRITER_WAIT_S)
-            self._poll_while_stuck()
+            self._pause_if_stuck()
+            self.intake.poll(paused=self._pressure.paused)
 
     @property
     def _now_s(self) -> float:
@@ -94,13 +95,7 @@ class Poller:
     def _fill(self) -> bool:
         """Fetch messages and add them to the chunk. Returns whether there were any that could be added."""
         fetched = self.intake.fetch()
-        try:
-            after_gap = self.intake.fill()
-        except StoreUnavailable as error:
-            self.partitions.retry_later(error)
-            self._stopping.wait(IDLE_POLL_S)
-            self._poll_while_stuck()
-            return False
+        after_gap = self.intake.fill()
         if after_gap is not None:
             self.partitions.check_gap(after_gap)
             self._restart()
@@ -182,12 +177,10 @@ class Poller:
         if self.intake.empty and not self._writer.outstanding and self._pressure.resume():
             self.ports.log.resume(self.partitions.owned.owned)
 
-    def _poll_while_stuck(self) -> None:
-        """While the writer is stuck, stay in the group without fetching more."""
+    def _pause_if_stuck(self) -> None:
+        """While the writer is stuck, do not fetch more."""
         if self._pressure.pause_if_stuck(self._now_s):
             self.ports.log.pause(self.partitions.owned.owned)
-        if self._pressure.paused:
-            self.intake.poll_paused()
 
     def _on_revoked(self, partitions: Sequence[int]) -> None:
         self.partitions.revoked(partitions)

@@ -19,7 +19,7 @@ import typer
 
 from bulkgrpc import allocator, logs
 from bulkgrpc.consume.ports import (
-    DatasetNotFound,
+    DatasetRegistry,
     GroupNotLeft,
     OffsetLost,
     RecordLogError,
@@ -92,8 +92,9 @@ def run(
     try:
         check_schema(settings.postgres)
         ensure_topic(settings)
-        drain = wire_drain(settings, stopping)
-        poller = wire(settings, stopping, drain.wake)
+        registry = PostgresDatasetRegistry(settings.postgres)
+        drain = wire_drain(settings, registry, stopping)
+        poller = wire(settings, registry, stopping, drain.wake)
         maintenance = PostgresMaintenanceStore(settings.postgres, settings.topic)
         MaintenanceThread(settings, maintenance, lambda: end_offsets(settings), stopping).start()
         drain.start()
@@ -108,31 +109,36 @@ def run(
         _fail(str(error))
     except OffsetLost as error:
         _fail(f"Kafka no longer has the offset that the ledger (table bulk.offsets) needs next: {error}")
-    except (DatasetNotFound, RecordLogError, StoreError) as error:
+    except (RecordLogError, StoreError) as error:
         log.exception("worker_failed")
         _fail(str(error))
 
 
-def wire_drain(settings: WorkerSettings, stopping: threading.Event) -> Drain:
+def wire_drain(settings: WorkerSettings, registry: DatasetRegistry, stopping: threading.Event) -> Drain:
     """Return the drain on PostgreSQL. It does not connect yet."""
 
     def parked() -> PostgresParkedMessages:
-        registry = PostgresDatasetRegistry(settings.postgres)
         return PostgresParkedMessages(settings.postgres, settings.topic, registry, from_headers)
 
     return Drain(parked(), parked(), stopping)
 
 
-def wire(settings: WorkerSettings, stopping: threading.Event, on_parked: Callable[[], None] = lambda: None) -> Poller:
+def wire(
+    settings: WorkerSettings,
+    registry: DatasetRegistry,
+    stopping: threading.Event,
+    on_parked: Callable[[], None] = lambda: None,
+) -> Poller:
     """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet. on_parked: called after parking."""
     ports = WorkerPorts(
         log=RecordsConsumer(settings),
         ledger=PostgresLedger(settings.postgres, settings.topic),
         writer=PostgresChunkWriter(settings.postgres, settings.topic),
-        registry=PostgresDatasetRegistry(settings.postgres),
+        registry=registry,
         dead_letters=DeadLetters(settings),
     )
-    return Poller(settings, ports, WriterThread(ports.writer, ports.registry.codec, stopping), stopping, on_parked)
+    writer = WriterThread(ports.writer, ports.registry, ports.dead_letters, stopping)
+    return Poller(settings, ports, writer, stopping, on_parked)
 
 
 def _fail(message: str) -> None:

@@ -1,6 +1,7 @@
 """The writer: decodes each chunk on one thread and writes it on another, until the failure table decides otherwise.
 
-The poll loop does neither: it must return to Kafka soon, however large a chunk is.
+The poll loop does neither: it must return to Kafka soon, however large a chunk is, and however long it takes to load a
+dataset.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,15 +18,22 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.assembly import Chunk
+from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.failures import ROWS_ATTEMPTS_MAX, BlockCause, Failure, Step, Where, step_after, was_applied
-from bulkgrpc.consume.ports import Applied, ChunkWriter, NotNext, WriteFailed
-from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.consume.ports import (
+    Applied,
+    ChunkWriter,
+    DatasetRegistry,
+    DeadLetterQueue,
+    NotNext,
+    StoreUnavailable,
+    WriteFailed,
+)
 from bulkgrpc.model import Outcome
 
 log = structlog.get_logger()
 
-CodecOf = Callable[[str, int], BatchCodec]
 CHUNKS_QUEUED_MAX = 1
 """Chunks that are decoded or wait while another is written: enough to keep PostgreSQL busy, and a bound on memory."""
 
@@ -62,15 +70,22 @@ class ChunkQueue(Protocol):
 class WriterThread:
     """Writes chunks in the order of `submit`; results come in the same order. Implements `ChunkQueue`.
 
-    codec_of: as for `prepare`. Start once, stop once.
+    A message that belongs to no job is stored as a dead letter before its chunk is written. Start once, stop once.
     """
 
-    def __init__(self, writer: ChunkWriter, codec_of: CodecOf, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        writer: ChunkWriter,
+        registry: DatasetRegistry,
+        dead_letters: DeadLetterQueue,
+        stopping: threading.Event,
+    ) -> None:
         self._writer = writer
-        self._codec_of = codec_of
+        self._registry = registry
+        self._dead_letters = dead_letters
         self._stopping = stopping
         self._chunks: queue.Queue[Chunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
-        self._prepared: queue.Queue[PreparedChunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
+        self._prepared: queue.Queue[PreparedChunk | Result | None] = queue.Queue(CHUNKS_QUEUED_MAX)
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._decoding = threading.Thread(target=self._decode, name="chunk-decoder", daemon=True)
         self._writing = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
@@ -115,16 +130,34 @@ class WriterThread:
     def _decode(self) -> None:
         try:
             while (chunk := self._chunks.get()) is not None:
-                self._prepared.put(prepare(chunk, self._codec_of))
+                self._prepared.put(self._prepare(chunk))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
         finally:
             self._prepared.put(None)
 
+    def _prepare(self, chunk: Chunk) -> PreparedChunk | Result:
+        """Decode a chunk, once its datasets are loaded and its dead letters are stored."""
+        backoff = Backoff()
+        while True:
+            try:
+                chunk, dead = without_dead_letters(chunk, self._registry)
+                break
+            except StoreUnavailable as error:
+                wait_s = backoff.advance()
+                log.warning("postgres_unavailable", error=str(error), retry_in_s=round(wait_s, 2))
+                if self._stopping.wait(wait_s):
+                    return Result(chunk, NotApplied())
+        for message, reason in dead:
+            self._dead_letters.add(message, reason)
+            metrics.messages_dead.add(1)
+            log.warning("dead_letter", partition=message.partition, offset=message.offset, reason=reason)
+        return prepare(chunk, self._registry.codec)
+
     def _run(self) -> None:
         try:
             while (prepared := self._prepared.get()) is not None:
-                self._results.put(self._write(prepared))
+                self._results.put(prepared if isinstance(prepared, Result) else self._write(prepared))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
         finally:

@@ -7,16 +7,36 @@ from dataclasses import dataclass, field
 
 from bulkgrpc.model import JobKey, Message, Ownership
 
+MALFORMED_MAX = 50
+"""Messages of a chunk whose headers cannot be read: each is stored elsewhere before the chunk is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A message as the record log returns it.
+
+    message: what its headers say; None if they cannot be read, as `malformed` explains.
+    """
+
+    partition: int
+    offset: int
+    headers: Sequence[tuple[str, bytes]]
+    key: bytes
+    payload: bytes
+    message: Message | None
+    malformed: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of a job, with its position in the records topic. headers: as they came, to park the message."""
+    """A message of a job, with its position in the records topic. headers, key: as they came."""
 
     partition: int
     offset: int
     message: Message
     payload: bytes
     headers: Sequence[tuple[str, bytes]] = ()
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +53,14 @@ class Span:
 class Chunk:
     """Messages of one or more partitions, in offset order within each partition.
 
-    spans: one per partition; it includes dead letters, `items` does not. rows: the records of all items.
+    spans: one per partition; it includes dead letters, `items` does not. rows: the records of all items. malformed:
+    messages whose headers cannot be read.
     """
 
     spans: tuple[Span, ...]
     items: tuple[Received, ...]
     rows: int
+    malformed: tuple[Fetched, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +84,7 @@ class ChunkBuilder:
     payload_bytes: int = 0
     started_at_s: float = 0.0
     _items: list[Received] = field(default_factory=list)
+    _malformed: list[Fetched] = field(default_factory=list)
     _spans: dict[int, Span] = field(default_factory=dict)
 
     @property
@@ -72,17 +95,23 @@ class ChunkBuilder:
     @property
     def full(self) -> bool:
         """Whether a bound is reached."""
-        return self.rows >= self.bounds.rows_max or self.payload_bytes >= self.bounds.bytes_max
+        reached = self.rows >= self.bounds.rows_max or self.payload_bytes >= self.bounds.bytes_max
+        return reached or len(self._malformed) >= MALFORMED_MAX
 
     def add(self, received: Received, owned: Ownership) -> None:
         """Add a message that belongs to a job."""
-        self.skip(received.partition, received.offset, owned)
+        self._advance(received.partition, received.offset, owned)
         self._items.append(received)
         self.rows += received.message.records
         self.payload_bytes += len(received.payload)
 
-    def skip(self, partition: int, offset: int, owned: Ownership) -> None:
-        """Advance past a message that belongs to no job."""
+    def add_malformed(self, fetched: Fetched, owned: Ownership) -> None:
+        """Add a message whose headers cannot be read: it belongs to no job."""
+        self._advance(fetched.partition, fetched.offset, owned)
+        self._malformed.append(fetched)
+        self.payload_bytes += len(fetched.payload)
+
+    def _advance(self, partition: int, offset: int, owned: Ownership) -> None:
         span = self._spans.get(partition)
         start = offset if span is None else span.from_offset
         self._spans[partition] = Span(partition, start, offset + 1, owned.owner_epoch)
@@ -99,20 +128,22 @@ class ChunkBuilder:
 
     def build(self) -> Chunk:
         """Return the chunk of what was added since the last `clear`."""
-        return Chunk(tuple(self._spans.values()), tuple(self._items), self.rows)
+        return Chunk(tuple(self._spans.values()), tuple(self._items), self.rows, tuple(self._malformed))
 
     def clear(self) -> None:
         """Start the next chunk."""
         self.rows = self.payload_bytes = 0
-        self._items, self._spans = [], {}
+        self._items, self._malformed, self._spans = [], [], {}
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Discard what was added of these partitions."""
         dropped = set(partitions)
         self._items = [item for item in self._items if item.partition not in dropped]
+        self._malformed = [fetched for fetched in self._malformed if fetched.partition not in dropped]
         self._spans = {partition: span for partition, span in self._spans.items() if partition not in dropped}
         self.rows = sum(item.message.records for item in self._items)
         self.payload_bytes = sum(len(item.payload) for item in self._items)
+        self.payload_bytes += sum(len(fetched.payload) for fetched in self._malformed)
 
 
 def jobs_of(items: Sequence[Received]) -> list[JobKey]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from bulkgrpc.consume.ports import DatasetNotFound, DatasetRegistry, Fetched
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bulkgrpc.consume.assembly import Chunk, Fetched, Received
+from bulkgrpc.consume.ports import DatasetNotFound, DatasetRegistry
 from bulkgrpc.model import Kind
 
 
-def dead_letter_reason(fetched: Fetched, registry: DatasetRegistry) -> str:
-    """Return why a message can be applied to no job; empty if it can.
+def without_dead_letters(chunk: Chunk, registry: DatasetRegistry) -> tuple[Chunk, Sequence[tuple[Fetched, str]]]:
+    """Return a chunk without the messages that can be applied to no job, and those messages, each with the reason.
 
     | the message                                      | goes to                            |
     |--------------------------------------------------|------------------------------------|
@@ -16,14 +20,35 @@ def dead_letter_reason(fetched: Fetched, registry: DatasetRegistry) -> str:
     | a batch of a known dataset version               | the chunk                          |
     | a seal                                           | the chunk, whatever its dataset    |
 
-    Raises StoreUnavailable if the registry does not answer: the message is neither then.
+    Each dataset version of the chunk has been loaded then. Raises StoreUnavailable if the registry does not answer: the
+    messages are neither then.
     """
-    if fetched.message is None:
-        return fetched.malformed
-    if fetched.message.kind is Kind.BATCH:
-        spec = fetched.message.spec
+    reasons = _without_decoder(chunk, registry)
+    dead = [(fetched, fetched.malformed) for fetched in chunk.malformed]
+    if not (reasons or dead):
+        return chunk, ()
+    kept = []
+    for item in chunk.items:
+        if (reason := reasons.get(_version(item), "")) and item.message.kind is Kind.BATCH:
+            dead.append(
+                (Fetched(item.partition, item.offset, item.headers, item.key, item.payload, item.message), reason)
+            )
+        else:
+            kept.append(item)
+    rows = sum(item.message.records for item in kept)
+    return replace(chunk, items=tuple(kept), rows=rows, malformed=()), dead
+
+
+def _without_decoder(chunk: Chunk, registry: DatasetRegistry) -> dict[tuple[str, int], str]:
+    """Return the dataset versions of a chunk's batches that have no decoder, and why."""
+    reasons = {}
+    for name, version in sorted({_version(item) for item in chunk.items if item.message.kind is Kind.BATCH}):
         try:
-            registry.codec(spec.dataset, spec.dataset_version)
+            registry.codec(name, version)
         except DatasetNotFound as error:
-            return str(error)
-    return ""
+            reasons[name, version] = str(error)
+    return reasons
+
+
+def _version(item: Received) -> tuple[str, int]:
+    return item.message.spec.dataset, item.message.spec.dataset_version

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
+from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.model import JobCounts, JobKey, Message, Outcome, Ownership
+from bulkgrpc.model import JobCounts, JobKey, Outcome, Ownership
 
 
 class RecordLogError(Exception):
@@ -70,22 +71,6 @@ class NotNext(Exception):
         super().__init__(", ".join(f"partition {p}: {o.value}" for p, o in outcomes.items()))
         self.outcomes = outcomes
         self.ledger = ledger
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A message as the record log returns it.
-
-    message: what its headers say; None if they cannot be read, as `malformed` explains.
-    """
-
-    partition: int
-    offset: int
-    headers: Sequence[tuple[str, bytes]]
-    key: bytes
-    payload: bytes
-    message: Message | None
-    malformed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +143,12 @@ class Ledger(Protocol):
 
 
 class DatasetRegistry(Protocol):
-    """The registered datasets."""
+    """The registered datasets. Any thread may use it."""
 
     def codec(self, name: str, version: int) -> BatchCodec:
         """Return the decoder of a dataset version. A version that was returned once is returned without I/O.
+
+        The first call compiles it: that may take a second.
 
         Raises DatasetNotFound, StoreUnavailable, StoreError.
         """
@@ -251,7 +238,7 @@ class ParkedMessages(Protocol):
 
 
 class DeadLetterQueue(Protocol):
-    """Where messages go that belong to no job."""
+    """Where messages go that belong to no job. One thread uses it."""
 
     def add(self, message: Fetched, reason: str) -> None:
         """Store a message with the reason; return once it is durable. Raises RecordLogError if it is not."""

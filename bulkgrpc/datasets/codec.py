@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 
 import ptars
@@ -45,12 +46,13 @@ class BatchCodec:
 
     record_schema: Arrow schema of the message as `encode` takes it: a field each, nested messages as structs, times in
     µs UTC, enums as their values' names, except where `for_decoding` changes the type. leaves: paths of the fields that
-    have a column. documents: converts decoded values to JSON. Not thread-safe. Raises InvalidDataset naming the field
-    if a rule cannot be compiled.
+    have a column. documents: converts decoded values to JSON. in_use: locked by `to_rows`; nothing else is thread-safe.
+    Raises InvalidDataset naming the field if a rule cannot be compiled.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
+        self.in_use = threading.Lock()
         files = FileDescriptorSet.FromString(dataset.descriptors)
         batch = _batch_type(files, dataset.message_type)
         self._record_type = message_of(batch.fields[0])

@@ -59,8 +59,14 @@ def to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     """Decode, flatten, check and sort batches of one dataset.
 
     A record that is not a valid message, or whose row the table cannot store, is rejected; its neighbours become rows.
-    No Python per record, except for the kinds of invalid records that `datasets.decoding` names.
+    No Python per record, except for the kinds of invalid records that `datasets.decoding` names. Thread-safe: threads
+    that share a codec take turns.
     """
+    with codec.in_use:
+        return _to_rows(codec, payloads)
+
+
+def _to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     decoded = decode(codec, payloads)
     payload, record_index = decoded.payload, decoded.record_index
     rejected = RejectionBuilder(len(payload))

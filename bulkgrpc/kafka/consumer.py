@@ -11,7 +11,8 @@ from typing import Any
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from bulkgrpc import limits
-from bulkgrpc.consume.ports import Assigned, Fetched, GroupNotLeft, OffsetLost, RecordLogError, Revoked
+from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.ports import Assigned, GroupNotLeft, OffsetLost, RecordLogError, Revoked
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import KafkaError, NewTopic
 
 from bulkgrpc import limits
-from bulkgrpc.consume.ports import Fetched
+from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, KafkaUnavailable
 from bulkgrpc.settings import StackSettings
 

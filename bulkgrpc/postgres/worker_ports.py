@@ -6,6 +6,7 @@ Each translates psycopg's errors into those of `bulkgrpc.consume.ports`. What a 
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,13 +101,24 @@ class PostgresDatasetRegistry:
     def __init__(self, postgres: str) -> None:
         self._postgres = postgres
         self._codecs: dict[tuple[str, int], BatchCodec] = {}
+        self._loading: dict[tuple[str, int], threading.Lock] = {}
 
     def codec(self, name: str, version: int) -> BatchCodec:
-        """Return the decoder of a dataset version. Raises DatasetNotFound, StoreUnavailable, StoreError."""
-        codec = self._codecs.get((name, version))
-        if codec is None:
-            codec = self._codecs[name, version] = self._load(name, version)
-        return codec
+        """Return the decoder of a dataset version. Raises DatasetNotFound, StoreUnavailable, StoreError.
+
+        Threads that ask for the same version at once wait for one of them to load it.
+        """
+        if (codec := self._codecs.get((name, version))) is not None:
+            return codec
+        with self._loading.setdefault((name, version), threading.Lock()):
+            codec = self._codecs.get((name, version))
+            if codec is None:
+                try:
+                    codec = self._codecs[name, version] = self._load(name, version)
+                finally:
+                    # Names that are not registered may be any number.
+                    self._loading.pop((name, version), None)
+            return codec
 
     def _load(self, name: str, version: int) -> BatchCodec:
         try:

@@ -14,6 +14,7 @@ from bulkgrpc.postgres.worker_ports import PostgresChunkWriter
 from tests.integration.test_transaction import CODEC, batch, chunk
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.worker_ports import FakeDeadLetters, FakeRegistry
 from workers.writer import WriterThread
 
 TOPIC = "bulkgrpc.records"
@@ -26,7 +27,8 @@ CREATE TRIGGER slow BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTI
 @pytest.fixture
 def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriterThread]:
     monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
-    thread = WriterThread(PostgresChunkWriter(database, TOPIC), lambda _name, _version: CODEC, threading.Event())
+    registry = FakeRegistry({("sensor_readings", 1): CODEC})
+    thread = WriterThread(PostgresChunkWriter(database, TOPIC), registry, FakeDeadLetters(), threading.Event())
     thread.start()
     yield thread
     thread.stop(10)

@@ -24,6 +24,7 @@ from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetR
 from tests.integration.test_transaction import TOPIC, batch, job_row, seal
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.worker_ports import FakeDeadLetters
 from workers.drain import QuickDrain, SlowDrain, SlowQueues
 from workers.writer import NotApplied, WriterThread
 
@@ -34,7 +35,9 @@ class Worker:
     def __init__(self, postgres: str, connection: Connection) -> None:
         self.connection = connection
         self.registry = PostgresDatasetRegistry(postgres)
-        self.thread = WriterThread(PostgresChunkWriter(postgres, TOPIC), self.registry.codec, threading.Event())
+        self.thread = WriterThread(
+            PostgresChunkWriter(postgres, TOPIC), self.registry, FakeDeadLetters(), threading.Event()
+        )
         self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, from_headers)
         self.slow: SlowQueues = {}
         self.quick_drain = QuickDrain(self.parked, self.slow, threading.Event(), lambda: None)

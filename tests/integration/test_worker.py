@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from bulkgrpc.cli.app import app
 from bulkgrpc.consume import stall
-from bulkgrpc.consume.ports import Fetched
+from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.kafka import consumer as kafka_consumer
 from bulkgrpc.kafka.consumer import RecordsConsumer
@@ -36,6 +36,7 @@ from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.jobs import JobStore
+from bulkgrpc.postgres.worker_ports import PostgresDatasetRegistry
 from bulkgrpc.settings import ServerSettings, WorkerSettings, load
 from bulkgrpc.stack import Addresses
 from tests.support import examples
@@ -465,7 +466,7 @@ async def test_a_consumer_that_delivers_nothing_joins_its_group_again(
         topic=feed.settings.topic,
         group=feed.settings.topic,
     )
-    poller = wire(settings, stopping)
+    poller = wire(settings, PostgresDatasetRegistry(feed.settings.postgres), stopping)
     consumer = poller.ports.log
     assert isinstance(consumer, RecordsConsumer)
     fetch = consumer.fetch

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 
-from bulkgrpc.consume.assembly import Chunk
+from bulkgrpc.consume.assembly import Chunk, Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.ports import (
     Applied,
     Assigned,
     DatasetNotFound,
-    Fetched,
     Revoked,
     StoreUnavailable,
     WorkerPorts,
@@ -101,13 +102,15 @@ class FakeLedger:
 
 
 class FakeRegistry:
-    """A `DatasetRegistry`. codecs: by name and version."""
+    """A `DatasetRegistry`. codecs: by name and version. asked: set by the first call of `codec`."""
 
-    def __init__(self) -> None:
-        self.codecs: dict[tuple[str, int], BatchCodec] = {}
+    def __init__(self, codecs: Mapping[tuple[str, int], BatchCodec] = MappingProxyType({})) -> None:
+        self.codecs = dict(codecs)
         self.available = True
+        self.asked = threading.Event()
 
     def codec(self, name: str, version: int) -> BatchCodec:
+        self.asked.set()
         if not self.available:
             raise StoreUnavailable("the registry is unavailable")
         if (name, version) not in self.codecs:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from bulkgrpc.consume.ports import Applied, Fetched, OffsetLost
+from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.backpressure import PAUSE_AFTER_S
+from bulkgrpc.consume.ports import Applied, OffsetLost
 from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
-from bulkgrpc.model import Kind, Outcome, Ownership
+from bulkgrpc.model import Outcome, Ownership
 from bulkgrpc.settings import WorkerSettings, load
-from tests.support.worker_ports import Fakes, fetched, seal
+from tests.support.worker_ports import FakeQueue, Fakes, fetched, seal
+from workers.intake import BACKLOG_MESSAGES_MAX
 from workers.partitions import FENCED_WAIT_S
 from workers.poller import Poller
+from workers.writer import Result
 
 SETTINGS = load(WorkerSettings)
 
@@ -180,36 +186,6 @@ def test_a_message_that_waits_behind_another_partition_is_not_stalled_for_long(p
     assert fakes.log.rejoined == 1
 
 
-def test_a_message_of_no_job_is_a_dead_letter_and_the_partition_continues(poller: Poller, fakes: Fakes) -> None:
-    unreadable = fetched(0, 0, None, "unknown format b'9'")
-    unknown = seal(0, 1)
-    assert unknown.message is not None
-    unknown = replace(unknown, message=replace(unknown.message, kind=Kind.BATCH))
-    fakes.log.pending += [unreadable, unknown, seal(0, 2)]
-    poller.step()
-    assert fakes.dead_letters.added == [
-        (unreadable, "unknown format b'9'"),
-        (unknown, "dataset d version 1 is not in the registry"),
-    ]
-    chunk = fakes.queue.apply()
-    assert [(span.from_offset, span.to_offset) for span in chunk.spans] == [(0, 3)]
-    assert [item.offset for item in chunk.items] == [2]
-
-
-def test_a_batch_waits_while_its_dataset_cannot_be_looked_up(poller: Poller, fakes: Fakes) -> None:
-    message = seal(0, 0)
-    assert message.message is not None
-    fakes.log.pending += [replace(message, message=replace(message.message, kind=Kind.BATCH))]
-    fakes.registry.available = False
-    poller.step()
-    assert not fakes.queue.submitted
-    assert not fakes.dead_letters.added
-    fakes.registry.available = True
-    poller.step()
-    assert len(fakes.dead_letters.added) == 1
-    assert [span.to_offset for span in fakes.queue.apply().spans] == [1]
-
-
 def test_partitions_that_are_assigned_while_the_ledger_is_unavailable_are_acquired_later(fakes: Fakes) -> None:
     poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
     poller.join()
@@ -222,3 +198,37 @@ def test_partitions_that_are_assigned_while_the_ledger_is_unavailable_are_acquir
     poller.step()
     assert fakes.log.paused == set()
     assert fakes.log.seeks[-1] == {0: 0, 1: 0}
+
+
+class SlowQueue(FakeQueue):
+    """A `ChunkQueue` whose results never come: a wait takes the time that the caller allows. now: of `fakes`."""
+
+    def __init__(self, fakes: Fakes) -> None:
+        super().__init__()
+        self._fakes = fakes
+
+    def result(self, timeout_s: float) -> Result | None:
+        self._fakes.now_s += timeout_s
+        return None
+
+
+def test_the_log_is_polled_while_a_slow_writer_has_no_room(fakes: Fakes) -> None:
+    poller = Poller(SETTINGS, fakes.ports(), SlowQueue(fakes), threading.Event())
+    poller.join()
+    fakes.log.assign([0, 1])
+    fetched_at_s: list[float] = []
+    fetch = fakes.log.fetch
+
+    def timed(messages_max: int, timeout_s: float) -> Sequence[Fetched]:
+        fetched_at_s.append(fakes.now_s)
+        return fetch(messages_max, timeout_s)
+
+    fakes.log.fetch = timed  # type: ignore[method-assign]
+    fakes.log.pending += [of_rows(offset, SETTINGS.chunk_rows_max) for offset in range(500)]
+    for _ in range(300):
+        poller.step()
+    assert fetched_at_s[-1] - fetched_at_s[0] > PAUSE_AFTER_S
+    assert max(np.diff(fetched_at_s)) < 0.1
+    assert fakes.log.paused == {0, 1}
+    # Memory stays bounded: beside two chunks of one message each, what is not fetched stays in Kafka.
+    assert len(fakes.log.pending) >= 500 - BACKLOG_MESSAGES_MAX - 3

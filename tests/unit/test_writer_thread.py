@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from bulkgrpc.consume.assembly import Chunk, Received, Span
+from bulkgrpc.consume.assembly import Chunk, Fetched, Received, Span
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, NotNext, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.model import Outcome, Ownership
-from tests.support.worker_ports import FakeWriter, seal
+from bulkgrpc.model import Kind, Outcome, Ownership
+from tests.support import examples
+from tests.support.worker_ports import FakeDeadLetters, FakeRegistry, FakeWriter, fetched, seal
 from workers.writer import NotApplied, Result, WriterThread
 
 WITHIN_S = 20.0
@@ -25,13 +27,9 @@ AT_ITS_END = NotNext({0: Outcome.REPLAY}, {0: Ownership(0, 5, 1)})
 FENCED = NotNext({0: Outcome.FENCED}, {0: Ownership(0, 0, 2)})
 
 
-def no_codec(name: str, version: int) -> BatchCodec:
-    raise AssertionError(f"nothing of {name} version {version} is to be decoded")
-
-
 def write_one(writer: FakeWriter, chunk: Chunk = CHUNK) -> Result:
     """Writes one chunk."""
-    thread = WriterThread(writer, no_codec, threading.Event())
+    thread = WriterThread(writer, FakeRegistry(), FakeDeadLetters(), threading.Event())
     thread.start()
     try:
         thread.submit(chunk)
@@ -51,7 +49,7 @@ def outcome_of() -> Outcomes:
 
     def write(*outcomes: Applied | Exception) -> Applied | NotApplied:
         writer = FakeWriter(*outcomes)
-        thread = WriterThread(writer, no_codec, threading.Event())
+        thread = WriterThread(writer, FakeRegistry(), FakeDeadLetters(), threading.Event())
         thread.start()
         try:
             thread.submit(CHUNK)
@@ -102,7 +100,7 @@ def test_a_dataset_whose_table_cannot_be_written_is_blocked_and_the_chunk_is_wri
 def test_a_dataset_that_ended_sessions_is_isolated_at_the_next_one() -> None:
     applied = Applied({}, parked=1)
     writer = FakeWriter(SESSION_ENDED, SESSION_ENDED, SESSION_ENDED, applied, SESSION_ENDED, applied)
-    thread = WriterThread(writer, no_codec, threading.Event())
+    thread = WriterThread(writer, FakeRegistry(), FakeDeadLetters(), threading.Event())
     thread.start()
     try:
         for _ in range(2):
@@ -132,9 +130,79 @@ def test_a_broken_build_is_raised_in_the_poll_loop() -> None:
 def test_a_worker_that_stops_does_not_wait_for_an_unavailable_store() -> None:
     stopping = threading.Event()
     stopping.set()
-    thread = WriterThread(FakeWriter(BROKEN), no_codec, stopping)
+    thread = WriterThread(FakeWriter(BROKEN), FakeRegistry(), FakeDeadLetters(), stopping)
     thread.start()
     thread.submit(CHUNK)
+    result = thread.result(WITHIN_S)
+    assert result is not None
+    assert result.outcome == NotApplied()
+    thread.stop(WITHIN_S)
+
+
+def received(message: Fetched) -> Received:
+    assert message.message is not None
+    return Received(message.partition, message.offset, message.message, message.payload, message.headers, message.key)
+
+
+def batch(offset: int, dataset: str = "d") -> Fetched:
+    """A batch of a dataset's version 1, without records."""
+    message = seal(0, offset)
+    assert message.message is not None
+    spec = replace(message.message.spec, dataset=dataset)
+    return replace(message, message=replace(message.message, kind=Kind.BATCH, spec=spec))
+
+
+def test_a_message_of_no_job_is_a_dead_letter_and_the_others_are_written() -> None:
+    unreadable = fetched(0, 0, None, "unknown format b'9'")
+    unknown, known, of_unknown = batch(1, "unknown"), batch(2, "sensor_readings"), seal(0, 3)
+    items = received(unknown), received(known), received(of_unknown)
+    chunk = Chunk((Span(0, 0, 4, 1),), items, 0, (unreadable,))
+    writer, dead_letters = FakeWriter(Applied({})), FakeDeadLetters()
+    registry = FakeRegistry({("sensor_readings", 1): BatchCodec(examples.readings())})
+    thread = WriterThread(writer, registry, dead_letters, threading.Event())
+    thread.start()
+    try:
+        thread.submit(chunk)
+        result = thread.result(WITHIN_S)
+    finally:
+        thread.stop(WITHIN_S)
+    assert dead_letters.added == [
+        (unreadable, "unknown format b'9'"),
+        (unknown, "dataset unknown version 1 is not in the registry"),
+    ]
+    assert result is not None
+    assert result.chunk.spans == chunk.spans
+    assert [item.offset for item in writer.written[0].chunk.items] == [2, 3]
+
+
+def test_a_batch_waits_while_its_dataset_cannot_be_looked_up() -> None:
+    chunk = Chunk((Span(0, 0, 1, 1),), (received(batch(0)),), 0)
+    registry, writer, dead_letters = FakeRegistry(), FakeWriter(Applied({})), FakeDeadLetters()
+    registry.available = False
+    thread = WriterThread(writer, registry, dead_letters, threading.Event())
+    thread.start()
+    try:
+        thread.submit(chunk)
+        assert registry.asked.wait(WITHIN_S)
+        assert not dead_letters.added
+        registry.available = True
+        result = thread.result(WITHIN_S)
+    finally:
+        thread.stop(WITHIN_S)
+    assert result is not None
+    assert isinstance(result.outcome, Applied)
+    assert len(dead_letters.added) == 1
+    assert not writer.written[0].chunk.items
+
+
+def test_a_worker_that_stops_does_not_wait_for_an_unavailable_registry() -> None:
+    registry, stopping = FakeRegistry(), threading.Event()
+    registry.available = False
+    thread = WriterThread(FakeWriter(), registry, FakeDeadLetters(), stopping)
+    thread.start()
+    thread.submit(Chunk((Span(0, 0, 1, 1),), (received(batch(0)),), 0))
+    assert registry.asked.wait(WITHIN_S)
+    stopping.set()
     result = thread.result(WITHIN_S)
     assert result is not None
     assert result.outcome == NotApplied()
