@@ -66,7 +66,7 @@ LANES_MAX = 16
 
 MAX_POLL_INTERVAL_S = 300.0
 ROWS_TIMEOUT_S = 1.5
-"""Statements that write a dataset's rows on the main path: what takes longer is parked, and applied beside it."""
+"""All statements that write a dataset's rows of a chunk: what takes longer is parked, and applied beside it."""
 DRAIN_ROWS_TIMEOUT_S = 5.0
 """The same for a slice of parked messages: only other parked messages wait for it."""
 STATEMENT_TIMEOUT_S = 60.0

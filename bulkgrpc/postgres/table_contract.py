@@ -18,7 +18,7 @@ from bulkgrpc import limits
 from bulkgrpc.datasets.ddl import table as table_of
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, Table, TableMisfit, fit, parse_table
-from bulkgrpc.postgres import statements
+from bulkgrpc.postgres import rows_time, statements
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 _SQL = statements.family("table_contract")
@@ -54,10 +54,11 @@ class TableContracts:
     """Checks tables and remembers what they were, by connection. Not thread-safe.
 
     A fingerprint is never compared across connections: after a fail-over the same numbers may mean other changes.
+    rows_s: the time that the rows of a table may take, after the check.
     """
 
-    def __init__(self, statement_timeout_s: float = limits.STATEMENT_TIMEOUT_S) -> None:
-        self._statement_timeout_ms = int(statement_timeout_s * 1000)
+    def __init__(self, rows_s: float = limits.STATEMENT_TIMEOUT_S) -> None:
+        self._rows_s = rows_s
         self._sessions = weakref.WeakKeyDictionary[Connection, _Session]()
 
     def check(self, connection: Connection, dataset: Dataset) -> Fit:
@@ -74,7 +75,8 @@ class TableContracts:
         session = self._sessions.get(connection)
         if session is None:
             session = self._sessions[connection] = _Session()
-        fingerprint = _lock(connection, dataset, session, self._statement_timeout_ms)
+        fingerprint = _lock(connection, dataset, session, int(self._rows_s * 1000))
+        rows_time.begin(connection, self._rows_s)
         known = session.fits.get((dataset.name, dataset.version))
         if known is not None and known.fingerprint == fingerprint:
             return known.fit

@@ -34,6 +34,31 @@ def writer(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriterThr
     thread.stop(10)
 
 
+SLOW_AND_SKIPPING = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_sleep(0.02);
+  IF new.value < 0.2 THEN RETURN NULL; END IF;
+  RETURN new;
+END $$;
+CREATE TRIGGER slow BEFORE INSERT ON sensor_readings FOR EACH ROW EXECUTE FUNCTION slow();
+"""
+
+
+def test_the_time_of_rows_is_that_of_all_their_statements(connection: Connection, writer: WriterThread) -> None:
+    register(connection, examples.readings())
+    connection.execute(SLOW_AND_SKIPPING)
+    epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+    # The first record is skipped, so the rows are written again, job by job: each job in less time than the limit.
+    jobs = (batch(0, number * 10, 10, job=f"k{number}") for number in range(2))
+    writer.submit(chunk(epoch, 0, *jobs).chunk)
+    result = writer.result(20)
+    assert result is not None
+    assert isinstance(result.outcome, Applied)
+    assert (result.outcome.parked, result.too_slow) == (2, True)
+    assert count(connection, "sensor_readings") == 0
+
+
 def test_rows_that_take_too_long_are_parked_and_the_chunk_is_written_without_them(
     connection: Connection, writer: WriterThread
 ) -> None:

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
-from bulkgrpc.postgres import statements
+from bulkgrpc.postgres import rows_time, statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import reject, staging, triggered, update
 from bulkgrpc.postgres.writers.constraints import broken_constraints
@@ -40,6 +40,7 @@ def write(
     writers: to be tried in turn for the rows that break no constraint. triggers: whether one may skip rows. Raises
     psycopg.Error if PostgreSQL fails for another reason than a row.
     """
+    connection.execute(rows_time.set_timeout(connection))
     found = RejectionBuilder(len(job))
     found.add_rows(broken_constraints(connection, rows))
     if not len(found):

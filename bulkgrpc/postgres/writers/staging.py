@@ -14,6 +14,7 @@ from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.postgres import rows_time
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.rejections import Mask
@@ -34,11 +35,12 @@ def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Co
     """COPY the chosen rows into a staging table of the session, with their positions in `rows`, and return its name.
 
     columns: the dataset's columns to copy; default: all. The staging table has the rows in the order of `rows`, sorted
-    by key. It is emptied at the end of the transaction, and by `clear`.
+    by key. It is emptied at the end of the transaction, and by `clear`. The statements that follow have the time that
+    is left for the rows: raises psycopg.errors.QueryCanceled if that is none.
     """
     columns = columns or rows.dataset.columns
     name = _name(rows.dataset, columns)
-    connection.execute(_create(columns, name))
+    connection.execute(_create(columns, name, rows_time.set_timeout(connection)), prepare=False)
     kept = rows.keep(chosen).table.select([column.name for column in columns])
     positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
     copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions))
@@ -118,10 +120,10 @@ def _name(dataset: Dataset, columns: Sequence[Column]) -> sql.Identifier:
     return sql.Identifier("pg_temp", f"bulkgrpc_{hashlib.sha256(what.encode()).hexdigest()[:24]}")
 
 
-def _create(columns: Sequence[Column], name: sql.Identifier) -> sql.Composed:
+def _create(columns: Sequence[Column], name: sql.Identifier, before: str) -> sql.Composed:
     # Kept for the session and emptied: one temporary table per chunk would bloat the system catalogs.
     made = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns]
     made.append(sql.SQL("{} integer").format(ROW))
-    return sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(
-        name, sql.SQL(", ").join(made)
+    return sql.SQL("{} CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(
+        sql.SQL(before), name, sql.SQL(", ").join(made)
     )

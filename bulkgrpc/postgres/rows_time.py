@@ -1,0 +1,36 @@
+"""The time that a dataset's rows may take in a transaction, over all statements that write them.
+
+PostgreSQL bounds each statement. The first has the whole time (`table_contract`). Whoever executes further ones asks
+for what is left; once nothing is left, the rows have failed as if PostgreSQL had ended a statement.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+
+import psycopg
+
+from bulkgrpc.postgres.connection import Connection
+
+_ends_at_s = weakref.WeakKeyDictionary[Connection, float]()
+
+
+def begin(connection: Connection, seconds: float) -> None:
+    """Give the rows that are written on a connection next so much time, from now on."""
+    _ends_at_s[connection] = time.monotonic() + seconds
+
+
+def set_timeout(connection: Connection) -> str:
+    """Return the statement that gives the next ones the time that is left; empty if there is no limit.
+
+    It is to be sent with another one, so that it costs no round trip. Raises psycopg.errors.QueryCanceled if no time is
+    left.
+    """
+    ends_at_s = _ends_at_s.get(connection)
+    if ends_at_s is None:
+        return ""
+    left_ms = int((ends_at_s - time.monotonic()) * 1000)
+    if left_ms <= 0:
+        raise psycopg.errors.QueryCanceled("canceling the statements that write the rows due to statement timeout")
+    return f"SET LOCAL statement_timeout = {left_ms};"
