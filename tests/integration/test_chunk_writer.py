@@ -49,7 +49,7 @@ def test_the_time_of_rows_is_that_of_all_their_statements(connection: Connection
     register(connection, examples.readings())
     connection.execute(SLOW_AND_SKIPPING)
     epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
-    # The first record is skipped, so the rows are written again, job by job: each job in less time than the limit.
+    # The first record is skipped, so the rows are written again: each time in less than the limit.
     jobs = (batch(0, number * 10, 10, job=f"k{number}") for number in range(2))
     writer.submit(chunk(epoch, 0, *jobs).chunk)
     result = writer.result(20)

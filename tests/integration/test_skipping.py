@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from psycopg import sql
 
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy
+from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.model import JobOptions, JobState, Message, digest_of
 from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.transaction import write_chunk
+from bulkgrpc.postgres.writers import staging
 from bulkgrpc.postgres.writers.table import TableWriter
+from bulkgrpc.rejections import Mask
 from tests.integration.test_transaction import TOPIC, batch, chunk, message, seal
 from tests.support import examples
 from tests.support.database import Connection, count, register
@@ -62,6 +69,8 @@ def dataset_of(connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: 
         ("update", RAISES, ((10, 6, 0, 1, 0, 3), (12, 8, 0, 1, 0, 3))),
         # A key that the trigger changes is not recognized in the table: it was written anyway.
         ("update", MOVES, ((10, 7, 0, 0, 0, 3), (12, 9, 0, 0, 0, 3))),
+        ("ignore", MOVES, ((10, 7, 0, 0, 0, 3), (12, 2, 0, 0, 0, 10))),
+        ("reject", MOVES, ((10, 7, 0, 0, 0, 3), (12, 2, 0, 0, 0, 10))),
     ],
 )
 def test_skipped_rows_are_counted_for_the_job_that_sent_them(
@@ -81,6 +90,47 @@ def test_skipped_rows_are_counted_for_the_job_that_sent_them(
     write_chunk(connection, TOPIC, chunk(epoch, 2, batch(0, 0, 12, job="b"), batch(1, 200, 5, job="c")), writer)
     assert counts(connection, "b") == expected[1]
     assert counts(connection, "c") == (15, 15, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("policy", ["ignore", "reject"])
+def test_a_key_that_is_written_elsewhere_after_the_look_up_is_not_counted_as_skipped(
+    database: str,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: ConflictPolicy,
+    repeated: bool,
+) -> None:
+    dataset_of(connection, monkeypatch, policy)
+    epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+    connection.execute(SKIPPING.format(more="").encode())
+    stage = staging.stage
+    other = connect(database, "tests")
+
+    def stage_late(ours: Connection, rows: Rows, chosen: Mask, columns: Sequence[Column] = ()) -> sql.Identifier:
+        """Keys alone are staged to be looked up; before whole rows are staged, another session writes reading 8."""
+        if not columns and ours is connection:
+            other.execute(
+                "INSERT INTO sensor_readings (tenant, sensor_id, value, sampled_at) VALUES ('acme', 'S8', 99, "
+                "'epoch'::timestamptz + 1700000000008000 * interval '1 us') ON CONFLICT DO NOTHING"
+            )
+        return stage(ours, rows, chosen, columns)
+
+    monkeypatch.setattr(staging, "stage", stage_late)
+    batches = [batch(0, 0, 10, job="a"), *([batch(0, 20, 5, job="b"), batch(1, 20, 5, job="b")] if repeated else [])]
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *batches), TableWriter())
+    other.close()
+    assert counts(connection, "a") == ((10, 6, 1, 0, 0, 3) if policy == "ignore" else (10, 6, 0, 1, 0, 3))
+    assert connection.execute("SELECT value FROM sensor_readings WHERE sensor_id = 'S8'").fetchall() == [(99.0,)]
+
+
+def test_of_records_with_one_key_that_are_all_skipped_none_is_a_duplicate(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of(connection, monkeypatch, "reject")
+    connection.execute(SKIPPING.format(more="").encode())
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 5, job="a"), batch(1, 0, 5, job="a")), TableWriter())
+    assert counts(connection, "a") == (10, 2, 0, 2, 0, 6)
 
 
 NEWER = """

@@ -9,7 +9,7 @@ transaction; the effects of one that raises are rolled back by a savepoint.
     ignore.py       direct COPY of the rows whose keys are new
     update.py       by staging; the last record of a key wins
     reject.py       by staging; a record whose key is in the table is rejected
-    triggered.py    by direct COPY or job by job, into a table whose triggers may skip rows
+    triggered.py    by direct COPY or by staging, into a table whose triggers may skip rows
     savepoint.py    a write that can be rolled back alone
     row_errors.py   which errors are about a row
     constraints.py  finds the rows that break check and not-null constraints

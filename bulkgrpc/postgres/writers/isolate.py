@@ -70,14 +70,14 @@ def _write_good(
 def write_by_spans(connection: Connection, rows: Rows, job: Integers, *, triggers: bool) -> Written:
     """Write rows in their order, span by span; those that PostgreSQL rejects are rejected. triggers: as for `write`."""
     updates, jobs = rows.dataset.conflict_policy == "update", int(job.max(initial=0)) + 1
-    skips = np.ones(len(job), np.bool_) if triggers else np.zeros(len(job), np.bool_)
-    if triggers and not updates:
-        skips = ~triggered.known_or_repeated(connection, rows)
     rejected, left = in_savepoint(connection, lambda: _isolate(connection, rows))
     found = RejectionBuilder(len(job))
     found.add_rows(rejected)
-    # A row that was neither written nor refused: its key is known, or a trigger skipped it.
-    skipped, left = left & skips, left & ~skips
+    # A row that was neither written nor refused: its key is in the table now, or a trigger skipped it.
+    skipped = np.full(len(job), triggers) & left
+    if skipped.any() and not updates:
+        skipped &= ~staging.known(connection, rows, skipped)
+    left &= ~skipped
     if rows.dataset.conflict_policy == "reject":
         found.add(left, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, left))
     written = ~left & ~skipped & ~found.rejected

@@ -48,7 +48,7 @@ def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Co
 
 
 def known(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
-    """Return which of the chosen rows, whose keys all differ, have keys that are in the table."""
+    """Return which of the chosen rows have keys that are in the table."""
     key = rows.dataset.primary_key
     name = stage(connection, rows, chosen, [column for column in rows.dataset.columns if column.name in key])
     query = _KNOWN.format(

@@ -1,7 +1,12 @@
 """Writes rows into a table whose triggers may skip rows: what is written is what PostgreSQL counts.
 
 A BEFORE ROW trigger that returns NULL skips its row without an error. A trigger may change keys too, so a row is not
-recognized afterwards: rows are counted by job, in a statement for each job of the chunk.
+recognized by its key afterwards. MERGE returns which of its source rows it wrote. It does so for new rows only: rows
+that may replace others (`update`) are counted by job, in a statement for each job of the chunk.
+
+Not decidable, whatever the writer: a row whose key the trigger changed to one that the table has counts as skipped. So
+does one whose key another transaction had written and deletes before it is looked up. A row that a trigger skips counts
+as known if the table has its key, also if another transaction wrote that meanwhile.
 """
 
 from __future__ import annotations
@@ -19,11 +24,20 @@ from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode
 
-_INSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
+_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
+# The staging table is read in the order in which it was filled, by key, as by every writer.
+_MERGE = sql.SQL(
+    "WITH written AS (MERGE INTO {table} USING {staging} AS staged ON false "
+    "WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({staged_columns}) RETURNING staged.{row}) "
+    "SELECT {positions} FROM written"
+)
 
 
 class RepeatedKeys(Exception):
-    """Some rows have equal keys. Which of them a trigger skips decides about the others: each must be written."""
+    """Some rows have equal keys, or ones that are in the table once they are written: each must be written alone.
+
+    Which of several rows a trigger skips decides about the others.
+    """
 
 
 class _RowsSkipped(Exception):
@@ -31,23 +45,19 @@ class _RowsSkipped(Exception):
 
 
 def write(connection: Connection, rows: Rows, job: Integers) -> Written:
-    """Write rows by their dataset's policy: by direct COPY if all of them are written, else job by job.
+    """Write rows by their dataset's policy: by direct COPY if all of them are written, else those that COPY may write.
 
-    Raises RepeatedKeys if some are not written by COPY and keys occur twice, psycopg.Error.
+    Raises RepeatedKeys if some are not written by COPY and keys occur twice, or a key is in the table that was not when
+    it was looked up; psycopg.Error.
     """
     try:
         in_savepoint(connection, lambda: _copy(connection, rows))
     except (psycopg.errors.UniqueViolation, _RowsSkipped) as error:
         if not staging.first_of_equal_keys(rows).all():
             raise RepeatedKeys from error
-        return _write_by_job(connection, rows, job)
+        by_policy = _update_by_job if rows.dataset.conflict_policy == "update" else _write_new
+        return by_policy(connection, rows, job)
     return Written(np.bincount(job).astype(np.int32))
-
-
-def known_or_repeated(connection: Connection, rows: Rows) -> Mask:
-    """Return the rows whose key the table has, or an earlier row. Call it before anything is written."""
-    first = staging.first_of_equal_keys(rows)
-    return ~first | staging.known(connection, rows, first)
 
 
 def _copy(connection: Connection, rows: Rows) -> None:
@@ -55,27 +65,44 @@ def _copy(connection: Connection, rows: Rows) -> None:
         raise _RowsSkipped
 
 
-def _write_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
-    updates = rows.dataset.conflict_policy == "update"
-    known = np.zeros(len(job), np.bool_) if updates else known_or_repeated(connection, rows)
-    chosen = staging.last_of_equal_keys(rows) if updates else ~known
-    skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
-    for number in np.unique(job[chosen]).tolist():
-        mask = chosen & (job == number)
-        skipped[number] = np.count_nonzero(mask) - _insert(connection, rows, mask)
-    rejected = RejectionBuilder(len(job))
+def _write_new(connection: Connection, rows: Rows, job: Integers) -> Written:
+    """Write the rows, whose keys all differ, that have new keys. Raises RepeatedKeys."""
+    known = staging.known(connection, rows, np.ones(len(job), np.bool_))
+    try:
+        written = in_savepoint(connection, lambda: _merge(connection, rows, ~known))
+    except (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported) as error:
+        # Another transaction wrote a key meanwhile, or a trigger changed one; or MERGE does not support the table.
+        raise RepeatedKeys from error
+    rejected, jobs = RejectionBuilder(len(job)), int(job.max(initial=0)) + 1
     if rows.dataset.conflict_policy == "reject" and known.any():
         rejected.add(known, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, known))
-    # Under `update` a row that a later one replaces counts as written.
-    counted = np.bincount(job[~known], minlength=len(skipped)).astype(np.int32)
-    return Written(counted - skipped, rejected.build(), skipped)
+    counts = (np.bincount(job[mask], minlength=jobs).astype(np.int32) for mask in (written, ~known & ~written))
+    return Written(next(counts), rejected.build(), next(counts))
 
 
-def _insert(connection: Connection, rows: Rows, chosen: Mask) -> int:
-    """Write the chosen rows, whose keys all differ; return how many PostgreSQL wrote."""
+def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
+    """Write the chosen rows, none of whose keys may be in the table; return which PostgreSQL wrote."""
     name = staging.stage(connection, rows, chosen)
-    action = update.on_conflict(rows.dataset) if rows.dataset.conflict_policy == "update" else sql.SQL("DO NOTHING")
-    statement = _INSERT.format(**staging.clauses(rows.dataset, name), action=action)
+    columns = sql.SQL(", ").join(sql.Identifier("staged", column.name) for column in rows.dataset.columns)
+    query = _MERGE.format(**staging.clauses(rows.dataset, name), staged_columns=columns)
+    written = staging.positions(connection, query, rows)
+    staging.clear(connection, name)
+    return written
+
+
+def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
+    """Write rows, whose keys all differ, over those with the same keys."""
+    skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
+    for number in np.unique(job).tolist():
+        chosen = job == number
+        skipped[number] = np.count_nonzero(chosen) - _upsert(connection, rows, chosen)
+    return Written(np.bincount(job).astype(np.int32) - skipped, skipped=skipped)
+
+
+def _upsert(connection: Connection, rows: Rows, chosen: Mask) -> int:
+    """Write the chosen rows; return how many PostgreSQL wrote."""
+    name = staging.stage(connection, rows, chosen)
+    statement = _UPSERT.format(**staging.clauses(rows.dataset, name), action=update.on_conflict(rows.dataset))
     written = connection.execute(statement).rowcount
     staging.clear(connection, name)
     return written
