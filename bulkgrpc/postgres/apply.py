@@ -19,7 +19,6 @@ from bulkgrpc import faults, limits
 from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group
 from bulkgrpc.consume.deferral import Deferrals, DeferralView, plan_chunk
-from bulkgrpc.consume.failures import is_row_error
 from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
 from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan
 from bulkgrpc.consume.report import report
@@ -30,6 +29,7 @@ from bulkgrpc.postgres import dedupe, ledger, multi_lane_jobs, rejections, stage
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.ledger import JobRow
+from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Integers, Rejections
@@ -250,10 +250,13 @@ def _apply_staged(
                     )
                     return 0, 0
             waiting = delta.staged_after(row.staged) - _delete_known(connection, dataset, spec)
-            apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
-            expected = _count_new(connection, dataset, spec) if fit.row_triggers else 0
-            written = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount)
-            skipped = max(expected - written, 0)
+            if fit.row_triggers:
+                written, skipped = in_savepoint(
+                    connection, lambda: staged.apply_each(connection, dataset, spec.key.job_id)
+                )
+            else:
+                apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
+                written, skipped = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount), 0
             left = waiting - written - skipped
             if dataset.conflict_policy == "reject" and left:
                 delta.failure_reason = (
@@ -263,16 +266,10 @@ def _apply_staged(
             # Under `update` a record that a later one replaces counts as written, as in every writer.
             return (waiting - skipped if dataset.conflict_policy == "update" else written), skipped
     except psycopg.Error as error:
-        if not is_row_error(error.sqlstate, error.diag.context):
+        if not is_about_a_row(error):
             raise
         delta.failure_reason = f"the table refuses the job: {error.diag.message_primary or error}"
     return 0, 0
-
-
-def _count_new(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:
-    """Return how many rows the table gets of an atomic job, if no trigger skips one."""
-    row = connection.execute(staged.count_new(dataset), {"job_id": spec.key.job_id}).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _delete_known(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:

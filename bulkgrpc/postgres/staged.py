@@ -23,9 +23,11 @@ from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.dedupe import Generations
 from bulkgrpc.postgres.writers.copy import copy_rows
+from bulkgrpc.postgres.writers.row_errors import OWN_FUNCTION, OWN_STATEMENT
 from bulkgrpc.postgres.writers.update import on_conflict
 
 _SQL = statements.family("dedupe")
+_STAGED = statements.family("staged")
 JOB = "bulkgrpc_job"
 SEQUENCE = "bulkgrpc_sequence"
 INDEX = "bulkgrpc_index"
@@ -87,39 +89,48 @@ def apply(dataset: Dataset) -> sql.Composed:
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {staged} "
         "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} {direction}, {index} {direction} ON CONFLICT {action}"
-    ).format(
-        table=table(dataset),
-        columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
-        key=sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
-        staged=StagedTable(dataset.name, dataset.version).identifier,
-        job=sql.Identifier(JOB),
-        sequence=sql.Identifier(SEQUENCE),
-        index=sql.Identifier(INDEX),
-        direction=sql.SQL("DESC" if latest else "ASC"),
-        action=on_conflict(dataset) if latest else sql.SQL("DO NOTHING"),
-    )
+    ).format(**_clauses(dataset), direction=sql.SQL("DESC" if latest else "ASC"))
 
 
-def count_new(dataset: Dataset) -> sql.Composed:
-    """Return the query that counts the rows that `apply` writes: a job's keys, of those that the table has none.
+def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> tuple[int, int]:
+    """Write every row of a job as `apply` does those that it chooses; return how many were written, and skipped.
 
-    update: the table's rows are written too.
+    For a table whose triggers may skip rows: which of several rows with a key they skip decides about the others. One
+    call; in it a statement for the first rows of all keys, one for the second ones, and so on.
     """
-    unknown: sql.Composable = sql.SQL("true")
+    skipped: sql.Composable = sql.SQL("true")  # update: every row is written that no trigger skips
     if dataset.conflict_policy != "update":
-        unknown = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({keys}))").format(
+        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({staged}))").format(
             table=table(dataset),
             stored=sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),
-            keys=sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
+            staged=sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
         )
-    return sql.SQL(
-        "SELECT count(*) FROM (SELECT DISTINCT {key} FROM {staged} WHERE {job} = %(job_id)s) AS staged WHERE {unknown}"
-    ).format(
-        key=sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
-        staged=StagedTable(dataset.name, dataset.version).identifier,
-        job=sql.Identifier(JOB),
-        unknown=unknown,
+    body = sql.SQL(_STAGED["apply_each_body"].decode()).format(
+        **_clauses(dataset), mark=sql.SQL(OWN_STATEMENT), skipped=skipped
     )
+    text = body.as_string(connection)
+    name = f"{OWN_FUNCTION}apply_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+    function = sql.Identifier("pg_temp", name)
+    create = sql.SQL(_STAGED["create_apply_each"].decode())
+    connection.execute(create.format(function=function, body=sql.Literal(text)))
+    call = sql.SQL(_STAGED["call_apply_each"].decode()).format(function=function)
+    row = connection.execute(call, {"job_id": job_id}).fetchone()
+    if row is None:
+        raise AssertionError("a function without FROM returns one row")
+    return row[0], row[1]
+
+
+def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
+    return {
+        "table": table(dataset),
+        "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
+        "key": sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
+        "staged": StagedTable(dataset.name, dataset.version).identifier,
+        "job": sql.Identifier(JOB),
+        "sequence": sql.Identifier(SEQUENCE),
+        "index": sql.Identifier(INDEX),
+        "action": on_conflict(dataset) if dataset.conflict_policy == "update" else sql.SQL("DO NOTHING"),
+    }
 
 
 def count_over(dataset: Dataset, fit: Fit) -> sql.Composed | None:

@@ -41,6 +41,7 @@ from bulkgrpc.postgres.parked import Undecodable
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_chunk
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
+from bulkgrpc.postgres.writers.row_errors import context_of
 from bulkgrpc.postgres.writers.table import TableWriter
 
 ACQUIRE_LOCK_TIMEOUT = "SET lock_timeout = '1s'"
@@ -67,7 +68,7 @@ def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         name = "OperationalError"
     message = error.diag.message_primary or str(error).strip()
-    return Failure(where, error.sqlstate or "", name, message, error.diag.context or "", dataset)
+    return Failure(where, error.sqlstate or "", name, message, context_of(error), dataset)
 
 
 def check_schema(postgres: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -13,10 +14,11 @@ from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.model import JobOptions, JobState, Message, digest_of
-from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres import ledger, staged
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers import staging
+from bulkgrpc.postgres.writers.row_errors import context_of
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Mask
 from tests.integration.test_transaction import TOPIC, batch, chunk, message, seal
@@ -170,6 +172,81 @@ def test_an_atomic_job_counts_what_a_trigger_skips(
     assert count(connection, "sensor_readings") == 7
     row = connection.execute("SELECT state FROM bulk.jobs").fetchone()
     assert row == (JobState.SUCCEEDED,)
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "values", "expected"),
+    [
+        # The value that is stored, then counts. The trigger skips 1: which records it skips decides about others.
+        ("ignore", (1, 2, 3, 9), (2, 5, 1, 2, 0, 0, 2)),
+        ("update", (1, 2, 3, 9), (9, 5, 3, 0, 0, 0, 2)),
+        ("update", (9, 3, 2, 1), (2, 5, 3, 0, 0, 0, 2)),
+        ("reject", (1, 1, 1, 9), (9, 5, 1, 0, 0, 0, 4)),
+    ],
+)
+def test_of_records_with_one_key_each_is_tried(
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: ConflictPolicy,
+    values: Sequence[float],
+    expected: tuple[int, ...],
+    atomic: bool,
+) -> None:
+    dataset_of(connection, monkeypatch, policy)
+    epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
+    connection.execute(SKIPPING.format(more="").encode())
+    options = JobOptions(atomic=atomic)
+    records = [*(examples.reading("S1", 5, value) for value in values), examples.reading("S2", 5, 1)]
+    payload = examples.batch_of(records)
+    whole = replace(message(0, len(records), options=options), digest=digest_of(payload)), payload
+    write_chunk(connection, TOPIC, chunk(epoch, 0, whole, seal(1, options=options)), TableWriter())
+    stored, *counted = expected
+    assert counts(connection, "k") == tuple(counted)
+    assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(stored,)]
+    assert connection.execute("SELECT state FROM bulk.jobs").fetchone() == (JobState.SUCCEEDED,)
+
+
+def test_an_atomic_job_fails_if_a_key_occurs_twice_although_a_trigger_skips_others(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of(connection, monkeypatch, "reject")
+    connection.execute(SKIPPING.format(more="").encode())
+    options = JobOptions(atomic=True)
+    payload = examples.batch_of([examples.reading("S1", 5, value) for value in (1, 2, 3)])
+    whole = replace(message(0, 3, options=options), digest=digest_of(payload)), payload
+    write_chunk(connection, TOPIC, chunk(epoch, 0, whole, seal(1, options=options)), TableWriter())
+    assert counts(connection, "k") == (3, 0, 0, 0, 3, 0)
+    assert count(connection, "sensor_readings") == 0
+
+
+def test_an_atomic_job_tries_an_earlier_record_if_a_trigger_skips_the_last(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of(connection, monkeypatch, "update")
+    connection.execute(NEWER)
+    options = JobOptions(atomic=True)
+    payload = examples.batch_of([examples.reading("S1", 5, value) for value in (7, 10, 5)])
+    whole = replace(message(0, 3, options=options), digest=digest_of(payload)), payload
+    write_chunk(connection, TOPIC, chunk(epoch, 0, whole, seal(1, options=options)), TableWriter())
+    assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(10.0,)]
+    assert counts(connection, "k") == (3, 2, 0, 0, 0, 1)
+
+
+def test_an_error_of_the_function_that_applies_atomic_jobs_is_not_taken_for_one_of_the_tables_functions(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_of(connection, monkeypatch, "update")
+    payload = examples.batch_of([examples.reading("S1", 5, 1)])
+    options = JobOptions(atomic=True)
+    whole = replace(message(0, 1, options=options), digest=digest_of(payload)), payload
+    write_chunk(connection, TOPIC, chunk(epoch, 0, whole), TableWriter())
+    connection.execute("ALTER TABLE sensor_readings RENAME TO elsewhere")
+    dataset = replace(examples.readings(), conflict_policy="update")
+    with pytest.raises(psycopg.errors.UndefinedTable) as raised:
+        staged.apply_each(connection, dataset, whole[0].spec.key.job_id)
+    assert raised.value.diag.context
+    assert context_of(raised.value) == ""
 
 
 def test_a_trigger_that_skips_every_row_leaves_a_job_that_succeeded(

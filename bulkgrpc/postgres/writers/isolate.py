@@ -73,16 +73,31 @@ def write_by_spans(connection: Connection, rows: Rows, job: Integers, *, trigger
     rejected, left = in_savepoint(connection, lambda: _isolate(connection, rows))
     found = RejectionBuilder(len(job))
     found.add_rows(rejected)
-    # A row that was neither written nor refused: its key is in the table now, or a trigger skipped it.
     skipped = np.full(len(job), triggers) & left
     if skipped.any() and not updates:
-        skipped &= ~staging.known(connection, rows, skipped)
+        skipped &= ~_known(connection, rows, left, ~left & ~found.rejected)
     left &= ~skipped
     if rows.dataset.conflict_policy == "reject":
         found.add(left, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, left))
     written = ~left & ~skipped & ~found.rejected
     counts = (np.bincount(job[mask], minlength=jobs).astype(np.int32) for mask in (written, skipped))
     return Written(next(counts), found.build(), next(counts))
+
+
+def _known(connection: Connection, rows: Rows, left: Mask, written: Mask) -> Mask:
+    """Return which of the rows that were neither written nor refused had keys that are known; a trigger skipped others.
+
+    A key is known once an earlier row has it. If no row has, and the table has it now, another transaction wrote it.
+    """
+    first = staging.first_of_equal_keys(rows)
+    key = np.cumsum(first) - 1
+    counts = np.cumsum(written)
+    earlier = counts > (counts - written)[first][key]
+    elsewhere = left & ~np.bincount(key, written).astype(np.bool_)[key]
+    if elsewhere.any():
+        elsewhere = staging.known(connection, rows, elsewhere)
+    known: Mask = left & (earlier | elsewhere)
+    return known
 
 
 def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
