@@ -113,11 +113,19 @@ def drain_slice(connection: Connection, drain: Drain, writer: TableWriter) -> in
         if not items:
             return 0
         prepared = _prepare(items, drain)
+        # If nothing else is parked in the queue, the main path is kept away, so that the queue is empty afterwards: for
+        # progress, not for safety.
         last = drain.merges and not parked.has_others(connection, drain.topic, drain.queue, items)
         while True:
             try:
                 with connection.transaction():
-                    return _drain(connection, drain, prepared, writer, last=last)
+                    if last and parked.lock_offset(connection, drain.topic, drain.queue.partition):
+                        selected = drain.select(connection)
+                        if [item.offset for item in selected] != [item.offset for item in items]:
+                            # These are what a failure is about from here on.
+                            items = selected
+                            prepared = _prepare(items, drain)
+                    return _drain(connection, drain, prepared, writer)
             except multi_lane_jobs.PlanOutdated:
                 continue
     except RowsFailed as error:
@@ -126,15 +134,8 @@ def drain_slice(connection: Connection, drain: Drain, writer: TableWriter) -> in
         raise SliceAborted(items) from error
 
 
-def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer: TableWriter, *, last: bool) -> int:
-    """Apply a slice in the caller's transaction. last: nothing else was parked in the queue when it was selected.
-
-    Then the main path is kept away, so that the queue is empty afterwards. That is for progress, not for safety.
-    """
-    if last and parked.lock_offset(connection, drain.topic, drain.queue.partition):
-        items = drain.select(connection)
-        if [item.offset for item in items] != [item.offset for item in prepared.chunk.items]:
-            prepared = _prepare(items, drain)
+def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer: TableWriter) -> int:
+    """Apply a slice in the caller's transaction."""
     items = prepared.chunk.items
     if not items or not parked.lock_queue(connection, drain.topic, drain.queue):
         return 0

@@ -12,13 +12,14 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Chunk, Received, Span
-from bulkgrpc.consume.ports import Applied
+from bulkgrpc.consume.failures import BlockCause, Failure, Where
+from bulkgrpc.consume.ports import Applied, Pace, SliceFailed
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.kafka.message import from_headers, to_headers
 from bulkgrpc.model import JobKey, JobOptions, JobState, Message
-from bulkgrpc.postgres import ledger
+from bulkgrpc.postgres import ledger, parked
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetRegistry, PostgresParkedMessages
 from tests.integration.test_transaction import TOPIC, batch, job_row, seal
@@ -301,3 +302,24 @@ def test_a_batch_that_the_decoder_does_not_survive_blocks_its_job_and_no_other_t
     connection.execute("DELETE FROM bulk.blocked_jobs")
     worker.settle()
     assert job_row(connection, "poison")[:3] == (JobState.OPEN, 10, 10)
+
+
+def test_a_slice_that_is_selected_again_names_the_messages_that_were_tried(
+    connection: Connection, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = Failure(Where.ROWS, "57014", "QueryCanceled", "too slow", dataset="sensor_readings")
+    worker.parked.block("sensor_readings", BlockCause.ISOLATING, failure)
+    worker.write(batch(0, 0, 10, job="first"))
+    connection.execute("ALTER TABLE sensor_readings RENAME COLUMN value TO reading")
+    lock_offset = parked.lock_offset
+
+    def lock_late(ours: Connection, topic: str, partition: int) -> bool:
+        """Before the main path is kept away, it parks another message."""
+        worker.write(batch(0, 10, 10, job="second"))
+        return lock_offset(ours, topic, partition)
+
+    monkeypatch.setattr(parked, "lock_offset", lock_late)
+    (queue,) = worker.parked.queues()
+    with pytest.raises(SliceFailed) as raised:
+        worker.parked.drain(queue, 256, pace=Pace.MERGING)
+    assert raised.value.job_ids == [JobKey.derive("acme", job).job_id for job in ("first", "second")]
