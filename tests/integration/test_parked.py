@@ -321,5 +321,5 @@ def test_a_slice_that_is_selected_again_names_the_messages_that_were_tried(
     monkeypatch.setattr(parked, "lock_offset", lock_late)
     (queue,) = worker.parked.queues()
     with pytest.raises(SliceFailed) as raised:
-        worker.parked.drain(queue, 256, pace=Pace.MERGING)
+        worker.parked.drain(queue.key, 256, pace=Pace.USUAL, merges=True)
     assert raised.value.job_ids == [JobKey.derive("acme", job).job_id for job in ("first", "second")]

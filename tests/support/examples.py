@@ -57,7 +57,8 @@ def remembered(conflict: ConflictPolicy = "ignore") -> Dataset:
 def reading(sensor: str, seconds: int, value: float) -> bytes:
     """A serialized sensor reading."""
     at = bytes([0x1A, 2, 8, seconds]) if seconds else b"\x1a\x00"
-    return b"\x0a" + bytes([len(sensor)]) + sensor.encode() + b"\x11" + np.float64(value).tobytes() + at
+    name = sensor.encode()
+    return b"\x0a" + bytes([len(name)]) + name + b"\x11" + np.float64(value).tobytes() + at
 
 
 def reading_batch(start: int, rows: int) -> bytes:

@@ -8,12 +8,18 @@ ORDER BY attnum
 
 -- name: checks
 -- Check constraints of a table, in the order in which PostgreSQL checks them, with the columns that they read. None if a
--- trigger may change a row before it is checked. (`conenforced` exists from PostgreSQL 18 on.)
+-- trigger may change a row before it is checked. Without those that another table with such columns would evaluate
+-- differently: of the whole row (attribute 0), and with a collation. (`conenforced` exists from PostgreSQL 18 on.)
 SELECT conname::text, pg_get_expr(conbin, conrelid), ARRAY(
     SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey)
   )
 FROM pg_constraint AS checks
 WHERE conrelid = %(table)s::regclass AND contype = 'c'
   AND coalesce((to_jsonb(checks) ->> 'conenforced')::boolean, true)
+  AND 0 <> ALL (conkey)
+  AND NOT EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = conrelid AND attnum = ANY (conkey) AND attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
+  )
   AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = conrelid AND NOT tgisinternal)
 ORDER BY conname

@@ -13,7 +13,7 @@ transaction; the effects of one that raises are rolled back by a savepoint.
     savepoint.py    a write that can be rolled back alone
     row_errors.py   which errors are about a row
     constraints.py  finds the rows that break check and not-null constraints
-    isolate.py      writes all rows but those that PostgreSQL rejects
+    isolate.py      writes all rows but those that PostgreSQL rejects, whatever the reason
     remember.py     only the rows whose records' bytes are not known
-    table.py        the choice: direct COPY while it succeeds, the dataset's policy otherwise
+    table.py        the choice: direct COPY while it succeeds; without rows that break constraints, or by policy, after
 """

@@ -13,6 +13,7 @@ from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import staging
+from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.rejections import Mask, RejectedRows, RejectionBuilder, RejectionCode
 
 _SQL = statements.family("constraints")
@@ -30,8 +31,9 @@ class _Check:
 def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
     """Return the rows that break a constraint of their table, each with the first one, as PostgreSQL names it.
 
-    PostgreSQL rejects every row that is returned; it may reject more. No constraint is looked at if a trigger may
-    change rows first, no check on columns that are not the dataset's, and none at all if one cannot be evaluated.
+    PostgreSQL rejects every row that is returned; it may reject more. No constraint is looked at if a trigger of the
+    table may change rows first (the caller excludes those of its partitions), no check on columns that are not the
+    dataset's or have a collation of their own, none of the whole row, and none at all if one cannot be evaluated.
     """
     name = table(rows.dataset).as_string(connection)
     found = RejectionBuilder(rows.table.num_rows)
@@ -60,19 +62,20 @@ def _broken(connection: Connection, rows: Rows, checks: list[_Check]) -> list[Ma
     needed = frozenset().union(*(check.columns for check in checks))
     columns = [column for column in rows.dataset.columns if column.name in needed]
     every = np.ones(rows.table.num_rows, np.bool_)
+    broken = [sql.SQL("({}) IS FALSE").format(sql.SQL(check.expression)) for check in checks]
     parts = [
-        sql.SQL("string_agg(int4send({}), ''::bytea) FILTER (WHERE ({}) IS FALSE)").format(
-            staging.ROW, sql.SQL(check.expression)
-        )
-        for check in checks
+        sql.SQL("string_agg(int4send({}), ''::bytea) FILTER (WHERE {})").format(staging.ROW, part) for part in broken
     ]
     try:
         with connection.transaction():
-            name = staging.stage(connection, rows, every, columns)
+            # Usually few rows are broken: only those are stored.
+            name = staging.stage(connection, rows, every, columns, sql.SQL(" OR ").join(broken))
             query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(parts), name)
             found = connection.cursor(binary=True).execute(query).fetchone() or ()
             staging.clear(connection, name)
-    except (psycopg.errors.DataError, psycopg.errors.RaiseException):
+    except psycopg.Error as error:
+        if not is_about_a_row(error):
+            raise
         return []
     masks = []
     for positions in found:

@@ -1,74 +1,36 @@
 """Writes all rows but those that PostgreSQL rejects, and reports those: in statements whose number does not grow.
 
-1. Rows that break a check or not-null constraint are found at once (`constraints`), and the others are written.
-2. If that fails too, PostgreSQL itself writes the rows span by span, in a function that makes a savepoint for each
-   span: one that fails is cut to a quarter, down to a single row, which is rejected; one that succeeds is doubled. A
-   span can only become as long as the rows that were written since the last failure, so each row is written a bounded
-   number of times and the time is linear in the rows.
+PostgreSQL itself writes the rows span by span, in a function that makes a savepoint for each span: one that fails is
+cut to a quarter, down to a single row, which is rejected; one that succeeds is doubled. A span can only become as long
+as the rows that were written since the last failure, so each row is written a bounded number of times and the time is
+linear in the rows.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
-import psycopg
 import pyarrow as pa
 from psycopg import sql
 
 from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
-from bulkgrpc.postgres import rows_time, statements
+from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging, triggered, update
-from bulkgrpc.postgres.writers.constraints import broken_constraints
-from bulkgrpc.postgres.writers.row_errors import is_about_a_row
+from bulkgrpc.postgres.writers import reject, staging, update
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
-from bulkgrpc.postgres.writers.written import Writer, Written
+from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
 
 _SQL = statements.family("writers")
 
 
-def write(
-    connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers, *, triggers: bool = False
-) -> Written:
-    """Write rows some of which PostgreSQL rejects.
+def write(connection: Connection, rows: Rows, job: Integers, *, triggers: bool = False) -> Written:
+    """Write rows in their order, span by span; those that PostgreSQL rejects are rejected.
 
-    writers: to be tried in turn for the rows that break no constraint. triggers: whether one may skip rows. Raises
-    psycopg.Error if PostgreSQL fails for another reason than a row.
+    triggers: whether one may skip rows. Raises psycopg.Error if PostgreSQL fails for another reason than a row.
     """
-    connection.execute(rows_time.set_timeout(connection))
-    found = RejectionBuilder(len(job))
-    found.add_rows(broken_constraints(connection, rows))
-    if not len(found):
-        return write_by_spans(connection, rows, job, triggers=triggers)
-    good = ~found.rejected
-    done = _write_good(connection, writers, rows.keep(good), job[good], triggers=triggers)
-    found.add_rows(done.rejected.moved(np.flatnonzero(good)))
-    return Written(done.written, found.build(), done.skipped)
-
-
-def _write_good(
-    connection: Connection, writers: Sequence[Writer], rows: Rows, job: Integers, *, triggers: bool
-) -> Written:
-    if not len(job):
-        return Written(np.zeros(1, np.int32))
-    for writer in writers:
-        try:
-            return in_savepoint(connection, functools.partial(writer, connection, rows, job))
-        except psycopg.Error as error:
-            if not is_about_a_row(error):
-                raise
-        except triggered.RepeatedKeys:
-            break
-    return write_by_spans(connection, rows, job, triggers=triggers)
-
-
-def write_by_spans(connection: Connection, rows: Rows, job: Integers, *, triggers: bool) -> Written:
-    """Write rows in their order, span by span; those that PostgreSQL rejects are rejected. triggers: as for `write`."""
     updates, jobs = rows.dataset.conflict_policy == "update", int(job.max(initial=0)) + 1
     rejected, left = in_savepoint(connection, lambda: _isolate(connection, rows))
     found = RejectionBuilder(len(job))

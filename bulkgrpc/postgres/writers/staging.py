@@ -31,19 +31,26 @@ _KNOWN = sql.SQL(
 )
 
 
-def stage(connection: Connection, rows: Rows, chosen: Mask, columns: Sequence[Column] = ()) -> sql.Identifier:
+def stage(
+    connection: Connection,
+    rows: Rows,
+    chosen: Mask,
+    columns: Sequence[Column] = (),
+    where: sql.Composable | None = None,
+) -> sql.Identifier:
     """COPY the chosen rows into a staging table of the session, with their positions in `rows`, and return its name.
 
-    columns: the dataset's columns to copy; default: all. The staging table has the rows in the order of `rows`, sorted
-    by key. It is emptied at the end of the transaction, and by `clear`. The statements that follow have the time that
-    is left for the rows: raises psycopg.errors.QueryCanceled if that is none.
+    columns: the dataset's columns to copy; default: all. where: a condition; PostgreSQL leaves the other rows out. The
+    staging table has the rows in the order of `rows`, sorted by key. It is emptied at the end of the transaction, and
+    by `clear`. The statements that follow have the time that is left for the rows: raises psycopg.errors.QueryCanceled
+    if that is none.
     """
     columns = columns or rows.dataset.columns
     name = _name(rows.dataset, columns)
     connection.execute(_create(columns, name, rows_time.set_timeout(connection)), prepare=False)
     kept = rows.keep(chosen).table.select([column.name for column in columns])
     positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
-    copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions))
+    copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions), where)
     return name
 
 

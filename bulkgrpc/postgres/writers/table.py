@@ -1,11 +1,14 @@
 """Chooses among the writers: direct COPY while keys are new; after a conflict the dataset's policy, for some chunks.
 
-Of a dataset that remembers its records only the new ones are written at all.
+After rows that break a constraint, such rows are looked for first, for some chunks: a chunk then costs one check and
+one COPY, without a COPY that fails. Of a dataset that remembers its records only the new ones are written at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import psycopg
@@ -17,12 +20,15 @@ from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, triggered, update
+from bulkgrpc.postgres.writers.constraints import broken_constraints
 from bulkgrpc.postgres.writers.remember import RememberingWriter
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Writer, Written
 from bulkgrpc.rejections import Integers, RejectionBuilder, RejectionCode
 
+CHECKED_CHUNKS = 16
+"""Chunks of a dataset whose rows are checked before they are written, after one with rows that break a constraint."""
 STAGED_CHUNKS = 16
 """Chunks of a dataset that are written by its policy after a conflict, before direct COPY is tried again."""
 
@@ -31,13 +37,14 @@ BY_POLICY: dict[str, Writer] = {"ignore": ignore.write, "update": update.write, 
 
 @dataclass(slots=True)
 class TableWriter:
-    """Writes rows as their dataset's policy says. Keeps which datasets had conflicts in their last chunks.
+    """Writes rows as their dataset's policy says. Keeps which datasets had broken constraints or conflicts lately.
 
     applies_large_jobs: whether the staged rows of an atomic job may take as long as their number needs.
     """
 
     contracts: TableContracts = field(default_factory=TableContracts)
     applies_large_jobs: bool = False
+    _checked_left: dict[str, int] = field(default_factory=dict)
     _staged_left: dict[str, int] = field(default_factory=dict)
     _remembering: RememberingWriter = field(default_factory=RememberingWriter)
 
@@ -51,21 +58,14 @@ class TableWriter:
             return Written(np.zeros(int(job.max(initial=0)) + 1, np.int32))
         fit = self.check(connection, rows.dataset)
         if not fit.conversions:
-            return self._write_fitting(connection, rows, job, fit)
+            return self._write_fitting(connection, fit, rows, job)
         found = RejectionBuilder(len(job))
         for unfit in unfit_rows(rows.table, fit.conversions):
             found.add(
                 unfit.rows, RejectionCode.REJECTED_BY_TABLE, unfit.column.field or unfit.column.name, unfit.reason
             )
         rows = _converted(rows, fit)
-        if not len(found):
-            return self._write_fitting(connection, rows, job, fit)
-        good = ~found.rejected
-        done = Written(np.zeros(1, np.int32))
-        if good.any():
-            done = self._write_fitting(connection, rows.keep(good), job[good], fit)
-        found.add_rows(done.rejected.moved(np.flatnonzero(good)))
-        return Written(done.written, found.build(), done.skipped)
+        return _write_others(found, rows, job, partial(self._write_fitting, connection, fit))
 
     def check(self, connection: Connection, dataset: Dataset) -> Fit:
         """Lock and check a dataset's table; make its constraints immediate. Raises what `TableContracts.check` does."""
@@ -75,13 +75,30 @@ class TableWriter:
             connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return fit
 
-    def _write_fitting(self, connection: Connection, rows: Rows, job: Integers, fit: Fit) -> Written:
+    def _write_fitting(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
         writer = _write_triggered if fit.row_triggers else self._write
         if rows.hashes is None:
             return writer(connection, rows, job)
         return self._remembering.write(connection, rows, job, writer)
 
     def _write(self, connection: Connection, rows: Rows, job: Integers) -> Written:
+        name = rows.dataset.name
+        left = self._checked_left.get(name, 0)
+        if not left and (done := self._write_all(connection, rows, job)) is not None:
+            return done
+        found = RejectionBuilder(len(job))
+        found.add_rows(broken_constraints(connection, rows))
+        self._checked_left[name] = CHECKED_CHUNKS if len(found) else max(left - 1, 0)
+        if not left and not len(found):
+            return isolate.write(connection, rows, job)
+        return _write_others(found, rows, job, partial(self._write_or_isolate, connection))
+
+    def _write_or_isolate(self, connection: Connection, rows: Rows, job: Integers) -> Written:
+        done = self._write_all(connection, rows, job)
+        return isolate.write(connection, rows, job) if done is None else done
+
+    def _write_all(self, connection: Connection, rows: Rows, job: Integers) -> Written | None:
+        """Write rows by direct COPY or by their policy; return None, and write nothing, if PostgreSQL rejects one."""
         name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict_policy]
         left = self._staged_left.get(name, 0)
         try:
@@ -95,7 +112,17 @@ class TableWriter:
         except psycopg.Error as error:
             if not is_about_a_row(error):
                 raise
-        return isolate.write(connection, (direct.write, by_policy), rows, job)
+        return None
+
+
+def _write_others(
+    found: RejectionBuilder, rows: Rows, job: Integers, write: Callable[[Rows, Integers], Written]
+) -> Written:
+    """Write the rows that are not in `found`, and return what was done with all."""
+    good = ~found.rejected
+    done = write(rows.keep(good), job[good]) if good.any() else Written(np.zeros(1, np.int32))
+    found.add_rows(done.rejected.moved(np.flatnonzero(good)))
+    return Written(done.written, found.build(), done.skipped)
 
 
 def _converted(rows: Rows, fit: Fit) -> Rows:
@@ -108,8 +135,9 @@ def _write_triggered(connection: Connection, rows: Rows, job: Integers) -> Writt
     try:
         return in_savepoint(connection, lambda: triggered.write(connection, rows, job))
     except triggered.RepeatedKeys:
-        return isolate.write_by_spans(connection, rows, job, triggers=True)
+        pass
     except psycopg.Error as error:
         if not is_about_a_row(error):
             raise
-    return isolate.write(connection, (triggered.write,), rows, job, triggers=True)
+    # Constraints are not looked at first: a trigger may change what they are about.
+    return isolate.write(connection, rows, job, triggers=True)
