@@ -15,5 +15,5 @@ transaction; the effects of one that raises are rolled back by a savepoint.
     constraints.py  finds the rows that break check and not-null constraints
     isolate.py      writes all rows but those that PostgreSQL rejects, whatever the reason
     remember.py     only the rows whose records' bytes are not known
-    table.py        the choice: direct COPY while it succeeds; without rows that break constraints, or by policy, after
+    table.py        the choice: direct COPY while it succeeds; else rows that break constraints first, and by policy
 """
