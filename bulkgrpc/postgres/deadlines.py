@@ -25,6 +25,10 @@ from bulkgrpc.postgres.connection import Deadlines, conninfo
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 CONNECTIONS_MAX: Final = 8
+WAITING_MAX: Final = 1000
+"""Calls that wait for a connection; those that gave up count until the next connection is there."""
+RECONNECT_S: Final = 10.0
+"""How long the pool tries to connect, ever less often, before it starts again."""
 LOG_AGAIN_S: Final = 10.0
 """An unavailable PostgreSQL is logged so often for each reason, not for each call."""
 _OF_SERVER: Final = Deadlines(
@@ -61,8 +65,10 @@ def make_pool(postgres: str) -> AsyncConnectionPool[Any]:
         min_size=1,
         max_size=CONNECTIONS_MAX,
         timeout=STREAM_DEADLINE_S,
-        max_waiting=1000,
-        reconnect_timeout=10.0,
+        max_waiting=WAITING_MAX,
+        reconnect_timeout=RECONNECT_S,
+        # The pool has given up. Once WAITING_MAX calls did so too, no further one would make it connect.
+        reconnect_failed=AsyncConnectionPool.check,
         check=AsyncConnectionPool.check_connection,
         kwargs={"autocommit": True},
     )
