@@ -175,6 +175,7 @@ class QuickDrain(_Rounds):
         """Try a dataset whose trial is due, and drain each queue by a slice. Returns how long to wait, seconds."""
         self._try_dataset()
         done = self._drain_each(self._drain, slow=False)
+        self._parked.end_discards()
         for dataset in self._parked.end_isolation():
             log.info("dataset_unblocked", dataset=dataset)
         return self._wait_after(done)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
 from bulkgrpc.consume.assembly import Received
-from bulkgrpc.consume.plan import Fate, Lane, LaneKey, LanePlan, LedgerView, plan_lanes
+from bulkgrpc.consume.plan import Fate, LanePlan, LedgerView, plan_lanes
 
 
 class QueueKey(NamedTuple):
@@ -54,9 +54,9 @@ class DeferralReason(enum.StrEnum):
 class DeferralView:
     """What is deferred, for the partitions of a chunk or of a slice of parked messages.
 
-    blocked_datasets: blocked or paused. discarding_datasets: those of them whose batches an operator discards.
-    parked_queues: the queues that have a parked message, whether or not it may be applied. hot_tenants: partition and
-    tenant.
+    blocked_datasets: blocked or paused. discarding_datasets: those whose parked messages an operator discards; only for
+    a drain, because what arrives later is not discarded. parked_queues: the queues that have a parked message, whether
+    or not it may be applied. hot_tenants: partition and tenant. discard_reason: why messages of a slice are discarded.
 
     Only `parked_queues` decides whether a message may be applied directly. The other fields may be out of date: then a
     message is parked too late or too early, which is safe.
@@ -67,6 +67,7 @@ class DeferralView:
     blocked_jobs: frozenset[uuid.UUID] = frozenset()
     parked_queues: frozenset[QueueKey] = frozenset()
     hot_tenants: frozenset[tuple[int, str]] = frozenset()
+    discard_reason: str = ""
 
     def on_trial(self, dataset: str) -> DeferralView:
         """Return the view for the transaction that tries whether a blocked dataset can be written again."""
@@ -83,16 +84,16 @@ def defer(items: Sequence[Received], view: DeferralView, undecoded: Container[in
     items: in the order of each partition's offsets. undecoded: indices of the items that were not decoded when the
     chunk was prepared; they are deferred.
 
-    | queue has parked messages | dataset    | job     | tenant | result          |
-    |---------------------------|------------|---------|--------|-----------------|
-    | yes                       | any        | any     | any    | BEHIND_PARKED   |
-    | no                        | discarding | any     | any    | None: discarded |
-    | no                        | blocked    | any     | any    | DATASET_BLOCKED |
-    | no                        | free       | blocked | any    | JOB_BLOCKED     |
-    | no                        | free       | free    | hot    | TENANT_HOT      |
-    | no                        | free       | free    | free   | None: planned   |
+    | queue has parked messages | dataset | job     | tenant | result          |
+    |---------------------------|---------|---------|--------|-----------------|
+    | yes                       | any     | any     | any    | BEHIND_PARKED   |
+    | no                        | blocked | any     | any    | DATASET_BLOCKED |
+    | no                        | free    | blocked | any    | JOB_BLOCKED     |
+    | no                        | free    | free    | hot    | TENANT_HOT      |
+    | no                        | free    | free    | free   | None: planned   |
 
-    A message that is deferred here makes the later ones of its queue BEHIND_PARKED.
+    A message that is deferred here makes the later ones of its queue BEHIND_PARKED. An operator who discards what is
+    parked of a dataset does not discard these messages: they arrived later.
     """
     parked = set(view.parked_queues)
     deferrals: list[DeferralReason | None] = []
@@ -109,8 +110,6 @@ def defer(items: Sequence[Received], view: DeferralView, undecoded: Container[in
 
 def _reason(item: Received, view: DeferralView) -> DeferralReason | None:
     spec = item.message.spec
-    if spec.dataset in view.discarding_datasets:
-        return None
     if spec.dataset in view.blocked_datasets:
         return DeferralReason.DATASET_BLOCKED
     if spec.key.job_id in view.blocked_jobs:
@@ -136,7 +135,7 @@ def eligible(parked: Sequence[Received], view: DeferralView) -> tuple[bool, ...]
 
     parked: in the order of their offsets. A message waits while its dataset or its job is blocked, and behind every
     message of its queue that waits: a later job of the tenant may write the same keys. A dataset that is discarded does
-    not wait. The caller plans the eligible messages with `plan_drain`, in this order.
+    not wait. The caller plans the eligible messages with `plan_chunk`, in this order.
     """
     waiting = set[QueueKey]()
     may = []
@@ -153,17 +152,3 @@ def _is_eligible(item: Received, view: DeferralView) -> bool:
     if spec.dataset in view.discarding_datasets:
         return True
     return spec.dataset not in view.blocked_datasets and spec.key.job_id not in view.blocked_jobs
-
-
-def plan_drain(items: Sequence[Received], view: DeferralView, ledger: LedgerView, now: datetime) -> LanePlan:
-    """Plan a slice of parked messages that are eligible. ledger: read after the slice was selected and locked."""
-    return plan_chunk(items, (None,) * len(items), view, ledger, now)
-
-
-def stored_lanes(parked: Sequence[Received], ledger: LedgerView, now: datetime) -> Mapping[LaneKey, Lane]:
-    """Return the lanes of a job as they are once its parked messages are applied: how much of the job is stored.
-
-    parked: every parked message of the job, in the order of each partition's offsets; payloads are not read. A client
-    may resume from these positions while its job is deferred, although no state but the store's is left.
-    """
-    return {**ledger.lanes, **plan_lanes(parked, ledger, now).lanes}

@@ -203,7 +203,7 @@ class ParkedMessages(Protocol):
     """The parked messages of the topic. One thread uses it. Every method raises StoreUnavailable, or StoreError."""
 
     def queues(self) -> Sequence[ParkedQueue]:
-        """Return the queues with parked messages whose datasets are not blocked."""
+        """Return the queues with parked messages that may be applied or are to be discarded."""
 
     def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace, merges: bool) -> int:
         """Apply the first parked messages of a queue that may be applied; return how many there were.
@@ -223,6 +223,9 @@ class ParkedMessages(Protocol):
 
     def end_isolation(self) -> Sequence[str]:
         """Unblock the datasets that are isolating and have no parked message any more; return their names."""
+
+    def end_discards(self) -> Sequence[str]:
+        """Forget the discards of which nothing is parked any more; return their datasets."""
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset, or change why it is blocked. Isolation that follows isolation lasts longer."""

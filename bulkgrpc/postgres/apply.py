@@ -214,8 +214,8 @@ def _decide(
     if not row.atomic:
         delta.count_duplicates()
         return
-    if not delta.failure_reason and delta.ends_at and spec.dataset in view.discarding_datasets:
-        delta.failure_reason = f"the job is atomic and an operator discards what is parked of dataset {spec.dataset}"
+    if spec.dataset in view.discarding_datasets and (delta.expired or delta.ends_at):
+        delta.failure_reason = f"the job is atomic and its parked messages are discarded: {view.discard_reason}"
     if delta.failure_reason or delta.ends_at:
         # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
         written, skipped = (0, 0) if delta.failure_reason else _apply_staged(connection, spec, row, delta, writer)

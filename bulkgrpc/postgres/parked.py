@@ -47,7 +47,8 @@ class Undecodable(Exception):
 def view(connection: Connection, topic: str, items: Sequence[Received], *, main_path: bool) -> DeferralView:
     """Return what decides whether messages are parked.
 
-    main_path: call it under the lock on their offset rows. Otherwise for a drain, to which isolation is no block.
+    main_path: call it under the lock on their offset rows. Otherwise for a slice of a drain, to which isolation is no
+    block, and which is discarded if an operator asked for all of its messages.
     """
     queues = {queue_of(item) for item in items}
     values = {
@@ -58,17 +59,23 @@ def view(connection: Connection, topic: str, items: Sequence[Received], *, main_
         "partitions": [queue.partition for queue in queues],
         "tenants": [queue.tenant for queue in queues],
         "queue_datasets": [queue.dataset for queue in queues],
+        "last_offset": max((item.offset for item in items), default=0),
     }
     blocked, discarding, jobs, parked = set[str](), set[str](), set[uuid.UUID](), set[QueueKey]()
-    for kind, name, dataset, discards, partition in connection.execute(_SQL["view"], values):
+    discard_reason = ""
+    for kind, name, detail, partition in connection.execute(_SQL["view"], values):
         if kind == "dataset":
             blocked.add(name)
-            discarding.update([name] if discards else ())
+        elif kind == "discard":
+            discarding.add(name)
+            discard_reason = detail
         elif kind == "job":
             jobs.add(uuid.UUID(name))
         else:
-            parked.add(QueueKey(partition, name, dataset))
-    return DeferralView(frozenset(blocked), frozenset(discarding), frozenset(jobs), frozenset(parked))
+            parked.add(QueueKey(partition, name, detail))
+    return DeferralView(
+        frozenset(blocked), frozenset(discarding), frozenset(jobs), frozenset(parked), discard_reason=discard_reason
+    )
 
 
 def park(connection: Connection, topic: str, items: Sequence[Received]) -> None:
@@ -88,7 +95,7 @@ def park(connection: Connection, topic: str, items: Sequence[Received]) -> None:
 
 
 def queues(connection: Connection, topic: str) -> Sequence[ParkedQueue]:
-    """Return the queues with parked messages whose datasets are not blocked."""
+    """Return the queues with parked messages that may be applied or are to be discarded."""
     found = connection.execute(_SQL["queues"], {"topic": topic})
     return [ParkedQueue(QueueKey(*key), isolating) for *key, isolating in found]
 
@@ -203,6 +210,17 @@ def unblock_dataset(connection: Connection, dataset: str) -> bool:
 def end_isolation(connection: Connection) -> Sequence[str]:
     """Forget isolation that has been over for a while; return the datasets."""
     return [dataset for (dataset,) in connection.execute(_SQL["end_isolation"])]
+
+
+def end_discards(connection: Connection, topic: str) -> Sequence[str]:
+    """Forget the discards of which nothing is parked any more; return their datasets."""
+    return [dataset for (dataset,) in connection.execute(_SQL["end_discards"], {"topic": topic})]
+
+
+def explain_discard(connection: Connection, items: Sequence[Received], reason: str) -> None:
+    """Note in the jobs of messages that this transaction discards why an operator asked for it."""
+    values = {"job_ids": list({item.message.spec.key.job_id for item in items}), "reason": reason}
+    connection.execute(_SQL["explain_discard"], values)
 
 
 def _values(topic: str, queue: QueueKey) -> dict[str, object]:

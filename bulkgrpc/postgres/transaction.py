@@ -141,12 +141,19 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
         return 0
     view = parked.view(connection, drain.topic, items, main_path=False)
     if drain.trial:
+        if view.discarding_datasets:
+            # A trial has to write.
+            return 0
         view = view.on_trial(drain.queue.dataset)
     # Messages may have been applied, or blocked, since they were selected.
     if not all(eligible(items, view)) or not parked.lock_slice(connection, drain.topic, drain.queue, items):
         return 0
     apply(connection, Work(items, prepared.groups, (None,) * len(items), view), writer)
+    if view.discarding_datasets:
+        parked.explain_discard(connection, items, view.discard_reason)
     parked.delete(connection, drain.topic, items)
+    if view.discarding_datasets:
+        parked.end_discards(connection, drain.topic)
     if drain.trial:
         parked.unblock_dataset(connection, drain.queue.dataset)
     return len(items)

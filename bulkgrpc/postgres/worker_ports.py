@@ -212,7 +212,7 @@ class PostgresParkedMessages:
         }
 
     def queues(self) -> Sequence[ParkedQueue]:
-        """Return the queues with parked messages whose datasets are not blocked."""
+        """Return the queues with parked messages that may be applied or are to be discarded."""
         with self._translated():
             return parked.queues(self._session.open(), self._topic)
 
@@ -247,6 +247,11 @@ class PostgresParkedMessages:
         """Forget isolation that has been over for a while."""
         with self._translated():
             return parked.end_isolation(self._session.open())
+
+    def end_discards(self) -> Sequence[str]:
+        """Forget the discards of which nothing is parked any more."""
+        with self._translated():
+            return parked.end_discards(self._session.open(), self._topic)
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset, or change why it is blocked."""

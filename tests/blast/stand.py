@@ -139,7 +139,7 @@ class Stand:
                 "UPDATE bulk.jobs SET state = 6, end_time = now(), expired = expired + staged, staged = 0 "
                 "WHERE state < 3"
             )
-            connection.execute("TRUNCATE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs")
+            connection.execute("TRUNCATE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs, bulk.discards")
         for process in self.processes:
             process.start()
         self.exits = []

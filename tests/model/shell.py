@@ -405,7 +405,7 @@ class Shell:
             transaction.share(item.message.spec.key.job_id for item in items)
             yield False
             ledger = self.database.ledger_view(transaction)
-            plan = deferral.plan_drain(items, view, ledger, self.now)
+            plan = deferral.plan_chunk(items, (None,) * len(items), view, ledger, self.now)
             if Mutant.DISCARD_WITHOUT_LANES in self.mutants and queue.dataset in view.discarding_datasets:
                 fates = [Fate.DISCARD if item.message.kind is Kind.BATCH else Fate.APPLY for item in items]
                 plan = LanePlan(tuple(fates), plan.lanes)

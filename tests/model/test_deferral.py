@@ -14,8 +14,6 @@ from bulkgrpc.consume.deferral import (
     defer,
     eligible,
     plan_chunk,
-    plan_drain,
-    stored_lanes,
 )
 from bulkgrpc.consume.plan import Fate, Lane, LedgerView
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
@@ -47,7 +45,10 @@ def fates(items: Sequence[Received], view: DeferralView, ledger: LedgerView | No
         (DeferralView(), None),
         (DeferralView(blocked_datasets=frozenset({"x"})), DeferralReason.DATASET_BLOCKED),
         (DeferralView(blocked_datasets=frozenset({"y"})), None),
-        (DeferralView(blocked_datasets=frozenset({"x"}), discarding_datasets=frozenset({"x"})), None),
+        (
+            DeferralView(blocked_datasets=frozenset({"x"}), discarding_datasets=frozenset({"x"})),
+            DeferralReason.DATASET_BLOCKED,
+        ),
         (DeferralView(blocked_jobs=frozenset({JOB})), DeferralReason.JOB_BLOCKED),
         (DeferralView(hot_tenants=frozenset({(0, "acme")})), DeferralReason.TENANT_HOT),
         (DeferralView(hot_tenants=frozenset({(1, "acme")})), None),
@@ -92,7 +93,6 @@ def test_a_discarded_dataset_counts_each_batch_once() -> None:
     items = [batch(0), batch(0), batch(1), batch(3), seal(2)]
     expected = (Fate.DISCARD, Fate.KNOWN, Fate.DISCARD, Fate.KNOWN, Fate.APPLY)
     assert fates(items, view) == expected
-    assert plan_drain(items, view, LedgerView(), NOW).fates == expected
 
 
 def test_a_drain_leaves_what_is_blocked_and_takes_what_is_discarded() -> None:
@@ -107,11 +107,3 @@ def test_a_drain_leaves_what_is_blocked_and_takes_what_is_discarded() -> None:
 def test_a_later_job_waits_behind_a_blocked_one_of_its_queue_and_other_queues_do_not() -> None:
     parked = [batch(0, OTHER), batch(0), batch(1, OTHER), batch(0, OTHER, dataset="y")]
     assert eligible(parked, DeferralView(blocked_jobs=frozenset({JOB}))) == (True, False, False, True)
-
-
-def test_how_much_of_a_job_is_stored_is_what_its_lanes_will_be() -> None:
-    """Batch 5 follows a gap, so it is not acknowledged before the client sends 4 and 5 again."""
-    ledger = LedgerView(lanes={(JOB, 0): Lane(3, sealed=False)})
-    parked = [batch(3), batch(5), batch(2)]
-    assert stored_lanes(parked, ledger, NOW) == {(JOB, 0): Lane(4, sealed=False)}
-    assert stored_lanes([*parked, batch(4), batch(5)], ledger, NOW) == {(JOB, 0): Lane(6, sealed=False)}

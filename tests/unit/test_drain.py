@@ -53,6 +53,9 @@ class FakeParked:
     def end_isolation(self) -> Sequence[str]:
         return []
 
+    def end_discards(self) -> Sequence[str]:
+        return []
+
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         self.blocked.append((dataset, cause))
         self.isolating.add(dataset)

@@ -47,7 +47,8 @@ WHERE dataset = %(dataset)s AND state < 3
 
 -- name: delete_dataset
 -- Mark a dataset's versions as deleted. What is parked of it is rejected or discarded, for which no table is needed.
-WITH unblocked AS (DELETE FROM bulk.blocked_datasets WHERE dataset = %(dataset)s)
+WITH unblocked AS (DELETE FROM bulk.blocked_datasets WHERE dataset = %(dataset)s),
+     no_discards AS (DELETE FROM bulk.discards WHERE dataset = %(dataset)s)
 UPDATE bulk.datasets SET delete_time = clock_timestamp()
 WHERE dataset = %(dataset)s AND delete_time IS NULL
 RETURNING version

@@ -1,16 +1,22 @@
 -- name: view
 -- What decides whether messages are parked: their blocked datasets and jobs, and those of their queues that have parked
--- messages. Isolation is a block for the main path only, and ends by itself.
-SELECT 'dataset', b.dataset, '', b.discarding, 0
+-- messages; for a drain, whether all of its messages are discarded. Isolation is a block for the main path only, and ends
+-- by itself.
+SELECT 'dataset', b.dataset, '', 0
 FROM bulk.blocked_datasets b
 WHERE b.dataset = ANY (%(datasets)s::text[])
   AND (b.cause <> 'isolating' OR (%(main_path)s AND b.next_trial_time > clock_timestamp()))
 UNION ALL
-SELECT 'job', b.job_id::text, '', false, 0
+SELECT 'job', b.job_id::text, '', 0
 FROM bulk.blocked_jobs b
 WHERE b.job_id = ANY (%(job_ids)s::uuid[]) AND b.next_trial_time > clock_timestamp()
 UNION ALL
-SELECT 'queue', q.tenant, q.dataset, false, q.partition
+SELECT 'discard', d.dataset, d.reason, 0
+FROM bulk.discards d
+WHERE NOT %(main_path)s AND d.dataset = ANY (%(datasets)s::text[]) AND d.topic = %(topic)s
+  AND d.partition = ANY (%(partitions)s::integer[]) AND d.to_offset > %(last_offset)s
+UNION ALL
+SELECT 'queue', q.tenant, q.dataset, q.partition
 FROM unnest(%(partitions)s::integer[], %(tenants)s::text[], %(queue_datasets)s::text[]) AS q (partition, tenant, dataset)
 WHERE EXISTS (
   SELECT FROM bulk.parked p
@@ -56,8 +62,9 @@ SET sqlstate = excluded.sqlstate, reason = excluded.reason, trials = b.trials + 
     next_trial_time = clock_timestamp() + make_interval(secs => least(5 * power(2, least(b.trials + 1, 20)), %(trial_s_max)s))
 
 -- name: queues
--- The queues with parked messages, except those of datasets that are blocked; isolation is no block for a drain, and
--- keeps the main path off while it lasts. A skip scan: one index look-up per queue, however many messages are parked.
+-- The queues with parked messages, except those of datasets that are blocked and not discarded; isolation is no block for
+-- a drain, and keeps the main path off while it lasts. A skip scan: one index look-up per queue, however many messages
+-- are parked.
 WITH RECURSIVE queues (partition, tenant, dataset) AS (
   (SELECT partition, tenant, dataset FROM bulk.parked
    WHERE topic = %(topic)s
@@ -70,9 +77,12 @@ WITH RECURSIVE queues (partition, tenant, dataset) AS (
     ORDER BY p.partition, p.tenant, p.dataset LIMIT 1
   ) n
 )
-SELECT q.partition, q.tenant, q.dataset, b.cause IS NOT NULL AND b.next_trial_time > clock_timestamp()
+SELECT q.partition, q.tenant, q.dataset,
+       b.dataset IS NOT NULL AND (b.cause <> 'isolating' OR b.next_trial_time > clock_timestamp())
 FROM queues q LEFT JOIN bulk.blocked_datasets b USING (dataset)
-WHERE b.dataset IS NULL OR b.discarding OR b.cause = 'isolating'
+WHERE b.dataset IS NULL OR b.cause = 'isolating'
+   OR EXISTS (SELECT FROM bulk.discards d
+              WHERE d.dataset = q.dataset AND d.topic = %(topic)s AND d.partition = q.partition)
 
 -- name: queue_of_dataset
 -- A queue of a dataset whose first message may be tried.
@@ -102,13 +112,15 @@ ORDER BY random()
 LIMIT 1
 
 -- name: select_slice
--- The first messages of a queue, in the order of their offsets, up to the first one of a blocked job; bounded by messages,
--- records and bytes, the first in any case.
+-- The first messages of a queue, in the order of their offsets: those that are discarded, or, if there are none, up to the
+-- first one of a blocked job; bounded by messages, records and bytes, the first in any case.
 WITH heads AS (
   SELECT p.message_offset, p.records, octet_length(p.payload) AS payload_bytes
   FROM bulk.parked p
   WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.tenant = %(tenant)s AND p.dataset = %(dataset)s
     AND p.message_offset < coalesce(
+      (SELECT d.to_offset FROM bulk.discards d
+       WHERE d.dataset = %(dataset)s AND d.topic = %(topic)s AND d.partition = %(partition)s),
       (SELECT min(first.message_offset)
        FROM bulk.blocked_jobs j CROSS JOIN LATERAL (
          SELECT waiting.message_offset FROM bulk.parked waiting
@@ -116,8 +128,7 @@ WITH heads AS (
            AND waiting.tenant = %(tenant)s AND waiting.dataset = %(dataset)s
          ORDER BY waiting.message_offset LIMIT 1
        ) first
-       WHERE j.next_trial_time > clock_timestamp()
-         AND NOT EXISTS (SELECT FROM bulk.blocked_datasets b WHERE b.dataset = %(dataset)s AND b.discarding)),
+       WHERE j.next_trial_time > clock_timestamp()),
       9223372036854775807)
   ORDER BY p.message_offset
   LIMIT %(messages_max)s
@@ -165,12 +176,14 @@ DELETE FROM bulk.parked
 WHERE topic = %(topic)s AND partition = %(partition)s AND message_offset = ANY (%(offsets)s::bigint[])
 
 -- name: claim_trial
--- A blocked dataset whose trial is due: one worker claims it, and the next trial is later.
+-- A blocked dataset whose trial is due: one worker claims it, and the next trial is later. None while it is discarded: the
+-- message of the trial would be written.
 UPDATE bulk.blocked_datasets b
 SET trials = trials + 1,
     next_trial_time = clock_timestamp() + make_interval(secs => least(power(2, least(trials, 20)), %(trial_s_max)s))
 WHERE dataset = (SELECT dataset FROM bulk.blocked_datasets
                  WHERE cause = 'table' AND next_trial_time <= clock_timestamp()
+                   AND NOT EXISTS (SELECT FROM bulk.discards d WHERE d.dataset = blocked_datasets.dataset)
                  ORDER BY next_trial_time LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING dataset
 
@@ -183,3 +196,16 @@ DELETE FROM bulk.blocked_datasets WHERE dataset = %(dataset)s AND cause <> 'paus
 DELETE FROM bulk.blocked_datasets
 WHERE cause = 'isolating' AND next_trial_time < clock_timestamp() - interval '1 minute'
 RETURNING dataset
+
+-- name: end_discards
+-- Discards that are done.
+DELETE FROM bulk.discards d
+WHERE d.topic = %(topic)s AND NOT EXISTS (
+  SELECT FROM bulk.parked p
+  WHERE p.topic = d.topic AND p.partition = d.partition AND p.dataset = d.dataset AND p.message_offset < d.to_offset
+)
+RETURNING dataset
+
+-- name: explain_discard
+-- Note in the jobs of discarded messages why that was done.
+UPDATE bulk.jobs SET discard_reason = %(reason)s WHERE job_id = ANY (%(job_ids)s::uuid[])

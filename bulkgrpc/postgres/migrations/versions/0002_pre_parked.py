@@ -1,4 +1,4 @@
-"""Parked messages, blocked datasets and jobs, skipped records, and the fingerprint of a table."""
+"""Parked messages, blocked datasets and jobs, discards, skipped records, and the fingerprint of a table."""
 
 from pathlib import Path
 
@@ -27,8 +27,10 @@ def downgrade() -> None:
     function = first[first.index("CREATE FUNCTION bulk.maintain_days") : first.index("-- Rows of a day without")]
     op.execute(function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
     op.execute(
-        "ALTER TABLE bulk.jobs DROP COLUMN skipped, ADD CONSTRAINT every_accepted_record_is_accounted_for "
+        "ALTER TABLE bulk.jobs DROP COLUMN discard_reason, DROP COLUMN skipped, "
+        "ADD CONSTRAINT every_accepted_record_is_accounted_for "
         "CHECK (accepted = written + duplicate + rejected + expired + staged)"
     )
     op.execute("DROP FUNCTION bulk.table_fingerprint(regclass)")
-    op.execute("DROP TABLE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs")
+    op.execute("DROP FUNCTION bulk.job_block(uuid, text)")
+    op.execute("DROP TABLE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs, bulk.discards")

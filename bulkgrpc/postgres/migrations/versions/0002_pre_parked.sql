@@ -27,7 +27,6 @@ CREATE TABLE bulk.blocked_datasets (
   cause           text        NOT NULL CHECK (cause IN ('table', 'isolating', 'paused')),
   sqlstate        text        NOT NULL DEFAULT '',
   reason          text        NOT NULL,
-  discarding      boolean     NOT NULL DEFAULT false,
   block_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
   trials          integer     NOT NULL DEFAULT 0,
   next_trial_time timestamptz NOT NULL
@@ -35,7 +34,6 @@ CREATE TABLE bulk.blocked_datasets (
 COMMENT ON TABLE bulk.blocked_datasets IS 'Datasets whose tables cannot be written now, or that an operator paused: their messages are parked.';
 COMMENT ON COLUMN bulk.blocked_datasets.cause IS
   'table: the table refuses every write, tried again at next_trial_time; isolating: the failure is not of the table as a whole, parked messages are applied one at a time to find the one at fault; paused: by an operator, until resumed';
-COMMENT ON COLUMN bulk.blocked_datasets.discarding IS 'parked messages count as expired instead of being written';
 
 CREATE TABLE bulk.blocked_jobs (
   job_id          uuid        PRIMARY KEY,
@@ -47,10 +45,47 @@ CREATE TABLE bulk.blocked_jobs (
 );
 COMMENT ON TABLE bulk.blocked_jobs IS 'Jobs with a batch that can neither be written nor rejected in time: their messages are parked, and those of their queues after them.';
 
+CREATE TABLE bulk.discards (
+  dataset      text        NOT NULL,
+  topic        text        NOT NULL,
+  partition    integer     NOT NULL,
+  to_offset    bigint      NOT NULL,
+  reason       text        NOT NULL,
+  discard_time timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (dataset, topic, partition)
+);
+COMMENT ON TABLE bulk.discards IS
+  'What an operator discards: the parked messages of a dataset in a partition up to an offset. Their records count as expired. A row is deleted once no such message is parked.';
+COMMENT ON COLUMN bulk.discards.to_offset IS 'the offset after the last message that is discarded: the position of the partition when the operator asked';
+
+CREATE FUNCTION bulk.job_block(blocked_job uuid, blocked_dataset text)
+RETURNS TABLE (block_cause text, block_reason text, block_time timestamptz) LANGUAGE sql STABLE AS $$
+  SELECT found.cause, found.reason, found.block_time
+  FROM (
+    SELECT 'job' AS cause, b.reason, b.block_time FROM bulk.blocked_jobs b WHERE b.job_id = blocked_job
+    UNION ALL
+    SELECT b.cause, b.reason, b.block_time FROM bulk.blocked_datasets b WHERE b.dataset = blocked_dataset
+    UNION ALL
+    (SELECT 'queue', 'waits for tenants/' || mine.tenant || '/jobs/' || b.job_id || ': ' || b.reason, b.block_time
+     FROM bulk.blocked_jobs b
+     JOIN bulk.parked first USING (job_id)
+     JOIN bulk.parked mine
+       ON mine.job_id = blocked_job AND mine.topic = first.topic AND mine.partition = first.partition
+       AND mine.tenant = first.tenant AND mine.dataset = first.dataset AND mine.message_offset > first.message_offset
+     LIMIT 1)
+  ) found
+  WHERE EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = blocked_job)
+  LIMIT 1
+$$;
+COMMENT ON FUNCTION bulk.job_block(uuid, text) IS
+  'Why a job is blocked: its own batch, its dataset, or a blocked job before it in its queue. No row if nothing of it is parked, or what is parked is about to be applied.';
+
 ALTER TABLE bulk.jobs ADD COLUMN skipped bigint NOT NULL DEFAULT 0;
 ALTER TABLE bulk.jobs DROP CONSTRAINT every_accepted_record_is_accounted_for;
 ALTER TABLE bulk.jobs ADD CONSTRAINT every_accepted_record_is_accounted_for
   CHECK (accepted = written + duplicate + rejected + expired + skipped + staged);
+ALTER TABLE bulk.jobs ADD COLUMN discard_reason text NOT NULL DEFAULT '';
+COMMENT ON COLUMN bulk.jobs.discard_reason IS 'why an operator discarded records of the job; empty if that did not happen';
 COMMENT ON COLUMN bulk.jobs.skipped IS 'records that a trigger of the table did not let in: it returned NULL';
 
 -- In PL/pgSQL, so that a session plans it once.
