@@ -63,6 +63,12 @@ HASH_PARTITIONS_MAX = 256
 TIME_PARTITIONS_MAX = 1000
 """Per table; rows of further periods stay in the default partition, because a query plan visits every partition."""
 LANES_MAX = 16
+PARKED_BYTES_MAX = 1024 * 1024 * 1024
+"""What the parked messages of a dataset may take before its new jobs are refused; its open ones, at twice as much."""
+PARKED_MESSAGE_OVERHEAD_BYTES = 1024
+"""What PostgreSQL stores of a parked message besides its payload: headers, and entries of four indexes."""
+REASON_CHARS_MAX = 1000
+"""Of an operator's reason for a pause."""
 
 MAX_POLL_INTERVAL_S = 300.0
 ROWS_TIMEOUT_S = 1.5

@@ -164,12 +164,43 @@ class JobCounts:
         )
 
 
+class BlockedBy(enum.StrEnum):
+    """What blocks a job: its accepted batches are kept, and applied once that is over."""
+
+    TABLE = "table"
+    """The table of its dataset cannot be written now."""
+    ISOLATING = "isolating"
+    """Its dataset's messages are applied beside the others, in small slices, to find the one at fault."""
+    PAUSED = "paused"
+    """An operator paused its dataset."""
+    JOB = "job"
+    """A batch of the job itself can neither be written nor rejected in time."""
+    QUEUE = "queue"
+    """A job before it in its queue is blocked: it may write the same keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobBlock:
+    """Why a job is blocked, and since when what blocks it has done so."""
+
+    cause: BlockedBy
+    reason: str
+    block_time: datetime
+
+    def __str__(self) -> str:
+        """Return one line for people, in local time."""
+        since = self.block_time.astimezone().isoformat(" ", "seconds")
+        how = "paused" if self.cause is BlockedBy.PAUSED else "blocked"
+        return f"{how} since {since}: {self.reason}"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job and its progress.
 
     partitions: one per lane, where the lane's batches go. next_sequence: of the next batch to be acknowledged or
-    applied. failure_reason: why the job failed; else empty.
+    applied. failure_reason: why the job failed; else empty. block: why batches of it wait in PostgreSQL; None if none
+    does. discard_reason: why an operator discarded records of it; else empty.
     """
 
     spec: JobSpec
@@ -181,10 +212,15 @@ class Job:
     seal_time: datetime | None = None
     end_time: datetime | None = None
     failure_reason: str = ""
+    block: JobBlock | None = None
+    discard_reason: str = ""
 
     def overdue_s(self, now: datetime) -> float:
-        """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not."""
-        if self.state is not JobState.SEALED or self.seal_time is None:
+        """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not.
+
+        A blocked job is not overdue: what blocks it is reported instead.
+        """
+        if self.state is not JobState.SEALED or self.seal_time is None or self.block is not None:
             return 0.0
         return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S)
 

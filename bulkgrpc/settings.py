@@ -52,6 +52,12 @@ class ServerSettings(StackSettings):
         ge=1024 * 1024,
         description="bytes in flight to Kafka above which the server stops reading from clients",
     )
+    parked_bytes_max: int = Field(
+        limits.PARKED_BYTES_MAX,
+        ge=0,
+        description="bytes of parked messages of a blocked dataset above which the server refuses its new jobs; at "
+        "twice as much it refuses all batches of the dataset",
+    )
     drain_s: float = Field(20.0, ge=0, description="seconds that open streams may take after SIGTERM")
     when_redis_is_down: Literal["accept", "refuse"] = Field(
         "accept", description="new streams while Redis is unavailable"

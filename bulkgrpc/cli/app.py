@@ -46,6 +46,7 @@ COMMANDS = {
     "jobs": Command("jobs:app", _DATA),
     "datasets": Command("datasets:app", _DATA),
     "dlq": Command("dlq:app", _DATA),
+    "ledger": Command("ledger:app", _DATA),
     "server": Command("service:server", _SERVICE, _PROCESS),
     "worker": Command("service:worker", _SERVICE, _PROCESS),
     "migrate": Command("service:migrate", _SERVICE),

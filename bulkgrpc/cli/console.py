@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -89,8 +89,8 @@ def print_json(document: object) -> None:
     typer.echo(json.dumps(document, default=_to_json))
 
 
-def print_table(table: Table) -> None:
-    """Print a table on stdout."""
+def print_table(table: RenderableType) -> None:
+    """Print a table, or several, on stdout."""
     _stdout_console().print(table)
 
 
@@ -117,6 +117,8 @@ def job_document(job: Job) -> dict[str, object]:
         "failure_reason": job.failure_reason,
         "options": asdict(job.options),
         "overdue_s": job.overdue_s,
+        "block": None if job.block is None else asdict(job.block),
+        "discard_reason": job.discard_reason,
     }
 
 
@@ -182,9 +184,9 @@ def _jobs_in_columns(jobs: list[Job], *, with_ids: bool) -> Table:
         table.add_column(name, no_wrap=True)
     for name in (*counts, "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    with_failure = any(job.failure_reason for job in jobs)
-    if with_failure:
-        table.add_column("failure reason", overflow="fold", min_width=30)
+    with_remarks = any(_remarks(job) for job in jobs)
+    if with_remarks:
+        table.add_column("remarks", overflow="fold", min_width=30)
     for job in jobs:
         numbers = [f"{getattr(job.counts, name):,}" for name in counts]
         table.add_row(
@@ -193,7 +195,7 @@ def _jobs_in_columns(jobs: list[Job], *, with_ids: bool) -> Table:
             styled_state(job.state),
             *numbers,
             _seconds(job),
-            *([job.failure_reason] if with_failure else []),
+            *(["\n".join(_remarks(job))] if with_remarks else []),
         )
     return table
 
@@ -212,10 +214,15 @@ def _jobs_in_lines(jobs: list[Job], *, with_ids: bool) -> Table:
         lines = [
             styled_state(job.state),
             ", ".join([*numbers, *seconds]),
-            *([job.failure_reason] if job.failure_reason else []),
+            *_remarks(job),
         ]
         table.add_row(f"{_id(job)}\n{job.dataset}" if with_ids else job.dataset, "\n".join(lines))
     return table
+
+
+def _remarks(job: Job) -> list[str]:
+    """Return what a list says of a job besides its state and counts: why it is blocked, failed, or lost records."""
+    return [text for text in (job.block and str(job.block), job.failure_reason, job.discard_reason) if text]
 
 
 def job_table(job: Job) -> Table:
@@ -226,8 +233,12 @@ def job_table(job: Job) -> Table:
     table.add_row("job", job.name)
     table.add_row("dataset", f"{job.dataset} (version {job.dataset_version})")
     table.add_row("state", styled_state(job.state))
+    if job.block is not None:
+        table.add_row("blocked", str(job.block))
     if job.failure_reason:
         table.add_row("failure reason", job.failure_reason)
+    if job.discard_reason:
+        table.add_row("discard reason", job.discard_reason)
     for name in COUNTS:
         table.add_row(name, f"{getattr(job.counts, name):,}")
     for name, option in asdict(job.options).items():

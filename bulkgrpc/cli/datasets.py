@@ -1,4 +1,7 @@
-"""The commands `datasets register`, `plan`, `list`, `versions`, `show`, `delete`, `infer`."""
+"""The commands `datasets register`, `plan`, `list`, `versions`, `show`, `delete`, `infer`.
+
+`datasets pause`, `resume` and `discard` have their own module.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from google.protobuf.descriptor_pb2 import MessageOptions
 from rich.table import Table
 
 from bulkgrpc.cli import console
+from bulkgrpc.cli.blocks import discard, pause, resume, status_document, status_table
 from bulkgrpc.cli.connection_options import (
     SERVER,
     ConnectionOptions,
@@ -36,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Register Protobuf messages as datasets, each bound to a table; list, show and delete them.\n\n"
+    help="Register Protobuf messages as datasets, each bound to a table; list, show, pause and delete them.\n\n"
     "For example:\n\n    bulkgrpc datasets register readings.proto && bulkgrpc datasets show readings\n\n"
     "Every command has its own `--help`.",
 )
@@ -166,7 +170,10 @@ def show(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dataset's columns with their fields and types, and how its records are written.
+    """Show a dataset: its columns with their fields and types, how its records are written, and whether they are.
+
+    The state is `writable`, `blocked` (its table cannot be written), `isolating` (messages are applied in small slices
+    to find the one at fault), `paused` or `discarding`. While it is not writable, its messages are parked.
 
     For example:
 
@@ -175,9 +182,9 @@ def show(
     With --json, the command prints one JSON object.
     """
     with console.failures(), ConnectionOptions(server, tenant, token, tls_ca).client() as client:
-        dataset = client.get_dataset(name)
+        dataset, status = client.get_dataset(name), client.get_dataset_status(name)
     if as_json:
-        console.print_json(console.dataset_document(dataset))
+        console.print_json({**console.dataset_document(dataset), **status_document(status)})
         return
     title = f"{dataset.name}, version {dataset.version} ({dataset.message_type})"
     table = Table(title=title, caption=console.write_options(dataset), show_edge=False, pad_edge=False)
@@ -189,6 +196,7 @@ def show(
         key = str(dataset.primary_key.index(column.name) + 1) if column.name in dataset.primary_key else ""
         table.add_row(column.name, column.field, column.type, "yes" if column.nullable else "", key)
     console.print_table(table)
+    console.print_table(status_table(status))
 
 
 @app.command("delete")
@@ -221,6 +229,11 @@ def delete(
         console.print_json({"deleted": name, "table_dropped": drop_table})
     else:
         typer.echo(f"Deleted {what}." if drop_table else f"Deleted {what}; its table stays.")
+
+
+app.command("pause")(pause)
+app.command("resume")(resume)
+app.command("discard")(discard)
 
 
 @app.command("infer")

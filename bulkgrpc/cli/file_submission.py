@@ -119,7 +119,7 @@ class LoadDisplay:
         """Show how many records the workers have applied."""
         counts = job.counts
         applied = counts.written + counts.duplicate + counts.rejected + counts.expired + counts.skipped
-        phase = "ended" if job.ended else "writing"
+        phase = "ended" if job.ended else "writing" if job.block is None else "blocked"
         self._display.update(line, rows=applied, rate=applied / max(seconds, 1e-3), phase=phase)
         if job.ended:
             self._display.stop_task(line)

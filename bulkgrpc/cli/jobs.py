@@ -58,7 +58,7 @@ def get(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one job: its state, counts, options and times.
+    """Show one job: its state, counts, options and times; if it is blocked, since when and why.
 
     For example:
 
@@ -211,7 +211,8 @@ async def _watched(options: ConnectionOptions, name: str, deadline_s: float, on_
                 async for now in changes:
                     on_change(now)
         except TimeoutError:
-            raise NotEnded(name, "OPEN" if now is None else now.state.name, deadline_s) from None
+            state, block = ("OPEN", None) if now is None else (now.state.name, now.block)
+            raise NotEnded(name, state, deadline_s, block) from None
         return now or await client.get_job(name)
 
 

@@ -1,35 +1,55 @@
 """The client library: submit records, follow jobs, register datasets. All public names are here."""
 
+from bulkgrpc.blocks import (
+    DatasetState,
+    DatasetStatus,
+    LedgerSnapshot,
+    Parked,
+    ParkedQueue,
+    PartitionPosition,
+    TenantParked,
+)
 from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import ClientConfig, Tls
 from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
 from bulkgrpc.client.model import Batch, DatasetPlan, Job, Progress, Rejection
+from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.sync import BulkClient, JobHandle
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
-from bulkgrpc.model import JobCounts, JobOptions, JobState
+from bulkgrpc.model import BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 
 __all__ = [
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",
+    "BlockedBy",
     "BulkClient",
     "BulkError",
     "CallFailed",
     "ClientConfig",
     "Dataset",
     "DatasetPlan",
+    "DatasetState",
+    "DatasetStatus",
+    "Discarded",
     "GaveUp",
     "Job",
+    "JobBlock",
     "JobCounts",
     "JobHandle",
     "JobOptions",
     "JobState",
+    "LedgerSnapshot",
     "NotEnded",
+    "Parked",
+    "ParkedQueue",
+    "PartitionPosition",
     "Progress",
     "Reason",
     "Refused",
     "Rejection",
+    "TenantParked",
     "Tls",
     "Unreachable",
     "WrongInput",

@@ -16,11 +16,13 @@ from typing import Self
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from bulkgrpc.blocks import DatasetStatus, LedgerSnapshot
 from bulkgrpc.client import model
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.connection import Connection
 from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
+from bulkgrpc.client.operations import Discarded, discarded_of, ledger_of, status_of
 from bulkgrpc.client.packing import Packer
 from bulkgrpc.client.send_queue import OnProgress, SendQueue
 from bulkgrpc.client.send_window import SendWindow
@@ -28,7 +30,7 @@ from bulkgrpc.client.source_reader import read_source
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions, is_dataset, is_idempotency_key
-from bulkgrpc.v1 import datasets_pb2, jobs_pb2
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2, ledger_pb2
 
 WAIT_DEADLINE_S = 300.0
 """Seconds within which the service promises to end a sealed job."""
@@ -87,7 +89,7 @@ class AsyncJobHandle:
             if job.ended:
                 return job
             if now_s() >= ends_at_s:
-                raise NotEnded(self._name, job.state.name, deadline_s)
+                raise NotEnded(self._name, job.state.name, deadline_s, job.block)
             if pause_s > _WATCH_FROM_S and not watched:
                 watched = True
                 await self._watch_until(ends_at_s, on_progress)
@@ -318,6 +320,47 @@ class AsyncBulkClient:
         """
         request = datasets_pb2.DeleteDatasetRequest(name=model.resource(name), drop_table=drop_table)
         await self._connection.call(self._connection.datasets.DeleteDataset, request)
+
+    async def get_dataset_status(self, name: str) -> DatasetStatus:
+        """Return whether a dataset is written now, why not, and what is parked of it. Raises as `get_dataset` does."""
+        response: datasets_pb2.GetDatasetStatusResponse = await self._connection.call(
+            self._connection.datasets.GetDatasetStatus, datasets_pb2.GetDatasetStatusRequest(name=model.resource(name))
+        )
+        return status_of(response.status)
+
+    async def pause_dataset(self, name: str, *, reason: str = "") -> DatasetStatus:
+        """Pause a dataset: its records are accepted, and not written until `resume_dataset`. Idempotent."""
+        request = datasets_pb2.PauseDatasetRequest(name=model.resource(name), reason=reason)
+        response: datasets_pb2.PauseDatasetResponse = await self._connection.call(
+            self._connection.datasets.PauseDataset, request
+        )
+        return status_of(response.status)
+
+    async def resume_dataset(self, name: str) -> DatasetStatus:
+        """Lift the pause of a dataset, or try its blocked table now; discard nothing more. Idempotent."""
+        response: datasets_pb2.ResumeDatasetResponse = await self._connection.call(
+            self._connection.datasets.ResumeDataset, datasets_pb2.ResumeDatasetRequest(name=model.resource(name))
+        )
+        return status_of(response.status)
+
+    async def discard_parked(self, name: str, *, validate_only: bool = False) -> Discarded:
+        """Discard what is parked of a blocked or paused dataset now: its records count as expired.
+
+        Returns what is discarded. validate_only: discard nothing. Raises Refused with DATASET_NOT_FOUND or
+        DATASET_NOT_BLOCKED, or another BulkError.
+        """
+        request = datasets_pb2.DiscardParkedRequest(name=model.resource(name), validate_only=validate_only)
+        response: datasets_pb2.DiscardParkedResponse = await self._connection.call(
+            self._connection.datasets.DiscardParked, request
+        )
+        return discarded_of(response)
+
+    async def get_ledger(self) -> LedgerSnapshot:
+        """Return how far workers have applied each partition, and what they have parked of all tenants."""
+        response: ledger_pb2.GetLedgerResponse = await self._connection.call(
+            self._connection.ledger.GetLedger, ledger_pb2.GetLedgerRequest()
+        )
+        return ledger_of(response)
 
     async def list_datasets(self) -> AsyncIterator[Dataset]:
         """Yield the datasets by name, without descriptors. Each page is one call."""

@@ -12,7 +12,7 @@ import grpc
 from bulkgrpc.client import errors
 from bulkgrpc.client.config import ClientConfig, Tls, channel_options
 from bulkgrpc.client.retry import RetryState, backoff_s
-from bulkgrpc.v1 import datasets_pb2_grpc, ingest_pb2, jobs_pb2_grpc
+from bulkgrpc.v1 import datasets_pb2_grpc, ingest_pb2, jobs_pb2_grpc, ledger_pb2_grpc
 
 STREAM_RECORDS = "/bulkgrpc.v1.IngestService/StreamRecords"
 TENANT_METADATA = "bulkgrpc-tenant"
@@ -57,6 +57,7 @@ class Connection:
         )
         self.jobs = jobs_pb2_grpc.JobServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.ledger = ledger_pb2_grpc.LedgerServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         """Close the channel. Running calls are cancelled."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import grpc
 
 from bulkgrpc import errors, rpc_status
+from bulkgrpc.model import JobBlock
 
 _RETRIABLE_CODES = frozenset(
     {
@@ -110,12 +111,12 @@ class GaveUp(BulkError):
 
 
 class NotEnded(BulkError):
-    """A job did not end within the deadline. It continues."""
+    """A job did not end within the deadline. It continues. block: why it is blocked; None if it is not."""
 
-    def __init__(self, name: str, state: str, deadline_s: float) -> None:
-        super().__init__(
-            "NOT_ENDED", f"{name} is still {state} after {deadline_s:.0f} s: is a worker running?", retriable=True
-        )
+    def __init__(self, name: str, state: str, deadline_s: float, block: JobBlock | None = None) -> None:
+        why = "is a worker running?" if block is None else f"it is {block}"
+        super().__init__("NOT_ENDED", f"{name} is still {state} after {deadline_s:.0f} s: {why}", retriable=True)
+        self.block = block
 
 
 class WrongInput(BulkError):

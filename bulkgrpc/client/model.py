@@ -12,8 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.client.errors import WrongInput
 from bulkgrpc.datasets.columns import Column
-from bulkgrpc.datasets.definition import ConflictPolicy, Dataset
-from bulkgrpc.model import JobCounts, JobOptions, JobState
+from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, TimePartitions
+from bulkgrpc.datasets.periods import PartitionPeriod
+from bulkgrpc.model import BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 
 
@@ -60,7 +61,8 @@ class Job:
     name: `tenants/{tenant}/jobs/{job}`. dataset: the dataset's name. next_sequence: sequence of the next batch that it
     accepts. seal_time, end_time: None until it is sealed, until it has ended. failure_reason: why it failed, "" if it
     did not. options: as it was opened. overdue_s: seconds since the time by which it should have ended; 0 if that is
-    not past.
+    not past, or it is blocked. block: why its batches wait; None if they do not. discard_reason: why an operator
+    discarded records of it, "" if none did.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Job:
     failure_reason: str = ""
     options: JobOptions = JobOptions()
     overdue_s: float = 0.0
+    block: JobBlock | None = None
+    discard_reason: str = ""
 
     @property
     def ended(self) -> bool:
@@ -98,13 +102,20 @@ def job_of(proto: jobs_pb2.Job) -> Job:
         next_sequence=proto.next_sequence,
         idempotency_key=proto.idempotency_key,
         labels=dict(proto.labels),
-        create_time=_time(proto.create_time) if proto.HasField("create_time") else None,
-        seal_time=_time(proto.seal_time) if proto.HasField("seal_time") else None,
-        end_time=_time(proto.end_time) if proto.HasField("end_time") else None,
+        create_time=time_of(proto.create_time) if proto.HasField("create_time") else None,
+        seal_time=time_of(proto.seal_time) if proto.HasField("seal_time") else None,
+        end_time=time_of(proto.end_time) if proto.HasField("end_time") else None,
         failure_reason=proto.failure_reason,
         options=options_of(proto.options),
         overdue_s=_seconds(proto.overdue_duration),
+        block=_block(proto.block) if proto.HasField("block") else None,
+        discard_reason=proto.discard_reason,
     )
+
+
+def _block(proto: jobs_pb2.JobBlock) -> JobBlock:
+    cause = jobs_pb2.JobBlock.Cause.Name(proto.cause).removeprefix("CAUSE_").lower()
+    return JobBlock(BlockedBy(cause), proto.reason, time_of(proto.block_time))
 
 
 def options_of(proto: jobs_pb2.JobOptions) -> JobOptions:
@@ -147,6 +158,11 @@ _CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_UPDATE: "update",
     options_pb2.CONFLICT_POLICY_REJECT: "reject",
 }
+_PERIODS = {
+    options_pb2.PARTITION_PERIOD_DAY: PartitionPeriod.DAY,
+    options_pb2.PARTITION_PERIOD_WEEK: PartitionPeriod.WEEK,
+    options_pb2.PARTITION_PERIOD_MONTH: PartitionPeriod.MONTH,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +179,7 @@ class DatasetPlan:
 
 def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
     """Convert a dataset from its message. `descriptors` is empty if the server omitted them."""
+    period = _PERIODS.get(proto.time_partition_period)
     return Dataset(
         name=proto.name.removeprefix("datasets/"),
         version=proto.version,
@@ -171,6 +188,11 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         columns=tuple(Column(column.name, column.field, column.type, column.nullable) for column in proto.columns),
         descriptors=proto.descriptors.SerializeToString() if proto.HasField("descriptors") else b"",
         conflict_policy=_CONFLICT_POLICIES.get(proto.conflict_policy, "ignore"),
+        dedupe_window_s=_seconds(proto.dedupe_window),
+        lanes=proto.lanes or 1,
+        time_to_live_s=_seconds(proto.time_to_live),
+        hash_partitions=proto.hash_partitions,
+        time_partitions=TimePartitions(proto.time_partition_column, period) if period is not None else None,
     )
 
 
@@ -193,5 +215,6 @@ def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _time(stamp: Timestamp) -> datetime:
+def time_of(stamp: Timestamp) -> datetime:
+    """Convert a time from its message."""
     return stamp.ToDatetime(tzinfo=UTC)

@@ -17,9 +17,11 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from bulkgrpc.blocks import DatasetStatus, LedgerSnapshot
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
+from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.send_queue import OnProgress
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
@@ -221,6 +223,26 @@ class BulkClient:
     def delete_dataset(self, name: str, *, drop_table: bool = False) -> None:
         """Delete a dataset. See `AsyncBulkClient.delete_dataset`."""
         self._loop.run(self._client.delete_dataset(name, drop_table=drop_table))
+
+    def get_dataset_status(self, name: str) -> DatasetStatus:
+        """Return whether a dataset is written now, and what is parked. See `AsyncBulkClient.get_dataset_status`."""
+        return self._loop.run(self._client.get_dataset_status(name))
+
+    def pause_dataset(self, name: str, *, reason: str = "") -> DatasetStatus:
+        """Pause a dataset. See `AsyncBulkClient.pause_dataset`."""
+        return self._loop.run(self._client.pause_dataset(name, reason=reason))
+
+    def resume_dataset(self, name: str) -> DatasetStatus:
+        """Resume a dataset. See `AsyncBulkClient.resume_dataset`."""
+        return self._loop.run(self._client.resume_dataset(name))
+
+    def discard_parked(self, name: str, *, validate_only: bool = False) -> Discarded:
+        """Discard what is parked of a dataset. See `AsyncBulkClient.discard_parked`."""
+        return self._loop.run(self._client.discard_parked(name, validate_only=validate_only))
+
+    def get_ledger(self) -> LedgerSnapshot:
+        """Return positions and parked queues. See `AsyncBulkClient.get_ledger`."""
+        return self._loop.run(self._client.get_ledger())
 
     def list_datasets(self) -> Iterator[Dataset]:
         """Yield the datasets by name. See `AsyncBulkClient.list_datasets`."""

@@ -12,6 +12,7 @@ from bulkgrpc import limits
 from bulkgrpc.ingest.byte_budget import ByteBudget
 from bulkgrpc.ingest.deliveries import Deliveries
 from bulkgrpc.ingest.messages import Batch, Seal, check_repeated, check_seal, check_sequence, parse_message
+from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.ports import RecordLog, RecordLogFull, RecordLogUnavailable
 from bulkgrpc.ingest.refusals import kafka_unavailable
 from bulkgrpc.model import JobSpec, Kind, Message, lane_of
@@ -57,6 +58,7 @@ class LogAccess:
     budget: ByteBudget
     turns: asyncio.Semaphore
     now: Callable[[], datetime]
+    parked: ParkedLimit
 
 
 class BatchAppender:
@@ -91,13 +93,15 @@ class BatchAppender:
         """Append a checked batch; returns once the record log has queued it, which waits for a slow log.
 
         A batch that was accepted before this stream is already in the log: it is only compared with the accepted one.
-        Raises Unavailable (KAFKA_UNAVAILABLE) if the log takes nothing in time; Conflict (BATCH_CONFLICT) or
-        Unavailable (RESUME_NOT_READY) for a batch sent again that differs, or cannot be compared.
+        Raises Unavailable (KAFKA_UNAVAILABLE) if the log takes nothing in time, TooMuch (DATASET_BLOCKED) if too much
+        of the dataset is parked; for a batch sent again that differs, or cannot be compared, Conflict (BATCH_CONFLICT)
+        or Unavailable (RESUME_NOT_READY).
         """
         if batch.sequence < self._plan.next_sequence:
             check_repeated(batch, await self._accepted.digest(batch.sequence))
             self.deliveries.acknowledge_again()
         else:
+            self._access.parked.check_batch(self._plan.spec.dataset)
             budget_bytes = await self._acquire(len(batch.payload))
             await self._send(batch, budget_bytes, self._batch_message(batch))
         self._first = False

@@ -71,7 +71,7 @@ class Datasets:
 
     async def get(self, name: str) -> RegisteredDataset:
         """Return a dataset in its newest version. Raises NotFound (DATASET_NOT_FOUND)."""
-        dataset = _dataset_name(name)
+        dataset = dataset_name(name)
         try:
             registered = await self._cache.get(dataset)
         except PostgresUnavailable as error:
@@ -92,7 +92,7 @@ class Datasets:
 
     async def versions(self, parent: str, page: PageRequest) -> DatasetPage:
         """Return a page of a dataset's versions, newest first. Raises NotFound (DATASET_NOT_FOUND)."""
-        dataset = _dataset_name(parent, "parent")
+        dataset = dataset_name(parent, "parent")
         size, before = page_size(page.size), version_page_start(page.token)
         try:
             found = await self._catalog.versions(dataset, size + 1, before)
@@ -108,7 +108,7 @@ class Datasets:
 
         Raises NotFound (DATASET_NOT_FOUND), NotNow (DATASET_HAS_JOBS, TABLE_IN_USE), Unavailable (TABLE_BUSY).
         """
-        dataset = _dataset_name(name)
+        dataset = dataset_name(name)
         try:
             registered = await self._catalog.delete(dataset, drop_table=drop_table)
         except JobsNotEnded as error:
@@ -168,7 +168,8 @@ def _has_jobs(name: str, error: JobsNotEnded) -> NotNow:
     )
 
 
-def _dataset_name(resource: str, field: str = "name") -> str:
+def dataset_name(resource: str, field: str = "name") -> str:
+    """Return the name in `datasets/NAME`. Raises Invalid naming the field."""
     name = resource.removeprefix(DATASET_PREFIX)
     if not resource.startswith(DATASET_PREFIX) or not is_dataset(name):
         raise invalid_field(field, f"{field} {resource[:200]!r} is not of the form datasets/DATASET")

@@ -18,6 +18,7 @@ from bulkgrpc.ingest.job_view import JobViews, merge
 from bulkgrpc.ingest.lease import Lease, leased
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.messages import Header
+from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.ports import (
     DatasetDeleted,
     JobStore,
@@ -72,6 +73,7 @@ class OpenerStores:
     live_jobs: LiveJobs
     datasets: DatasetCache
     log: RecordLog
+    parked: ParkedLimit
 
 
 class JobOpener:
@@ -90,10 +92,11 @@ class JobOpener:
         """Open the job of a header and lease it while the context lasts.
 
         Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy
-        (JOB_BUSY), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE).
+        (JOB_BUSY), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), TooMuch (DATASET_BLOCKED).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
         dataset = await self._dataset(header)
+        await self._check_parked(key, header.dataset)
         version = header.dataset_version or dataset.version
         spec = JobSpec(key, header.idempotency_key, header.dataset, version, header.labels, header.options)
         holder = LeaseHolder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
@@ -114,6 +117,18 @@ class JobOpener:
             if live is not None:
                 check_same(spec, live.spec)
             raise busy
+
+    async def _check_parked(self, key: JobKey, dataset: str) -> None:
+        """Refuse a job without an acknowledged batch while too much is parked of its dataset; it is not created."""
+        refusal = self._stores.parked.refusal_of_job(dataset)
+        if refusal is None:
+            return
+        try:
+            job = await self._views.get(key)
+        except PostgresUnavailable:
+            return
+        if job is None or (job.state is JobState.OPEN and job.next_sequence == 0):
+            raise refusal
 
     async def _dataset(self, header: Header) -> Dataset:
         """Return the newest version of a header's dataset; checks that the version that the header names exists."""

@@ -1,6 +1,6 @@
 """The ports of the ingest session: what it needs of its stores, as Protocols, and the exceptions of their adapters.
 
-Adapters: `bulkgrpc.kafka.record_log`, `bulkgrpc.postgres.jobs` and `catalog`, `bulkgrpc.redis.live_jobs`.
+Adapters: `bulkgrpc.kafka.record_log`, `bulkgrpc.postgres.jobs`, `catalog` and `blocks`, `bulkgrpc.redis.live_jobs`.
 No driver's exception passes a port.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from bulkgrpc.blocks import BlockedDataset, DatasetStatus, LedgerSnapshot
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.model import Job, JobKey, JobSpec, Message
@@ -220,6 +221,31 @@ class DatasetCatalog(Protocol):
 
         Raises JobsNotEnded, TableInUse, LockTimeout.
         """
+
+
+class Blocks(Protocol):
+    """Blocked datasets, parked messages and the ledger. Every method raises PostgresUnavailable."""
+
+    async def status(self, dataset: str) -> DatasetStatus | None:
+        """Return the status of a dataset, None if it is not registered."""
+
+    async def pause(self, dataset: str, reason: str) -> DatasetStatus | None:
+        """Pause a dataset and return its status, None if it is not registered. reason: "" for a usual one."""
+
+    async def resume(self, dataset: str) -> DatasetStatus | None:
+        """Lift a pause, try a blocked table now, end a discard; return the status, None if it is not registered."""
+
+    async def discard(self, dataset: str) -> tuple[DatasetStatus, DatasetStatus] | None:
+        """Discard what is parked of a dataset that is not writable.
+
+        Returns the status before, with what is discarded, and after; None if it is not registered.
+        """
+
+    async def blocked(self, bytes_max: int) -> Sequence[BlockedDataset]:
+        """Return the datasets that are not written now; their bytes are counted up to `bytes_max` or a little more."""
+
+    async def ledger(self) -> LedgerSnapshot:
+        """Return the positions of the topic's partitions and its queues of parked messages."""
 
 
 class LiveJobs(Protocol):

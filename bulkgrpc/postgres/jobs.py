@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.ingest.ports import DatasetDeleted, JobPosition, RejectionPosition
 from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
-from bulkgrpc.model import Job, JobCounts, JobKey, JobOptions, JobSpec, JobState
+from bulkgrpc.model import BlockedBy, Job, JobBlock, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.rejections import page
@@ -180,4 +180,12 @@ def _job(row: dict[str, Any]) -> Job:
         seal_time=row["seal_time"],
         end_time=row["end_time"],
         failure_reason=row["failure_reason"],
+        block=_block(row),
+        discard_reason=row["discard_reason"],
     )
+
+
+def _block(row: dict[str, Any]) -> JobBlock | None:
+    if row["block_cause"] is None:
+        return None
+    return JobBlock(BlockedBy(row["block_cause"]), row["block_reason"], row["block_time"])

@@ -14,20 +14,30 @@ import structlog
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.batch_appender import LogAccess
 from bulkgrpc.ingest.byte_budget import ByteBudget
+from bulkgrpc.ingest.dataset_blocks import DatasetBlocks
 from bulkgrpc.ingest.dataset_cache import DatasetCache
 from bulkgrpc.ingest.datasets import Datasets
 from bulkgrpc.ingest.identity import Identification, identification_for
 from bulkgrpc.ingest.job_opener import JobOpener, OpenerStores
 from bulkgrpc.ingest.job_watch import JobWatch
 from bulkgrpc.ingest.jobs import Jobs
-from bulkgrpc.ingest.ports import DatasetCatalog, JobStore, LiveJobs, PostgresUnavailable, RecordLog, RedisUnavailable
+from bulkgrpc.ingest.parked_limit import ParkedLimit
+from bulkgrpc.ingest.ports import (
+    Blocks,
+    DatasetCatalog,
+    JobStore,
+    LiveJobs,
+    PostgresUnavailable,
+    RecordLog,
+    RedisUnavailable,
+)
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, SessionParts
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.record_log import KafkaRecordLog
 from bulkgrpc.kafka.topics import KafkaUnavailable, ensure_topic
 from bulkgrpc.limits import SERVER_STORES_S
-from bulkgrpc.postgres import catalog, jobs, schema
+from bulkgrpc.postgres import blocks, catalog, jobs, schema
 from bulkgrpc.postgres.deadlines import make_pool
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
@@ -60,6 +70,16 @@ class Stores:
     jobs: JobStore
     catalog: DatasetCatalog
     live_jobs: LiveJobs
+    blocks: Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What tasks of the process keep up to date for all streams."""
+
+    progress: ProgressWriter
+    watch: JobWatch
+    parked: ParkedLimit
 
 
 async def serve(settings: ServerSettings, announce: Callable[[str], None], *, shared_port: bool) -> int:
@@ -119,40 +139,46 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         stack.push_async_callback(pool.close, timeout=1.0)
         producer = await stack.enter_async_context(RecordsProducer(settings, settings.in_flight_bytes_max))
         log = KafkaRecordLog(producer, partitions)
-        stores = Stores(log, jobs.JobStore(pool), catalog.Catalog(pool), live_jobs)
-        progress, watch = ProgressWriter(live_jobs), JobWatch(stores.jobs, live_jobs)
-        stack.push_async_callback(progress.flush)
-        for background in (progress.run(), watch.run()):
-            stack.callback(asyncio.create_task(background).cancel)
-        parts = _front_door_parts(settings, stores, progress, watch)
+        stores = Stores(log, jobs.JobStore(pool), catalog.Catalog(pool), live_jobs, blocks.Blocks(pool, settings.topic))
+        background = Background(
+            ProgressWriter(live_jobs),
+            JobWatch(stores.jobs, live_jobs),
+            ParkedLimit(stores.blocks, settings.parked_bytes_max),
+        )
+        stack.push_async_callback(background.progress.flush)
+        for task in (background.progress.run(), background.watch.run(), background.parked.run()):
+            stack.callback(asyncio.create_task(task).cancel)
+        parts = _front_door_parts(settings, stores, background)
         endpoint = await stack.enter_async_context(grpc_endpoint(settings, parts, shared_port=shared_port))
         yield Serving(parts.session.admission, endpoint, producer)
 
 
-def _front_door_parts(
-    settings: ServerSettings, stores: Stores, progress: ProgressWriter, watch: JobWatch
-) -> FrontDoorParts:
+def _front_door_parts(settings: ServerSettings, stores: Stores, background: Background) -> FrontDoorParts:
     """Wire the ingest session to its stores."""
     cache = DatasetCache(stores.catalog)
     opener = JobOpener(
-        OpenerStores(stores.jobs, stores.live_jobs, cache, stores.log), settings.when_redis_is_down, _now
+        OpenerStores(stores.jobs, stores.live_jobs, cache, stores.log, background.parked),
+        settings.when_redis_is_down,
+        _now,
     )
-    access = LogAccess(stores.log, ByteBudget(settings.in_flight_bytes_max), asyncio.Semaphore(1), _now)
+    budget = ByteBudget(settings.in_flight_bytes_max)
+    access = LogAccess(stores.log, budget, asyncio.Semaphore(1), _now, background.parked)
     session = SessionParts(
         Admission(settings.streams_max),
         opener,
         access,
-        progress,
+        background.progress,
         stores.jobs,
-        watch,
+        background.watch,
         BatchLimits(settings.batch_bytes_max, settings.batch_records_max),
         _now,
     )
     return FrontDoorParts(
         _identification(settings),
         session,
-        Jobs(stores.jobs, stores.live_jobs, watch),
+        Jobs(stores.jobs, stores.live_jobs, background.watch),
         Datasets(stores.catalog, cache),
+        DatasetBlocks(stores.blocks),
     )
 
 

@@ -2,8 +2,10 @@ import datetime
 
 from bulkgrpc.v1 import options_pb2 as _options_pb2
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -11,8 +13,65 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class DatasetState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATASET_STATE_UNSPECIFIED: _ClassVar[DatasetState]
+    DATASET_STATE_WRITABLE: _ClassVar[DatasetState]
+    DATASET_STATE_BLOCKED: _ClassVar[DatasetState]
+    DATASET_STATE_ISOLATING: _ClassVar[DatasetState]
+    DATASET_STATE_PAUSED: _ClassVar[DatasetState]
+    DATASET_STATE_DISCARDING: _ClassVar[DatasetState]
+DATASET_STATE_UNSPECIFIED: DatasetState
+DATASET_STATE_WRITABLE: DatasetState
+DATASET_STATE_BLOCKED: DatasetState
+DATASET_STATE_ISOLATING: DatasetState
+DATASET_STATE_PAUSED: DatasetState
+DATASET_STATE_DISCARDING: DatasetState
+
+class ParkedMessages(_message.Message):
+    __slots__ = ("messages", "records", "payload_bytes", "jobs", "oldest_time")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_TIME_FIELD_NUMBER: _ClassVar[int]
+    messages: int
+    records: int
+    payload_bytes: int
+    jobs: int
+    oldest_time: _timestamp_pb2.Timestamp
+    def __init__(self, messages: _Optional[int] = ..., records: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., jobs: _Optional[int] = ..., oldest_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class TenantParkedMessages(_message.Message):
+    __slots__ = ("tenant", "parked")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PARKED_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    parked: ParkedMessages
+    def __init__(self, tenant: _Optional[str] = ..., parked: _Optional[_Union[ParkedMessages, _Mapping]] = ...) -> None: ...
+
+class DatasetStatus(_message.Message):
+    __slots__ = ("dataset", "state", "reason", "sqlstate", "block_time", "trials", "next_trial_time", "parked")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SQLSTATE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_TIME_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_TRIAL_TIME_FIELD_NUMBER: _ClassVar[int]
+    PARKED_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    state: DatasetState
+    reason: str
+    sqlstate: str
+    block_time: _timestamp_pb2.Timestamp
+    trials: int
+    next_trial_time: _timestamp_pb2.Timestamp
+    parked: ParkedMessages
+    def __init__(self, dataset: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., reason: _Optional[str] = ..., sqlstate: _Optional[str] = ..., block_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trials: _Optional[int] = ..., next_trial_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parked: _Optional[_Union[ParkedMessages, _Mapping]] = ...) -> None: ...
+
 class Dataset(_message.Message):
-    __slots__ = ("name", "version", "message_type", "table", "key", "conflict_policy", "columns", "descriptors", "create_time")
+    __slots__ = ("name", "version", "message_type", "table", "key", "conflict_policy", "columns", "descriptors", "create_time", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "time_partition_column", "time_partition_period")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +81,12 @@ class Dataset(_message.Message):
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTORS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    DEDUPE_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
+    HASH_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    TIME_PARTITION_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    TIME_PARTITION_PERIOD_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     message_type: str
@@ -31,7 +96,13 @@ class Dataset(_message.Message):
     columns: _containers.RepeatedCompositeFieldContainer[Column]
     descriptors: _descriptor_pb2.FileDescriptorSet
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., message_type: _Optional[str] = ..., table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[_options_pb2.ConflictPolicy, str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    dedupe_window: _duration_pb2.Duration
+    lanes: int
+    time_to_live: _duration_pb2.Duration
+    hash_partitions: int
+    time_partition_column: str
+    time_partition_period: _options_pb2.PartitionPeriod
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., message_type: _Optional[str] = ..., table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[_options_pb2.ConflictPolicy, str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., time_partition_column: _Optional[str] = ..., time_partition_period: _Optional[_Union[_options_pb2.PartitionPeriod, str]] = ...) -> None: ...
 
 class Column(_message.Message):
     __slots__ = ("name", "field", "type", "nullable")
@@ -88,6 +159,62 @@ class DeleteDatasetRequest(_message.Message):
 class DeleteDatasetResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetDatasetStatusRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetDatasetStatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: DatasetStatus
+    def __init__(self, status: _Optional[_Union[DatasetStatus, _Mapping]] = ...) -> None: ...
+
+class PauseDatasetRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PauseDatasetResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: DatasetStatus
+    def __init__(self, status: _Optional[_Union[DatasetStatus, _Mapping]] = ...) -> None: ...
+
+class ResumeDatasetRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResumeDatasetResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: DatasetStatus
+    def __init__(self, status: _Optional[_Union[DatasetStatus, _Mapping]] = ...) -> None: ...
+
+class DiscardParkedRequest(_message.Message):
+    __slots__ = ("name", "validate_only")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    validate_only: bool
+    def __init__(self, name: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class DiscardParkedResponse(_message.Message):
+    __slots__ = ("status", "discarded", "tenants")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    status: DatasetStatus
+    discarded: ParkedMessages
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantParkedMessages]
+    def __init__(self, status: _Optional[_Union[DatasetStatus, _Mapping]] = ..., discarded: _Optional[_Union[ParkedMessages, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantParkedMessages, _Mapping]]] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

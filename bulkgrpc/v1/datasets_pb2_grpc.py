@@ -69,6 +69,26 @@ class DatasetServiceStub:
                 request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
                 response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.FromString,
                 _registered_method=True)
+        self.GetDatasetStatus = channel.unary_unary(
+                '/bulkgrpc.v1.DatasetService/GetDatasetStatus',
+                request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.GetDatasetStatusRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.GetDatasetStatusResponse.FromString,
+                _registered_method=True)
+        self.PauseDataset = channel.unary_unary(
+                '/bulkgrpc.v1.DatasetService/PauseDataset',
+                request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.PauseDatasetRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.PauseDatasetResponse.FromString,
+                _registered_method=True)
+        self.ResumeDataset = channel.unary_unary(
+                '/bulkgrpc.v1.DatasetService/ResumeDataset',
+                request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ResumeDatasetRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ResumeDatasetResponse.FromString,
+                _registered_method=True)
+        self.DiscardParked = channel.unary_unary(
+                '/bulkgrpc.v1.DatasetService/DiscardParked',
+                request_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.DiscardParkedRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.DiscardParkedResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -140,6 +160,52 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDatasetStatus(self, request, context):
+        """Returns whether the records of a dataset are written now, why not, and what is parked of it. Needs the scope
+        `bulk.read`.
+
+        NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDataset(self, request, context):
+        """Pauses a dataset: workers park its messages and write none of them until ResumeDataset. Needs the scope
+        `bulk.admin`. Transactions that are under way may still write. Jobs of the dataset are accepted and stay OPEN or
+        SEALED. A dataset that is blocked becomes paused: its table is not tried any more. Pausing a paused dataset again
+        changes at most its reason.
+
+        NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDataset(self, request, context):
+        """Resumes a dataset: a pause is lifted, and workers apply what is parked, in order; a blocked table and blocked jobs of
+        the dataset are tried now; a discard ends, and what it has not discarded yet stays parked. Needs the scope
+        `bulk.admin`. Resuming a writable dataset changes nothing.
+
+        NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardParked(self, request, context):
+        """Discards the messages of a blocked or paused dataset that are parked now: their records count as expired, and their
+        jobs say why (`Job.discard_reason`). Atomic jobs that lose records fail. Messages that arrive later are parked, and
+        not discarded. Needs the scope `bulk.admin`. The call returns at once; workers discard. Until they are done, the
+        state of the dataset is DATASET_STATE_DISCARDING; then it is blocked or paused as before.
+
+        NOT_FOUND: the dataset is not registered (DATASET_NOT_FOUND).
+        FAILED_PRECONDITION: the dataset is neither blocked nor paused (DATASET_NOT_BLOCKED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +233,26 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.DeleteDataset,
                     request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.FromString,
                     response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'GetDatasetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDatasetStatus,
+                    request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.GetDatasetStatusRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.GetDatasetStatusResponse.SerializeToString,
+            ),
+            'PauseDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDataset,
+                    request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.PauseDatasetRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.PauseDatasetResponse.SerializeToString,
+            ),
+            'ResumeDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDataset,
+                    request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.ResumeDatasetRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.ResumeDatasetResponse.SerializeToString,
+            ),
+            'DiscardParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardParked,
+                    request_deserializer=bulkgrpc_dot_v1_dot_datasets__pb2.DiscardParkedRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_datasets__pb2.DiscardParkedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +400,114 @@ class DatasetService:
             '/bulkgrpc.v1.DatasetService/DeleteDataset',
             bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetRequest.SerializeToString,
             bulkgrpc_dot_v1_dot_datasets__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDatasetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.DatasetService/GetDatasetStatus',
+            bulkgrpc_dot_v1_dot_datasets__pb2.GetDatasetStatusRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_datasets__pb2.GetDatasetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.DatasetService/PauseDataset',
+            bulkgrpc_dot_v1_dot_datasets__pb2.PauseDatasetRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_datasets__pb2.PauseDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.DatasetService/ResumeDataset',
+            bulkgrpc_dot_v1_dot_datasets__pb2.ResumeDatasetRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_datasets__pb2.ResumeDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.DatasetService/DiscardParked',
+            bulkgrpc_dot_v1_dot_datasets__pb2.DiscardParkedRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_datasets__pb2.DiscardParkedResponse.FromString,
             options,
             channel_credentials,
             insecure,

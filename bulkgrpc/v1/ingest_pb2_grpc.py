@@ -49,8 +49,9 @@ class IngestServiceStub:
     OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batch_count` is not the number of the job's
     batches (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
-    RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
-    (TOO_MANY_STREAMS).
+    RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), too many streams are open
+    (TOO_MANY_STREAMS), or the dataset is blocked or paused and too much is parked of it (DATASET_BLOCKED); the last two
+    with RetryInfo.
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
@@ -106,8 +107,9 @@ class IngestServiceServicer:
     OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batch_count` is not the number of the job's
     batches (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
-    RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
-    (TOO_MANY_STREAMS).
+    RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), too many streams are open
+    (TOO_MANY_STREAMS), or the dataset is blocked or paused and too much is parked of it (DATASET_BLOCKED); the last two
+    with RetryInfo.
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
@@ -185,8 +187,9 @@ class IngestService:
     OUT_OF_RANGE: a batch's sequence is not the next one, or the seal's `batch_count` is not the number of the job's
     batches (SEQUENCE_BACKWARD, SEQUENCE_GAP).
     ALREADY_EXISTS: a batch that was accepted before is sent again with other bytes (BATCH_CONFLICT).
-    RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), or too many streams are open
-    (TOO_MANY_STREAMS).
+    RESOURCE_EXHAUSTED: a batch has too many bytes or records (BATCH_TOO_LARGE), too many streams are open
+    (TOO_MANY_STREAMS), or the dataset is blocked or paused and too much is parked of it (DATASET_BLOCKED); the last two
+    with RetryInfo.
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.

@@ -31,7 +31,7 @@ JOB_STATE_CANCELLED: JobState
 JOB_STATE_EXPIRED: JobState
 
 class Job(_message.Message):
-    __slots__ = ("name", "dataset", "dataset_version", "state", "counts", "next_sequence", "idempotency_key", "labels", "create_time", "seal_time", "end_time", "failure_reason", "options", "overdue_duration")
+    __slots__ = ("name", "dataset", "dataset_version", "state", "counts", "next_sequence", "idempotency_key", "labels", "create_time", "seal_time", "end_time", "failure_reason", "options", "overdue_duration", "block", "discard_reason")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,8 @@ class Job(_message.Message):
     FAILURE_REASON_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     OVERDUE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     dataset_version: int
@@ -67,7 +69,33 @@ class Job(_message.Message):
     failure_reason: str
     options: JobOptions
     overdue_duration: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., counts: _Optional[_Union[JobCounts, _Mapping]] = ..., next_sequence: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seal_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure_reason: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., overdue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    block: JobBlock
+    discard_reason: str
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., counts: _Optional[_Union[JobCounts, _Mapping]] = ..., next_sequence: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seal_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure_reason: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., overdue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., block: _Optional[_Union[JobBlock, _Mapping]] = ..., discard_reason: _Optional[str] = ...) -> None: ...
+
+class JobBlock(_message.Message):
+    __slots__ = ("cause", "reason", "block_time")
+    class Cause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CAUSE_UNSPECIFIED: _ClassVar[JobBlock.Cause]
+        CAUSE_TABLE: _ClassVar[JobBlock.Cause]
+        CAUSE_ISOLATING: _ClassVar[JobBlock.Cause]
+        CAUSE_PAUSED: _ClassVar[JobBlock.Cause]
+        CAUSE_JOB: _ClassVar[JobBlock.Cause]
+        CAUSE_QUEUE: _ClassVar[JobBlock.Cause]
+    CAUSE_UNSPECIFIED: JobBlock.Cause
+    CAUSE_TABLE: JobBlock.Cause
+    CAUSE_ISOLATING: JobBlock.Cause
+    CAUSE_PAUSED: JobBlock.Cause
+    CAUSE_JOB: JobBlock.Cause
+    CAUSE_QUEUE: JobBlock.Cause
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_TIME_FIELD_NUMBER: _ClassVar[int]
+    cause: JobBlock.Cause
+    reason: str
+    block_time: _timestamp_pb2.Timestamp
+    def __init__(self, cause: _Optional[_Union[JobBlock.Cause, str]] = ..., reason: _Optional[str] = ..., block_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class JobOptions(_message.Message):
     __slots__ = ("atomic", "rejections_max", "time_to_live")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from bulkgrpc.blocks import BlockedDataset, DatasetStatus, LedgerSnapshot
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.ports import (
@@ -37,6 +38,34 @@ class MemoryLog:
     def append(self, partition: int, message: Message, payload: bytes, delivered: Delivered) -> None:
         self.messages.append(message)
         asyncio.get_running_loop().call_soon(delivered, None)
+
+
+class MemoryBlocks:
+    """Blocks without a blocked dataset, until a test adds one. unavailable: whether `blocked` fails."""
+
+    def __init__(self) -> None:
+        self.found: list[BlockedDataset] = []
+        self.unavailable = False
+
+    async def status(self, dataset: str) -> DatasetStatus | None:
+        raise NotImplementedError
+
+    async def pause(self, dataset: str, reason: str) -> DatasetStatus | None:
+        raise NotImplementedError
+
+    async def resume(self, dataset: str) -> DatasetStatus | None:
+        raise NotImplementedError
+
+    async def discard(self, dataset: str) -> tuple[DatasetStatus, DatasetStatus] | None:
+        raise NotImplementedError
+
+    async def blocked(self, bytes_max: int) -> Sequence[BlockedDataset]:
+        if self.unavailable:
+            raise PostgresUnavailable("unavailable")
+        return self.found
+
+    async def ledger(self) -> LedgerSnapshot:
+        raise NotImplementedError
 
 
 class MemoryJobs:

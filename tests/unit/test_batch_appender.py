@@ -16,10 +16,12 @@ from bulkgrpc.ingest.batch_appender import AppendPlan, BatchAppender, LogAccess
 from bulkgrpc.ingest.byte_budget import ByteBudget
 from bulkgrpc.ingest.deliveries import Deliveries
 from bulkgrpc.ingest.messages import Batch, check_sequence
+from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.ports import Delivered, RecordLogFull, RecordLogUnavailable
 from bulkgrpc.limits import RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 from bulkgrpc.v1 import ingest_pb2
+from tests.support.ingest_ports import MemoryBlocks
 
 SPEC = JobSpec(JobKey.derive("acme", "key"), "key", "weather", 1)
 FAILED = RecordLogUnavailable("message timed out")
@@ -78,7 +80,8 @@ def stream_to(
         spec, partitions, next_sequence, accepted, 1024 * 1024, 1000, time_to_live_s=spec.options.time_to_live_s
     )
     budget = budget or ByteBudget(1024 * 1024)
-    access = LogAccess(kafka, budget, asyncio.Semaphore(1), lambda: datetime.now(UTC))
+    parked = ParkedLimit(MemoryBlocks(), 0)
+    access = LogAccess(kafka, budget, asyncio.Semaphore(1), lambda: datetime.now(UTC), parked)
     return BatchAppender(plan, access, Remembered(*others))
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bulkgrpc.errors import NotNow, Reason, Refusal
+from bulkgrpc.blocks import BlockedDataset
+from bulkgrpc.errors import NotNow, Reason, Refusal, TooMuch
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.batch_appender import LogAccess
 from bulkgrpc.ingest.byte_budget import ByteBudget
@@ -17,12 +18,13 @@ from bulkgrpc.ingest.identity import SCOPES, Caller
 from bulkgrpc.ingest.job_opener import JobOpener, OpenerStores
 from bulkgrpc.ingest.job_watch import JobWatch
 from bulkgrpc.ingest.jobs import Jobs, PageRequest
+from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, IngestSession, SealedJob, SessionParts
 from bulkgrpc.model import Job, JobState, Kind
 from bulkgrpc.v1 import ingest_pb2
 from tests.support import examples
-from tests.support.ingest_ports import MemoryCatalog, MemoryJobs, MemoryLiveJobs, MemoryLog
+from tests.support.ingest_ports import MemoryBlocks, MemoryCatalog, MemoryJobs, MemoryLiveJobs, MemoryLog
 from tests.support.jobs import NOW
 
 Message = ingest_pb2.StreamRecordsRequest
@@ -73,11 +75,14 @@ class Process:
         self.log, self.rows, self.live_jobs = MemoryLog(), MemoryJobs(), live_jobs or MemoryLiveJobs()
         watch, now = JobWatch(self.rows, self.live_jobs), lambda: NOW
         self.jobs = Jobs(self.rows, self.live_jobs, watch)
-        stores = OpenerStores(self.rows, self.live_jobs, DatasetCache(MemoryCatalog(examples.readings())), self.log)
+        self.blocks = MemoryBlocks()
+        self.parked = ParkedLimit(self.blocks, 1000)
+        datasets = DatasetCache(MemoryCatalog(examples.readings()))
+        stores = OpenerStores(self.rows, self.live_jobs, datasets, self.log, self.parked)
         self.parts = SessionParts(
             Admission(10),
             JobOpener(stores, "accept", now),
-            LogAccess(self.log, ByteBudget(1 << 20), asyncio.Semaphore(1), now),
+            LogAccess(self.log, ByteBudget(1 << 20), asyncio.Semaphore(1), now, self.parked),
             ProgressWriter(self.live_jobs),
             self.rows,
             watch,
@@ -190,3 +195,47 @@ async def test_without_both_stores_a_job_is_still_accepted_and_cannot_be_shown()
     with pytest.raises(Refusal) as caught:
         await process.jobs.delete(ACME, sealed.job.spec.key.name)
     assert caught.value.reason is Reason.REDIS_UNAVAILABLE
+
+
+def blocked(stored_bytes: int) -> list[BlockedDataset]:
+    return [BlockedDataset(examples.readings().name, "table", "column value is missing", stored_bytes)]
+
+
+async def test_a_new_job_of_a_blocked_dataset_is_accepted_up_to_the_limit_and_then_refused_and_not_created() -> None:
+    process = Process()
+    process.blocks.found = blocked(1000)
+    await process.parked.read()
+    await process.stream(header("one"), batch(0), seal(1))
+    process.blocks.found = blocked(1001)
+    await process.parked.read()
+    refused = await process.refused(header("two"), batch(0), seal(1))
+    assert isinstance(refused, TooMuch)
+    assert (refused.reason, refused.retry_after_s) == (Reason.DATASET_BLOCKED, 10.0)
+    assert "column value is missing" in refused.message
+    assert len(process.rows.rows) == 1
+    process.blocks.found = []
+    await process.parked.read()
+    await process.stream(header("two"), batch(0), seal(1))
+
+
+async def test_batches_of_an_open_job_are_accepted_up_to_twice_the_limit_and_its_acknowledged_ones_stay() -> None:
+    process = Process()
+    await process.refused(header(), batch(0))  # without a seal: the job stays open
+    process.blocks.found = blocked(2000)
+    await process.parked.read()
+    await process.refused(header(), batch(1))
+    process.blocks.found = blocked(2001)
+    await process.parked.read()
+    refused = await process.refused(header(), batch(2), seal(3))
+    assert refused.reason is Reason.DATASET_BLOCKED
+    assert [message.sequence for message in process.log.messages] == [0, 1]
+    await process.stream(header(), seal(2))
+
+
+async def test_everything_is_accepted_while_what_is_parked_is_not_known() -> None:
+    process = Process()
+    process.blocks.found = blocked(1 << 40)
+    await process.parked.read()
+    process.blocks.unavailable = True
+    await process.parked.read()
+    await process.stream(header(), batch(0), seal(1))

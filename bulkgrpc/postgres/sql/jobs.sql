@@ -18,23 +18,25 @@ WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
                       WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
 
 -- name: get_job
--- One job of a tenant, with the first sequence that is not applied.
-SELECT j.*, first.next_sequence
+-- One job of a tenant, with the first sequence that is not applied, and why it is blocked if it is.
+SELECT j.*, first.next_sequence, block.*
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
+LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
 WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
 
 -- name: get_jobs
 -- Several jobs by id.
-SELECT j.*, first.next_sequence
+SELECT j.*, first.next_sequence, block.*
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
+LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
 WHERE j.job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: seal_job
@@ -44,12 +46,13 @@ WHERE job_id = %(job_id)s AND state = 1
 
 -- name: list_jobs
 -- A page of a tenant's jobs, newest first, after the last one of the previous page.
-SELECT j.*, first.next_sequence
+SELECT j.*, first.next_sequence, block.*
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
+LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
 WHERE j.tenant = %(tenant)s
   AND (%(after_time)s::timestamptz IS NULL OR (j.create_time, j.job_id) < (%(after_time)s, %(after_id)s::uuid))
 ORDER BY j.create_time DESC, j.job_id DESC

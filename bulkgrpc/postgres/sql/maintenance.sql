@@ -29,6 +29,7 @@ FOR UPDATE OF j SKIP LOCKED
 SELECT dataset, version FROM bulk.datasets WHERE delete_time IS NULL
 
 -- name: count_overdue
--- Jobs that should have ended.
-SELECT count(*) FROM bulk.jobs
+-- Jobs that should have ended. Blocked ones are not counted: what blocks them is.
+SELECT count(*) FROM bulk.jobs j
 WHERE state = 2 AND seal_time < clock_timestamp() - make_interval(secs => %(ends_within_s)s)
+  AND NOT EXISTS (SELECT FROM bulk.job_block(j.job_id, j.dataset))

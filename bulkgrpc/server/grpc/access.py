@@ -7,12 +7,13 @@ from contextvars import ContextVar
 from typing import Final
 
 from bulkgrpc.ingest.identity import ADMIN, READ, WRITE, Caller
-from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2
+from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, ledger_pb2
 
 INGEST: Final = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 JOBS: Final = jobs_pb2.DESCRIPTOR.services_by_name["JobService"].full_name
 DATASETS: Final = datasets_pb2.DESCRIPTOR.services_by_name["DatasetService"].full_name
-SERVICES: Final = (INGEST, JOBS, DATASETS)
+LEDGER: Final = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
+SERVICES: Final = (INGEST, JOBS, DATASETS, LEDGER)
 
 REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{INGEST}/SubmitRecords": WRITE,
@@ -28,6 +29,11 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{DATASETS}/GetDataset": READ,
     f"/{DATASETS}/ListDatasets": READ,
     f"/{DATASETS}/ListDatasetVersions": READ,
+    f"/{DATASETS}/GetDatasetStatus": READ,
+    f"/{DATASETS}/PauseDataset": ADMIN,
+    f"/{DATASETS}/ResumeDataset": ADMIN,
+    f"/{DATASETS}/DiscardParked": ADMIN,
+    f"/{LEDGER}/GetLedger": ADMIN,
 }
 """Every RPC of `SERVICES`. Health checks and reflection require nothing."""
 

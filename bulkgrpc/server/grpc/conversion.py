@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.ingest.messages import DATASET_PREFIX
-from bulkgrpc.model import Job, JobCounts, JobOptions, to_us
+from bulkgrpc.model import Job, JobBlock, JobCounts, JobOptions, to_us
 from bulkgrpc.rejections import Rejection
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 
@@ -27,12 +27,14 @@ def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
         next_sequence=job.next_sequence,
         idempotency_key=spec.idempotency_key,
         labels=spec.labels,
-        create_time=_time(job.create_time),
-        seal_time=_time(job.seal_time),
-        end_time=_time(job.end_time),
+        create_time=to_time(job.create_time),
+        seal_time=to_time(job.seal_time),
+        end_time=to_time(job.end_time),
         failure_reason=job.failure_reason,
         options=_options(spec.options),
         overdue_duration=_duration(overdue_s) if overdue_s else None,
+        block=_block(job.block),
+        discard_reason=job.discard_reason,
     )
 
 
@@ -50,6 +52,7 @@ def to_rejection(rejection: Rejection) -> jobs_pb2.Rejection:
 
 def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descriptors: bool) -> datasets_pb2.Dataset:
     """Return a dataset's public form, with or without its descriptors."""
+    partitions = dataset.time_partitions
     return datasets_pb2.Dataset(
         name=DATASET_PREFIX + dataset.name,
         version=dataset.version,
@@ -62,7 +65,21 @@ def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descrip
             for column in dataset.columns
         ],
         descriptors=FileDescriptorSet.FromString(dataset.descriptors) if descriptors else None,
-        create_time=_time(create_time),
+        create_time=to_time(create_time),
+        dedupe_window=_duration(dataset.dedupe_window_s) if dataset.dedupe_window_s else None,
+        lanes=dataset.lanes,
+        time_to_live=_duration(dataset.time_to_live_s) if dataset.time_to_live_s else None,
+        hash_partitions=dataset.hash_partitions,
+        time_partition_column="" if partitions is None else partitions.column,
+        time_partition_period=f"PARTITION_PERIOD_{partitions.period.name}" if partitions is not None else None,
+    )
+
+
+def _block(block: JobBlock | None) -> jobs_pb2.JobBlock | None:
+    if block is None:
+        return None
+    return jobs_pb2.JobBlock(
+        cause=f"CAUSE_{block.cause.name}", reason=block.reason, block_time=to_time(block.block_time)
     )
 
 
@@ -91,7 +108,8 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def _time(time: datetime | None) -> Timestamp | None:
+def to_time(time: datetime | None) -> Timestamp | None:
+    """Return a time's public form; None stays None."""
     if time is None:
         return None
     stamp = Timestamp()

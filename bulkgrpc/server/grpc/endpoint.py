@@ -14,6 +14,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from bulkgrpc import limits
+from bulkgrpc.ingest.dataset_blocks import DatasetBlocks
 from bulkgrpc.ingest.datasets import Datasets
 from bulkgrpc.ingest.identity import Identification
 from bulkgrpc.ingest.jobs import Jobs
@@ -24,8 +25,9 @@ from bulkgrpc.server.grpc.datasets import DatasetServicer
 from bulkgrpc.server.grpc.ingest import IngestServicer, ingest_handler
 from bulkgrpc.server.grpc.interceptors import interceptors
 from bulkgrpc.server.grpc.jobs import JobServicer
+from bulkgrpc.server.grpc.ledger import LedgerServicer
 from bulkgrpc.settings import ServerSettings
-from bulkgrpc.v1 import datasets_pb2_grpc, jobs_pb2_grpc
+from bulkgrpc.v1 import datasets_pb2_grpc, jobs_pb2_grpc, ledger_pb2_grpc
 
 STOP_GRACE_S: Final = 2.0
 METADATA_BYTES_MAX: Final = 16 * 1024
@@ -41,6 +43,7 @@ class FrontDoorParts:
     session: SessionParts
     jobs: Jobs
     datasets: Datasets
+    blocks: DatasetBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,9 @@ async def grpc_endpoint(
     server.add_generic_rpc_handlers((ingest_handler(IngestServicer(session)),))
     jobs = JobServicer(parts.jobs, session.admission, session.now)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[no-untyped-call]
-    datasets = DatasetServicer(parts.datasets)
+    datasets = DatasetServicer(parts.datasets, parts.blocks)
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(datasets, server)  # type: ignore[no-untyped-call]
+    ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerServicer(parts.blocks), server)  # type: ignore[no-untyped-call]
     health_servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     response = health_pb2.HealthCheckResponse
