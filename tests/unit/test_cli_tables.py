@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
 from rich.console import Console, RenderableType
 
-from bulkgrpc.cli import console
+from bulkgrpc.cli import blocks, console, ledger
 from bulkgrpc.cli.file_submission import LoadDisplay
-from bulkgrpc.client import Job, JobCounts, JobState
+from bulkgrpc.client import (
+    BlockedBy,
+    DatasetState,
+    DatasetStatus,
+    Job,
+    JobBlock,
+    JobCounts,
+    JobState,
+    LedgerSnapshot,
+    Parked,
+    ParkedQueue,
+    PartitionPosition,
+    TenantParked,
+)
 
 OPENED = datetime(2026, 1, 1, tzinfo=UTC)
 SMALL = JobCounts(26_115, 26_115)
@@ -97,3 +111,55 @@ def test_the_progress_of_a_load_fits_80_columns(name: str) -> None:
     (last,) = [line for line in screen.file.getvalue().splitlines() if "ended" in line][-1:]
     assert {"12,345,678", "rows", "ended", "100,046/s"} <= set(last.split())
     assert last.count("…") == (len(name) > 18), "only the file's name is shortened"
+
+
+BLOCK = JobBlock(BlockedBy.TABLE, "column value is missing", OPENED)
+
+
+def test_a_blocked_job_says_since_when_and_why_in_80_columns() -> None:
+    one = replace(job("sensor_readings", JobState.SEALED, LARGE), block=BLOCK, discard_reason=REASON)
+    screen = terminal()
+    for table in (console.job_table(one), console.jobs_table([one], screen), console.jobs_table(JOBS["demo"], screen)):
+        rendered(table, terminal())
+    for table in (console.job_table(one), console.jobs_table([one], screen)):
+        words = set(rendered(table, terminal()).split())
+        assert {"blocked", "since", "column", "missing", "rejected,"} <= words
+
+
+PARKED = Parked(123_456, 12_345_678, 1_234_567_890, 1_234, OPENED)
+
+
+def test_the_status_of_a_dataset_fits_80_columns() -> None:
+    status = DatasetStatus(
+        "sensor_readings", DatasetState.BLOCKED, PARKED, "column value is missing " * 8, "42703", OPENED, 17, OPENED
+    )
+    words = set(rendered(blocks.status_table(status), terminal()).split())
+    assert {"blocked", "column", "42703", "17", "123,456", "12,345,678", "(1,234,567,890"} <= words
+    writable = rendered(blocks.status_table(DatasetStatus("x", DatasetState.WRITABLE)), terminal())
+    assert "writable" in writable
+
+
+def test_the_ledger_fits_80_columns_and_no_number_is_cut() -> None:
+    snapshot = LedgerSnapshot(
+        "bulkgrpc.records",
+        [PartitionPosition(9_999, 123_456_789_012, 12_345)],
+        [
+            ParkedQueue(3, "t" * 63, "d" * 63, PARKED, "column value of the table is missing", 17),
+            ParkedQueue(0, "acme", "weather", Parked(), "", 0),
+        ],
+        omitted_queues=1_234,
+    )
+    words = set(rendered(ledger.ledger_tables(snapshot), terminal()).split())
+    assert {"123,456,789,012", "12,345", "12,345,678", "1,234,567,890", "missing", "applied", "1,234"} <= words
+
+
+def test_what_would_be_discarded_fits_80_columns() -> None:
+    table = blocks.tenants_table([TenantParked("acme", PARKED), TenantParked("t" * 63, PARKED)])
+    assert {"acme", "1,234,567,890"} <= set(rendered(table, terminal()).split())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(5, "5 s"), (90, "1.5 min"), (7200, "2.0 h"), (86_400 * 3, "3.0 d"), (-5, "0 s")]
+)
+def test_an_age_is_in_its_largest_unit(seconds: float, expected: str) -> None:
+    assert blocks.age(datetime.now(UTC) - timedelta(seconds=seconds)) == expected
