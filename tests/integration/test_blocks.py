@@ -133,7 +133,7 @@ def test_a_blocked_dataset_that_is_paused_is_not_tried_and_one_that_is_resumed_i
     assert (blocked.state, blocked.trials) == (DatasetState.BLOCKED, 0)
     assert blocked.next_trial_time is not None
     connection.execute("UPDATE bulk.blocked_datasets SET next_trial_time = clock_timestamp() + interval '1 hour'")
-    worker.drain.round()
+    worker.quick_drain.round()
     before = datetime.now(UTC)
     resumed = operator.resume()
     assert resumed.state is DatasetState.BLOCKED
