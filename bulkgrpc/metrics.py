@@ -23,7 +23,7 @@ records_rejected = _meter.create_counter(
 records_expired = _meter.create_counter(
     "bulkgrpc.records.expired",
     unit="{record}",
-    description="Records that this worker discarded: past their time to live, or of a job that had ended",
+    description="Records that this worker discarded: past their time to live, of an ended job, or by an operator",
 )
 chunk_rows = _meter.create_gauge(
     "bulkgrpc.chunk.rows", unit="{row}", description="Rows at which a chunk of this worker is full, as tuned"

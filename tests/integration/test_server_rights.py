@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from bulkgrpc.errors import Reason, Refusal
-from bulkgrpc.v1 import jobs_pb2
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 from tests.integration.server_peer import ServeWith, batch, header, peer, refusal, registration
 
 pytest_plugins = ["tests.integration.server_parts"]
@@ -136,6 +136,11 @@ async def test_each_right_needs_its_scope(serve_for_tokens: Callable[[], Any]) -
             (client.job("tenants/acme/jobs/x"), "bulk.read"),
             (client.jobs.ListJobs(jobs_pb2.ListJobsRequest(), metadata=client.metadata), "bulk.read"),
             (client.datasets.RegisterDataset(registration(), metadata=client.metadata), "bulk.admin"),
+            (client.datasets.PauseDataset(datasets_pb2.PauseDatasetRequest(), metadata=client.metadata), "bulk.admin"),
+            (
+                client.datasets.DiscardParked(datasets_pb2.DiscardParkedRequest(), metadata=client.metadata),
+                "bulk.admin",
+            ),
         ):
             code, refused = await refusal(call)
             assert (code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, Reason.MISSING_SCOPE)

@@ -14,14 +14,14 @@ from grpc_status import rpc_status
 from bulkgrpc import metrics
 from bulkgrpc.errors import Denied, Reason, Unavailable
 from bulkgrpc.ingest.identity import ADMIN, READ, WRITE, Caller, Credentials
-from bulkgrpc.server.grpc.access import DATASETS, INGEST, JOBS, REQUIRED_SCOPES, current_caller
+from bulkgrpc.server.grpc.access import DATASETS, INGEST, JOBS, LEDGER, REQUIRED_SCOPES, current_caller
 from bulkgrpc.server.grpc.interceptors import (
     CallInterceptor,
     IdentityInterceptor,
     MetricsInterceptor,
     RefusalInterceptor,
 )
-from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2
+from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, ledger_pb2
 
 GET_JOB = f"/{JOBS}/GetJob"
 
@@ -85,7 +85,7 @@ async def test_a_cancelled_call_stays_cancelled() -> None:
 def test_every_rpc_of_ours_requires_a_scope() -> None:
     services = [
         file.DESCRIPTOR.services_by_name[name.rpartition(".")[2]]
-        for file, name in ((ingest_pb2, INGEST), (jobs_pb2, JOBS), (datasets_pb2, DATASETS))
+        for file, name in ((ingest_pb2, INGEST), (jobs_pb2, JOBS), (datasets_pb2, DATASETS), (ledger_pb2, LEDGER))
     ]
     rpcs = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert set(REQUIRED_SCOPES) == rpcs
