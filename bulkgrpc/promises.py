@@ -76,4 +76,12 @@ P9: Final = Promise(
     "an acknowledged batch that is missing while no worker stopped for it",
 )
 
-PROMISES: Final = (P1, P2, P3, P4, P5, P6, P7, P8, P9)
+P10: Final = Promise(
+    "P10",
+    "What is done to a table, a rule or a batch ends no process, and only jobs of that dataset, or that job, wait for "
+    "it.",
+    "consume/failures.py (classify), postgres/parked.py, postgres/rows_time.py, workers/drain.py",
+    "a process that ends; a job of another dataset that ends more than 2 s later than without the fault",
+)
+
+PROMISES: Final = (P1, P2, P3, P4, P5, P6, P7, P8, P9, P10)

@@ -10,6 +10,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,6 +18,7 @@ import psycopg
 from bulkgrpc.client import BulkError
 from tests.blast import catalog
 from tests.blast.catalog import FAULTS, PAIRS
+from tests.blast.checker import Violation
 from tests.blast.run import Times, Verdict, Wave
 from tests.blast.stand import stand
 from tests.conftest import new_data_dir
@@ -41,10 +43,13 @@ def main() -> int:
                 continue
             names = "; ".join(map(str, wave))
             try:
+                baseline = None
                 if asked.paired:
                     baseline = asyncio.run(Wave(running, wave, f"p{number}", times, faulty=False).go())
                     print(f"-- without: {baseline}", flush=True)
                 verdict = asyncio.run(Wave(running, wave, f"w{number}", times).go())
+                if baseline is not None and not wave[0].fault.whole:
+                    verdict.violations.extend(_delayed(baseline, verdict, asked.delay))
             except (TimeoutError, AssertionError, BulkError, psycopg.Error) as error:
                 print(f"== {names}\n   ! the wave did not end: {error!r}; {running.note_exits()}", flush=True)
                 violated = True
@@ -55,6 +60,13 @@ def main() -> int:
             if violated:
                 running.start_over()
     return 1 if broken else 0
+
+
+def _delayed(baseline: Verdict, verdict: Verdict, delay_max_s: float) -> Iterator[Violation]:
+    """Compare the slowest innocent jobs with and without the faults."""
+    delay_s = verdict.latencies_s[-1] - baseline.latencies_s[-1]
+    if delay_s > delay_max_s:
+        yield Violation("innocents", f"an innocent job ended {delay_s:.1f} s later than any without the faults")
 
 
 def _print(names: str, verdict: Verdict) -> None:
@@ -72,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", action="store_true", help="every policy, atomic or not; default: each fault once")
     parser.add_argument("--paired", action="store_true", help="run each wave without its faults too, first")
     parser.add_argument("--from-wave", type=int, default=0, help="leave out the waves before this one")
+    parser.add_argument(
+        "--delay", type=float, default=2.0, help="seconds by which the faults may delay innocent jobs, if --paired"
+    )
     parser.add_argument("--hold", type=float, default=6.0, help="seconds that each fault lasts")
     parser.add_argument(
         "--felt", type=float, default=15.0, help="more seconds, until each fault that does not block was met"
