@@ -151,6 +151,21 @@ def test_a_check_of_the_whole_row_is_left_to_the_writing(table: Connection) -> N
     assert (done.written.tolist(), len(done.rejected)) == ([60], 40)
 
 
+def test_a_check_that_reads_the_table_is_left_to_the_writing(table: Connection) -> None:
+    """A row is valid once the row before it is there."""
+    rows = rows_of(0, 10)
+    first = rows.table.column("value")[0].as_py()
+    table.execute(
+        f"""
+        CREATE FUNCTION follows(sensor text, value double precision) RETURNS boolean LANGUAGE plpgsql AS
+          $$ BEGIN RETURN value = {first} OR EXISTS (SELECT FROM sensor_readings); END $$;
+        ALTER TABLE sensor_readings ADD CONSTRAINT follows CHECK (follows(sensor_id, value));
+        """
+    )
+    done = write(table, TableWriter(), rows)
+    assert (done.written.tolist(), len(done.rejected)) == ([10], 0)
+
+
 def test_a_check_of_a_column_with_a_collation_rejects_what_postgresql_rejects(table: Connection) -> None:
     table.execute(
         'ALTER TABLE sensor_readings ALTER sensor_id TYPE text COLLATE "C", ADD CHECK (upper(sensor_id) = sensor_id), '

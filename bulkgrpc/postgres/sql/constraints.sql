@@ -9,7 +9,8 @@ ORDER BY attnum
 -- name: checks
 -- Check constraints of a table, in the order in which PostgreSQL checks them, with the columns that they read. None if a
 -- trigger may change a row before it is checked. Without those that another table with such columns would evaluate
--- differently: of the whole row (attribute 0), and with a collation. (`conenforced` exists from PostgreSQL 18 on.)
+-- differently: of the whole row (attribute 0), and with a collation. And without those that call a function which may read
+-- what is written: a row may be valid once the rows before it are there. (`conenforced` exists from PostgreSQL 18 on.)
 SELECT conname::text, pg_get_expr(conbin, conrelid), ARRAY(
     SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey)
   )
@@ -20,6 +21,11 @@ WHERE conrelid = %(table)s::regclass AND contype = 'c'
   AND NOT EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = conrelid AND attnum = ANY (conkey) AND attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
+  )
+  AND NOT EXISTS (
+    SELECT FROM regexp_matches(conbin::text, ':(?:op)?funcid ([0-9]+)', 'g') AS called (oids)
+    JOIN pg_proc ON pg_proc.oid = oids[1]::oid
+    WHERE provolatile = 'v' OR (provolatile = 's' AND pronamespace <> 'pg_catalog'::regnamespace)
   )
   AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = conrelid AND NOT tgisinternal)
 ORDER BY conname

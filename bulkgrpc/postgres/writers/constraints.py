@@ -33,7 +33,8 @@ def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
 
     PostgreSQL rejects every row that is returned; it may reject more. No constraint is looked at if a trigger of the
     table may change rows first (the caller excludes those of its partitions), no check on columns that are not the
-    dataset's or have a collation of their own, none of the whole row, and none at all if one cannot be evaluated.
+    dataset's or have a collation of their own, none of the whole row or with a function that is not immutable, and none
+    at all if one cannot be evaluated.
     """
     name = table(rows.dataset).as_string(connection)
     found = RejectionBuilder(rows.table.num_rows)
