@@ -53,6 +53,7 @@ class Event(enum.StrEnum):
         "The table of a dataset takes rows again; what is parked is applied, in order.",
     )
     DEAD_LETTER = ("dead_letter", "A message belongs to no job; it is on the dead-letter topic with the reason.")
+    DEAD_LETTER_FAILED = ("dead_letter_failed", "The dead-letter topic took no message; the worker tries again.")
     DRAIN_FAILED = ("drain_failed", "A round over the parked messages ended early; the next one starts within 1 s.")
     GROUP_NOT_LEFT = (
         "group_not_left",

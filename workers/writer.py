@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,7 +18,7 @@ import structlog
 
 from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
-from bulkgrpc.consume.assembly import Chunk
+from bulkgrpc.consume.assembly import Chunk, Fetched
 from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.failures import ROWS_ATTEMPTS_MAX, BlockCause, Failure, Step, Where, step_after, was_applied
@@ -27,6 +28,7 @@ from bulkgrpc.consume.ports import (
     DatasetRegistry,
     DeadLetterQueue,
     NotNext,
+    RecordLogError,
     StoreUnavailable,
     WriteFailed,
 )
@@ -34,6 +36,9 @@ from bulkgrpc.model import Outcome
 
 log = structlog.get_logger()
 
+ISOLATED_LATELY_S = 300.0
+CONFLICT_CLASS = "40"
+"""SQLSTATE class of deadlocks and serialization failures: with a trigger, or with sessions of others."""
 CHUNKS_QUEUED_MAX = 1
 """Chunks that are decoded or wait while another is written: enough to keep PostgreSQL busy, and a bound on memory."""
 
@@ -89,7 +94,7 @@ class WriterThread:
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._decoding = threading.Thread(target=self._decode, name="chunk-decoder", daemon=True)
         self._writing = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
-        self._isolated: set[str] = set()
+        self._isolated_at_s: dict[str, float] = {}
         self.outstanding = 0
 
     def start(self) -> None:
@@ -149,10 +154,25 @@ class WriterThread:
                 if self._stopping.wait(wait_s):
                     return Result(chunk, NotApplied())
         for message, reason in dead:
-            self._dead_letters.add(message, reason)
-            metrics.messages_dead.add(1)
-            log.warning("dead_letter", partition=message.partition, offset=message.offset, reason=reason)
+            if not self._add_dead_letter(message, reason):
+                return Result(chunk, NotApplied())
         return prepare(chunk, self._registry.codec)
+
+    def _add_dead_letter(self, message: Fetched, reason: str) -> bool:
+        """Store a dead letter, as often as it takes; return whether it is stored: not if the worker stops."""
+        backoff = Backoff()
+        while True:
+            try:
+                self._dead_letters.add(message, reason)
+            except RecordLogError as error:
+                wait_s = backoff.advance()
+                log.warning("dead_letter_failed", error=str(error), retry_in_s=round(wait_s, 2))
+                if self._stopping.wait(wait_s):
+                    return False
+            else:
+                metrics.messages_dead.add(1)
+                log.warning("dead_letter", partition=message.partition, offset=message.offset, reason=reason)
+                return True
 
     def _run(self) -> None:
         try:
@@ -203,11 +223,12 @@ class WriterThread:
     def _rows_failed(self, failure: Failure, before: int) -> int:
         """Return how many attempts in a row failed while rows were written, as `step_after` counts them.
 
-        A dataset that was isolated once gets no more attempts: each would cost all others a connection.
+        A dataset that was isolated lately gets no more attempts without a connection: each costs all others theirs.
         """
         if failure.where is not Where.ROWS:
             return 0
-        return ROWS_ATTEMPTS_MAX if failure.dataset in self._isolated else before + 1
+        isolated = time.monotonic() - self._isolated_at_s.get(failure.dataset, -ISOLATED_LATELY_S) < ISOLATED_LATELY_S
+        return ROWS_ATTEMPTS_MAX if isolated and failure.sqlstate[:2] != CONFLICT_CLASS else before + 1
 
     def _block(self, datasets: Set[str], failure: Failure, step: Step) -> bool:
         """Block datasets; return False if PostgreSQL does not store that now."""
@@ -220,7 +241,7 @@ class WriterThread:
             return False
         metrics.datasets_blocked.add(len(datasets))
         if cause is BlockCause.ISOLATING:
-            self._isolated |= datasets
+            self._isolated_at_s |= dict.fromkeys(datasets, time.monotonic())
         return True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bulkgrpc.consume.assembly import Chunk, Fetched, Received
-from bulkgrpc.consume.ports import DatasetNotFound, DatasetRegistry
+from bulkgrpc.consume.ports import DatasetNotFound, DatasetRegistry, StoreUnavailable
 from bulkgrpc.model import Kind
 
 
@@ -20,8 +20,8 @@ def without_dead_letters(chunk: Chunk, registry: DatasetRegistry) -> tuple[Chunk
     | a batch of a known dataset version               | the chunk                          |
     | a seal                                           | the chunk, whatever its dataset    |
 
-    Each dataset version of the chunk has been loaded then. Raises StoreUnavailable if the registry does not answer: the
-    messages are neither then.
+    Each dataset version of the chunk has been loaded then, or `prepare` finds out why it cannot be. Raises
+    StoreUnavailable if the registry does not answer: the messages are neither then.
     """
     reasons = _without_decoder(chunk, registry)
     dead = [(fetched, fetched.malformed) for fetched in chunk.malformed]
@@ -47,6 +47,10 @@ def _without_decoder(chunk: Chunk, registry: DatasetRegistry) -> dict[tuple[str,
             registry.codec(name, version)
         except DatasetNotFound as error:
             reasons[name, version] = str(error)
+        except (StoreUnavailable, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001, S112 — a panic of native code; `prepare` reports it for its dataset
+            continue
     return reasons
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bulkgrpc.consume.assembly import Chunk, Fetched, Received, Span
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
-from bulkgrpc.consume.ports import Applied, NotNext, WriteFailed
+from bulkgrpc.consume.ports import Applied, NotNext, RecordLogError, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import Kind, Outcome, Ownership
 from tests.support import examples
@@ -193,6 +193,47 @@ def test_a_batch_waits_while_its_dataset_cannot_be_looked_up() -> None:
     assert isinstance(result.outcome, Applied)
     assert len(dead_letters.added) == 1
     assert not writer.written[0].chunk.items
+
+
+def test_a_codec_that_cannot_be_made_concerns_its_dataset_only() -> None:
+    class Broken(FakeRegistry):
+        def codec(self, name: str, version: int) -> BatchCodec:
+            raise TypeError("couldn't parse the descriptors")
+
+    writer = FakeWriter(Applied({}))
+    thread = WriterThread(writer, Broken(), FakeDeadLetters(), threading.Event())
+    thread.start()
+    try:
+        thread.submit(Chunk((Span(0, 0, 1, 1),), (received(batch(0)),), 0))
+        result = thread.result(WITHIN_S)
+    finally:
+        thread.stop(WITHIN_S)
+    assert result is not None
+    assert [failure.message for failure in writer.written[0].undecodable.values()] == ["couldn't parse the descriptors"]
+
+
+def test_a_dead_letter_is_stored_again_until_the_log_takes_it() -> None:
+    class Refusing(FakeDeadLetters):
+        refusals = 2
+
+        def add(self, message: Fetched, reason: str) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise RecordLogError("Kafka does not answer")
+            super().add(message, reason)
+
+    unreadable = fetched(0, 0, None, "unknown format b'9'")
+    dead_letters, writer = Refusing(), FakeWriter(Applied({}))
+    thread = WriterThread(writer, FakeRegistry(), dead_letters, threading.Event())
+    thread.start()
+    try:
+        thread.submit(Chunk((Span(0, 0, 1, 1),), (), 0, (unreadable,)))
+        result = thread.result(WITHIN_S)
+    finally:
+        thread.stop(WITHIN_S)
+    assert result is not None
+    assert isinstance(result.outcome, Applied)
+    assert dead_letters.added == [(unreadable, "unknown format b'9'")]
 
 
 def test_a_worker_that_stops_does_not_wait_for_an_unavailable_registry() -> None:
