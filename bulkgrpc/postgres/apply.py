@@ -72,6 +72,11 @@ def apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
 
     Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error. The caller rolls back then.
     """
+    with writer.contracts.one_transaction():
+        return _apply(connection, work, writer)
+
+
+def _apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
     items = work.items
     jobs = _lock_jobs(connection, work)
     ledger_view = ledger.view(connection, items, jobs)

@@ -1,7 +1,7 @@
 """The time that a dataset's rows may take in a transaction, over all statements that write them.
 
-PostgreSQL bounds each statement. The first has the whole time (`table_contract`). Whoever executes further ones asks
-for what is left; once nothing is left, the rows have failed as if PostgreSQL had ended a statement.
+PostgreSQL bounds each statement. The check of the table begins the time (`table_contract`). Whoever executes further
+statements asks for what is left; once nothing is left, the rows have failed as if PostgreSQL had ended a statement.
 """
 
 from __future__ import annotations

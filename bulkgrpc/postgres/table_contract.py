@@ -6,7 +6,10 @@ checked until the transaction ends. The comparison is one text; the table is des
 
 from __future__ import annotations
 
+import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +29,13 @@ _SQL = statements.family("table_contract")
 LOCK_TIMEOUT_MS = 500
 """A chunk waits so long for a table that is being changed; the other tables of the chunk wait with it."""
 
+TABLES_TIME = 2
+"""All tables of a transaction together may take so many times as long as one."""
+
 # One round trip. ONLY: a session that attaches a partition locks the default one, and chunks must not wait for it.
 _LOCK = sql.SQL(
     "SET LOCAL lock_timeout = {timeout}; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; "
-    "SET LOCAL lock_timeout = DEFAULT; SET LOCAL statement_timeout = {statement_timeout}; "
-    "SELECT bulk.table_fingerprint({name}::regclass)"
+    "SET LOCAL lock_timeout = DEFAULT; SELECT bulk.table_fingerprint({name}::regclass)"
 )
 
 
@@ -54,20 +59,32 @@ class TableContracts:
     """Checks tables and remembers what they were, by connection. Not thread-safe.
 
     A fingerprint is never compared across connections: after a fail-over the same numbers may mean other changes.
-    rows_s: the time that the rows of a table may take, after the check.
+    rows_s: the time that the rows of a table may take in a transaction, from its first check on.
     """
 
     def __init__(self, rows_s: float = limits.STATEMENT_TIMEOUT_S) -> None:
         self._rows_s = rows_s
+        self._ends_at_s: dict[str, float] | None = None  # by table, in `one_transaction`
+        self._all_end_at_s = 0.0
         self._sessions = weakref.WeakKeyDictionary[Connection, _Session]()
+
+    @contextmanager
+    def one_transaction(self) -> Iterator[None]:
+        """Count the time of a table that is checked again inside, and of all tables, together."""
+        self._ends_at_s, self._all_end_at_s = {}, time.monotonic() + TABLES_TIME * self._rows_s
+        try:
+            yield
+        finally:
+            self._ends_at_s = None
 
     def check(self, connection: Connection, dataset: Dataset) -> Fit:
         """Lock a dataset's table for writing until the transaction ends, and return how its rows are written.
 
         connection: in a READ COMMITTED transaction and not in a pipeline, best in a savepoint: whatever is raised, the
         caller rolls back. Raises TableMisfit if the rows cannot be written, psycopg.errors.UndefinedTable if there is
-        no table, LockNotAvailable if it is being changed, InsufficientPrivilege if the role has no right on it. The
-        transaction's lock_timeout is the connection's default afterwards.
+        no table, LockNotAvailable if it is being changed, InsufficientPrivilege if the role has no right on it,
+        QueryCanceled if no time is left for its rows. The transaction's lock_timeout is the connection's default
+        afterwards.
         Cost: one round trip, about 0.3 ms; a second one, about 3 ms, where the table changed.
         """
         if connection.info.transaction_status is not TransactionStatus.INTRANS:
@@ -75,8 +92,8 @@ class TableContracts:
         session = self._sessions.get(connection)
         if session is None:
             session = self._sessions[connection] = _Session()
-        fingerprint = _lock(connection, dataset, session, int(self._rows_s * 1000))
-        rows_time.begin(connection, self._rows_s)
+        rows_time.begin(connection, self._left_s(dataset.name))
+        fingerprint = _lock(connection, dataset, session)
         known = session.fits.get((dataset.name, dataset.version))
         if known is not None and known.fingerprint == fingerprint:
             return known.fit
@@ -90,6 +107,12 @@ class TableContracts:
             raise TableMisfit(fitted)
         session.fits[dataset.name, dataset.version] = _Known(fingerprint, fitted)
         return fitted
+
+    def _left_s(self, table: str) -> float:
+        if self._ends_at_s is None:
+            return self._rows_s
+        now_s = time.monotonic()
+        return min(self._ends_at_s.setdefault(table, now_s + self._rows_s), self._all_end_at_s) - now_s
 
 
 def describe(connection: Connection, dataset: Dataset) -> Table | None:
@@ -106,20 +129,19 @@ async def describe_for_registration(
     return None if row is None else parse_table(row[0])
 
 
-def _lock(connection: Connection, dataset: Dataset, session: _Session, statement_timeout_ms: int) -> str:
+def _lock(connection: Connection, dataset: Dataset, session: _Session) -> str:
     """Lock a table and return its fingerprint."""
     statement = session.locks.get(dataset.name)
     if statement is None:
         table = table_of(dataset)
         composed = _LOCK.format(
             timeout=LOCK_TIMEOUT_MS,
-            statement_timeout=statement_timeout_ms,
             table=table,
             name=table.as_string(connection),
         )
         statement = session.locks[dataset.name] = composed.as_bytes(connection)
     try:
-        cursor = connection.execute(statement, prepare=False)
+        cursor = connection.execute(rows_time.set_timeout(connection).encode() + statement, prepare=False)
     except psycopg.errors.WrongObjectType as error:
         raise TableMisfit(
             Misfit(

@@ -248,6 +248,31 @@ def test_an_atomic_job_whose_rows_take_long_is_applied_beside_the_main_path(
     worker.parked.close()
 
 
+def test_the_jobs_of_a_chunk_that_apply_staged_rows_have_the_time_of_their_table_together(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
+    register(connection, examples.readings())
+    worker = Worker(database, connection)
+    options = JobOptions(atomic=True)
+    for number in range(4):
+        worker.write(batch(0, 500 + 10 * number, 10, job=f"j{number}", options=options))
+    connection.execute(
+        SLEEPING.replace(
+            "IF new.value < 5 THEN PERFORM pg_sleep(30); END IF; RETURN new", "PERFORM pg_sleep(0.2); RETURN NULL"
+        )
+        .replace("FOR EACH ROW", "FOR EACH STATEMENT")
+        .replace("BEFORE", "AFTER")
+    )
+    outcome = worker.write(*(seal(1, job=f"j{number}", options=options) for number in range(4)))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 4, "one of them takes 0.2 s, all of them 0.8 s"
+    worker.settle()
+    assert count(connection, "sensor_readings") == 40
+    worker.thread.stop(10)
+    worker.parked.close()
+
+
 def test_an_atomic_job_whose_rows_a_changed_column_would_cut_fails(connection: Connection, worker: Worker) -> None:
     options = JobOptions(atomic=True)
     worker.write(batch(0, 10, 5, options=options))
