@@ -185,11 +185,11 @@ class QuickDrain(_Rounds):
             # While the main path keeps off the dataset, an empty queue would not bring it back.
             applied = self._parked.drain(queue.key, SLICE_MESSAGES, pace=Pace.USUAL, merges=not queue.isolating)
         except SliceFailed as error:
-            if _about_rows(error):
-                self._cut(queue.key, error)
-                self._on_slow()
-            else:
+            if not _about_rows(error):
                 self._block(queue.key.dataset, error)
+                return 0
+            self._cut(queue.key, error)
+            self._on_slow()
             return 1
         metrics.messages_drained.add(applied)
         return applied
@@ -224,8 +224,7 @@ class SlowDrain(_Rounds):
         try:
             applied = self._parked.drain(queue.key, slow.messages, pace=pace, merges=False)
         except SliceFailed as error:
-            self._on_failed(queue.key, slow, error)
-            return 1
+            return self._on_failed(queue.key, slow, error)
         metrics.messages_drained.add(applied)
         if time.monotonic() - begun_s > limits.ROWS_TIMEOUT_S:
             self._parked.prolong_isolation(queue.key.dataset)
@@ -235,15 +234,17 @@ class SlowDrain(_Rounds):
                 del self._slow[queue.key]
         return applied
 
-    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> None:
-        """Cut the slice down to the message at fault; then block its job."""
+    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
+        """Cut the slice down to the message at fault; then block its job. Returns how much can be done at once."""
         if not _about_rows(error):
             self._block(queue.dataset, error)
-        elif slow.messages > 1:
+            return 0
+        if slow.messages > 1:
             # One message alone gets the longest time for its rows, also if it was alone by chance.
             self._cut(queue, error)
-        else:
-            for job_id in error.job_ids:
-                self._parked.block_job(job_id, error.failure)
-                metrics.jobs_blocked.add(1)
-                log.error("job_blocked", job_id=str(job_id), sqlstate=error.failure.sqlstate, reason=str(error))
+            return 1
+        for job_id in error.job_ids:
+            self._parked.block_job(job_id, error.failure)
+            metrics.jobs_blocked.add(1)
+            log.error("job_blocked", job_id=str(job_id), sqlstate=error.failure.sqlstate, reason=str(error))
+        return 0

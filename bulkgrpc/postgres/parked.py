@@ -217,10 +217,9 @@ def end_discards(connection: Connection, topic: str) -> Sequence[str]:
     return [dataset for (dataset,) in connection.execute(_SQL["end_discards"], {"topic": topic})]
 
 
-def explain_discard(connection: Connection, items: Sequence[Received], reason: str) -> None:
-    """Note in the jobs of messages that this transaction discards why an operator asked for it."""
-    values = {"job_ids": list({item.message.spec.key.job_id for item in items}), "reason": reason}
-    connection.execute(_SQL["explain_discard"], values)
+def explain_discard(connection: Connection, job_ids: Sequence[uuid.UUID], reason: str) -> None:
+    """Note in the jobs whose records this transaction discards why an operator asked for it."""
+    connection.execute(_SQL["explain_discard"], {"job_ids": job_ids, "reason": reason})
 
 
 def _values(topic: str, queue: QueueKey) -> dict[str, object]:

@@ -140,19 +140,23 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
     if not items or not parked.lock_queue(connection, drain.topic, drain.queue):
         return 0
     view = parked.view(connection, drain.topic, items, main_path=False)
+    discards = bool(view.discarding_datasets)
     if drain.trial:
-        if view.discarding_datasets:
+        if discards:
             # A trial has to write.
             return 0
         view = view.on_trial(drain.queue.dataset)
     # Messages may have been applied, or blocked, since they were selected.
     if not all(eligible(items, view)) or not parked.lock_slice(connection, drain.topic, drain.queue, items):
         return 0
-    apply(connection, Work(items, prepared.groups, (None,) * len(items), view), writer)
-    if view.discarding_datasets:
-        parked.explain_discard(connection, items, view.discard_reason)
+    for dataset, failure in prepared.undecodable.items() if not discards else ():
+        raise RowsFailed(dataset) from Undecodable(failure)
+    groups = () if discards else prepared.groups
+    effect = apply(connection, Work(items, groups, (None,) * len(items), view), writer)
     parked.delete(connection, drain.topic, items)
-    if view.discarding_datasets:
+    if discards:
+        lost = [job.job_id for job, counts in effect.counts.items() if counts.expired]
+        parked.explain_discard(connection, lost, view.discard_reason)
         parked.end_discards(connection, drain.topic)
     if drain.trial:
         parked.unblock_dataset(connection, drain.queue.dataset)
@@ -160,7 +164,4 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
 
 
 def _prepare(items: Sequence[Received], drain: Drain) -> PreparedChunk:
-    prepared = prepare(Chunk((), tuple(items), sum(item.message.records for item in items)), drain.codec_of)
-    for dataset, failure in prepared.undecodable.items():
-        raise RowsFailed(dataset) from Undecodable(failure)
-    return prepared
+    return prepare(Chunk((), tuple(items), sum(item.message.records for item in items)), drain.codec_of)

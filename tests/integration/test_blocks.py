@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.blocks import BlockedDataset, DatasetState, DatasetStatus, LedgerSnapshot, Parked
 from bulkgrpc.consume.ports import Applied
+from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import BlockedBy, Job, JobKey, JobOptions, JobState
 from bulkgrpc.postgres.blocks import PAUSE_REASON, Blocks
 from bulkgrpc.postgres.jobs import JobStore
@@ -191,6 +192,34 @@ def test_an_atomic_job_that_loses_records_to_a_discard_fails_with_the_reason(
     operator.resume()
     worker.settle()
     assert count(connection, NAME) == 0
+
+
+def test_messages_that_cannot_be_decoded_can_be_discarded(
+    connection: Connection, worker: Worker, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.pause()
+    worker.write(batch(0, 0, 10), seal(1))
+
+    def broken(name: str, version: int) -> BatchCodec:
+        raise RuntimeError(f"the decoder of {name} version {version} is broken")
+
+    monkeypatch.setattr(worker.registry, "codec", broken)
+    operator.discard()
+    worker.settle()
+    assert (count(connection, "bulk.parked"), count(connection, "bulk.discards")) == (0, 0)
+    assert job_row(connection) == (JobState.FAILED, 10, 0, 0, 0, 10)
+
+
+def test_a_job_that_loses_nothing_to_a_discard_does_not_say_so(
+    connection: Connection, worker: Worker, operator: Operator
+) -> None:
+    worker.write(batch(0, 0, 10))
+    operator.pause()
+    worker.write(batch(0, 0, 10), seal(1))
+    operator.discard()
+    worker.settle()
+    assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
+    assert not operator.job().discard_reason
 
 
 def test_resuming_ends_a_discard(connection: Connection, worker: Worker, operator: Operator) -> None:

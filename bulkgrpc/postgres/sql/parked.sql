@@ -207,5 +207,5 @@ WHERE d.topic = %(topic)s AND NOT EXISTS (
 RETURNING dataset
 
 -- name: explain_discard
--- Note in the jobs of discarded messages why that was done.
+-- Note in the jobs whose records are discarded why that was done.
 UPDATE bulk.jobs SET discard_reason = %(reason)s WHERE job_id = ANY (%(job_ids)s::uuid[])
