@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,8 @@ from bulkgrpc.postgres.staged import StagedTable, discard
 from bulkgrpc.rejections import Rejection
 
 _SQL = statements.family("jobs")
+WRITER_WAIT = "1s"
+"""How long a cancellation waits for a worker before it interrupts a drain."""
 
 
 class JobStore:
@@ -74,12 +76,14 @@ class JobStore:
     async def cancel_job(self, key: JobKey) -> Job | None:
         """End a job as CANCELLED unless it has ended, and return it; None if it has no row.
 
-        Waits for the worker that writes for the job now. Workers that write for a job with several lanes find it ended
-        and roll back instead.
+        Waits for the worker that writes for the job now; interrupts a drain that takes long with a batch of the job.
+        Workers that write for a job with several lanes find it ended and roll back instead.
         """
         values = {"job_id": key.job_id, "tenant": key.tenant, "state": JobState.CANCELLED.value}
         async with self._cursor() as cursor, cursor.connection.transaction():
-            await cursor.execute(_SQL["await_writer"], values)
+            if not await _writer_ended(cursor, values):
+                await cursor.execute(_SQL["interrupt_drain"], values)
+                await cursor.execute(_SQL["await_writer"], values)
             await cursor.execute(_SQL["end_job"], values)
             await cursor.execute(_SQL["get_job"], values)
             row = await cursor.fetchone()
@@ -158,6 +162,18 @@ def open_values(spec: JobSpec, partitions: Sequence[int], create_time: datetime,
         "create_time": create_time,
         "of_deleted": of_deleted,
     }
+
+
+async def _writer_ended(cursor: psycopg.AsyncCursor[Any], values: Mapping[str, object]) -> bool:
+    """Wait for the worker that writes for a job; return False if that takes longer than WRITER_WAIT."""
+    try:
+        async with cursor.connection.transaction():
+            await cursor.execute("SELECT set_config('lock_timeout', %s, true)", [WRITER_WAIT])
+            await cursor.execute(_SQL["await_writer"], values)
+            await cursor.execute("SET LOCAL lock_timeout = DEFAULT")
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 def _job(row: dict[str, Any]) -> Job:

@@ -24,6 +24,7 @@ from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetR
 from tests.integration.test_transaction import TOPIC, batch, job_row, seal
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.waiting import wait_for
 from tests.support.worker_ports import FakeDeadLetters
 from workers.drain import QuickDrain, SlowDrain, SlowQueues
 from workers.writer import NotApplied, WriterThread
@@ -210,6 +211,33 @@ def test_while_messages_take_too_long_the_main_path_keeps_off_the_dataset_for_ev
     assert not outcome.rows_s > 0.3
     worker.thread.stop(10)
     worker.parked.close()
+
+
+def test_a_job_is_cancelled_while_a_drain_tries_a_batch_of_it(
+    database: str, connection: Connection, worker: Worker
+) -> None:
+    connection.execute(SLEEPING)
+    worker.parked.block("sensor_readings", BlockCause.ISOLATING, Failure(Where.ROWS, "57014", "QueryCanceled", "slow"))
+    worker.write(batch(0, 0, 1))
+    (queue,) = worker.parked.queues()
+    failed: list[SliceFailed] = []
+
+    def drain() -> None:
+        try:
+            worker.parked.drain(queue.key, 1, pace=Pace.LONGEST, merges=False)
+        except SliceFailed as error:
+            failed.append(error)
+
+    draining = threading.Thread(target=drain)
+    draining.start()
+    sleeps = "SELECT FROM pg_stat_activity WHERE application_name = 'bulkgrpc-worker-drain' AND wait_event = 'PgSleep'"
+    assert wait_for(lambda: connection.execute(sleeps).rowcount == 1, 20)
+    asyncio.run(cancel(database, "k"))
+    draining.join(20)
+    assert [error.failure.sqlstate for error in failed] == ["57014"]
+    worker.settle()
+    assert job_row(connection) == (JobState.CANCELLED, 1, 0, 0, 0, 1)
+    assert count(connection, "bulk.parked") == 0
 
 
 def test_the_seal_of_an_atomic_job_waits_for_its_table(connection: Connection, worker: Worker) -> None:

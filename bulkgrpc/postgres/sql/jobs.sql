@@ -76,6 +76,15 @@ SELECT FROM bulk.jobs
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND cardinality(partitions) = 1
 FOR UPDATE
 
+-- name: interrupt_drain
+-- End the statement of a drain that holds the job's row: it blocks the job, and lets the row go.
+SELECT pg_cancel_backend(l.pid)
+FROM bulk.jobs j
+JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = j.xmax AND l.granted
+JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
+  AND a.application_name = 'bulkgrpc-worker-drain' AND a.usename = current_user AND a.datname = current_database()
+
 -- name: end_job
 -- End a job that has not ended: its staged rows count as expired and are deleted later. What is parked of it need not
 -- wait any more: it is discarded.
