@@ -8,6 +8,7 @@ observe.py              waits for jobs and checks exact counts
 cpu.py                  CPU time of processes and their children
 bare_copy.py drain.py whole_path.py latency.py memory.py   one measurement each; suite.py runs them in rounds
 policy_cases.py         the cases of `bench policies`; policies.py measures them
+noisy_cases.py          the cases of `bench noisy`; noisy.py measures them; burn.py takes CPU time beside them
 chunk_size.py           which chunk size `tune` recommends
 machine.py              the machine that a run used; report.py tables and JSON
 """

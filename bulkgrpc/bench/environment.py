@@ -72,12 +72,14 @@ class Environment:
     """A running stack with the benchmark's database.
 
     directory: for logs. postgres: connection string of the benchmark's database. postgres_pid: the postmaster's.
+    kafka_pid: the broker's.
     """
 
     directory: Path
     addresses: Addresses
     postgres: str
     postgres_pid: int
+    kafka_pid: int
 
     @contextmanager
     def deployment(self, name: str, partitions: int) -> Iterator[Deployment]:
@@ -108,11 +110,11 @@ def prepared(data_dir: Path | None, datasets: tuple[Dataset, ...]) -> Iterator[E
     try:
         addresses = stack.up()
         (stack.data_dir / "bench").mkdir(exist_ok=True)
-        postmaster = stack.part("postgres").pid
-        if postmaster is None:
-            raise BenchFailed("PostgreSQL exited right after it started")
+        postmaster, kafka = stack.part("postgres").pid, stack.part("kafka").pid
+        if postmaster is None or kafka is None:
+            raise BenchFailed("PostgreSQL or Kafka exited right after it started")
         database = prepare_database(addresses.postgres, DATABASE, datasets)
-        yield Environment(stack.data_dir / "bench", addresses, database, postmaster)
+        yield Environment(stack.data_dir / "bench", addresses, database, postmaster, kafka)
     finally:
         if not already_running:
             stack.down()

@@ -70,14 +70,21 @@ def check_table(connection: Connection, dataset: Dataset, rows: int) -> None:
         raise BenchFailed(f"table {dataset.name} has {found} rows, must have {rows}")
 
 
-def wait_group_balanced(deployment: Deployment, members: int, timeout_s: float = 60.0) -> None:
-    """Wait until the consumer group has `members` members that share all partitions evenly."""
+def wait_group_balanced(deployment: Deployment, members: int, timeout_s: float = 60.0) -> list[list[int]]:
+    """Wait until the consumer group has `members` members that share all partitions evenly.
+
+    Returns the partitions of each member, sorted.
+    """
     administration = KafkaAdministration(deployment.kafka)
+    assignment: list[list[int]] | None = None
 
     def balanced() -> bool:
-        shares = administration.stable_assignment(deployment.topic)
-        if shares is None or len(shares) != members:
+        nonlocal assignment
+        assignment = administration.stable_assignment(deployment.topic)
+        if assignment is None or len(assignment) != members:
             return False
+        shares = [len(partitions) for partitions in assignment]
         return sum(shares) == deployment.partitions and max(shares) - min(shares) <= 1
 
     wait_until("the workers share the partitions", balanced, timeout_s)
+    return assignment or []

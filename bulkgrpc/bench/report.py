@@ -11,6 +11,7 @@ from rich.table import Table
 from bulkgrpc.bench import model
 from bulkgrpc.bench.machine import Machine
 from bulkgrpc.bench.model import MemoryResults, Rate, Results, Round
+from bulkgrpc.bench.noisy_cases import QUIET_INTERVAL_S, QUIET_ROWS, NoisyResults
 from bulkgrpc.bench.policy_cases import PolicyResults
 
 
@@ -99,6 +100,47 @@ def policies_table(results: PolicyResults) -> Table:
         of = "" if case.baseline == case.name else numbers[case.baseline]
         table.add_row(numbers[case.name], case.name, rate, ratio, spread if of else "", of, target, met)
     return table
+
+
+def noisy_table(results: NoisyResults) -> Table:
+    """Return the latency of the quiet tenant in each case, and its ratio to that beside an unrelated load."""
+    title = (
+        f"from submission to visible: a job of {QUIET_ROWS} rows every {QUIET_INTERVAL_S * 1000:.0f} ms, "
+        f"{results.load.samples} jobs in each case"
+    )
+    table = _table(title, "beside", ">p50 ms", ">ratio", ">p99 ms", ">ratio", ">noisy\nrows/s", ">CPUs")
+    for item in results.cases:
+        p50_ratio, p99_ratio = results.ratios(item)
+        table.add_row(
+            item.case.value,
+            f"{item.visible.p50_ms:,.1f}",
+            f"{p50_ratio:.2f}",
+            f"{item.visible.p99_ms:,.1f}",
+            f"{p99_ratio:.2f}",
+            f"{item.noisy_rows_per_s:,.0f}" if item.noisy_rows_per_s else "",
+            f"{item.cpu_cores:.2f}",
+        )
+    table.caption = "ratio: to the quiet tenant's time beside the unrelated load."
+    return table
+
+
+def noisy_document(machine: Machine, results: NoisyResults) -> dict[str, object]:
+    """Return all figures of `bench noisy`, with units in the names."""
+    return {
+        "machine": asdict(machine),
+        "load": asdict(results.load),
+        "cases": [
+            {
+                "name": item.case.value,
+                "visible": asdict(item.visible),
+                "p50_ratio": round(results.ratios(item)[0], 3),
+                "p99_ratio": round(results.ratios(item)[1], 3),
+                "noisy_rows_per_s": round(item.noisy_rows_per_s),
+                "cpu_cores": round(item.cpu_cores, 3),
+            }
+            for item in results.cases
+        ],
+    }
 
 
 def policies_document(machine: Machine, results: PolicyResults) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The commands `bench`, `bench policies` and `bench memory`."""
+"""The commands `bench`, `bench policies`, `bench memory` and `bench noisy`."""
 
 from __future__ import annotations
 
@@ -152,6 +152,43 @@ def bench_policies(
         return
     out = Console()
     out.print(report.policies_table(results))
+    out.print(report.machine_line(described), highlight=False, soft_wrap=True)
+
+
+@app.command("noisy")
+def bench_noisy(
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds for which the quiet tenant submits, in each case.")
+    ] = 20.0,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a noisy tenant does to a quiet one: the time until small jobs are visible, beside large ones.
+
+    A quiet tenant submits a small job every 100 ms, without waiting for the ones before. The cases: it is alone; a
+    noisy tenant always has more than its worker can write, in the same partition, in another partition of the same
+    worker, or in one of the other worker; and unrelated processes take as much CPU time. Compare the ratios to the
+    last. The measurement takes about three minutes.
+
+    For example:
+
+        bulkgrpc bench noisy --seconds 5
+
+    Exit codes: 0 measured; 1 the measurement failed, or a count was not exact.
+    """
+    from bulkgrpc.bench import environment, machine, noisy, readings, report
+    from bulkgrpc.bench.noisy_cases import NoisyLoad
+
+    with _errors(), console.progress(noisy.steps() + 1, as_json) as start_step:
+        start_step(_STARTING)
+        with environment.prepared(data_dir, (readings.dataset(),)) as prepared:
+            described = machine.describe(prepared.postgres)
+            results = noisy.run(prepared, NoisyLoad(seconds), start_step)
+    if as_json:
+        typer.echo(json.dumps(report.noisy_document(described, results)))
+        return
+    out = Console()
+    out.print(report.noisy_table(results))
     out.print(report.machine_line(described), highlight=False, soft_wrap=True)
 
 

@@ -41,15 +41,15 @@ class KafkaAdministration:
         except (KafkaException, TimeoutError) as error:
             raise self._unavailable(error) from error
 
-    def stable_assignment(self, group: str) -> list[int] | None:
-        """Return the number of partitions of each member of a consumer group; None while the group rebalances."""
+    def stable_assignment(self, group: str) -> list[list[int]] | None:
+        """Return the partitions of each member of a consumer group, sorted; None while the group rebalances."""
         try:
             found = self._admin.describe_consumer_groups([group])[group].result(REQUEST_TIMEOUT_S)
         except (KafkaException, TimeoutError) as error:
             raise self._unavailable(error) from error
         if found.state != ConsumerGroupState.STABLE:
             return None
-        return [len(member.assignment.topic_partitions) for member in found.members]
+        return sorted(sorted(place.partition for place in one.assignment.topic_partitions) for one in found.members)
 
     def _unavailable(self, error: Exception) -> KafkaUnavailable:
         return KafkaUnavailable(f"Kafka at {self._servers} did not answer a request: {error}")

@@ -7,6 +7,7 @@ from rich.table import Table
 from bulkgrpc.bench import policy_cases, report
 from bulkgrpc.bench.machine import Machine
 from bulkgrpc.bench.model import Latency, Load, MemoryLoad, MemoryResults, Quantiles, Rate, Resident, Results, Round
+from bulkgrpc.bench.noisy_cases import Case, NoisyCase, NoisyLoad, NoisyResults
 
 MACHINE = Machine(2, "Some CPU", 23.5, "Linux 6", "3.11", "18.6", "4.2.2", 0.1)
 SLOW = Round(Rate(1000, 1.0, 0.001), Rate(1000, 2.0, 0.002), Rate(1000, 4.0, 0.004))
@@ -78,6 +79,19 @@ def test_a_cases_ratio_is_to_its_baseline_in_the_same_round() -> None:
     assert {case.baseline for case in results.cases} <= by_name.keys()
 
 
+def _noisy_results() -> NoisyResults:
+    slow = Quantiles(11_234.5, 22_345.6, 200)
+    return NoisyResults(NoisyLoad(20.0), tuple(NoisyCase(which, slow, 1_234_567.0, 1.95) for which in Case))
+
+
+def test_the_document_of_the_noisy_tenant_has_every_case_with_its_ratios() -> None:
+    document = json.loads(json.dumps(report.noisy_document(MACHINE, _noisy_results())))
+
+    assert [item["name"] for item in document["cases"]] == [which.value for which in Case]
+    assert {(item["p50_ratio"], item["p99_ratio"]) for item in document["cases"]} == {(1.0, 1.0)}
+    assert document["cases"][0]["visible"]["p99_ms"] == 22_345.6
+
+
 def test_every_table_fits_80_columns_and_cuts_no_word() -> None:
     rate = Rate(1_000_000, 0.9, 3.5)
     results = Results(Load.of(1_000_000, 1000, 2, 3, 200), (Round(rate, rate, rate),), LATENCY)
@@ -89,6 +103,7 @@ def test_every_table_fits_80_columns_and_cuts_no_word() -> None:
         report.latency_table(results),
         report.memory_table(memory),
         report.policies_table(_policy_results()),
+        report.noisy_table(_noisy_results()),
     ):
         narrow = _text(table, 80)
         assert "…" not in narrow.replace("INSERT … ON", "")
