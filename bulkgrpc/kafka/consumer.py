@@ -17,7 +17,11 @@ from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 
 END_TIMEOUT_S = 1.0
-_QUEUE_KBYTES_MAX = 32 * 1024
+QUEUE_BYTES_MAX = 1024 * 1024
+"""Prefetched payloads at which fetching stops, of all partitions together: they are one queue, in order of arrival, in
+which a message waits behind those of other partitions. Enough for the time of a fetch."""
+FETCH_BYTES_MAX = 256 * 1024
+"""Of one partition in one answer of Kafka, compressed. A message that is larger comes alone."""
 
 
 class RecordsConsumer:
@@ -187,9 +191,9 @@ def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "auto.offset.reset": "error",
         "check.crcs": True,
         "max.poll.interval.ms": int(limits.MAX_POLL_INTERVAL_S * 1000),
-        "queued.max.messages.kbytes": _QUEUE_KBYTES_MAX,
-        "fetch.message.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
-        "fetch.max.bytes": 4 * limits.KAFKA_MESSAGE_BYTES_MAX,
+        "queued.max.messages.kbytes": QUEUE_BYTES_MAX // 1024,
+        "fetch.message.max.bytes": FETCH_BYTES_MAX,
+        "fetch.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
         "fetch.wait.max.ms": 100,
         # The default of 1000 leaves the worker without messages for a second whenever the queue was full.
         "fetch.queue.backoff.ms": 5,
