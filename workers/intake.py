@@ -17,21 +17,27 @@ IDLE_POLL_S = 0.1
 """How long a fetch waits while nothing is pending."""
 POLL_EVERY_S = 0.06
 """How often the log is polled at least: Kafka assigns and revokes partitions then."""
+BACKLOG_BYTES_MAX = 8 * 1024 * 1024
+"""Payload bytes of the backlog from which on nothing is fetched for its own sake: by default, those of a chunk."""
 BACKLOG_MESSAGES_MAX = 2 * FETCH_MESSAGES_MAX
 """Fetched messages beyond the chunk. A writer that is stuck has the log paused before the polls exceed this."""
 
 
 class Intake:
-    """Fetches messages and adds those that are next to `chunk`, in order.
+    """Fetches messages and adds those that are next to `chunk`, in order within each partition.
 
-    drained_at_s: when a fetch last returned nothing, seconds of the monotonic clock.
+    The next message is of the partition that has the smallest share of the chunk, so that each has an equal share or
+    all it has. Messages are fetched ahead of the chunk, so that one of a quiet partition waits less behind those of
+    others. drained_at_s: when a fetch last returned nothing, seconds of the monotonic clock.
     """
 
     def __init__(self, ports: WorkerPorts, owned: OwnedPartitions, bounds: ChunkBounds) -> None:
         self._log = ports.log
         self._clock: Callable[[], float] = ports.clock
         self._owned = owned
-        self._backlog: deque[Fetched] = deque()  # BACKLOG_MESSAGES_MAX, and what arrives while paused
+        # By partition, none of them empty. Of those with the same share of the chunk, the first is next.
+        self._backlog: dict[int, deque[Fetched]] = {}
+        self._backlog_bytes = self._backlog_messages = 0
         self._polled_at_s = 0.0
         self.chunk = ChunkBuilder(bounds)
         self.drained_at_s = 0.0
@@ -42,9 +48,9 @@ class Intake:
         return self.chunk.empty and not self._backlog
 
     def fetch(self) -> bool:
-        """Fetch messages if the backlog is empty. Returns whether it has messages then."""
-        if not self._backlog:
-            self._fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S if self.chunk.empty else 0)
+        """Fetch messages if the backlog has room. Returns whether it has messages then."""
+        if self._has_room:
+            self._fetch(FETCH_MESSAGES_MAX - self._backlog_messages, IDLE_POLL_S if self.empty else 0)
         now_s = self._clock()
         if self._backlog:
             faults.reach("after_poll")
@@ -55,11 +61,16 @@ class Intake:
         return bool(self._backlog)
 
     def poll(self, *, paused: bool) -> None:
-        """Poll the log, to stay in the group, if that is due. A message that it returns joins the backlog.
+        """Poll the log, to stay in the group, if that is due. Messages that it returns join the backlog.
 
-        paused: whether the log is. It returns next to nothing then; else it is polled while the backlog has room.
+        paused: whether the log is. It returns next to nothing then; else it is polled while the backlog has room, at
+        least for one message.
         """
-        if self._clock() - self._polled_at_s >= POLL_EVERY_S and (paused or len(self._backlog) < BACKLOG_MESSAGES_MAX):
+        if self._clock() - self._polled_at_s < POLL_EVERY_S:
+            return
+        if self._has_room and not paused:
+            self._fetch(FETCH_MESSAGES_MAX - self._backlog_messages, 0)
+        elif paused or self._backlog_messages < BACKLOG_MESSAGES_MAX:
             self._fetch(1, 0)
 
     def fill(self) -> Fetched | None:
@@ -68,29 +79,47 @@ class Intake:
         Returns the message before which messages are missing, if there is one.
         """
         while self._backlog and not self.chunk.full:
-            fetched = self._backlog[0]
-            outcome = self._owned.outcome(fetched.partition, fetched.offset)
+            partition = min(self._backlog, key=self.chunk.share)
+            fetched = self._backlog[partition][0]
+            outcome = self._owned.outcome(partition, fetched.offset)
             if outcome is Outcome.GAP:
                 return fetched
             if outcome is Outcome.NEXT:
                 self._add(fetched)
-                self._owned.advance(fetched.partition)
-            self._backlog.popleft()
+                self._owned.advance(partition)
+            self._remove_first(partition)
+            if outcome is Outcome.NEXT and partition in self._backlog:
+                self._backlog[partition] = self._backlog.pop(partition)
         return None
 
     def discard(self) -> None:
         """Discard the chunk and the backlog."""
         self.chunk.clear()
-        self._backlog.clear()
+        self.discard_backlog(list(self._backlog))
 
     def discard_backlog(self, partitions: Iterable[int]) -> None:
-        """Discard the backlog of partitions that are fetched again from another offset."""
-        restarted = set(partitions)
-        self._backlog = deque(fetched for fetched in self._backlog if fetched.partition not in restarted)
+        """Discard the backlog of partitions that were revoked, or are fetched again from another offset."""
+        for partition in partitions:
+            while partition in self._backlog:
+                self._remove_first(partition)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._backlog_messages < FETCH_MESSAGES_MAX and self._backlog_bytes < BACKLOG_BYTES_MAX
 
     def _fetch(self, messages_max: int, timeout_s: float) -> None:
-        self._backlog.extend(self._log.fetch(messages_max, timeout_s))
+        for fetched in self._log.fetch(messages_max, timeout_s):
+            self._backlog.setdefault(fetched.partition, deque()).append(fetched)
+            self._backlog_messages += 1
+            self._backlog_bytes += len(fetched.payload)
         self._polled_at_s = self._clock()
+
+    def _remove_first(self, partition: int) -> None:
+        messages = self._backlog[partition]
+        self._backlog_messages -= 1
+        self._backlog_bytes -= len(messages.popleft().payload)
+        if not messages:
+            del self._backlog[partition]
 
     def _add(self, fetched: Fetched) -> None:
         owned = self._owned.owned[fetched.partition]

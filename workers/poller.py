@@ -66,16 +66,20 @@ class Poller:
         self.ports.log.join(self.partitions.assigned, self._on_revoked)
 
     def step(self) -> None:
-        """Do one pass: take results, acquire partitions, fill the chunk, submit it if it is ready."""
+        """Do one pass: take results, acquire partitions, fill the chunk, submit it if it is ready.
+
+        The chunk is filled once the writer has room: so it has the messages of every partition that arrived until then.
+        """
         self._take_results(0)
         self._resume_if_idle()
         self._acquire_partitions()
         chunk, linger_s = self.intake.chunk, self._settings.chunk_linger_ms / 1000
-        if not chunk.full and self._fill() and not chunk.full and self._writer.outstanding:
+        has_room = self._writer.has_room
+        if has_room and not chunk.full and self._fill() and not chunk.full and self._writer.outstanding:
             return
-        if self._writer.has_room and chunk.ready(self._now_s, linger_s, self._writer.outstanding):
+        if has_room and chunk.ready(self._now_s, linger_s, self._writer.outstanding):
             self._submit()
-        elif not chunk.empty:
+        elif not has_room or not chunk.empty:
             self._take_results(WRITER_WAIT_S)
             self._pause_if_stuck()
             self.intake.poll(paused=self._pressure.paused)
@@ -185,6 +189,7 @@ class Poller:
     def _on_revoked(self, partitions: Sequence[int]) -> None:
         self.partitions.revoked(partitions)
         self.intake.chunk.drop(partitions)
+        self.intake.discard_backlog(partitions)
 
     def _drain(self) -> None:
         """Write the pending chunk, within the time that SIGTERM gives."""

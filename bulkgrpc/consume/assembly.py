@@ -86,6 +86,7 @@ class ChunkBuilder:
     _items: list[Received] = field(default_factory=list)
     _malformed: list[Fetched] = field(default_factory=list)
     _spans: dict[int, Span] = field(default_factory=dict)
+    _shares: dict[int, float] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -98,18 +99,27 @@ class ChunkBuilder:
         reached = self.rows >= self.bounds.rows_max or self.payload_bytes >= self.bounds.bytes_max
         return reached or len(self._malformed) >= MALFORMED_MAX
 
+    def share(self, partition: int) -> float:
+        """Return which part of the chunk's bounds the messages of a partition take; 0 if it has none."""
+        return self._shares.get(partition, 0.0)
+
     def add(self, received: Received, owned: Ownership) -> None:
         """Add a message that belongs to a job."""
         self._advance(received.partition, received.offset, owned)
         self._items.append(received)
-        self.rows += received.message.records
-        self.payload_bytes += len(received.payload)
+        self._count(received.partition, received.message.records, len(received.payload))
 
     def add_malformed(self, fetched: Fetched, owned: Ownership) -> None:
         """Add a message whose headers cannot be read: it belongs to no job."""
         self._advance(fetched.partition, fetched.offset, owned)
         self._malformed.append(fetched)
-        self.payload_bytes += len(fetched.payload)
+        self._count(fetched.partition, 0, len(fetched.payload))
+
+    def _count(self, partition: int, rows: int, payload_bytes: int) -> None:
+        self.rows += rows
+        self.payload_bytes += payload_bytes
+        share = max(rows / self.bounds.rows_max, payload_bytes / self.bounds.bytes_max)
+        self._shares[partition] = self.share(partition) + share
 
     def _advance(self, partition: int, offset: int, owned: Ownership) -> None:
         span = self._spans.get(partition)
@@ -133,7 +143,7 @@ class ChunkBuilder:
     def clear(self) -> None:
         """Start the next chunk."""
         self.rows = self.payload_bytes = 0
-        self._items, self._malformed, self._spans = [], [], {}
+        self._items, self._malformed, self._spans, self._shares = [], [], {}, {}
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Discard what was added of these partitions."""
@@ -141,6 +151,7 @@ class ChunkBuilder:
         self._items = [item for item in self._items if item.partition not in dropped]
         self._malformed = [fetched for fetched in self._malformed if fetched.partition not in dropped]
         self._spans = {partition: span for partition, span in self._spans.items() if partition not in dropped}
+        self._shares = {partition: share for partition, share in self._shares.items() if partition not in dropped}
         self.rows = sum(item.message.records for item in self._items)
         self.payload_bytes = sum(len(item.payload) for item in self._items)
         self.payload_bytes += sum(len(fetched.payload) for fetched in self._malformed)

@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.assembly import Chunk, Fetched
 from bulkgrpc.consume.backpressure import PAUSE_AFTER_S
 from bulkgrpc.consume.ports import Applied, OffsetLost
 from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
 from bulkgrpc.model import Outcome, Ownership
 from bulkgrpc.settings import WorkerSettings, load
 from tests.support.worker_ports import FakeQueue, Fakes, fetched, seal
-from workers.intake import BACKLOG_MESSAGES_MAX
+from workers.intake import BACKLOG_BYTES_MAX, BACKLOG_MESSAGES_MAX, FETCH_MESSAGES_MAX, POLL_EVERY_S
 from workers.partitions import FENCED_WAIT_S
 from workers.poller import Poller
 from workers.writer import Result
@@ -198,6 +198,100 @@ def test_partitions_that_are_assigned_while_the_ledger_is_unavailable_are_acquir
     poller.step()
     assert fakes.log.paused == set()
     assert fakes.log.seeks[-1] == {0: 0, 1: 0}
+
+
+def offsets(chunk: Chunk) -> list[tuple[int, int]]:
+    """Return the messages of a chunk, in order, as (partition, offset)."""
+    return [(item.partition, item.offset) for item in chunk.items]
+
+
+def test_partitions_have_equal_shares_of_a_chunk_each_in_offset_order(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [of_rows(offset, 1000) for offset in range(4)]
+    fakes.log.pending += [replace(of_rows(offset, 1000), partition=1) for offset in range(2)]
+    poller.step()
+    assert offsets(fakes.queue.apply()) == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (0, 3)]
+
+
+def test_many_small_messages_of_a_partition_count_as_little_as_they_are(poller: Poller, fakes: Fakes) -> None:
+    rows = poller.intake.chunk.bounds.rows_max
+    fakes.log.pending += [of_rows(offset, rows // 2) for offset in range(4)]
+    fakes.log.pending += [replace(of_rows(offset, 100), partition=1) for offset in range(20)]
+    poller.step()
+    assert offsets(fakes.queue.apply()) == [(0, 0), *((1, offset) for offset in range(20)), (0, 1)]
+
+
+def test_a_message_of_a_quiet_partition_is_in_the_next_chunk_though_another_partition_has_a_backlog(
+    poller: Poller, fakes: Fakes
+) -> None:
+    rows = SETTINGS.chunk_rows_max
+    fakes.log.pending += [of_rows(offset, rows) for offset in range(10)]
+    for _ in range(10):
+        poller.step()
+    assert [offsets(chunk) for chunk in fakes.queue.submitted] == [[(0, 0)], [(0, 1)]]
+    fakes.now_s += POLL_EVERY_S
+    poller.step()
+    # It arrives while the writer has no room, behind the other partition's messages.
+    fakes.log.pending += [*(of_rows(offset, rows) for offset in range(10, 14)), seal(1, 0)]
+    fakes.now_s += POLL_EVERY_S
+    poller.step()
+    fakes.queue.apply()
+    poller.step()
+    fakes.queue.apply()
+    poller.step()
+    assert (1, 0) in offsets(fakes.queue.submitted[0]) + offsets(fakes.queue.submitted[1])
+
+
+def test_the_first_partition_of_a_chunk_is_the_one_whose_turn_is_next(poller: Poller, fakes: Fakes) -> None:
+    rows = SETTINGS.chunk_rows_max
+    fakes.log.pending += [of_rows(offset, rows) for offset in range(3)]
+    fakes.log.pending += [replace(of_rows(offset, rows), partition=1) for offset in range(3)]
+    chunks = []
+    for _ in range(6):
+        poller.step()
+        chunks += offsets(fakes.queue.apply())
+    assert chunks == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
+
+
+def test_the_backlog_of_a_revoked_partition_is_discarded_and_that_of_others_written(
+    poller: Poller, fakes: Fakes
+) -> None:
+    rows = SETTINGS.chunk_rows_max
+    fakes.log.pending += [of_rows(offset, rows) for offset in range(5)]
+    fakes.log.pending += [replace(of_rows(offset, rows), partition=1) for offset in range(2)]
+    poller.step()
+    poller.step()
+    assert [offsets(chunk) for chunk in fakes.queue.submitted] == [[(0, 0)], [(1, 0)]]
+    fakes.log.revoked([0])
+    fakes.queue.apply()
+    fakes.ledger.positions[0] = replace(fakes.ledger.positions[0], next_offset=1)
+    fakes.log.assign([0])
+    fakes.queue.apply()
+    poller.step()
+    assert offsets(fakes.queue.apply()) == [(1, 1)]
+    poller.step()
+    assert poller.intake.empty
+    assert fakes.log.seeks == []
+
+
+def test_a_gap_in_one_partition_discards_the_backlog_of_all(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(0, 0), seal(1, 3), seal(0, 1)]
+    poller.step()
+    assert poller.intake.empty
+    assert fakes.log.paused == {0, 1}
+    poller.step()
+    assert fakes.log.seeks[-1] == {0: 0, 1: 0}
+
+
+def test_the_backlog_of_large_messages_is_bounded_by_bytes(fakes: Fakes) -> None:
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
+    poller.join()
+    fakes.log.assign([0, 1])
+    payload = bytes(BACKLOG_BYTES_MAX // 2)
+    fakes.log.pending += [replace(of_rows(offset, SETTINGS.chunk_rows_max), payload=payload) for offset in range(400)]
+    for _ in range(5):
+        poller.step()
+    # What is fetched at once may exceed the bound; then a poll takes one message.
+    assert len(fakes.log.pending) >= 400 - FETCH_MESSAGES_MAX - 5
 
 
 class SlowQueue(FakeQueue):
