@@ -58,23 +58,75 @@ COMMENT ON TABLE bulk.discards IS
   'What an operator discards: the parked messages of a dataset in a partition up to an offset. Their records count as expired. A row is deleted once no such message is parked.';
 COMMENT ON COLUMN bulk.discards.to_offset IS 'the offset after the last message that is discarded: the position of the partition when the operator asked';
 
+-- Each step is one look-up in parked_by_job, however many messages are parked. An inequality of job_id instead of an
+-- equality keeps it in the order that is asked for, which no other index has: no plan reads the messages of others instead.
+CREATE VIEW bulk.blocked_queues AS
+WITH RECURSIVE firsts (job_id, topic, partition, tenant, dataset, message_offset) AS (
+  SELECT n.*
+  FROM bulk.blocked_jobs b CROSS JOIN LATERAL (
+    SELECT p.job_id, p.topic, p.partition, p.tenant, p.dataset, p.message_offset FROM bulk.parked p
+    WHERE p.job_id >= b.job_id AND p.job_id <= b.job_id
+    ORDER BY p.job_id, p.topic, p.partition, p.tenant, p.dataset, p.message_offset LIMIT 1
+  ) n
+  UNION ALL
+  SELECT n.*
+  FROM firsts f CROSS JOIN LATERAL (
+    SELECT p.job_id, p.topic, p.partition, p.tenant, p.dataset, p.message_offset FROM bulk.parked p
+    WHERE p.job_id <= f.job_id
+      AND (p.job_id, p.topic, p.partition, p.tenant, p.dataset) > (f.job_id, f.topic, f.partition, f.tenant, f.dataset)
+    ORDER BY p.job_id, p.topic, p.partition, p.tenant, p.dataset, p.message_offset LIMIT 1
+  ) n
+)
+SELECT f.topic, f.partition, f.tenant, f.dataset, f.message_offset, f.job_id, b.reason, b.trials, b.block_time
+FROM firsts f JOIN bulk.blocked_jobs b USING (job_id);
+COMMENT ON VIEW bulk.blocked_queues IS
+  'The queues in which a blocked job has parked messages, with the first of them: what follows it waits. A row per queue and job.';
+
 CREATE FUNCTION bulk.job_block(blocked_job uuid, blocked_dataset text)
 RETURNS TABLE (block_cause text, block_reason text, block_time timestamptz) LANGUAGE sql STABLE AS $$
+  -- The queues in which the job has parked messages. One look-up in parked_by_job for each, as in bulk.blocked_queues.
+  WITH RECURSIVE mine (job_id, topic, partition, tenant, dataset) AS (
+    SELECT n.*
+    FROM (
+      SELECT p.job_id, p.topic, p.partition, p.tenant, p.dataset FROM bulk.parked p
+      WHERE p.job_id >= blocked_job AND p.job_id <= blocked_job
+      ORDER BY p.job_id, p.topic, p.partition, p.tenant, p.dataset LIMIT 1
+    ) n
+    UNION ALL
+    SELECT n.*
+    FROM mine m CROSS JOIN LATERAL (
+      SELECT p.job_id, p.topic, p.partition, p.tenant, p.dataset FROM bulk.parked p
+      WHERE p.job_id <= m.job_id
+        AND (p.job_id, p.topic, p.partition, p.tenant, p.dataset) > (m.job_id, m.topic, m.partition, m.tenant, m.dataset)
+      ORDER BY p.job_id, p.topic, p.partition, p.tenant, p.dataset LIMIT 1
+    ) n
+  )
   SELECT found.cause, found.reason, found.block_time
   FROM (
     SELECT 'job' AS cause, b.reason, b.block_time FROM bulk.blocked_jobs b WHERE b.job_id = blocked_job
     UNION ALL
     SELECT b.cause, b.reason, b.block_time FROM bulk.blocked_datasets b WHERE b.dataset = blocked_dataset
     UNION ALL
-    (SELECT 'queue', 'waits for tenants/' || mine.tenant || '/jobs/' || b.job_id || ': ' || b.reason, b.block_time
-     FROM bulk.blocked_jobs b
-     JOIN bulk.parked first USING (job_id)
-     JOIN bulk.parked mine
-       ON mine.job_id = blocked_job AND mine.topic = first.topic AND mine.partition = first.partition
-       AND mine.tenant = first.tenant AND mine.dataset = first.dataset AND mine.message_offset > first.message_offset
+    (SELECT 'queue', 'waits for tenants/' || m.tenant || '/jobs/' || b.job_id || ': ' || b.reason, b.block_time
+     FROM mine m
+     CROSS JOIN LATERAL (
+       SELECT p.message_offset FROM bulk.parked p
+       WHERE p.job_id >= m.job_id
+         AND (p.job_id, p.topic, p.partition, p.tenant, p.dataset) <= (m.job_id, m.topic, m.partition, m.tenant, m.dataset)
+       ORDER BY p.job_id DESC, p.topic DESC, p.partition DESC, p.tenant DESC, p.dataset DESC, p.message_offset DESC LIMIT 1
+     ) last
+     CROSS JOIN bulk.blocked_jobs b
+     CROSS JOIN LATERAL (
+       SELECT p.job_id, p.topic, p.partition, p.tenant, p.dataset, p.message_offset FROM bulk.parked p
+       WHERE p.job_id <= b.job_id
+         AND (p.job_id, p.topic, p.partition, p.tenant, p.dataset) >= (b.job_id, m.topic, m.partition, m.tenant, m.dataset)
+       ORDER BY p.job_id, p.topic, p.partition, p.tenant, p.dataset, p.message_offset LIMIT 1
+     ) first
+     WHERE (first.topic, first.partition) = (m.topic, m.partition)
+       AND (first.tenant, first.dataset) = (m.tenant, m.dataset) AND first.message_offset < last.message_offset
      LIMIT 1)
   ) found
-  WHERE EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = blocked_job)
+  WHERE EXISTS (SELECT FROM mine)
   LIMIT 1
 $$;
 COMMENT ON FUNCTION bulk.job_block(uuid, text) IS

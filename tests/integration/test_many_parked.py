@@ -1,0 +1,81 @@
+"""What operators and admission read costs about the same, however much is parked."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import pytest
+
+from bulkgrpc.model import BlockedBy, JobKey
+from tests.integration.test_blocks import NAME, Operator, operator, worker  # noqa: F401 — fixtures
+from tests.integration.test_parked import Worker
+from tests.integration.test_transaction import TOPIC, batch
+from tests.support.database import Connection
+
+POISON = uuid.UUID(int=1)
+MANY = 20_000
+
+
+def park_many(connection: Connection, tenant: str, job_id: uuid.UUID, messages: int = MANY) -> None:
+    """Park messages of a job after those that are there, each with a payload of 100 bytes."""
+    connection.execute(
+        "INSERT INTO bulk.parked (topic, partition, message_offset, tenant, dataset, job_id, records, headers, payload) "
+        "SELECT %s, 0, n + (SELECT coalesce(max(message_offset), 0) FROM bulk.parked), %s, %s, %s, 1, '[]', "
+        "decode(repeat('00', 100), 'hex') FROM generate_series(1, %s) n",
+        [TOPIC, tenant, NAME, job_id, messages],
+    )
+
+
+def block_job(connection: Connection, job_id: uuid.UUID) -> None:
+    connection.execute(
+        "INSERT INTO bulk.blocked_jobs (job_id, reason, next_trial_time) VALUES (%s, 'too slow', 'infinity')", [job_id]
+    )
+
+
+def blocks_read(connection: Connection, query: str, values: Sequence[object] = ()) -> int:
+    """How many blocks of tables and indexes a query reads."""
+    row = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", values).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    (plan,) = row[0]
+    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_whether_a_job_is_blocked_costs_the_same_with_many_messages_of_a_blocked_job_of_another_tenant(
+    connection: Connection, worker: Worker, operator: Operator, statistics: bool
+) -> None:
+    operator.pause()
+    worker.write(batch(0, 0, 10))
+    operator.resume()
+    mine = JobKey.derive("acme", "k")
+    park_many(connection, "other", POISON)
+    block_job(connection, POISON)
+    if statistics:
+        connection.execute("VACUUM ANALYZE bulk.parked")
+    for job_id in (mine.job_id, JobKey.derive("acme", "nothing is parked").job_id):
+        query = "SELECT * FROM bulk.job_block(%s, %s)"
+        assert connection.execute(query, [job_id, NAME]).fetchall() == []
+        assert blocks_read(connection, query, [job_id, NAME]) < 200
+    assert operator.job().block is None
+
+
+def test_a_job_waits_for_a_blocked_job_that_has_messages_before_one_of_its_own(
+    connection: Connection, worker: Worker, operator: Operator
+) -> None:
+    worker.write(batch(0, 0, 10, job="other"))
+    operator.pause()
+    worker.write(batch(0, 100, 10), batch(1, 10, 10, job="other"))
+    operator.resume()
+    first, other = JobKey.derive("acme", "k"), JobKey.derive("acme", "other")
+    block_job(connection, other.job_id)
+    assert operator.job().block is None
+    worker.write(batch(1, 110, 10))
+    block = operator.job().block
+    assert block is not None
+    assert (block.cause, block.reason) == (BlockedBy.QUEUE, f"waits for {other.name}: too slow")
+    connection.execute("DELETE FROM bulk.blocked_jobs")
+    block_job(connection, first.job_id)
+    block = operator.job("other").block
+    assert block is not None
+    assert (block.cause, block.reason) == (BlockedBy.QUEUE, f"waits for {first.name}: too slow")
