@@ -6,6 +6,7 @@ Workers use `parked`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ _STATES: Final = {
 }
 PAUSE_REASON: Final = "paused by an operator"
 QUEUES_MAX: Final = 1000
+COUNTS: Final = ((1 << 60, 2.0), (50_000, 1.0), (1_000, 1.0))
+"""How many messages are counted, and for how many seconds: fewer if that is too long. All before the deadline."""
 Row = tuple[Any, ...]
 
 
@@ -51,28 +54,30 @@ class Blocks:
     @within(CALL_DEADLINE_S)
     async def status(self, dataset: str) -> DatasetStatus | None:
         """Return the status of a dataset, None if it is not registered."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection:
             return await _status(connection, dataset)
 
     @within(CALL_DEADLINE_S)
     async def pause(self, dataset: str, reason: str) -> DatasetStatus | None:
         """Pause a dataset and return its status, None if it is not registered."""
         values = {"dataset": dataset, "reason": reason.replace("\0", "\\0"), "default_reason": PAUSE_REASON}
-        async with self._pool.connection() as connection, connection.transaction():
-            if await _lock(connection, dataset) is None:
-                return None
-            await connection.execute(_SQL["pause"], values)
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                if await _lock(connection, dataset) is None:
+                    return None
+                await connection.execute(_SQL["pause"], values)
             return await _status(connection, dataset)
 
     @within(CALL_DEADLINE_S)
     async def resume(self, dataset: str) -> DatasetStatus | None:
         """Lift a pause, try a blocked table now, end a discard; return the status, None if it is not registered."""
         values = {"dataset": dataset}
-        async with self._pool.connection() as connection, connection.transaction():
-            if await _lock(connection, dataset) is None:
-                return None
-            for name in ("end_discards", "lift", "try_now"):
-                await connection.execute(_SQL[name], values)
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                if await _lock(connection, dataset) is None:
+                    return None
+                for name in ("end_discards", "lift", "try_now"):
+                    await connection.execute(_SQL[name], values)
             return await _status(connection, dataset)
 
     @within(CALL_DEADLINE_S)
@@ -81,14 +86,17 @@ class Blocks:
 
         Returns the status before, with what is discarded, and after; None if it is not registered.
         """
-        async with self._pool.connection() as connection, connection.transaction():
-            before = await _lock(connection, dataset)
-            if before is None or before.state is DatasetState.WRITABLE:
-                return None if before is None else (before, before)
-            reason = f"discarded by an operator; dataset {dataset} was not written: {before.reason}"
-            await connection.execute(_SQL["discard"], {"dataset": dataset, "reason": reason})
-            after = await _status(connection, dataset)
-        return None if after is None else (before, after)
+        async with self._pool.connection() as connection:
+            # Not after the change: workers discard at once.
+            tenants = await _count(connection, "parked_by_tenant", {"dataset": dataset})
+            async with connection.transaction():
+                before = await _lock(connection, dataset)
+                if before is None or before.state is DatasetState.WRITABLE:
+                    return None if before is None else (before, before)
+                reason = f"discarded by an operator; dataset {dataset} was not written: {before.reason}"
+                await connection.execute(_SQL["discard"], {"dataset": dataset, "reason": reason})
+                after = await _state(connection, dataset)
+        return None if after is None else (_with_parked(before, tenants), _with_parked(after, tenants))
 
     @within(CALL_DEADLINE_S)
     async def blocked(self, bytes_max: int) -> Sequence[BlockedDataset]:
@@ -107,7 +115,7 @@ class Blocks:
         values = {"topic": self._topic, "queues_max": QUEUES_MAX}
         async with self._pool.connection() as connection:
             positions = await (await connection.execute(_SQL["partitions"], values)).fetchall()
-            rows = await (await connection.execute(_SQL["queues"], values)).fetchall()
+            rows = await _count(connection, "queues", values)
         queues = [
             ParkedQueue(partition, tenant, dataset, _parked(rest[:5]), reason=rest[5], trials=rest[6])
             for partition, tenant, dataset, *rest in rows
@@ -117,37 +125,60 @@ class Blocks:
 
 
 async def _lock(connection: psycopg.AsyncConnection[Row], dataset: str) -> DatasetStatus | None:
-    """Let no other call change the dataset until the transaction ends, and return its status."""
+    """Let no other call change the dataset until the transaction ends, and return its state."""
     await connection.execute(_CATALOG["lock_dataset"], {"dataset": dataset})
-    return await _status(connection, dataset)
+    return await _state(connection, dataset)
 
 
 async def _status(connection: psycopg.AsyncConnection[Row], dataset: str) -> DatasetStatus | None:
+    state = await _state(connection, dataset)
+    if state is None:
+        return None
+    return _with_parked(state, await _count(connection, "parked_by_tenant", {"dataset": dataset}))
+
+
+async def _state(connection: psycopg.AsyncConnection[Row], dataset: str) -> DatasetStatus | None:
+    """Return the status without what is parked."""
     row = await (await connection.execute(_SQL["get_block"], {"dataset": dataset})).fetchone()
     if row is None:
         return None
-    cause, reason, sqlstate, block_time, trials, next_trial_time, discard_reason = row
-    cursor = await connection.execute(_SQL["parked_by_tenant"], {"dataset": dataset})
-    tenants = tuple(TenantParked(tenant, _parked(rest)) for tenant, *rest in await cursor.fetchall())
-    if cause == "isolating" and next_trial_time <= datetime.now(UTC) and not tenants:
+    cause, reason, sqlstate, block_time, trials, next_trial_time, discard_reason, any_parked = row
+    if cause == "isolating" and next_trial_time <= datetime.now(UTC) and not any_parked:
         # Over; workers delete the row later.
         cause = None
-    parked = sum((one.parked for one in tenants), Parked())
-    discarding = discard_reason is not None and bool(tenants)
+    discarding = discard_reason is not None and any_parked
     if cause is None:
         state = DatasetState.DISCARDING if discarding else DatasetState.WRITABLE
-        return DatasetStatus(dataset, state, parked, discard_reason if discarding else "", tenants=tenants)
+        return DatasetStatus(dataset, state, reason=discard_reason if discarding else "")
     return DatasetStatus(
         dataset,
         DatasetState.DISCARDING if discarding else _STATES[cause],
-        parked,
+        Parked(),
         reason,
         sqlstate,
         block_time,
         trials,
         next_trial_time if cause == "table" else None,
-        tenants,
     )
+
+
+async def _count(connection: psycopg.AsyncConnection[Row], name: str, values: dict[str, Any]) -> Sequence[Row]:
+    """Run a statement that counts parked messages, over ever fewer of them until it ends in time."""
+    for messages_max, timeout_s in COUNTS:
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}")
+                cursor = await connection.execute(_SQL[name], {**values, "messages_max": messages_max})
+                return await cursor.fetchall()
+        except psycopg.errors.QueryCanceled:
+            if (messages_max, timeout_s) == COUNTS[-1]:
+                raise
+    raise AssertionError
+
+
+def _with_parked(status: DatasetStatus, rows: Sequence[Row]) -> DatasetStatus:
+    tenants = tuple(TenantParked(tenant, _parked(rest)) for tenant, *rest in rows)
+    return replace(status, parked=sum((one.parked for one in tenants), Parked()), tenants=tenants)
 
 
 def _parked(values: Sequence[Any]) -> Parked:

@@ -1,3 +1,4 @@
+# ruff: noqa: F811 — parameters are fixtures of another module
 """What operators and admission read costs about the same, however much is parked."""
 
 from __future__ import annotations
@@ -7,8 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from bulkgrpc.blocks import DatasetState
 from bulkgrpc.model import BlockedBy, JobKey
-from tests.integration.test_blocks import NAME, Operator, operator, worker  # noqa: F401 — fixtures
+from bulkgrpc.postgres import blocks
+from tests.integration.test_blocks import NAME, Operator, operator, worker  # noqa: F401
 from tests.integration.test_parked import Worker
 from tests.integration.test_transaction import TOPIC, batch
 from tests.support.database import Connection
@@ -20,8 +23,8 @@ MANY = 20_000
 def park_many(connection: Connection, tenant: str, job_id: uuid.UUID, messages: int = MANY) -> None:
     """Park messages of a job after those that are there, each with a payload of 100 bytes."""
     connection.execute(
-        "INSERT INTO bulk.parked (topic, partition, message_offset, tenant, dataset, job_id, records, headers, payload) "
-        "SELECT %s, 0, n + (SELECT coalesce(max(message_offset), 0) FROM bulk.parked), %s, %s, %s, 1, '[]', "
+        "INSERT INTO bulk.parked (topic, partition, message_offset, tenant, dataset, job_id, records, headers, "
+        "payload) SELECT %s, 0, n + (SELECT coalesce(max(message_offset), 0) FROM bulk.parked), %s, %s, %s, 1, '[]', "
         "decode(repeat('00', 100), 'hex') FROM generate_series(1, %s) n",
         [TOPIC, tenant, NAME, job_id, messages],
     )
@@ -35,7 +38,7 @@ def block_job(connection: Connection, job_id: uuid.UUID) -> None:
 
 def blocks_read(connection: Connection, query: str, values: Sequence[object] = ()) -> int:
     """How many blocks of tables and indexes a query reads."""
-    row = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", values).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", values).fetchone()
     assert row is not None
     (plan,) = row[0]
     return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
@@ -79,3 +82,19 @@ def test_a_job_waits_for_a_blocked_job_that_has_messages_before_one_of_its_own(
     block = operator.job("other").block
     assert block is not None
     assert (block.cause, block.reason) == (BlockedBy.QUEUE, f"waits for {first.name}: too slow")
+
+
+def test_a_dataset_is_paused_resumed_and_discarded_also_if_what_is_parked_cannot_be_counted_in_time(
+    connection: Connection, worker: Worker, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.write(batch(0, 0, 10))
+    park_many(connection, "acme", POISON)
+    park_many(connection, "other", uuid.UUID(int=2), 1)
+    monkeypatch.setattr(blocks, "COUNTS", ((1 << 60, 0.001), (10, 5.0)))
+    assert operator.pause("because").state is DatasetState.PAUSED
+    assert operator.ledger().queues[0].parked.messages == 5
+    before, after = operator.discard()
+    assert (before.state, after.state) == (DatasetState.PAUSED, DatasetState.DISCARDING)
+    assert {one.tenant: one.parked.messages for one in before.tenants} == {"acme": 5, "other": 1}
+    assert operator.resume().state is DatasetState.WRITABLE
+    assert operator.status().parked.jobs == 2

@@ -1,18 +1,48 @@
 -- name: get_block
--- Why a registered dataset is not written; no row if it is not registered.
+-- Why a registered dataset is not written, and whether anything is parked of it; no row if it is not registered.
 SELECT b.cause, b.reason, b.sqlstate, b.block_time, b.trials, nullif(b.next_trial_time, 'infinity'),
-       (SELECT min(d.reason) FROM bulk.discards d WHERE d.dataset = %(dataset)s) AS discard_reason
+       (SELECT min(d.reason) FROM bulk.discards d WHERE d.dataset = %(dataset)s) AS discard_reason,
+       EXISTS (
+         SELECT FROM bulk.offsets o CROSS JOIN LATERAL (
+           SELECT FROM bulk.parked p
+           WHERE p.topic = o.topic AND p.dataset = %(dataset)s AND p.partition = o.partition
+           ORDER BY p.topic, p.dataset, p.partition, p.tenant LIMIT 1
+         ) one
+       ) AS any_parked
 FROM (SELECT) registered LEFT JOIN bulk.blocked_datasets b ON b.dataset = %(dataset)s
 WHERE EXISTS (SELECT FROM bulk.datasets d WHERE d.dataset = %(dataset)s AND d.delete_time IS NULL)
 
 -- name: parked_by_tenant
--- What is parked of a dataset, by tenant.
-SELECT p.tenant, count(*), sum(p.records), sum(octet_length(p.payload)) AS payload_bytes, count(DISTINCT p.job_id),
-       min(p.park_time)
-FROM bulk.parked p
-WHERE p.topic = ANY (ARRAY(SELECT DISTINCT o.topic FROM bulk.offsets o)) AND p.dataset = %(dataset)s
-GROUP BY p.tenant
-ORDER BY payload_bytes DESC, p.tenant
+-- What is parked of a dataset, by tenant: of about messages_max messages, and at least one of each queue.
+WITH RECURSIVE queues (topic, partition, tenant) AS (
+  SELECT n.*
+  FROM (SELECT DISTINCT o.topic FROM bulk.offsets o) t CROSS JOIN LATERAL (
+    SELECT p.topic, p.partition, p.tenant FROM bulk.parked p
+    WHERE p.topic = t.topic AND p.dataset = %(dataset)s
+    ORDER BY p.partition, p.tenant LIMIT 1
+  ) n
+  UNION ALL
+  SELECT n.*
+  FROM queues q CROSS JOIN LATERAL (
+    SELECT p.topic, p.partition, p.tenant FROM bulk.parked p
+    WHERE p.topic = q.topic AND p.dataset = %(dataset)s AND (p.partition, p.tenant) > (q.partition, q.tenant)
+    ORDER BY p.partition, p.tenant LIMIT 1
+  ) n
+), jobs AS (
+  SELECT q.tenant, p.job_id, count(*) AS messages, sum(p.records) AS records, sum(p.payload_bytes) AS payload_bytes,
+         min(p.park_time) AS oldest_time
+  FROM queues q CROSS JOIN LATERAL (
+    SELECT m.job_id, m.records, octet_length(m.payload) AS payload_bytes, m.park_time FROM bulk.parked m
+    WHERE m.topic = q.topic AND m.partition = q.partition AND m.tenant = q.tenant AND m.dataset = %(dataset)s
+    ORDER BY m.message_offset
+    LIMIT (SELECT greatest(%(messages_max)s / count(*), 1) FROM queues)
+  ) p
+  GROUP BY q.tenant, p.job_id
+)
+SELECT tenant, sum(messages)::bigint, sum(records), sum(payload_bytes) AS payload_bytes, count(*), min(oldest_time)
+FROM jobs
+GROUP BY tenant
+ORDER BY payload_bytes DESC, tenant
 
 -- name: pause
 -- Pause a dataset, whether or not it is blocked. Without a reason, the one of an earlier pause stays.
@@ -31,7 +61,7 @@ DELETE FROM bulk.blocked_datasets WHERE dataset = %(dataset)s AND cause IN ('pau
 -- Try a blocked table, and the blocked jobs of its dataset, now.
 WITH jobs AS (
   UPDATE bulk.blocked_jobs j SET next_trial_time = clock_timestamp()
-  WHERE EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = j.job_id AND p.dataset = %(dataset)s)
+  WHERE j.job_id = ANY (ARRAY(SELECT q.job_id FROM bulk.blocked_queues q WHERE q.dataset = %(dataset)s))
 )
 UPDATE bulk.blocked_datasets SET next_trial_time = clock_timestamp(), trials = 0
 WHERE dataset = %(dataset)s AND cause = 'table'
@@ -44,10 +74,11 @@ DELETE FROM bulk.discards WHERE dataset = %(dataset)s
 -- Discard what is parked of a dataset now: in each partition, what is before the offset that it continues at.
 INSERT INTO bulk.discards (dataset, topic, partition, to_offset, reason)
 SELECT %(dataset)s, o.topic, o.partition, o.next_offset, %(reason)s
-FROM bulk.offsets o
-WHERE EXISTS (
-  SELECT FROM bulk.parked p WHERE p.topic = o.topic AND p.dataset = %(dataset)s AND p.partition = o.partition
-)
+FROM bulk.offsets o CROSS JOIN LATERAL (
+  SELECT FROM bulk.parked p
+  WHERE p.topic = o.topic AND p.dataset = %(dataset)s AND p.partition = o.partition
+  ORDER BY p.topic, p.dataset, p.partition, p.tenant LIMIT 1
+) one
 ON CONFLICT (dataset, topic, partition) DO UPDATE SET to_offset = excluded.to_offset
 
 -- name: blocked
@@ -68,24 +99,49 @@ FROM bulk.blocked_datasets b
 SELECT partition, next_offset, owner_epoch FROM bulk.offsets WHERE topic = %(topic)s ORDER BY partition
 
 -- name: queues
--- The queues of a topic, and why each waits: its dataset, or the first job of it that is blocked.
-SELECT q.partition, q.tenant, q.dataset, q.messages, q.records, q.payload_bytes, q.jobs, q.oldest_time,
-       coalesce(d.reason, j.reason, '') AS reason, coalesce(d.trials, j.trials, 0) AS trials,
-       count(*) OVER () AS queues
-FROM (
-  SELECT p.partition, p.tenant, p.dataset, count(*) AS messages, sum(p.records) AS records,
-         sum(octet_length(p.payload)) AS payload_bytes, count(DISTINCT p.job_id) AS jobs, min(p.park_time) AS oldest_time
-  FROM bulk.parked p
-  WHERE p.topic = %(topic)s
-  GROUP BY p.partition, p.tenant, p.dataset
-) q
+-- The queues of a topic, those with the oldest messages first, and why each waits: its dataset, or the first job of it that
+-- is blocked. Of each queue about its part of messages_max messages is counted.
+WITH RECURSIVE queues (partition, tenant, dataset) AS (
+  (SELECT partition, tenant, dataset FROM bulk.parked
+   WHERE topic = %(topic)s
+   ORDER BY partition, tenant, dataset LIMIT 1)
+  UNION ALL
+  SELECT n.partition, n.tenant, n.dataset
+  FROM queues q CROSS JOIN LATERAL (
+    SELECT p.partition, p.tenant, p.dataset FROM bulk.parked p
+    WHERE p.topic = %(topic)s AND (p.partition, p.tenant, p.dataset) > (q.partition, q.tenant, q.dataset)
+    ORDER BY p.partition, p.tenant, p.dataset LIMIT 1
+  ) n
+), shown AS MATERIALIZED (
+  SELECT q.*, first.park_time, count(*) OVER () AS queues
+  FROM queues q CROSS JOIN LATERAL (
+    SELECT p.park_time FROM bulk.parked p
+    WHERE p.topic = %(topic)s AND p.partition = q.partition AND p.tenant = q.tenant AND p.dataset = q.dataset
+    ORDER BY p.message_offset LIMIT 1
+  ) first
+  ORDER BY first.park_time
+  LIMIT %(queues_max)s
+), blocked_jobs AS MATERIALIZED (
+  SELECT DISTINCT ON (partition, tenant, dataset) partition, tenant, dataset, reason, trials
+  FROM bulk.blocked_queues
+  WHERE topic = %(topic)s
+  ORDER BY partition, tenant, dataset, message_offset
+)
+SELECT q.partition, q.tenant, q.dataset, c.messages, c.records, c.payload_bytes, c.jobs, q.park_time,
+       coalesce(d.reason, j.reason, '') AS reason, coalesce(d.trials, j.trials, 0) AS trials, q.queues
+FROM shown q CROSS JOIN LATERAL (
+  SELECT sum(messages)::bigint AS messages, sum(records) AS records, sum(payload_bytes) AS payload_bytes, count(*) AS jobs
+  FROM (
+    SELECT count(*) AS messages, sum(p.records) AS records, sum(p.payload_bytes) AS payload_bytes
+    FROM (
+      SELECT m.job_id, m.records, octet_length(m.payload) AS payload_bytes FROM bulk.parked m
+      WHERE m.topic = %(topic)s AND m.partition = q.partition AND m.tenant = q.tenant AND m.dataset = q.dataset
+      ORDER BY m.message_offset
+      LIMIT (SELECT greatest(%(messages_max)s / count(*), 1) FROM shown)
+    ) p
+    GROUP BY p.job_id
+  ) jobs
+) c
 LEFT JOIN bulk.blocked_datasets d ON d.dataset = q.dataset
-LEFT JOIN LATERAL (
-  SELECT b.reason, b.trials
-  FROM bulk.blocked_jobs b
-  JOIN bulk.parked p ON p.job_id = b.job_id AND p.topic = %(topic)s AND p.partition = q.partition
-                    AND p.tenant = q.tenant AND p.dataset = q.dataset
-  ORDER BY p.message_offset LIMIT 1
-) j ON true
-ORDER BY q.oldest_time
-LIMIT %(queues_max)s
+LEFT JOIN blocked_jobs j ON (j.partition, j.tenant, j.dataset) = (q.partition, q.tenant, q.dataset)
+ORDER BY q.park_time
