@@ -74,9 +74,14 @@ class DatasetStatus:
 
 @dataclass(frozen=True, slots=True)
 class BlockedDataset:
-    """A dataset that is not written now, as admission needs it. stored_bytes: about what its parked messages take."""
+    """A dataset that is not written now, as admission needs it.
+
+    tenant: whose records are not written; "" for all. cause: table, paused, isolating or job. stored_bytes: about what
+    the parked messages take.
+    """
 
     dataset: str
+    tenant: str
     cause: str
     reason: str
     stored_bytes: int

@@ -105,6 +105,10 @@ class Event(enum.StrEnum):
     CALL_REFUSED = ("call_refused", "An RPC was refused, with a reason.")
     KEY_IGNORED = ("key_ignored", "A key of the JSON Web Key Set cannot be used.")
     KEY_SET_UNREADABLE = ("key_set_unreadable", "The JSON Web Key Set cannot be read; the known keys stay valid.")
+    PARKED_NOT_READ = (
+        "parked_not_read",
+        "What is parked could not be read; the server uses what it read last, and tries again after 3 s.",
+    )
     POSTGRES_UNAVAILABLE_AT_START = (
         "postgres_unavailable_at_start",
         "PostgreSQL does not answer when the server starts; the server serves anyway.",

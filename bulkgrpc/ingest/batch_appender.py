@@ -101,7 +101,7 @@ class BatchAppender:
             check_repeated(batch, await self._accepted.digest(batch.sequence))
             self.deliveries.acknowledge_again()
         else:
-            self._access.parked.check_batch(self._plan.spec.dataset)
+            self._access.parked.check_batch(self._plan.spec.dataset, self._plan.spec.key.tenant)
             budget_bytes = await self._acquire(len(batch.payload))
             await self._send(batch, budget_bytes, self._batch_message(batch))
         self._first = False

@@ -120,7 +120,7 @@ class JobOpener:
 
     async def _check_parked(self, key: JobKey, dataset: str) -> None:
         """Refuse a job without an acknowledged batch while too much is parked of its dataset; it is not created."""
-        refusal = self._stores.parked.refusal_of_job(dataset)
+        refusal = self._stores.parked.refusal_of_job(dataset, key.tenant)
         if refusal is None:
             return
         try:

@@ -241,8 +241,8 @@ class Blocks(Protocol):
         Returns the status before, with what is discarded, and after; None if it is not registered.
         """
 
-    async def blocked(self, bytes_max: int) -> Sequence[BlockedDataset]:
-        """Return the datasets that are not written now; their bytes are counted up to `bytes_max` or a little more."""
+    async def blocked(self) -> Sequence[BlockedDataset]:
+        """Return what is not written now, with about its bytes."""
 
     async def ledger(self) -> LedgerSnapshot:
         """Return the positions of the topic's partitions and its queues of parked messages."""

@@ -99,12 +99,9 @@ class Blocks:
         return None if after is None else (_with_parked(before, tenants), _with_parked(after, tenants))
 
     @within(CALL_DEADLINE_S)
-    async def blocked(self, bytes_max: int) -> Sequence[BlockedDataset]:
-        """Return the datasets that are not written now; their bytes are counted up to `bytes_max` or a little more."""
-        values = {
-            "message_overhead_bytes": PARKED_MESSAGE_OVERHEAD_BYTES,
-            "messages_max": bytes_max // PARKED_MESSAGE_OVERHEAD_BYTES + 1,
-        }
+    async def blocked(self) -> Sequence[BlockedDataset]:
+        """Return what is not written now, with about its bytes."""
+        values = {"message_overhead_bytes": PARKED_MESSAGE_OVERHEAD_BYTES}
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SQL["blocked"], values)
             return [BlockedDataset(*row) for row in await cursor.fetchall()]

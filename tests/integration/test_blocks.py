@@ -48,7 +48,7 @@ class Operator:
         return self._found(lambda blocks: blocks.discard(NAME))
 
     def blocked(self) -> list[BlockedDataset]:
-        return list(self._found(lambda blocks: blocks.blocked(1 << 30)))
+        return list(self._found(lambda blocks: blocks.blocked()))
 
     def ledger(self) -> LedgerSnapshot:
         return self._found(lambda blocks: blocks.ledger())
@@ -313,7 +313,7 @@ def test_admission_sees_about_what_the_parked_messages_take(worker: Worker, oper
     operator.pause("because")
     worker.write(batch(0, 0, 10))
     (found,) = operator.blocked()
-    assert (found.dataset, found.cause, found.reason) == (NAME, "paused", "because")
+    assert (found.dataset, found.tenant, found.cause, found.reason) == (NAME, "", "paused", "because")
     assert found.stored_bytes == operator.status().parked.payload_bytes + 1024
 
 

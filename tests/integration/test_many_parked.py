@@ -98,3 +98,26 @@ def test_a_dataset_is_paused_resumed_and_discarded_also_if_what_is_parked_cannot
     assert {one.tenant: one.parked.messages for one in before.tenants} == {"acme": 5, "other": 1}
     assert operator.resume().state is DatasetState.WRITABLE
     assert operator.status().parked.jobs == 2
+
+
+def test_admission_sees_what_waits_for_a_blocked_job_or_is_isolated_by_tenant_and_estimates_a_large_backlog(
+    connection: Connection, worker: Worker, operator: Operator
+) -> None:
+    worker.write(batch(0, 0, 10))
+    park_many(connection, "acme", POISON, 1)
+    park_many(connection, "acme", uuid.UUID(int=2), 3 * MANY)
+    park_many(connection, "other", uuid.UUID(int=3), 1)
+    assert operator.blocked() == []
+    block_job(connection, POISON)
+    (found,) = operator.blocked()
+    assert (found.dataset, found.tenant, found.cause) == (NAME, "acme", "job")
+    assert found.stored_bytes == pytest.approx((3 * MANY + 1) * 1124, rel=0.3)
+    connection.execute("DELETE FROM bulk.blocked_jobs")
+    connection.execute("DELETE FROM bulk.parked WHERE job_id = %s", [uuid.UUID(int=2)])
+    connection.execute("VACUUM FULL bulk.parked")
+    connection.execute(
+        "INSERT INTO bulk.blocked_datasets (dataset, cause, reason, next_trial_time) "
+        "VALUES (%s, 'isolating', 'slow', 'infinity')",
+        [NAME],
+    )
+    assert sorted((one.tenant, one.stored_bytes) for one in operator.blocked()) == [("acme", 1124), ("other", 1124)]

@@ -59,7 +59,7 @@ class MemoryBlocks:
     async def discard(self, dataset: str) -> tuple[DatasetStatus, DatasetStatus] | None:
         raise NotImplementedError
 
-    async def blocked(self, bytes_max: int) -> Sequence[BlockedDataset]:
+    async def blocked(self) -> Sequence[BlockedDataset]:
         if self.unavailable:
             raise PostgresUnavailable("unavailable")
         return self.found

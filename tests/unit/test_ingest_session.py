@@ -10,6 +10,7 @@ import pytest
 
 from bulkgrpc.blocks import BlockedDataset
 from bulkgrpc.errors import NotNow, Reason, Refusal, TooMuch
+from bulkgrpc.ingest import parked_limit
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.batch_appender import LogAccess
 from bulkgrpc.ingest.byte_budget import ByteBudget
@@ -197,8 +198,8 @@ async def test_without_both_stores_a_job_is_still_accepted_and_cannot_be_shown()
     assert caught.value.reason is Reason.REDIS_UNAVAILABLE
 
 
-def blocked(stored_bytes: int) -> list[BlockedDataset]:
-    return [BlockedDataset(examples.readings().name, "table", "column value is missing", stored_bytes)]
+def blocked(stored_bytes: int, tenant: str = "") -> list[BlockedDataset]:
+    return [BlockedDataset(examples.readings().name, tenant, "table", "column value is missing", stored_bytes)]
 
 
 async def test_a_new_job_of_a_blocked_dataset_is_accepted_up_to_the_limit_and_then_refused_and_not_created() -> None:
@@ -232,10 +233,38 @@ async def test_batches_of_an_open_job_are_accepted_up_to_twice_the_limit_and_its
     await process.stream(header(), seal(2))
 
 
-async def test_everything_is_accepted_while_what_is_parked_is_not_known() -> None:
+async def test_what_is_parked_of_another_tenant_refuses_nothing() -> None:
+    process = Process()
+    process.blocks.found = blocked(1 << 40, "other")
+    await process.parked.read()
+    await process.stream(header("one"), batch(0), seal(1))
+    process.blocks.found = blocked(1 << 40, ACME.tenant)
+    await process.parked.read()
+    assert (await process.refused(header("two"), batch(0), seal(1))).reason is Reason.DATASET_BLOCKED
+
+
+async def test_what_was_read_last_holds_while_postgresql_is_unavailable() -> None:
     process = Process()
     process.blocks.found = blocked(1 << 40)
     await process.parked.read()
     process.blocks.unavailable = True
     await process.parked.read()
-    await process.stream(header(), batch(0), seal(1))
+    assert (await process.refused(header(), batch(0), seal(1))).reason is Reason.DATASET_BLOCKED
+
+
+async def test_what_is_parked_is_read_again_after_an_unexpected_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, again = Process(), asyncio.Event()
+    answers: list[Exception | None] = [RuntimeError("a defect"), None]
+
+    async def found() -> list[BlockedDataset]:
+        if error := answers.pop(0):
+            raise error
+        again.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(parked_limit, "READ_S", 0.0)
+    monkeypatch.setattr(process.blocks, "blocked", found)
+    task = asyncio.create_task(process.parked.run())
+    await asyncio.wait_for(again.wait(), 5)
+    task.cancel()
