@@ -25,9 +25,8 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 demo: setup ## Run the main job on a real stack and print its report
 	$(BIN)/bulkgrpc demo
 
-test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey, then the fault suite
+test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey
 	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast
-	$(BIN)/pytest $(AT_ONCE) tests/chaos
 
 chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
