@@ -1,7 +1,7 @@
 """The drain: two threads apply parked messages, try blocked datasets again, and isolate what cannot be written.
 
 A queue whose rows are written in time is the quick thread's. One that failed is the slow thread's, until its slices are
-quick again: the slow thread cuts them down to the message at fault, and nobody else waits for it.
+quick again: the slow thread cuts them down to the message at fault, and no other queue waits for it.
 """
 
 from __future__ import annotations
@@ -213,8 +213,10 @@ class SlowDrain(_Rounds):
     def round(self) -> float:
         """Drain each queue by a slice. Returns how long to wait, seconds."""
         forgotten_s = time.monotonic() - FORGOTTEN_AFTER_S
-        for queue in [queue for queue, slow in self._slow.items() if slow.seen_at_s < forgotten_s]:
-            del self._slow[queue]
+        # A copy: the quick thread adds queues meanwhile.
+        for queue, slow in list(self._slow.items()):
+            if slow.seen_at_s < forgotten_s:
+                del self._slow[queue]
         return self._wait_after(self._drain_each(self._drain, slow=True) if self._slow else 0)
 
     def _drain(self, queue: ParkedQueue) -> int:

@@ -224,8 +224,8 @@ class ParkedMessages(Protocol):
     def end_isolation(self) -> Sequence[str]:
         """Unblock the datasets that are isolating and have no parked message any more; return their names."""
 
-    def end_discards(self) -> Sequence[str]:
-        """Forget the discards of which nothing is parked any more; return their datasets."""
+    def end_discards(self) -> None:
+        """Delete the discards that have no parked message left."""
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset, or change why it is blocked. Isolation that follows isolation lasts longer."""

@@ -212,9 +212,9 @@ def end_isolation(connection: Connection) -> Sequence[str]:
     return [dataset for (dataset,) in connection.execute(_SQL["end_isolation"])]
 
 
-def end_discards(connection: Connection, topic: str) -> Sequence[str]:
-    """Forget the discards of which nothing is parked any more; return their datasets."""
-    return [dataset for (dataset,) in connection.execute(_SQL["end_discards"], {"topic": topic})]
+def end_discards(connection: Connection, topic: str) -> None:
+    """Delete the discards that have no parked message left."""
+    connection.execute(_SQL["end_discards"], {"topic": topic})
 
 
 def explain_discard(connection: Connection, job_ids: Sequence[uuid.UUID], reason: str) -> None:

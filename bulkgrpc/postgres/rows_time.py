@@ -1,7 +1,7 @@
 """The time that a dataset's rows may take in a transaction, over all statements that write them.
 
-PostgreSQL bounds each statement. The check of the table begins the time (`table_contract`). Whoever executes further
-statements asks for what is left; once nothing is left, the rows have failed as if PostgreSQL had ended a statement.
+PostgreSQL bounds each statement. The time starts when the table is checked (`table_contract`). Each later statement
+gets the time that is left; when none is left, the rows fail as if PostgreSQL had cancelled a statement.
 """
 
 from __future__ import annotations

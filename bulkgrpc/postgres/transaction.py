@@ -149,8 +149,9 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
     # Messages may have been applied, or blocked, since they were selected.
     if not all(eligible(items, view)) or not parked.lock_slice(connection, drain.topic, drain.queue, items):
         return 0
-    for dataset, failure in prepared.undecodable.items() if not discards else ():
-        raise RowsFailed(dataset) from Undecodable(failure)
+    if not discards:
+        for dataset, failure in prepared.undecodable.items():
+            raise RowsFailed(dataset) from Undecodable(failure)
     groups = () if discards else prepared.groups
     effect = apply(connection, Work(items, groups, (None,) * len(items), view), writer)
     parked.delete(connection, drain.topic, items)

@@ -248,10 +248,10 @@ class PostgresParkedMessages:
         with self._translated():
             return parked.end_isolation(self._session.open())
 
-    def end_discards(self) -> Sequence[str]:
-        """Forget the discards of which nothing is parked any more."""
+    def end_discards(self) -> None:
+        """Delete the discards that have no parked message left."""
         with self._translated():
-            return parked.end_discards(self._session.open(), self._topic)
+            parked.end_discards(self._session.open(), self._topic)
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset, or change why it is blocked."""

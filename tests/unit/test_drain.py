@@ -53,8 +53,8 @@ class FakeParked:
     def end_isolation(self) -> Sequence[str]:
         return []
 
-    def end_discards(self) -> Sequence[str]:
-        return []
+    def end_discards(self) -> None:
+        pass
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         self.blocked.append((dataset, cause))

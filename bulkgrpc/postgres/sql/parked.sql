@@ -198,13 +198,12 @@ WHERE cause = 'isolating' AND next_trial_time < clock_timestamp() - interval '1 
 RETURNING dataset
 
 -- name: end_discards
--- Discards that are done.
+-- Delete the discards that have no parked message left.
 DELETE FROM bulk.discards d
 WHERE d.topic = %(topic)s AND NOT EXISTS (
   SELECT FROM bulk.parked p
   WHERE p.topic = d.topic AND p.partition = d.partition AND p.dataset = d.dataset AND p.message_offset < d.to_offset
 )
-RETURNING dataset
 
 -- name: explain_discard
 -- Note in the jobs whose records are discarded why that was done.
