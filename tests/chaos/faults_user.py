@@ -1,28 +1,29 @@
-"""Faults of users: the faults of tests/blast that block a dataset or pass, on the tables that a storm writes to."""
+"""Faults of users: those of tests/blast, on the tables that a storm writes to or on datasets of their own."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import psycopg
 
-from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig
 from tests.blast.catalog import FAULTS, Case
 from tests.blast.fault import Effect, sql_names
 from tests.blast.fault import Fault as UserFault
-from tests.blast.records import Shape
-from tests.blast.run import KEEP
+from tests.blast.faults_batch import BATCH_FAULTS
+from tests.blast.faults_ddl import CONSTRAINT_FAULTS
+from tests.blast.faults_trigger import TRIGGER_FAULTS
+from tests.blast.run import COLUMNS, KEEP
 from tests.chaos.fault import Fault, Hurt
 from tests.chaos.rig import Rig
 
 TABLES = ("sensor_readings", "fleet_readings")
 DONE_WITHIN_S = 60.0
+ATOMIC = 0.25
+"""How likely the jobs of a dataset of its own are atomic."""
 _COLUMNS = {
     "key": "value",
     "keys": "sensor_id, sampled_at",
@@ -32,7 +33,6 @@ _COLUMNS = {
 }
 _DEPENDENT = frozenset({"drop table"})
 """Nor the type of `value`: a view of the evidence is made of these."""
-_PATIENCE = ClientConfig(call_deadline_s=5, open_deadline_s=5, acknowledge_deadline_s=10, retry_deadline_s=20)
 
 
 def _fits(fault: UserFault) -> bool:
@@ -58,10 +58,7 @@ def _hurt(fault: UserFault) -> Hurt:
         with ExitStack() as held:
             _execute(rig, ((KEEP if fault.keeps else "") + fault.apply).format(**names))
             if fault.holds:
-                connection = held.enter_context(rig.database())
-                connection.execute("SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0")
-                connection.execute("BEGIN")
-                connection.execute(fault.holds.format(**names).encode())
+                _hold(rig, held, fault.holds.format(**names))
             try:
                 yield
             finally:
@@ -70,6 +67,14 @@ def _hurt(fault: UserFault) -> Hurt:
                 _execute(rig, "DROP TABLE IF EXISTS {kept}".format(**names))
 
     return hurt
+
+
+def _hold(rig: Rig, held: ExitStack, statements: str) -> None:
+    """Execute statements in a transaction that stays open until `held` is closed."""
+    connection = held.enter_context(rig.database())
+    connection.execute("SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0")
+    connection.execute("BEGIN")
+    connection.execute(statements.encode())
 
 
 def _execute(rig: Rig, statements: str) -> None:
@@ -89,31 +94,44 @@ def _execute(rig: Rig, statements: str) -> None:
             return
 
 
-@contextmanager
-def _poisoned(rig: Rig, chance: random.Random) -> Iterator[None]:
-    """Jobs of bad records, each to a dataset of its own."""
-    cases = [
-        Case(fault, chance.choice(fault.policies))
-        for fault in FAULTS.values()
-        if fault.poison is not None and not fault.slow and not fault.apply
-    ]
-    asyncio.run(_submit(rig.address, chance.sample(cases, 3), chance.randrange(10**9)))
-    yield
+def _hits_own(fault: UserFault) -> Hurt:
+    """A dataset that the fault alone hits: its jobs come before, meanwhile and afterwards."""
+
+    @contextmanager
+    def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
+        case = Case(fault, chance.choice(fault.policies), atomic=chance.random() < ATOMIC)
+        victim = rig.victims.add(rig.address, case, f"u{chance.randrange(10**9)}")
+        names = sql_names(victim.table, COLUMNS)
+        rig.victims.submit(rig.address, victim, "before", 1)
+        with ExitStack() as held:
+            _execute(rig, ((KEEP if fault.keeps else "") + fault.apply).format(**names))
+            if fault.holds:
+                _hold(rig, held, fault.holds.format(**names))
+            try:
+                rig.victims.submit(rig.address, victim, "during", 2)
+                yield
+            finally:
+                held.close()
+                _execute(rig, fault.repair.format(**names))
+        rig.victims.submit(rig.address, victim, "after", 1)
+
+    return hurt
 
 
-async def _submit(address: str, cases: list[Case], serial: int) -> None:
-    async with AsyncBulkClient(address, tenant=f"poison-{serial}", config=_PATIENCE) as client:
-        for case in cases:
-            poison, shape = case.fault.poison, Shape(case.table("storm"), case.policy, case.fault.message)
-            assert poison is not None
-            # Whatever else is hurt at the time may keep it from being submitted.
-            with contextlib.suppress(BulkError):
-                await client.register_dataset(shape.descriptors(), shape.message_type)
-                for _ in range(1 + poison.twice):
-                    await client.submit(shape.table, [Batch(data, count) for data, count in poison.batches(0)])
+def _own(fault: UserFault) -> bool:
+    """Return whether a storm can use a fault on a dataset of its own."""
+    return not (fault.whole or fault.slow or fault.around or fault.from_outside or "partition" in fault.fields)
 
 
-USER_FAULTS = (
-    *(Fault(f"user: {fault.name}", "user", _hurt(fault), 3.0) for fault in FAULTS.values() if _fits(fault)),
-    Fault("user: poison batches", "user", _poisoned, 1.0),
-)
+def _of(kind: str, hurt: Callable[[UserFault], Hurt], faults: Iterable[UserFault]) -> tuple[Fault, ...]:
+    return tuple(Fault(f"user: {kind}: {fault.name}", "user", hurt(fault), 3.0) for fault in faults)
+
+
+USER_FAULTS = {
+    "table": _of("table", _hurt, (fault for fault in FAULTS.values() if _fits(fault) and not fault.whole)),
+    "database": _of("database", _hurt, (fault for fault in FAULTS.values() if _fits(fault) and fault.whole)),
+    "trigger": _of("trigger", _hits_own, filter(_own, TRIGGER_FAULTS)),
+    "batch": _of("batch", _hits_own, filter(_own, BATCH_FAULTS)),
+    "constraint": _of("constraint", _hits_own, filter(_own, CONSTRAINT_FAULTS)),
+}
+"""By kind. A storm draws the kind first, because there are many faults of some."""

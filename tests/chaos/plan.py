@@ -15,10 +15,12 @@ from tests.chaos.faults_user import USER_FAULTS
 FAULTS = {
     fault.name: fault for fault in (*PROCESS_FAULTS, *POSTGRES_FAULTS, *KAFKA_FAULTS, *REDIS_FAULTS, *NETWORK_FAULTS)
 }
-STORM_FAULTS = {**FAULTS, **{fault.name: fault for fault in USER_FAULTS}}
+STORM_FAULTS = {**FAULTS, **{fault.name: fault for faults in USER_FAULTS.values() for fault in faults}}
 """Those of users are tried one by one in tests/blast."""
 QUIET = 0.25
 """The part of a storm's periods in which nothing happens."""
+USERS = 0.5
+"""The part of the other periods in which a user does something."""
 PERIOD_S = (20.0, 30.0)
 AT_ONCE_MAX = 3
 USER, POSTGRES = "user", "postgres"
@@ -61,16 +63,21 @@ def draw(seed: int, seconds: float) -> list[Period]:
 
 
 def _some(chance: random.Random) -> tuple[Fault, ...]:
-    """Draw faults of different parts. The part is drawn first, because the network has many faults."""
+    """Draw faults of different parts. The part is drawn first, because the network and the users have many faults."""
     of_part: dict[str, list[Fault]] = {}
-    for fault in STORM_FAULTS.values():
-        if fault.name in NOT_IN_STORMS:
-            continue
-        of_part.setdefault(fault.part, []).append(fault)
-    parts = chance.sample(sorted(of_part), chance.randint(1, AT_ONCE_MAX))
-    if USER in parts and POSTGRES in parts:
+    for fault in FAULTS.values():
+        if fault.name not in NOT_IN_STORMS:
+            of_part.setdefault(fault.part, []).append(fault)
+    if chance.random() < USERS:
         # A table is repaired in a PostgreSQL that answers.
-        parts.remove(POSTGRES)
-    drawn = [chance.choice(of_part[part]) for part in parts]
+        del of_part[POSTGRES]
+        user = chance.choice(USER_FAULTS[chance.choice(sorted(USER_FAULTS))])
+        # The user's first: it needs a server that answers.
+        parts = chance.sample(sorted(of_part), chance.randint(0, AT_ONCE_MAX - 1))
+        drawn = [user, *(chance.choice(of_part[part]) for part in parts)]
+    else:
+        drawn = [
+            chance.choice(of_part[part]) for part in chance.sample(sorted(of_part), chance.randint(1, AT_ONCE_MAX))
+        ]
     alone = [fault for fault in drawn if fault.name in ALONE]
     return (alone[0],) if alone else tuple(drawn)

@@ -27,6 +27,7 @@ from tests.chaos import evidence
 from tests.chaos.history import History
 from tests.chaos.proxy import Mood, Proxies, Proxy
 from tests.chaos.stand import ProxiedStack
+from tests.chaos.victims import Victims
 from tests.support import examples
 from tests.support.ends import end_offsets
 from tests.support.processes import Process
@@ -54,6 +55,7 @@ class Rig:
         # An administrator of the broker, through no proxy.
         self.admin = AdminClient({"bootstrap.servers": stack.addresses.kafka, "log_level": 0})
         self.history = History(logs / "history")
+        self.victims = Victims()
         self.server: Process
         self.workers: list[Process] = []
         self.mutant = "none"
@@ -176,6 +178,7 @@ class Rig:
         """Begin the history of another run."""
         self.history = History(self._logs / f"history-{name}")
         self.ended = []
+        self.victims = Victims()
         return self.history
 
     @contextmanager

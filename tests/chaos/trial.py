@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from bulkgrpc.promises import P1
 from tests.chaos import checker, evidence
 from tests.chaos.checker import Summary, Violation
 from tests.chaos.evidence import ROWS, Evidence, job_id
@@ -146,4 +147,5 @@ def conclude(rig: Rig, began_s: float) -> Verdict:
     found = evidence.collect(rig.postgres, rig.history)
     found.write(rig.history.directory / "evidence.json")
     violations = checker.check(found)
+    violations.extend(Violation(P1, what) for what in rig.victims.violations(rig.postgres))
     return Verdict(violations, checker.summarize(found), found, time.monotonic() - began_s)
