@@ -99,6 +99,7 @@ def _hits_own(fault: UserFault) -> Hurt:
 
     @contextmanager
     def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
+        assert rig.victims is not None, "only in a storm"
         case = Case(fault, chance.choice(fault.policies), atomic=chance.random() < ATOMIC)
         victim = rig.victims.add(rig.address, case, f"u{chance.randrange(10**9)}")
         names = sql_names(victim.table, COLUMNS)

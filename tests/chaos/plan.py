@@ -65,19 +65,17 @@ def draw(seed: int, seconds: float) -> list[Period]:
 def _some(chance: random.Random) -> tuple[Fault, ...]:
     """Draw faults of different parts. The part is drawn first, because the network and the users have many faults."""
     of_part: dict[str, list[Fault]] = {}
+    users = chance.random() < USERS
     for fault in FAULTS.values():
-        if fault.name not in NOT_IN_STORMS:
-            of_part.setdefault(fault.part, []).append(fault)
-    if chance.random() < USERS:
         # A table is repaired in a PostgreSQL that answers.
-        del of_part[POSTGRES]
+        if fault.name not in NOT_IN_STORMS and not (users and (fault.part == POSTGRES or fault.name in ALONE)):
+            of_part.setdefault(fault.part, []).append(fault)
+    if users:
         user = chance.choice(USER_FAULTS[chance.choice(sorted(USER_FAULTS))])
-        # The user's first: it needs a server that answers.
         parts = chance.sample(sorted(of_part), chance.randint(0, AT_ONCE_MAX - 1))
-        drawn = [user, *(chance.choice(of_part[part]) for part in parts)]
-    else:
-        drawn = [
-            chance.choice(of_part[part]) for part in chance.sample(sorted(of_part), chance.randint(1, AT_ONCE_MAX))
-        ]
+        # The user's first: it needs a server that answers.
+        return (user, *(chance.choice(of_part[part]) for part in parts))
+    parts = chance.sample(sorted(of_part), chance.randint(1, AT_ONCE_MAX))
+    drawn = [chance.choice(of_part[part]) for part in parts]
     alone = [fault for fault in drawn if fault.name in ALONE]
     return (alone[0],) if alone else tuple(drawn)

@@ -55,7 +55,7 @@ class Rig:
         # An administrator of the broker, through no proxy.
         self.admin = AdminClient({"bootstrap.servers": stack.addresses.kafka, "log_level": 0})
         self.history = History(logs / "history")
-        self.victims = Victims()
+        self.victims: Victims | None = None
         self.server: Process
         self.workers: list[Process] = []
         self.mutant = "none"
@@ -178,7 +178,6 @@ class Rig:
         """Begin the history of another run."""
         self.history = History(self._logs / f"history-{name}")
         self.ended = []
-        self.victims = Victims()
         return self.history
 
     @contextmanager

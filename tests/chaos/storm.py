@@ -23,6 +23,7 @@ from tests.chaos.load import Gate, Load, Plan, draw_plans
 from tests.chaos.plan import Period
 from tests.chaos.rig import Rig, calm, rig
 from tests.chaos.trial import Verdict
+from tests.chaos.victims import Victims
 from tests.conftest import new_data_dir
 
 JOB_BATCHES = 25
@@ -39,6 +40,7 @@ async def run(running: Rig, seed: int, seconds: float) -> Verdict:
     began_s = time.monotonic()
     periods = plan.draw(seed, seconds)
     history = running.renew_history(f"storm-{seed}")
+    running.victims = Victims(asyncio.get_running_loop())
     await asyncio.to_thread(evidence.clear, running.postgres)
     gate = Gate(pause_s=PAUSE_S)
     gate.healed.set()

@@ -147,5 +147,6 @@ def conclude(rig: Rig, began_s: float) -> Verdict:
     found = evidence.collect(rig.postgres, rig.history)
     found.write(rig.history.directory / "evidence.json")
     violations = checker.check(found)
-    violations.extend(Violation(P1, what) for what in rig.victims.violations(rig.postgres))
+    if rig.victims is not None:
+        violations.extend(Violation(P1, what) for what in rig.victims.violations(rig.postgres))
     return Verdict(violations, checker.summarize(found), found, time.monotonic() - began_s)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig, JobOptions
 from bulkgrpc.postgres.connection import connect
@@ -19,9 +20,13 @@ _ROWS = 2 * HALF // BATCHES
 
 
 class Victims:
-    """The victims of a run and the jobs that were sent to them. Used by one thread at a time."""
+    """The victims of a run and the jobs that were sent to them. Used by one thread at a time, not by that of `loop`.
 
-    def __init__(self) -> None:
+    loop: where the storm's own clients run: grpc.aio expects one loop in a process.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.sent: list[Sent] = []
         self._victims: list[Victim] = []
         self._jobs: Counter[str] = Counter()
@@ -36,7 +41,7 @@ class Victims:
             async with AsyncBulkClient(address, config=_PATIENCE) as client:
                 await client.register_dataset(shape.descriptors(), shape.message_type)
 
-        asyncio.run(register())
+        self._wait_for(register())
         self._victims.append(victim)
         return victim
 
@@ -45,7 +50,7 @@ class Victims:
 
         A submission that fails is the last one of its victim: the order of the jobs decides what must be there.
         """
-        asyncio.run(self._submit(address, victim, phase, jobs))
+        self._wait_for(self._submit(address, victim, phase, jobs))
 
     def violations(self, postgres: str) -> Iterator[str]:
         """Compare the tables and reports with what was sent."""
@@ -57,6 +62,9 @@ class Victims:
         for victim in self._victims:
             for what in checker.some(checker.check_dataset(found, victim.table, self.sent, victim.policy)):
                 yield f"{victim.case}: {what}"
+
+    def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _submit(self, address: str, victim: Victim, phase: Phase, jobs: int) -> None:
         tenant, poison = victim.tenants[0], victim.case.fault.poison
