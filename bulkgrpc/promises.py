@@ -48,7 +48,7 @@ P4: Final = Promise(
 P5: Final = Promise(
     "P5",
     "A worker that lost its partition writes nothing of it, however late it resumes.",
-    "postgres/ledger.py (lock_spans, acquire), model.may_apply_span",
+    "postgres/ledger.py (check_spans, acquire), model.may_apply_span",
     "a partition's offset in the ledger that decreases, skips messages, or advances under an older epoch",
 )
 P6: Final = Promise(

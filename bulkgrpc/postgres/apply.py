@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,13 +28,12 @@ from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind
 from bulkgrpc.postgres import dedupe, ledger, multi_lane_jobs, rejections, staged
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.ledger import JobRow
+from bulkgrpc.postgres.ledger import JobRow, JobsFound
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Integers, Rejections
 
-_USUAL_TIME = "SET LOCAL statement_timeout = DEFAULT"
 _LARGE_JOB_TIME = (
     "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_timeout', '0', true)"
 )
@@ -61,38 +60,45 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What was done for each job, and the seconds that the rows took."""
+    """What was done for each job, and the seconds that the rows took.
+
+    conclude: executes the statements that are left: lanes, digests and counts. It reads no result, so it may be called
+    in a pipeline, before the commit.
+    """
 
     counts: Mapping[JobKey, JobCounts]
     rows_s: float
+    conclude: Callable[[], None]
 
 
-def apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
-    """Apply messages; those that are deferred only get their jobs' rows.
+def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
+    """Apply messages up to what `Effect.conclude` does; those that are deferred only get their jobs' rows.
 
-    Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error. The caller rolls back then.
+    jobs: those of all messages, locked. Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error. The caller
+    rolls back then.
     """
-    with writer.contracts.one_transaction():
-        return _apply(connection, work, writer)
+    with writer.contracts.one_transaction(connection):
+        return _apply(connection, work, jobs, writer)
 
 
-def _apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
+def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWriter) -> Effect:
     items = work.items
-    jobs = _lock_jobs(connection, work)
-    ledger_view = ledger.view(connection, items, jobs)
+    found = _open_jobs(connection, work, found)
+    jobs = found.rows
+    ledger_view = ledger.view(connection, items, found)
     plan = plan_chunk(items, work.deferrals, work.view, ledger_view, datetime.now(UTC))
     applied = _Applied(items, plan, jobs, {job: JobDelta() for job in jobs_of(items)})
     rows_begun_s = time.perf_counter()
     for group in work.groups:
         with _of_dataset(group.rows.dataset.name):
             _write_group(connection, group, applied, writer)
-    if work.groups:
-        # The check of a table bounds the statements that follow; those of the ledger have their usual time.
-        connection.execute(_USUAL_TIME)
     rows_s = time.perf_counter() - rows_begun_s
     faults.reach("after_rows")
     for index in range(len(items)):
         _count(index, applied)
+    if any(row.atomic or row.lanes > 1 for row in jobs.values()):
+        # What follows locks rows, and sets savepoints of its own.
+        writer.contracts.end_rows(connection)
     locked = multi_lane_jobs.lock(connection, jobs, ledger_view, plan)
     planned = {
         i.message.spec.key: i.message.spec for i, f in zip(items, plan.fates, strict=True) if f is not Fate.DEFERRED
@@ -102,12 +108,14 @@ def _apply(connection: Connection, work: Work, writer: TableWriter) -> Effect:
         if spec.key.job_id in jobs:
             with _of_dataset(spec.dataset):
                 _decide(connection, spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view, writer)
-    if any(row.atomic for row in locked.jobs.values()):
-        connection.execute(_USUAL_TIME)
-    with connection.pipeline():
-        _conclude(connection, applied, locked.jobs)
     _report(connection, applied)
-    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s)
+
+    def conclude() -> None:
+        # The check of a table bounds the statements that follow; those of the ledger have their usual time.
+        writer.contracts.end_rows(connection)
+        _conclude(connection, applied, locked.jobs)
+
+    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude)
 
 
 @contextmanager
@@ -145,19 +153,20 @@ class _Applied:
                 self.deltas[self.items[index].message.spec.key].rejected += count
 
 
-def _lock_jobs(connection: Connection, work: Work) -> dict[uuid.UUID, JobRow]:
-    """Return the rows of the jobs of messages that are not deferred; first insert the rows of jobs that begin.
+def _open_jobs(connection: Connection, work: Work, found: JobsFound) -> JobsFound:
+    """Insert the rows of jobs that begin, and return the locked jobs of the messages that are not deferred.
 
-    Those of deferred messages are inserted too, so that the jobs are found; not locked: a drain may have them.
+    Jobs of deferred messages are inserted too, so that they are found.
     """
-    direct = [item for item, reason in zip(work.items, work.deferrals, strict=True) if reason is None]
-    keys = jobs_of(direct)
-    jobs = ledger.lock_jobs(connection, keys)
-    begun = [item for item in work.items if item.message.opens and item.message.spec.key.job_id not in jobs]
+    begun = [item for item in work.items if item.message.opens and item.message.spec.key.job_id not in found.rows]
     # Sorted, as in every worker: the lanes of a job may begin at several workers.
     for item in sorted(begun, key=lambda item: item.message.spec.key.job_id):
         ledger.open_job(connection, item)
-    return ledger.lock_jobs(connection, keys) if begun and keys else jobs
+    direct = jobs_of([item for item, reason in zip(work.items, work.deferrals, strict=True) if reason is None])
+    if begun and direct:
+        return ledger.lock_jobs(connection, direct)
+    ids = {job.job_id for job in direct}
+    return JobsFound({job_id: row for job_id, row in found.rows.items() if job_id in ids}, found.lanes)
 
 
 def _write_group(connection: Connection, group: Group, applied: _Applied, writer: TableWriter) -> None:

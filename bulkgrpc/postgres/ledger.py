@@ -1,13 +1,13 @@
 """The ledger: what was applied. Offsets and owners of partitions, sequences of lanes; in the caller's transaction.
 
-A stale owner is fenced here: `lock_spans` locks the partitions' rows until the transaction ends, and does not accept a
-chunk that is not the next one under its owner's epoch.
+A stale owner is fenced here: LOCK_OFFSETS locks the partitions' rows until the transaction ends, and `check_spans`
+does not accept a chunk that is not the next one under its owner's epoch.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -25,6 +25,9 @@ from bulkgrpc.postgres.jobs import open_values
 
 _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
+LOCK_OFFSETS = _SQL["lock_offsets"]
+LOCK_JOBS = _SQL["lock_jobs"]
+Row = tuple[Any, ...]
 
 
 def acquire(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[int, Ownership]:
@@ -39,13 +42,17 @@ def read(connection: Connection, topic: str, partitions: Sequence[int]) -> dict[
     return _ownerships(connection.execute(_SQL["read_offsets"], {"topic": topic, "partitions": list(partitions)}))
 
 
-def lock_spans(connection: Connection, topic: str, spans: Sequence[Span]) -> None:
-    """Lock the spans' partitions until the transaction ends.
+def offsets_values(topic: str, spans: Sequence[Span]) -> dict[str, Any]:
+    """Return the values of the statement LOCK_OFFSETS."""
+    return {"topic": topic, "partitions": [span.partition for span in spans]}
+
+
+def check_spans(locked: Iterable[Row], spans: Sequence[Span]) -> None:
+    """Check the spans against the rows of LOCK_OFFSETS.
 
     Raises NotNext unless every span is the next one of its partition under its owner's epoch (`may_apply_span`).
     """
-    partitions = [span.partition for span in spans]
-    ledger = _ownerships(connection.execute(_SQL["lock_offsets"], {"topic": topic, "partitions": partitions}))
+    ledger = _ownerships(locked)
     outcomes = {
         span.partition: (
             may_apply_span(
@@ -91,9 +98,32 @@ class JobRow:
     staged: int
 
 
-def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> dict[uuid.UUID, JobRow]:
+@dataclass(frozen=True, slots=True)
+class JobsFound:
+    """The rows of jobs, and those of their lanes that exist."""
+
+    rows: Mapping[uuid.UUID, JobRow]
+    lanes: Mapping[LaneKey, Lane]
+
+
+def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> JobsFound:
     """Return those of the jobs that have a row; none of them is ended by others until the transaction ends."""
-    return _job_rows(connection.execute(_SQL["lock_jobs"], {"job_ids": [job.job_id for job in jobs]}))
+    return jobs_of_rows(connection.execute(LOCK_JOBS, jobs_values(jobs)))
+
+
+def jobs_values(jobs: Sequence[JobKey]) -> dict[str, Any]:
+    """Return the values of the statement LOCK_JOBS."""
+    return {"job_ids": [job.job_id for job in jobs]}
+
+
+def jobs_of_rows(found: Iterable[Row]) -> JobsFound:
+    """Return what LOCK_JOBS found."""
+    rows, lanes = {}, {}
+    for job_id, create_day, state, counts, *rest, numbers, next_sequences, sealed in found:
+        rows[job_id] = JobRow(create_day, JobState(state), JobCounts(*counts), *rest)
+        for lane, next_sequence, is_sealed in zip(numbers or (), next_sequences or (), sealed or (), strict=True):
+            lanes[job_id, lane] = Lane(next_sequence, sealed=is_sealed)
+    return JobsFound(rows, lanes)
 
 
 def lock_multi_lane_jobs(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[uuid.UUID, JobRow]:
@@ -118,22 +148,26 @@ def open_job(connection: Connection, first: Received) -> None:
     connection.execute(_JOBS["open_job"], values)
 
 
-def view(connection: Connection, items: Sequence[Received], jobs: Mapping[uuid.UUID, JobRow]) -> LedgerView:
-    """Return what the ledger knows of the messages' lanes and, for batches that were applied before, their digests."""
-    if not jobs:
+def view(connection: Connection, items: Sequence[Received], jobs: JobsFound) -> LedgerView:
+    """Return what the ledger knows of the messages' lanes and, for batches that were applied before, their digests.
+
+    Cost: a round trip if there are such batches, none otherwise.
+    """
+    rows = jobs.rows
+    if not rows:
         return LedgerView()
     found = LedgerView(
-        ended=frozenset(job_id for job_id, row in jobs.items() if row.state.ended),
-        lane_counts={job_id: row.lanes for job_id, row in jobs.items() if row.lanes > 1},
-        lanes=lanes(connection, jobs),
-        deleted_versions={job_id: row.deleted_version for job_id, row in jobs.items()},
-        atomic_versions={job_id: row.dataset_version for job_id, row in jobs.items() if row.atomic},
+        ended=frozenset(job_id for job_id, row in rows.items() if row.state.ended),
+        lane_counts={job_id: row.lanes for job_id, row in rows.items() if row.lanes > 1},
+        lanes=jobs.lanes,
+        deleted_versions={job_id: row.deleted_version for job_id, row in rows.items()},
+        atomic_versions={job_id: row.dataset_version for job_id, row in rows.items() if row.atomic},
     )
     again = repeated_batches(items, found)
     if not again:
         return found
     values = {
-        "create_days": [jobs[job_id].create_day for job_id, _ in again],
+        "create_days": [rows[job_id].create_day for job_id, _ in again],
         "job_ids": [job_id for job_id, _ in again],
         "sequences": [sequence for _, sequence in again],
     }
@@ -199,5 +233,5 @@ def _of_jobs(jobs: Mapping[uuid.UUID, JobRow]) -> dict[str, Any]:
     return {"create_days": sorted({row.create_day for row in jobs.values()}), "job_ids": list(jobs)}
 
 
-def _ownerships(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[int, Ownership]:
-    return {row[0]: Ownership(*row) for row in cursor}
+def _ownerships(rows: Iterable[Row]) -> dict[int, Ownership]:
+    return {row[0]: Ownership(*row) for row in rows}

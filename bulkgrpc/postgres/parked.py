@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -22,6 +22,7 @@ from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 
 _SQL = statements.family("parked")
+VIEW = _SQL["view"]
 REASON_CHARS_MAX: Final = 2000
 TRIAL_S_MAX: Final = 10.0
 """Longest time between two trials of a blocked dataset, seconds."""
@@ -50,8 +51,13 @@ def view(connection: Connection, topic: str, items: Sequence[Received], *, main_
     main_path: call it under the lock on their offset rows. Otherwise for a slice of a drain, to which isolation is no
     block, and which is discarded if an operator asked for all of its messages.
     """
+    return view_of_rows(connection.execute(VIEW, view_values(topic, items, main_path=main_path)))
+
+
+def view_values(topic: str, items: Sequence[Received], *, main_path: bool) -> dict[str, object]:
+    """Return the values of the statement VIEW."""
     queues = {queue_of(item) for item in items}
-    values = {
+    return {
         "topic": topic,
         "main_path": main_path,
         "datasets": sorted({item.message.spec.dataset for item in items}),
@@ -61,9 +67,13 @@ def view(connection: Connection, topic: str, items: Sequence[Received], *, main_
         "queue_datasets": [queue.dataset for queue in queues],
         "last_offset": max((item.offset for item in items), default=0),
     }
+
+
+def view_of_rows(rows: Iterable[tuple[Any, ...]]) -> DeferralView:
+    """Return what VIEW found."""
     blocked, discarding, jobs, parked = set[str](), set[str](), set[uuid.UUID](), set[QueueKey]()
     discard_reason = ""
-    for kind, name, detail, partition in connection.execute(_SQL["view"], values):
+    for kind, name, detail, partition in rows:
         if kind == "dataset":
             blocked.add(name)
         elif kind == "discard":

@@ -22,6 +22,7 @@ from bulkgrpc.datasets.ddl import table as table_of
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, Table, TableMisfit, fit, parse_table
 from bulkgrpc.postgres import rows_time, statements
+from bulkgrpc.postgres.writers import savepoint
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 _SQL = statements.family("table_contract")
@@ -49,10 +50,15 @@ class _Known:
 
 @dataclass(slots=True)
 class _Session:
-    """What is known on one connection: the fits of dataset versions, and the statements that lock tables."""
+    """What is known on one connection: the fits of dataset versions, and the statements that lock tables.
+
+    bounded: whether the transaction's statements have the time of rows. in_savepoint: whether that of the rows is open.
+    """
 
     fits: dict[tuple[str, int], _Known] = field(default_factory=dict)
     locks: dict[str, bytes] = field(default_factory=dict)
+    bounded: bool = False
+    in_savepoint: bool = False
 
 
 class TableContracts:
@@ -69,31 +75,47 @@ class TableContracts:
         self._sessions = weakref.WeakKeyDictionary[Connection, _Session]()
 
     @contextmanager
-    def one_transaction(self) -> Iterator[None]:
+    def one_transaction(self, connection: Connection) -> Iterator[None]:
         """Count the time of a table that is checked again inside, and of all tables, together."""
         self._ends_at_s, self._all_end_at_s = {}, time.monotonic() + TABLES_TIME * self._rows_s
+        session = self._session(connection)
+        session.bounded = session.in_savepoint = False
         try:
             yield
         finally:
             self._ends_at_s = None
 
-    def check(self, connection: Connection, dataset: Dataset) -> Fit:
+    def end_rows(self, connection: Connection) -> None:
+        """Give the statements that follow their usual time, and release the savepoint of the rows; if need be.
+
+        Two statements without results: in a pipeline they cost no round trip.
+        """
+        session = self._session(connection)
+        if session.in_savepoint:
+            connection.execute(savepoint.RELEASE)
+        if session.bounded:
+            connection.execute("SET LOCAL statement_timeout = DEFAULT")
+        session.bounded = session.in_savepoint = False
+
+    def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:
         """Lock a dataset's table for writing until the transaction ends, and return how its rows are written.
 
         connection: in a READ COMMITTED transaction and not in a pipeline, best in a savepoint: whatever is raised, the
-        caller rolls back. Raises TableMisfit if the rows cannot be written, psycopg.errors.UndefinedTable if there is
-        no table, LockNotAvailable if it is being changed, InsufficientPrivilege if the role has no right on it,
+        caller rolls back. opens_savepoint: afterwards, for `savepoint.in_opened_savepoint`.
+        Raises TableMisfit if the rows cannot be written, psycopg.errors.UndefinedTable if there is no table,
+        LockNotAvailable if it is being changed, InsufficientPrivilege if the role has no right on it,
         QueryCanceled if no time is left for its rows. The transaction's lock_timeout is the connection's default
         afterwards.
         Cost: one round trip, about 0.3 ms; a second one, about 3 ms, where the table changed.
         """
         if connection.info.transaction_status is not TransactionStatus.INTRANS:
             raise RuntimeError("a table is checked in the transaction that writes it")
-        session = self._sessions.get(connection)
-        if session is None:
-            session = self._sessions[connection] = _Session()
+        session = self._session(connection)
         rows_time.begin(connection, self._left_s(dataset.name))
-        fingerprint = _lock(connection, dataset, session)
+        if self._ends_at_s is None:
+            # Of an earlier transaction.
+            session.in_savepoint = False
+        fingerprint = _lock(connection, dataset, session, opens_savepoint=opens_savepoint)
         known = session.fits.get((dataset.name, dataset.version))
         if known is not None and known.fingerprint == fingerprint:
             return known.fit
@@ -107,6 +129,12 @@ class TableContracts:
             raise TableMisfit(fitted)
         session.fits[dataset.name, dataset.version] = _Known(fingerprint, fitted)
         return fitted
+
+    def _session(self, connection: Connection) -> _Session:
+        session = self._sessions.get(connection)
+        if session is None:
+            session = self._sessions[connection] = _Session()
+        return session
 
     def _left_s(self, table: str) -> float:
         if self._ends_at_s is None:
@@ -129,8 +157,8 @@ async def describe_for_registration(
     return None if row is None else parse_table(row[0])
 
 
-def _lock(connection: Connection, dataset: Dataset, session: _Session) -> str:
-    """Lock a table and return its fingerprint."""
+def _lock(connection: Connection, dataset: Dataset, session: _Session, *, opens_savepoint: bool) -> str:
+    """Lock a table and return its fingerprint. A savepoint that was opened before is released first."""
     statement = session.locks.get(dataset.name)
     if statement is None:
         table = table_of(dataset)
@@ -141,7 +169,9 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session) -> str:
         )
         statement = session.locks[dataset.name] = composed.as_bytes(connection)
     try:
-        cursor = connection.execute(rows_time.set_timeout(connection).encode() + statement, prepare=False)
+        before = savepoint.RELEASE * session.in_savepoint + rows_time.set_timeout(connection)
+        after = ";" + savepoint.OPEN if opens_savepoint else ""
+        cursor = connection.execute(before.encode() + statement + after.encode(), prepare=False)
     except psycopg.errors.WrongObjectType as error:
         raise TableMisfit(
             Misfit(
@@ -149,9 +179,11 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session) -> str:
                 f"{error.diag.message_primary}: put the table back in its place",
             )
         ) from error
+    session.bounded, session.in_savepoint = True, opens_savepoint
+    row = None
     while cursor.nextset():
-        pass
-    row = cursor.fetchone()
+        if cursor.description is not None:
+            row = cursor.fetchone()
     if row is None or row[0] is None:
         raise RuntimeError("the transaction is not READ COMMITTED: it might see the table as it was before the lock")
     return str(row[0])

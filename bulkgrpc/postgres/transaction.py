@@ -6,15 +6,17 @@ Rows, rejections, counts, parked messages and offsets are committed together or 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from bulkgrpc import faults
-from bulkgrpc.consume.assembly import Chunk, Received
+from bulkgrpc.consume.assembly import Chunk, Received, jobs_of
 from bulkgrpc.consume.decode import PreparedChunk, prepare
-from bulkgrpc.consume.deferral import QueueKey, defer, eligible
+from bulkgrpc.consume.deferral import DeferralView, QueueKey, defer, eligible
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.postgres import ledger, multi_lane_jobs, parked
@@ -52,21 +54,57 @@ def _write_chunk(
 ) -> Applied:
     items = prepared.chunk.items
     begun_s = time.perf_counter()
-    with connection.transaction():
-        ledger.lock_spans(connection, topic, prepared.chunk.spans)
-        # Once the lock is held, in a statement of its own: a drain may have emptied a queue while this one waited.
-        view = parked.view(connection, topic, items, main_path=True)
+    with _rolled_back_after_a_failure(connection):
+        view, jobs = _begin(connection, topic, prepared.chunk)
         view = replace(view, blocked_datasets=view.blocked_datasets.union(blocked))
         deferrals = defer(items, view, prepared.undecoded)
-        effect = apply(connection, Work(items, prepared.groups, deferrals, view), writer)
+        effect = apply(connection, Work(items, prepared.groups, deferrals, view), jobs, writer)
         deferred = [item for item, reason in zip(items, deferrals, strict=True) if reason is not None]
         if deferred:
             parked.park(connection, topic, deferred)
-        # Not in a pipeline: after one, PostgreSQL 18 does not begin to count the time that a transaction is idle, and a
-        # worker that is frozen before its COMMIT would keep its locks for as long as a transaction may take.
-        ledger.advance_offsets(connection, topic, prepared.chunk.spans)
         faults.reach("before_commit")
+        with connection.pipeline():
+            effect.conclude()
+            ledger.advance_offsets(connection, topic, prepared.chunk.spans)
+            connection.execute("COMMIT")
     return Applied(effect.counts, effect.rows_s, time.perf_counter() - begun_s, len(deferred))
+
+
+def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralView, ledger.JobsFound]:
+    """Begin a chunk's transaction: lock its partitions and jobs, and read what is known of them. Raises NotNext.
+
+    Cost: one round trip. Each statement sees what was committed before it began: the view is read under the lock on the
+    offsets, because a drain may have emptied a queue while this transaction waited for them.
+    """
+    sent = (
+        (ledger.LOCK_OFFSETS, ledger.offsets_values(topic, chunk.spans)),
+        (parked.VIEW, parked.view_values(topic, chunk.items, main_path=True)),
+        (ledger.LOCK_JOBS, ledger.jobs_values(jobs_of(chunk.items))),
+    )
+    binding = psycopg.ClientCursor(connection)
+    message = "; ".join(["BEGIN", *(binding.mogrify(statement, values) for statement, values in sent)])
+    # One message and not a pipeline: after a pipeline, PostgreSQL 18 does not count how long a transaction is idle, and
+    # a worker that is frozen would keep its locks for as long as a transaction may take.
+    cursor = connection.execute(message.encode(connection.info.encoding), prepare=False)
+    found = []
+    while cursor.nextset():
+        found.append(cursor.fetchall())
+    offsets, view, jobs = found
+    ledger.check_spans(offsets, chunk.spans)
+    return parked.view_of_rows(view), ledger.jobs_of_rows(jobs)
+
+
+@contextmanager
+def _rolled_back_after_a_failure(connection: Connection) -> Iterator[None]:
+    """Roll back what the block began and did not commit, if it fails. Raises RuntimeError in a transaction."""
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        raise RuntimeError("a chunk is a transaction of its own")
+    try:
+        yield
+    except BaseException:
+        with suppress(psycopg.Error):
+            connection.rollback()
+        raise
 
 
 class SliceAborted(Exception):
@@ -153,7 +191,10 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
         for dataset, failure in prepared.undecodable.items():
             raise RowsFailed(dataset) from Undecodable(failure)
     groups = () if discards else prepared.groups
-    effect = apply(connection, Work(items, groups, (None,) * len(items), view), writer)
+    jobs = ledger.lock_jobs(connection, jobs_of(items))
+    effect = apply(connection, Work(items, groups, (None,) * len(items), view), jobs, writer)
+    with connection.pipeline():
+        effect.conclude()
     parked.delete(connection, drain.topic, items)
     if discards:
         lost = [job.job_id for job, counts in effect.counts.items() if counts.expired]

@@ -233,8 +233,9 @@ class PostgresParkedMessages:
             queue = parked.queue_of_dataset(connection, self._topic, dataset)
         if newest is not None:
             try:
-                with connection.transaction():
-                    self._tables[Pace.USUAL].contracts.check(connection, newest)
+                contracts = self._tables[Pace.USUAL].contracts
+                with connection.transaction(), contracts.one_transaction(connection):
+                    contracts.check(connection, newest)
             except (psycopg.Error, TableMisfit) as error:
                 raise SliceFailed(failure_of(error, Where.ROWS, dataset), []) from error
             if queue is not None:

@@ -18,9 +18,11 @@ from tests.chaos.mutants import _replace
 def unchecked_table() -> None:
     """A table is written without a look at what it is."""
     from bulkgrpc.datasets.table_fit import Fit
+    from bulkgrpc.postgres.writers import savepoint
     from bulkgrpc.postgres.writers.table import TableWriter
 
-    def check(_self: Any, _connection: Any, dataset: Any) -> Fit:
+    def check(_self: Any, connection: Any, dataset: Any, **_: Any) -> Fit:
+        connection.execute(savepoint.OPEN)
         types = tuple(column.type for column in dataset.columns)
         return Fit((), types, row_triggers=False, deferrable=False)
 
@@ -32,7 +34,7 @@ def skipped_as_written() -> None:
     from bulkgrpc.postgres.writers.table import TableWriter
 
     check = TableWriter.check
-    _replace(TableWriter, "check", lambda *arguments: replace(check(*arguments), row_triggers=False))
+    _replace(TableWriter, "check", lambda *given, **named: replace(check(*given, **named), row_triggers=False))
 
 
 def parked_and_lost() -> None:
@@ -48,14 +50,14 @@ def overtaking() -> None:
     from workers import drain
 
     _replace(drain, "SLICE_MESSAGES", 1)
-    queues, view = parked.queues, parked.view
+    queues, view_of_rows = parked.queues, parked.view_of_rows
 
     def slow(*given: Any) -> Any:
         threading.Event().wait(0.5)
         return queues(*given)
 
     _replace(parked, "queues", slow)
-    _replace(parked, "view", lambda *given, **named: replace(view(*given, **named), parked_queues=frozenset()))
+    _replace(parked, "view_of_rows", lambda rows: replace(view_of_rows(rows), parked_queues=frozenset()))
 
 
 def never_forgotten() -> None:

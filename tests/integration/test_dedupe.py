@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,7 @@ ATOMIC = JobOptions(atomic=True)
 POLICIES: tuple[ConflictPolicy, ...] = ("ignore", "update", "reject")
 Batch = Sequence[bytes]
 Counts = tuple[int, ...]
+EXAMPLES = itertools.count(1)
 
 
 @dataclass
@@ -360,7 +362,7 @@ def test_workers_that_write_the_same_records_at_once_write_each_once(
     # No primary key, which the check of the table does not see: nothing but the hashes keeps a record from being there
     # twice.
     connection.execute("ALTER TABLE remembered_ignore DROP CONSTRAINT remembered_ignore_pkey")
-    monkeypatch.setattr(TableWriter, "check", lambda *_: Fit((), (), row_triggers=False, deferrable=False))
+    monkeypatch.setattr(TableWriter, "check", lambda *_, **__: Fit((), (), row_triggers=False, deferrable=False))
     chunks = 12
     barrier = threading.Barrier(3)
 
@@ -439,24 +441,25 @@ class Oracle:
 def test_counts_and_rows_are_those_of_an_oracle_that_takes_one_record_at_a_time(
     worker: Worker, connection: Connection, policy: ConflictPolicy, chunks: list[list[tuple[str, list[bytes]]]]
 ) -> None:
-    dataset = f"remembered_{policy}"
-    oracle = Oracle(policy)
-    with connection.transaction(force_rollback=True):
-        check = sql.SQL("ALTER TABLE {} ADD CHECK (value <> {})")
-        connection.execute(check.format(sql.Identifier(dataset), sql.Literal(REFUSED)))
-        mine = Worker(connection, partition=1)
-        for parts in chunks:
-            mine.write(*parts, dataset=dataset)
-            for job, records in parts:
-                for record in records:
-                    oracle.apply(job, record)
-        for job, expected in oracle.counts.items():
-            found = counts(connection, job)
-            assert list(found) == expected
-            assert found[0] == sum(found[1:])
-        rows = connection.execute(sql.SQL("SELECT value FROM {} ORDER BY 1").format(sql.Identifier(dataset)))
-        expected_values = sorted(float(np.frombuffer(record[5:13])[0]) for record in oracle.table.values())
-        assert [value for (value,) in rows] == expected_values
+    dataset, oracle = f"remembered_{policy}", Oracle(policy)
+    check = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS refused, ADD CONSTRAINT refused CHECK (value <> {})")
+    connection.execute(check.format(sql.Identifier(dataset), sql.Literal(REFUSED)))
+    # Each example has tenants and a partition of its own.
+    number = next(EXAMPLES)
+    mine = Worker(connection, partition=number)
+    for parts in chunks:
+        own = [(f"{number}-{job}", records) for job, records in parts]
+        mine.write(*own, dataset=dataset)
+        for job, records in own:
+            for record in records:
+                oracle.apply(job, record)
+    for job, expected in oracle.counts.items():
+        found = counts(connection, job)
+        assert list(found) == expected
+        assert found[0] == sum(found[1:])
+    query = sql.SQL("SELECT value FROM {} WHERE starts_with(tenant, %s) ORDER BY 1").format(sql.Identifier(dataset))
+    expected_values = sorted(float(np.frombuffer(record[5:13])[0]) for record in oracle.table.values())
+    assert [value for (value,) in connection.execute(query, [f"{number}-"])] == expected_values
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])

@@ -13,11 +13,7 @@ WHERE topic = %(topic)s AND partition = ANY (%(partitions)s::integer[])
 
 -- name: lock_offsets
 -- Positions of partitions, locked until the transaction ends: a stale owner waits here, then reads the new epoch.
-SELECT partition, next_offset, owner_epoch
-FROM bulk.offsets
-WHERE topic = %(topic)s AND partition = ANY (%(partitions)s::integer[])
-ORDER BY partition
-FOR UPDATE
+SELECT * FROM bulk.lock_offsets(%(topic)s, %(partitions)s::integer[])
 
 -- name: advance_offsets
 -- Advance partitions to the end of the chunk.
@@ -27,19 +23,9 @@ FROM unnest(%(partitions)s::integer[], %(to_offsets)s::bigint[]) AS v (partition
 WHERE o.topic = %(topic)s AND o.partition = v.partition
 
 -- name: lock_jobs
--- A chunk's jobs. A transaction that ends one waits for the chunk (FOR UPDATE, in lock_job_row); one that seals it does
--- not.
--- deleted_version: the last version of its dataset that was deleted, 0 if none was.
-SELECT j.job_id, j.create_day, j.state, ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired, j.skipped] AS counts,
-       j.atomic, j.rejections_max, cardinality(j.partitions) AS lanes, j.dataset_version,
-       (SELECT coalesce(max(d.version), 0)
-        FROM bulk.datasets d
-        WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL) AS deleted_version,
-       j.staged
-FROM bulk.jobs j
-WHERE j.job_id = ANY (%(job_ids)s::uuid[])
-ORDER BY j.job_id
-FOR KEY SHARE OF j
+-- A chunk's jobs and their lanes. A transaction that ends one waits for the chunk (FOR UPDATE, in lock_job_row); one that
+-- seals it does not.
+SELECT * FROM bulk.lock_jobs(%(job_ids)s::uuid[])
 
 -- name: lock_multi_lane_jobs
 -- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time changes such a job.
@@ -56,7 +42,7 @@ ORDER BY j.job_id
 FOR NO KEY UPDATE OF j
 
 -- name: get_lanes
--- The lanes of a chunk's jobs. No other worker writes those of its partitions: their offset rows are locked.
+-- The lanes of jobs.
 SELECT job_id, lane, next_sequence, sealed
 FROM bulk.lanes
 WHERE create_day = ANY (%(create_days)s::date[]) AND job_id = ANY (%(job_ids)s::uuid[])

@@ -1,27 +1,7 @@
 -- name: view
--- What decides whether messages are parked: their blocked datasets and jobs, and those of their queues that have parked
--- messages; for a drain, whether all of its messages are discarded. Isolation is a block for the main path only, and ends
--- by itself.
-SELECT 'dataset', b.dataset, '', 0
-FROM bulk.blocked_datasets b
-WHERE b.dataset = ANY (%(datasets)s::text[])
-  AND (b.cause <> 'isolating' OR (%(main_path)s AND b.next_trial_time > clock_timestamp()))
-UNION ALL
-SELECT 'job', b.job_id::text, '', 0
-FROM bulk.blocked_jobs b
-WHERE b.job_id = ANY (%(job_ids)s::uuid[]) AND b.next_trial_time > clock_timestamp()
-UNION ALL
-SELECT 'discard', d.dataset, d.reason, 0
-FROM bulk.discards d
-WHERE NOT %(main_path)s AND d.dataset = ANY (%(datasets)s::text[]) AND d.topic = %(topic)s
-  AND d.partition = ANY (%(partitions)s::integer[]) AND d.to_offset > %(last_offset)s
-UNION ALL
-SELECT 'queue', q.tenant, q.dataset, q.partition
-FROM unnest(%(partitions)s::integer[], %(tenants)s::text[], %(queue_datasets)s::text[]) AS q (partition, tenant, dataset)
-WHERE EXISTS (
-  SELECT FROM bulk.parked p
-  WHERE p.topic = %(topic)s AND p.partition = q.partition AND p.tenant = q.tenant AND p.dataset = q.dataset
-)
+-- What decides whether messages are parked.
+SELECT * FROM bulk.deferrals(%(topic)s, %(main_path)s, %(datasets)s::text[], %(job_ids)s::uuid[], %(partitions)s::integer[],
+                             %(tenants)s::text[], %(queue_datasets)s::text[], %(last_offset)s)
 
 -- name: park
 -- Keep messages as they came.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import psycopg
@@ -10,6 +11,10 @@ import psycopg
 from bulkgrpc.postgres.connection import Connection
 
 T = TypeVar("T")
+
+OPEN = "SAVEPOINT bulkgrpc_rows;"
+RELEASE = "RELEASE bulkgrpc_rows;"
+_ROLL_BACK = "ROLLBACK TO bulkgrpc_rows"
 
 
 def in_savepoint(connection: Connection, write: Callable[[], T]) -> T:
@@ -26,3 +31,25 @@ def in_savepoint(connection: Connection, write: Callable[[], T]) -> T:
             raise
     with connection.transaction():
         return write()
+
+
+def in_opened_savepoint(connection: Connection, write: Callable[[], T]) -> T:
+    """Do what `in_savepoint` does, in the savepoint that OPEN opened; it is open afterwards, however `write` ends.
+
+    OPEN and RELEASE are to be sent with other statements, so that they cost no round trip.
+    """
+    try:
+        return _undone_after_a_failure(connection, write)
+    except psycopg.errors.CheckViolation as error:
+        if error.diag.constraint_name is not None:
+            raise
+    return _undone_after_a_failure(connection, write)
+
+
+def _undone_after_a_failure(connection: Connection, write: Callable[[], T]) -> T:
+    try:
+        return write()
+    except psycopg.Error:
+        with suppress(psycopg.Error):
+            connection.execute(_ROLL_BACK)
+        raise

@@ -19,11 +19,11 @@ from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.table_contract import TableContracts
-from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, triggered, update
+from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, savepoint, triggered, update
 from bulkgrpc.postgres.writers.constraints import broken_constraints
 from bulkgrpc.postgres.writers.remember import RememberingWriter
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
-from bulkgrpc.postgres.writers.savepoint import in_savepoint
+from bulkgrpc.postgres.writers.savepoint import in_opened_savepoint, in_savepoint
 from bulkgrpc.postgres.writers.written import Writer, Written
 from bulkgrpc.rejections import Integers, RejectionBuilder, RejectionCode
 
@@ -56,7 +56,7 @@ class TableWriter:
         """
         if rows.table.num_rows == 0:
             return Written(np.zeros(int(job.max(initial=0)) + 1, np.int32))
-        fit = self.check(connection, rows.dataset)
+        fit = self.check(connection, rows.dataset, opens_savepoint=_is_written_first(rows.dataset))
         if not fit.conversions:
             return self._write_fitting(connection, fit, rows, job)
         found = RejectionBuilder(len(job))
@@ -67,12 +67,14 @@ class TableWriter:
         rows = _converted(rows, fit)
         return _write_others(found, rows, job, partial(self._write_fitting, connection, fit))
 
-    def check(self, connection: Connection, dataset: Dataset) -> Fit:
+    def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:
         """Lock and check a dataset's table; make its constraints immediate. Raises what `TableContracts.check` does."""
-        fit = self.contracts.check(connection, dataset)
+        fit = self.contracts.check(connection, dataset, opens_savepoint=opens_savepoint)
         if fit.deferrable:
-            # An error at COMMIT would be about no row: let it come with the row.
-            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            # An error at COMMIT would be about no row: let it come with the row. Outside the savepoint: if that is
+            # rolled back, they stay immediate.
+            inside = f"{savepoint.RELEASE} {{}}; {savepoint.OPEN}" if opens_savepoint else "{}"
+            connection.execute(inside.format("SET CONSTRAINTS ALL IMMEDIATE").encode(), prepare=False)
         return fit
 
     def _write_fitting(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
@@ -104,7 +106,8 @@ class TableWriter:
         try:
             if not left:
                 try:
-                    return in_savepoint(connection, lambda: direct.write(connection, rows, job))
+                    within = in_opened_savepoint if _is_written_first(rows.dataset) else in_savepoint
+                    return within(connection, lambda: direct.write(connection, rows, job))
                 except psycopg.errors.UniqueViolation:
                     left = STAGED_CHUNKS
             self._staged_left[name] = left - 1
@@ -113,6 +116,11 @@ class TableWriter:
             if not is_about_a_row(error):
                 raise
         return None
+
+
+def _is_written_first(dataset: Dataset) -> bool:
+    """Return whether the rows are the first that is written after the check: of others the hashes are."""
+    return not dataset.dedupe_window_s
 
 
 def _write_others(

@@ -192,6 +192,80 @@ $function$;
 COMMENT ON FUNCTION bulk.table_fingerprint(regclass) IS
   'A text that differs after every change of the table that the statement describe (table_contract.sql) could see; null in a transaction that is not READ COMMITTED. A row version (xmin) of a catalog stands for the row. No function that locks a partition is called: a session that attaches a partition may have it locked.';
 
+-- What begins the transaction of a chunk. In PL/pgSQL, so that a session plans each query once: the three are sent
+-- together, as one message, and each sees what was committed before it began.
+CREATE FUNCTION bulk.lock_offsets(topic text, partitions integer[])
+RETURNS TABLE (partition integer, next_offset bigint, owner_epoch bigint) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT o.partition, o.next_offset, o.owner_epoch
+  FROM bulk.offsets o
+  WHERE o.topic = lock_offsets.topic AND o.partition = ANY (partitions)
+  ORDER BY o.partition
+  FOR UPDATE;
+END $$;
+COMMENT ON FUNCTION bulk.lock_offsets(text, integer[]) IS
+  'Positions of partitions, locked until the transaction ends: a stale owner waits here, then reads the new epoch.';
+
+CREATE FUNCTION bulk.deferrals(
+  topic text, main_path boolean, datasets text[], job_ids uuid[], partitions integer[], tenants text[],
+  queue_datasets text[], last_offset bigint
+)
+RETURNS TABLE (kind text, name text, detail text, partition integer) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT 'dataset', b.dataset, '', 0
+  FROM bulk.blocked_datasets b
+  WHERE b.dataset = ANY (datasets) AND (b.cause <> 'isolating' OR (main_path AND b.next_trial_time > clock_timestamp()))
+  UNION ALL
+  SELECT 'job', b.job_id::text, '', 0
+  FROM bulk.blocked_jobs b
+  WHERE b.job_id = ANY (job_ids) AND b.next_trial_time > clock_timestamp()
+  UNION ALL
+  SELECT 'discard', d.dataset, d.reason, 0
+  FROM bulk.discards d
+  WHERE NOT main_path AND d.dataset = ANY (datasets) AND d.topic = deferrals.topic
+    AND d.partition = ANY (partitions) AND d.to_offset > last_offset
+  UNION ALL
+  SELECT 'queue', q.tenant, q.dataset, q.partition
+  FROM unnest(partitions, tenants, queue_datasets) AS q (partition, tenant, dataset)
+  WHERE EXISTS (
+    SELECT FROM bulk.parked p
+    WHERE p.topic = deferrals.topic AND p.partition = q.partition AND p.tenant = q.tenant AND p.dataset = q.dataset
+  );
+END $$;
+COMMENT ON FUNCTION bulk.deferrals(text, boolean, text[], uuid[], integer[], text[], text[], bigint) IS
+  'What decides whether messages are parked: their blocked datasets and jobs, and those of their queues that have parked messages; for a drain, whether all of its messages are discarded. Isolation is a block for the main path only, and ends by itself.';
+
+CREATE FUNCTION bulk.lock_jobs(job_ids uuid[])
+RETURNS TABLE (
+  job_id uuid, create_day date, state smallint, counts bigint[], atomic boolean, rejections_max bigint,
+  lane_count integer, dataset_version integer, deleted_version integer, staged bigint, lanes integer[],
+  next_sequences bigint[], sealed boolean[]
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT j.job_id, j.create_day, j.state,
+         ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired, j.skipped], j.atomic, j.rejections_max,
+         cardinality(j.partitions), j.dataset_version,
+         (SELECT coalesce(max(d.version), 0) FROM bulk.datasets d
+          WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL),
+         j.staged, l.lanes, l.next_sequences, l.sealed
+  FROM bulk.jobs j CROSS JOIN LATERAL (
+    SELECT array_agg(l.lane) AS lanes, array_agg(l.next_sequence) AS next_sequences, array_agg(l.sealed) AS sealed
+    FROM bulk.lanes l
+    WHERE l.create_day = j.create_day AND l.job_id = j.job_id
+  ) l
+  WHERE j.job_id = ANY (job_ids)
+  ORDER BY j.job_id
+  FOR KEY SHARE OF j;
+END $$;
+COMMENT ON FUNCTION bulk.lock_jobs(uuid[]) IS
+  'The jobs of a chunk, and their lanes. A transaction that ends a job waits for the chunk (FOR UPDATE, in lock_job_row); one that seals it does not. deleted_version: the last version of its dataset that was deleted, 0 if none was. No other worker writes the lanes of the chunk''s partitions: their offset rows are locked.';
+
 -- As before, but a day stays while a job of it has parked messages: they would open the job again.
 CREATE OR REPLACE FUNCTION bulk.maintain_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
