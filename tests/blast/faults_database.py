@@ -80,6 +80,17 @@ DATABASE_FAULTS = (
         "GRANT TEMPORARY ON DATABASE {database} TO PUBLIC",
         whole=True,
     ),
+    # The same: staging tables are temporary, and an event trigger does not distinguish them.
+    Fault(
+        "event trigger that forbids DDL",
+        Effect.EXACT,
+        "CREATE FUNCTION blast.forbid() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF session_user = '{role}' THEN RAISE 'no DDL today'; END IF; END $$; "
+        "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION blast.forbid(); " + _END_SESSIONS,
+        "DROP EVENT TRIGGER forbid; DROP FUNCTION blast.forbid()",
+        whole=True,
+        slow=True,
+    ),
     _setting("role", "blast_nobody", Effect.UNAVAILABLE),
     _setting("statement_timeout", "1ms", slow=False),
     _setting("lock_timeout", "1ms"),

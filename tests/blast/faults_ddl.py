@@ -159,6 +159,22 @@ DEFINITION_FAULTS = (
         "ALTER TABLE {table} DROP COLUMN more; DROP FUNCTION blast.{name}()",
     ),
     Fault(
+        "index on an expression that raises",
+        Effect.ROWS_REJECTED,
+        "CREATE FUNCTION blast.{name}(bigint) RETURNS bigint IMMUTABLE RETURN $1; "
+        "CREATE INDEX {name}_x ON {table} (blast.{name}({key})); "
+        "CREATE OR REPLACE FUNCTION blast.{name}(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        "IF $1 % 5 = 0 THEN RAISE EXCEPTION 'refused by an index' USING ERRCODE = '45000'; END IF; RETURN $1; END $$",
+        "DROP INDEX public.{name}_x; DROP FUNCTION blast.{name}(bigint)",
+    ),
+    Fault(
+        "published without a replica identity",
+        Effect.BLOCKED,
+        "ALTER TABLE {table} REPLICA IDENTITY NOTHING; CREATE PUBLICATION {name} FOR TABLE {table}",
+        "DROP PUBLICATION {name}; ALTER TABLE {table} REPLICA IDENTITY DEFAULT",
+        policies=("update",),
+    ),
+    Fault(
         "other columns' order",
         Effect.CONVERTED,
         "CREATE TABLE {table}_x (LIKE {table} INCLUDING DEFAULTS); "
