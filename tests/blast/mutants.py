@@ -74,6 +74,19 @@ def never_tried() -> None:
     _replace(parked, "claim_trial", lambda _connection: None)
 
 
+def greedy_drain() -> None:
+    """A drain keeps the main path away from its partition while it writes."""
+    from bulkgrpc.postgres import parked, statements
+
+    lock_queue, lock_offset = parked.lock_queue, statements.family("parked")["lock_offset"]
+
+    def locked(connection: Any, topic: str, queue: Any) -> bool:
+        connection.execute(lock_offset, {"topic": topic, "partition": queue.partition})
+        return lock_queue(connection, topic, queue)
+
+    _replace(parked, "lock_queue", locked)
+
+
 def fragile() -> None:
     """A table that cannot be written ends the worker."""
     from bulkgrpc.consume.failures import Step
@@ -91,6 +104,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         overtaking,
         never_forgotten,
         never_tried,
+        greedy_drain,
         fragile,
     )
 }

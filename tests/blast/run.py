@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -53,12 +54,14 @@ COLUMNS = {
 class Times:
     """How long a wave takes. hold_s: each fault lasts. felt_within_s: more, until each was met.
 
-    drained_within_s: from the end of the traffic until every sealed job has ended.
+    drained_within_s: from the end of the traffic until every sealed job has ended. innocent_s_max: a job of an innocent
+    tenant that takes longer is a violation.
     """
 
     hold_s: float = 6.0
     felt_within_s: float = 15.0
     drained_within_s: float = 60.0
+    innocent_s_max: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,8 @@ class Wave:
                 self._blame(victim, what)
         innocent = [job for job in sent if job.dataset in (self._innocent, self._sibling)]
         latencies = percentiles([job for job in innocent if job.phase == "during"], found.jobs)
+        if latencies[-1] > self._times.innocent_s_max:
+            self._violations.append(Violation("innocents", f"an innocent job took {latencies[-1]:.1f} s"))
         return Verdict(
             self._violations,
             [*exits],

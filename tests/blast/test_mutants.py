@@ -13,6 +13,8 @@ from tests.blast.run import Times, Wave
 from tests.blast.stand import Stand
 
 TIMES = Times(hold_s=4.0, felt_within_s=5.0, drained_within_s=12.0)
+LONG = Times(hold_s=25.0, felt_within_s=5.0, drained_within_s=60.0, innocent_s_max=10.0)
+"""Long enough for a drain to give a slice the most time."""
 RED: dict[str, tuple[str, ConflictPolicy, str]] = {
     "unchecked_table": ("bigint to double", "update", "wrong"),
     "skipped_as_written": ("trigger skips rows", "ignore", "skipped"),
@@ -20,6 +22,7 @@ RED: dict[str, tuple[str, ConflictPolicy, str]] = {
     "overtaking": ("rename column", "update", "wrong row|was sealed and is"),
     "never_forgotten": ("rename column", "ignore", "still parked"),
     "never_tried": ("rename column", "reject", "was sealed and is"),
+    "greedy_drain": ("trigger waits for a lock", "ignore", "an innocent job took"),
     "fragile": ("rename column", "ignore", "exited with"),
 }
 """By mutant: the fault on which the checker turns red, the dataset's policy, and a part of what it says."""
@@ -50,7 +53,15 @@ def test_every_mutant_has_a_fault() -> None:
 async def test_without_a_protection_the_checker_turns_red(
     disguised: Stand, fault: str, policy: ConflictPolicy, what: str, request: pytest.FixtureRequest
 ) -> None:
-    run = f"m{list(RED).index(request.node.callspec.params['disguised'])}"
-    verdict = await Wave(disguised, [Case(FAULTS[fault], policy)], run, TIMES).go()
+    mutant = request.node.callspec.params["disguised"]
+    times = LONG if mutant == "greedy_drain" else TIMES
+    verdict = await Wave(disguised, [Case(FAULTS[fault], policy)], f"m{list(RED).index(mutant)}", times).go()
     found = "\n".join(map(str, verdict.violations))
     assert any(part in found for part in what.split("|")), found
+
+
+@pytest.mark.timeout(240)
+async def test_with_all_protections_no_innocent_job_waits_for_a_drain(standing: Stand) -> None:
+    fault, policy, _ = RED["greedy_drain"]
+    verdict = await Wave(standing, [Case(FAULTS[fault], policy)], "m", LONG).go()
+    assert not verdict.violations
