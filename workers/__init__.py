@@ -6,7 +6,7 @@ partitions.py   acquires partitions from the ledger, releases them, joins the gr
 intake.py       fetched messages, until each is in a chunk
 writer.py       decodes each chunk on one thread, after its dead letters are stored; writes it on another until it is
                 applied, replayed or fenced
-drain.py        the drain: two threads apply parked messages
+drain.py        the drain: three threads apply parked messages
 maintenance.py  the maintenance thread
 
 A chunk moves downward: Poller.step → Intake.fill (assembly) → WriterThread → prepare (decode) → ChunkWriter.write

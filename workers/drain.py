@@ -1,7 +1,8 @@
-"""The drain: two threads apply parked messages, try blocked datasets again, and isolate what cannot be written.
+"""The drain: three threads apply parked messages, try blocked datasets again, and isolate what cannot be written.
 
 A queue whose rows are written in time is the quick thread's. One that failed is the slow thread's, until its slices are
-quick again: the slow thread cuts them down to the message at fault, and no other queue waits for it.
+quick again: the slow thread cuts them down to the message at fault. A queue whose first message fails alone is the
+longest thread's, until that message is applied or its job is blocked. No queue waits for one that takes longer.
 """
 
 from __future__ import annotations
@@ -34,30 +35,37 @@ FORGOTTEN_AFTER_S = 300.0
 
 @dataclass(slots=True)
 class _Slow:
-    """A queue with a slice that failed. messages: at once. seen_at_s: when it last had any."""
+    """A queue with a slice that failed. messages: at once. seen_at_s: when it last had any.
+
+    longest: whether a message failed alone, so that it gets the longest time.
+    """
 
     messages: int
     seen_at_s: float
+    longest: bool = False
 
 
 SlowQueues = dict[QueueKey, _Slow]
-"""Shared by both threads: the quick one adds queues, the slow one changes and removes them."""
+"""Shared by the threads: the quick one adds queues, the slow one removes them, and the owner of each changes it."""
 
 
 class Drain:
-    """Both threads. Start once; they end when `stopping` is set. quick, slow: what each uses, with its connection."""
+    """The threads. Start once; they end when `stopping` is set. make: makes what each uses, with its connection."""
 
-    def __init__(self, quick: ParkedMessages, slow: ParkedMessages, stopping: threading.Event) -> None:
+    def __init__(self, make: Callable[[], ParkedMessages], stopping: threading.Event) -> None:
         queues: SlowQueues = {}
-        slow_drain = SlowDrain(slow, queues, stopping)
+        quick, slow, longest = make(), make(), make()
+        longest_drain = LongestDrain(longest, queues, stopping)
+        self._longest = _Thread("drain-longest", longest, longest_drain.round, stopping)
+        slow_drain = SlowDrain(slow, queues, stopping, self._longest.wake)
         self._slow = _Thread("drain-slow", slow, slow_drain.round, stopping)
         quick_drain = QuickDrain(quick, queues, stopping, self._slow.wake)
         self._quick = _Thread("drain", quick, quick_drain.round, stopping)
 
     def start(self) -> None:
         """Start the threads."""
-        self._quick.start()
-        self._slow.start()
+        for thread in (self._quick, self._slow, self._longest):
+            thread.start()
 
     def wake(self) -> None:
         """Look for parked messages now."""
@@ -104,23 +112,31 @@ class _Thread:
 
 
 class _Rounds:
-    """What both threads share: each round begins at another queue, and one that fails keeps no other waiting."""
+    """What the threads share: each round begins at another queue, and one that fails keeps no other waiting."""
 
     def __init__(self, parked: ParkedMessages, slow: SlowQueues, stopping: threading.Event) -> None:
         self._parked, self._slow, self._stopping = parked, slow, stopping
         self._wait_s = BUSY_S
         self._rounds = 0
 
-    def _drain_each(self, drain: Callable[[ParkedQueue], int], *, slow: bool) -> int:
-        """Drain the queues that are slow, or those that are not, by a slice each; return how much was done."""
+    def _owns(self, queue: QueueKey) -> bool:
+        """Return whether a queue is this thread's."""
+        raise NotImplementedError
+
+    def _drain(self, queue: ParkedQueue) -> int:
+        """Drain a queue by a slice; return how much was done."""
+        raise NotImplementedError
+
+    def _drain_each(self) -> int:
+        """Drain the thread's queues by a slice each; return how much was done."""
         done = 0
         for queue in self._in_turn():
             if self._stopping.is_set():
                 break
-            if (queue.key in self._slow) is not slow:
+            if not self._owns(queue.key):
                 continue
             try:
-                done += drain(queue)
+                done += self._drain(queue)
             except StoreUnavailable:
                 raise
             except Exception:
@@ -174,11 +190,14 @@ class QuickDrain(_Rounds):
     def round(self) -> float:
         """Try a dataset whose trial is due, and drain each queue by a slice. Returns how long to wait, seconds."""
         self._try_dataset()
-        done = self._drain_each(self._drain, slow=False)
+        done = self._drain_each()
         self._parked.end_discards()
         for dataset in self._parked.end_isolation():
             log.info("dataset_unblocked", dataset=dataset)
         return self._wait_after(done)
+
+    def _owns(self, queue: QueueKey) -> bool:
+        return queue not in self._slow
 
     def _drain(self, queue: ParkedQueue) -> int:
         try:
@@ -207,44 +226,92 @@ class QuickDrain(_Rounds):
             self._block(dataset, error)
 
 
-class SlowDrain(_Rounds):
-    """Drains the queues that failed, in smaller slices with more time; blocks the job of a message that fails alone."""
+class _Isolating(_Rounds):
+    """What the threads of slow queues share: more time than on the main path, and longer slices once they are quick."""
+
+    pace: Pace
 
     def round(self) -> float:
         """Drain each queue by a slice. Returns how long to wait, seconds."""
-        forgotten_s = time.monotonic() - FORGOTTEN_AFTER_S
-        # A copy: the quick thread adds queues meanwhile.
-        for queue, slow in list(self._slow.items()):
-            if slow.seen_at_s < forgotten_s:
-                del self._slow[queue]
-        return self._wait_after(self._drain_each(self._drain, slow=True) if self._slow else 0)
+        # A copy: the other threads add and remove queues meanwhile.
+        return self._wait_after(self._drain_each() if any(map(self._owns, list(self._slow))) else 0)
 
     def _drain(self, queue: ParkedQueue) -> int:
-        slow = self._slow[queue.key]
+        slow = self._slow.get(queue.key)
+        if slow is None:
+            return 0
         slow.seen_at_s = begun_s = time.monotonic()
-        pace = Pace.LONGEST if slow.messages == 1 else Pace.LONG
         try:
-            applied = self._parked.drain(queue.key, slow.messages, pace=pace, merges=False)
+            applied = self._parked.drain(queue.key, slow.messages, pace=self.pace, merges=False)
         except SliceFailed as error:
+            if not _about_rows(error):
+                self._block(queue.key.dataset, error)
+                return 0
             return self._on_failed(queue.key, slow, error)
         metrics.messages_drained.add(applied)
-        if time.monotonic() - begun_s > limits.ROWS_TIMEOUT_S:
+        taken_s = time.monotonic() - begun_s
+        if taken_s > limits.ROWS_TIMEOUT_S:
             self._parked.prolong_isolation(queue.key.dataset)
         elif applied:
             slow.messages *= 2
-            if slow.messages >= SLICE_MESSAGES:
-                del self._slow[queue.key]
+        if applied and taken_s <= limits.DRAIN_ROWS_TIMEOUT_S:
+            slow.longest = False
         return applied
 
     def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
-        """Cut the slice down to the message at fault; then block its job. Returns how much can be done at once."""
-        if not _about_rows(error):
-            self._block(queue.dataset, error)
-            return 0
+        """Handle a slice of which a message is at fault; return how much can be done at once."""
+        raise NotImplementedError
+
+
+class SlowDrain(_Isolating):
+    """Drains the queues that failed, in smaller slices; leaves a message that fails alone to the longest thread.
+
+    on_longest: called then.
+    """
+
+    pace = Pace.LONG
+
+    def __init__(
+        self, parked: ParkedMessages, slow: SlowQueues, stopping: threading.Event, on_longest: Callable[[], None]
+    ) -> None:
+        super().__init__(parked, slow, stopping)
+        self._on_longest = on_longest
+
+    def round(self) -> float:
+        """Remove the queues that are quick again or forgotten, and drain each of the others by a slice."""
+        forgotten_s = time.monotonic() - FORGOTTEN_AFTER_S
+        for queue, slow in list(self._slow.items()):
+            if slow.seen_at_s < forgotten_s or slow.messages >= SLICE_MESSAGES:
+                del self._slow[queue]
+        return super().round()
+
+    def _owns(self, queue: QueueKey) -> bool:
+        slow = self._slow.get(queue)
+        return slow is not None and not slow.longest
+
+    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
         if slow.messages > 1:
-            # One message alone gets the longest time for its rows, also if it was alone by chance.
+            # One message alone is tried alone, also if it was alone by chance.
             self._cut(queue, error)
             return 1
+        slow.longest = True
+        # The main path keeps off the dataset for longer, as after any slice that failed.
+        self._parked.block(queue.dataset, BlockCause.ISOLATING, error.failure)
+        self._on_longest()
+        return 1
+
+
+class LongestDrain(_Isolating):
+    """Drains the queues whose first message failed alone, with the longest time; blocks the job of one that fails."""
+
+    pace = Pace.LONGEST
+
+    def _owns(self, queue: QueueKey) -> bool:
+        slow = self._slow.get(queue)
+        return slow is not None and slow.longest
+
+    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
+        slow.longest = False
         for job_id in error.job_ids:
             self._parked.block_job(job_id, error.failure)
             metrics.jobs_blocked.add(1)

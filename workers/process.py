@@ -120,7 +120,7 @@ def wire_drain(settings: WorkerSettings, registry: DatasetRegistry, stopping: th
     def parked() -> PostgresParkedMessages:
         return PostgresParkedMessages(settings.postgres, settings.topic, registry, from_headers)
 
-    return Drain(parked(), parked(), stopping)
+    return Drain(parked, stopping)
 
 
 def wire(

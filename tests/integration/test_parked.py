@@ -26,7 +26,7 @@ from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import wait_for
 from tests.support.worker_ports import FakeDeadLetters
-from workers.drain import QuickDrain, SlowDrain, SlowQueues
+from workers.drain import LongestDrain, QuickDrain, SlowDrain, SlowQueues
 from workers.writer import NotApplied, WriterThread
 
 
@@ -42,7 +42,8 @@ class Worker:
         self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, from_headers)
         self.slow: SlowQueues = {}
         self.quick_drain = QuickDrain(self.parked, self.slow, threading.Event(), lambda: None)
-        self.slow_drain = SlowDrain(self.parked, self.slow, threading.Event())
+        self.slow_drain = SlowDrain(self.parked, self.slow, threading.Event(), lambda: None)
+        self.longest_drain = LongestDrain(self.parked, self.slow, threading.Event())
         self.next_offset = 0
         self.epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
         self.thread.start()
@@ -60,6 +61,7 @@ class Worker:
             before = self._state()
             self.quick_drain.round()
             self.slow_drain.round()
+            self.longest_drain.round()
             if self._state() == before:
                 return
         raise AssertionError("the drain does not settle")
@@ -69,7 +71,7 @@ class Worker:
             count(self.connection, "bulk.parked"),
             self.connection.execute("SELECT dataset, cause, reason FROM bulk.blocked_datasets ORDER BY 1").fetchall(),
             count(self.connection, "bulk.blocked_jobs"),
-            {queue: slow.messages for queue, slow in self.slow.items()},
+            {queue: (slow.messages, slow.longest) for queue, slow in self.slow.items()},
         )
 
     def _chunk(self, messages: tuple[tuple[Message, bytes], ...]) -> Chunk:

@@ -13,7 +13,7 @@ from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Pace, ParkedQueue, SliceFailed
 from tests.support.waiting import wait_for
-from workers.drain import FORGOTTEN_AFTER_S, SLICE_MESSAGES, Drain, QuickDrain, SlowDrain, SlowQueues
+from workers.drain import FORGOTTEN_AFTER_S, SLICE_MESSAGES, Drain, LongestDrain, QuickDrain, SlowDrain, SlowQueues
 
 WITHIN_S = 20.0
 SICK = QueueKey(0, "acme", "sick")
@@ -84,22 +84,45 @@ def fails(failure: Failure) -> Callable[[QueueKey, int, Pace], None]:
 def both(parked: FakeParked) -> tuple[QuickDrain, SlowDrain, SlowQueues]:
     slow: SlowQueues = {}
     stopping = threading.Event()
-    return QuickDrain(parked, slow, stopping, lambda: None), SlowDrain(parked, slow, stopping), slow
+    return QuickDrain(parked, slow, stopping, lambda: None), SlowDrain(parked, slow, stopping, lambda: None), slow
 
 
-def test_a_queue_whose_slice_takes_too_long_is_left_to_the_slow_thread_and_cut_down_to_the_job_at_fault() -> None:
+def test_a_queue_whose_slice_takes_too_long_is_left_to_slower_threads_and_cut_down_to_the_job_at_fault() -> None:
     parked = FakeParked({SICK: 64, WELL: 10}, on_drain=fails(TIMED_OUT))
-    quick, slow, _ = both(parked)
+    quick, slow, queues = both(parked)
+    longest = LongestDrain(parked, queues, threading.Event())
     quick.round()
     assert parked.waiting == {SICK: 64, WELL: 0}
     assert parked.blocked == [("sick", BlockCause.ISOLATING)]
     parked.drained.clear()
     quick.round()
     assert parked.drained == []
-    while not parked.blocked_jobs:
+    longest.round()
+    assert parked.drained == []
+    while not queues[SICK].longest:
         slow.round()
-    assert [(messages, pace) for _, messages, pace, _ in parked.drained] == [(8, Pace.LONG), (1, Pace.LONGEST)]
+    slow.round()
+    assert [(messages, pace) for _, messages, pace, _ in parked.drained] == [(8, Pace.LONG), (1, Pace.LONG)]
+    assert not parked.blocked_jobs
+    longest.round()
+    assert parked.drained[2:] == [(SICK, 1, Pace.LONGEST, False)]
     assert parked.blocked_jobs == [uuid.UUID(int=0)]
+    assert not queues[SICK].longest
+
+
+@pytest.mark.parametrize(("limit_s", "longest_again"), [(0.0, True), (60.0, False)], ids=["slowly", "in time"])
+def test_a_queue_whose_message_was_applied_by_the_longest_thread_is_slow_again_if_that_was_in_time(
+    monkeypatch: pytest.MonkeyPatch, limit_s: float, longest_again: bool
+) -> None:
+    monkeypatch.setattr("bulkgrpc.limits.DRAIN_ROWS_TIMEOUT_S", limit_s)
+    parked = FakeParked({SICK: 8}, on_drain=fails(TIMED_OUT))
+    quick, slow, queues = both(parked)
+    quick.round()
+    slow.round()
+    parked.on_drain = lambda *_: None
+    LongestDrain(parked, queues, threading.Event()).round()
+    assert parked.waiting[SICK] == 7
+    assert queues[SICK].longest is longest_again
 
 
 def test_a_table_that_cannot_be_written_is_blocked_and_its_queue_is_not_slow() -> None:
@@ -157,16 +180,19 @@ def test_a_slow_queue_without_messages_is_remembered_for_a_while(monkeypatch: py
     assert slow_queues == {}
 
 
-def test_while_a_slice_of_the_slow_thread_takes_its_time_other_queues_are_drained() -> None:
+@pytest.mark.parametrize("pace", [Pace.LONG, Pace.LONGEST])
+def test_while_a_slice_of_a_slower_thread_takes_its_time_other_queues_are_drained(pace: Pace) -> None:
     released, began, stopping = threading.Event(), threading.Event(), threading.Event()
 
-    def wait(queue: QueueKey, messages: int, pace: Pace) -> None:
-        began.set()
-        assert released.wait(WITHIN_S)
+    def wait(queue: QueueKey, messages: int, used: Pace) -> None:
+        if used is pace:
+            began.set()
+            assert released.wait(WITHIN_S)
+        if queue == SICK:
+            raise SliceFailed(TIMED_OUT, [uuid.UUID(int=0)])
 
     waiting = {SICK: 8, WELL: 0}
-    quick, slow = FakeParked(waiting, on_drain=fails(TIMED_OUT)), FakeParked(waiting, on_drain=wait)
-    drain = Drain(quick, slow, stopping)
+    drain = Drain(lambda: FakeParked(waiting, on_drain=wait), stopping)
     drain.start()
     try:
         assert began.wait(WITHIN_S)
