@@ -21,7 +21,16 @@ from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.assembly import Chunk, Fetched
 from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.decode import PreparedChunk, prepare
-from bulkgrpc.consume.failures import ROWS_ATTEMPTS_MAX, BlockCause, Failure, Step, Where, step_after, was_applied
+from bulkgrpc.consume.failures import (
+    ROWS_ATTEMPTS_MAX,
+    BlockCause,
+    Failure,
+    Step,
+    Where,
+    refused_behind_rows,
+    step_after,
+    was_applied,
+)
 from bulkgrpc.consume.ports import (
     Applied,
     ChunkWriter,
@@ -189,7 +198,7 @@ class WriterThread:
         A dataset that cannot be written is blocked, and the chunk written again without it: see `step_after`.
         """
         backoff = Backoff()
-        attempts = rows_failed = 0
+        attempts = rows_failed = refused = 0
         blocked = set[str]()
         too_slow = False
         while True:
@@ -201,7 +210,8 @@ class WriterThread:
             except WriteFailed as error:
                 attempts += 1
                 rows_failed = self._rows_failed(error.failure, rows_failed)
-                step = step_after(error.failure, rows_failed)
+                refused += refused_behind_rows(error.failure)
+                step = step_after(error.failure, rows_failed, refused)
                 if step is Step.STOP_PROCESS:
                     raise
                 datasets = {error.failure.dataset} if error.failure.dataset else prepared.datasets
@@ -209,7 +219,7 @@ class WriterThread:
                 if step is not Step.RETRY and datasets - blocked and self._block(datasets, error.failure, step):
                     # From here on whatever the store says: the chunk makes progress although a trial lifts the block.
                     blocked |= datasets
-                    attempts = rows_failed = 0
+                    attempts = rows_failed = refused = 0
                     too_slow = too_slow or step is Step.ISOLATE
                     continue
                 wait_s = backoff.advance()

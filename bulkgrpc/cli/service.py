@@ -67,7 +67,7 @@ def migrate_database(postgres: str) -> None:
     """Upgrade a database to the newest schema. Raises CommandFailed if it is unavailable or refuses."""
     try:
         schema.migrate(postgres)
-    except PostgresError as error:
+    except (PostgresError, schema.SchemaMissing) as error:
         raise console.CommandFailed(f"the database was not migrated: {error}") from error
 
 

@@ -89,6 +89,7 @@ _CONNECTION_CODES: Final = frozenset(
         "57P05",  # an idle session was ended
     }
 )
+_IDLE: Final = "25P03"
 _CONFLICTS: Final = frozenset({"40001", "40003", "40P01", "40000"})
 """Serialization failures and deadlocks: the same transaction may succeed when it runs again."""
 _TOO_SLOW: Final = frozenset({"57014", "25P04"})
@@ -196,6 +197,10 @@ ROWS_ATTEMPTS_MAX: Final = 3
 apart from those of others: a trigger may end its own session."""
 
 
+LEDGER_ATTEMPTS_MAX: Final = 6
+"""Attempts that PostgreSQL refused in statements that write no rows. Then the chunk's datasets are written apart."""
+
+
 class BlockCause(enum.StrEnum):
     """Why a dataset is blocked: `bulk.blocked_datasets.cause`."""
 
@@ -221,22 +226,25 @@ class Step(enum.Enum):
     """Exit and report the failure."""
 
 
-def step_after(failure: Failure, rows_failed: int) -> Step:
+def step_after(failure: Failure, rows_failed: int, attempts: int) -> Step:
     """Return what the main path does after a chunk was not written.
 
-    rows_failed: how many attempts in a row failed while rows were written, this one included.
+    rows_failed: how many attempts in a row failed while rows were written, this one included. attempts: how many failed
+    in statements that write no rows, as `refused_behind_rows` defines it, this one included.
 
-    | consequence           | where | rows_failed       | step         |
-    |-----------------------|-------|-------------------|--------------|
-    | STOP_PROCESS          | any   | any               | STOP_PROCESS |
-    | BLOCK_DATASET         | any   | any               | BLOCK        |
-    | REJECT_ROWS           | any   | any               | BLOCK        |
-    | DEFER_JOB             | any   | any               | ISOLATE      |
-    | STOP_PARTITION        | any   | any               | ISOLATE      |
-    | RETRY                 | rows  | ROWS_ATTEMPTS_MAX | ISOLATE      |
-    | RETRY                 | any   | otherwise         | RETRY        |
+    | consequence    | where                            | attempts                       | step         |
+    |----------------|----------------------------------|--------------------------------|--------------|
+    | STOP_PROCESS   | any                              | any                            | STOP_PROCESS |
+    | BLOCK_DATASET  | any                              | any                            | BLOCK        |
+    | REJECT_ROWS    | any                              | any                            | BLOCK        |
+    | DEFER_JOB      | any                              | any                            | ISOLATE      |
+    | STOP_PARTITION | any                              | any                            | ISOLATE      |
+    | RETRY          | rows                             | rows_failed: ROWS_ATTEMPTS_MAX | ISOLATE      |
+    | RETRY          | ledger, commit: it was refused   | attempts: LEDGER_ATTEMPTS_MAX  | ISOLATE      |
+    | RETRY          | any                              | otherwise                      | RETRY        |
 
-    REJECT_ROWS does not leave the writer of the rows; if it does, isolating the rows did not work.
+    REJECT_ROWS does not leave the writer of the rows; if it does, isolating the rows did not work. What fails again and
+    again behind the rows may be due to a function of a user's table, which left something in the transaction.
     """
     consequence = classify(failure)
     if consequence is Consequence.STOP_PROCESS:
@@ -245,8 +253,21 @@ def step_after(failure: Failure, rows_failed: int) -> Step:
         return Step.BLOCK
     if consequence in (Consequence.DEFER_JOB, Consequence.STOP_PARTITION):
         return Step.ISOLATE
-    again = failure.where is Where.ROWS and rows_failed >= ROWS_ATTEMPTS_MAX
+    if failure.where is Where.ROWS:
+        return Step.ISOLATE if rows_failed >= ROWS_ATTEMPTS_MAX else Step.RETRY
+    again = refused_behind_rows(failure) and attempts >= LEDGER_ATTEMPTS_MAX
     return Step.ISOLATE if again else Step.RETRY
+
+
+def refused_behind_rows(failure: Failure) -> bool:
+    """Return whether PostgreSQL refused a statement that writes no rows, although it is available.
+
+    An idle session that it ended counts: a function of a user's table may have set that time.
+    """
+    code = failure.sqlstate
+    if not code or failure.where not in (Where.LEDGER, Where.COMMIT) or code in _CONFLICTS:
+        return False
+    return code == _IDLE or not _is_of_connection(code)
 
 
 def was_applied(spans: Sequence[Span], outcomes: Mapping[int, Outcome], ledger: Mapping[int, Ownership]) -> bool:

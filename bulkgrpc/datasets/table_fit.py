@@ -105,8 +105,8 @@ class Table:
 
     kind, persistence: as in pg_class. row_security: whether it applies to the role. may_lock: whether the role may lock
     the table for writing. may_stage: whether it may make temporary tables. rules: names of those on INSERT or UPDATE.
-    row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. deferrable: whether a constraint
-    can be deferred to COMMIT. strategy: "h", "l" or "r" of a partitioned table, else "".
+    row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. triggers: whether there are any
+    of users. strategy: "h", "l" or "r" of a partitioned table, else "".
     """
 
     kind: str
@@ -120,7 +120,7 @@ class Table:
     unique_keys: tuple[UniqueKey, ...]
     rules: tuple[str, ...]
     row_triggers: bool
-    deferrable: bool
+    triggers: bool
     strategy: str
     partitions: tuple[Partition, ...]
 
@@ -131,14 +131,13 @@ class Fit:
 
     conversions: of the columns that need one. types: PostgreSQL's type of each of `dataset.columns` in the table, below
     domains: what converted values are staged as. row_triggers: whether a trigger may skip rows, so that PostgreSQL's
-    count may be below the rows sent. deferrable: whether an error may wait for COMMIT unless constraints are made
-    immediate.
+    count may be below the rows sent. triggers: whether functions of users run, which may defer constraints.
     """
 
     conversions: tuple[Conversion, ...]
     types: tuple[str, ...]
     row_triggers: bool
-    deferrable: bool
+    triggers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
         if misfit is not None:
             return misfit
     types = tuple(columns[column.name].stored for column in dataset.columns)
-    return Fit(tuple(conversions), types, table.row_triggers, table.deferrable)
+    return Fit(tuple(conversions), types, table.row_triggers, table.triggers)
 
 
 def unusable(dataset: Dataset, table: Table) -> Misfit | None:

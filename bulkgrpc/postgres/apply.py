@@ -96,8 +96,13 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
     faults.reach("after_rows")
     for index in range(len(items)):
         _count(index, applied)
-    if any(row.atomic or row.lanes > 1 for row in jobs.values()):
-        # What follows locks rows, and sets savepoints of its own.
+    if (
+        applied.rejections
+        or any(work.deferrals)
+        or any(row.atomic or row.lanes > 1 for row in jobs.values())
+        or connection.info.encoding != "utf-8"
+    ):
+        # What follows is no part of the rows: reports, parked messages, locks, savepoints. Else this is in `conclude`.
         writer.contracts.end_rows(connection)
     locked = multi_lane_jobs.lock(connection, jobs, ledger_view, plan)
     planned = {

@@ -7,7 +7,9 @@ functions of a user's triggers may rely on them; `default_transaction_read_only`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -43,6 +45,9 @@ SESSION = {
 }
 """What the service relies on. Each may be set by any role."""
 
+RESTORE = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL", "UNLISTEN *")
+"""Undo what a trigger of a user's table did to the session: a plain SET in its function lasts, for other tables too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -61,14 +66,18 @@ UNLIMITED = Deadlines()
 """For migrations and tools: their statements take as long as they take."""
 
 
-def conninfo(postgres: str, name: str, deadlines: Deadlines | None = None) -> str:
+def conninfo(
+    postgres: str, name: str, deadlines: Deadlines | None = None, more: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the connection string with our deadlines and settings added. name: shows in pg_stat_activity.
 
-    deadlines: default: a worker's. Options in `postgres` stay, except where ours set the same.
+    deadlines: default: a worker's. more: settings beside ours. Options in `postgres` stay, except where ours set the
+    same.
     """
     deadlines = deadlines or of_worker()
     settings = {
         **SESSION,
+        **more,
         "statement_timeout": f"{deadlines.statement_s * 1000:.0f}",
         "idle_in_transaction_session_timeout": f"{deadlines.idle_in_transaction_s * 1000:.0f}",
         "transaction_timeout": f"{deadlines.transaction_s * 1000:.0f}",
@@ -93,10 +102,12 @@ def of_worker() -> Deadlines:
     return Deadlines(limits.STATEMENT_TIMEOUT_S, limits.IDLE_IN_TRANSACTION_S, limits.CHUNK_TRANSACTION_S_MAX)
 
 
-def connect(postgres: str, name: str, deadlines: Deadlines | None = None) -> Connection:
+def connect(
+    postgres: str, name: str, deadlines: Deadlines | None = None, more: Mapping[str, str] = MappingProxyType({})
+) -> Connection:
     """Open a connection in autocommit mode: the code opens each transaction explicitly.
 
-    deadlines: default: a worker's. Raises psycopg.OperationalError if the server cannot be reached within
+    deadlines, more: as for `conninfo`. Raises psycopg.OperationalError if the server cannot be reached within
     CONNECT_TIMEOUT_S.
     """
-    return psycopg.connect(conninfo(postgres, name, deadlines), autocommit=True)
+    return psycopg.connect(conninfo(postgres, name, deadlines, more), autocommit=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import psycopg
+from psycopg import sql
+
 from bulkgrpc.model import ENDS_WITHIN_S, JobState
 from bulkgrpc.postgres import staged, statements
 from bulkgrpc.postgres.connection import Connection
@@ -12,6 +15,8 @@ _SQL = statements.family("maintenance")
 _JOBS = statements.family("jobs")
 JOBS_PER_ROUND_MAX = 1000
 ROWS_PER_DELETE_MAX = 50_000
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
+"""A table that somebody locks is left for the next round."""
 
 
 def is_maintenance_leader(connection: Connection) -> bool:
@@ -48,9 +53,20 @@ def delete_orphaned_staged_rows(connection: Connection) -> int:
     deleted = 0
     for dataset, version in connection.execute(_SQL["staged_datasets"]).fetchall():
         statement = staged.delete_orphaned(staged.StagedTable(dataset, version))
-        while (count := connection.execute(statement, {"rows_max": ROWS_PER_DELETE_MAX}).rowcount) > 0:
-            deleted += count
+        try:
+            while count := _delete(connection, statement):
+                deleted += count
+        except psycopg.Error:
+            if connection.closed:
+                raise
+            # Whatever the error is: the staged rows of other datasets do not depend on it.
     return deleted
+
+
+def _delete(connection: Connection, statement: sql.Composed) -> int:
+    with connection.transaction():
+        connection.execute(_LOCK_TIMEOUT)
+        return connection.execute(statement, {"rows_max": ROWS_PER_DELETE_MAX}).rowcount
 
 
 def count_overdue(connection: Connection) -> int:

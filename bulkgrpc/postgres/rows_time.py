@@ -11,7 +11,7 @@ import weakref
 
 import psycopg
 
-from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.connection import RESTORE, Connection
 
 _ends_at_s = weakref.WeakKeyDictionary[Connection, float]()
 
@@ -21,16 +21,17 @@ def begin(connection: Connection, seconds: float) -> None:
     _ends_at_s[connection] = time.monotonic() + seconds
 
 
-def set_timeout(connection: Connection) -> str:
-    """Return the statement that gives the next ones the time that is left; empty if there is no limit.
+def restore(connection: Connection) -> str:
+    """Return the statements that undo what triggers did to the session, and give the next ones the time that is left.
 
-    It is to be sent with another one, so that it costs no round trip. Raises psycopg.errors.QueryCanceled if no time is
-    left.
+    They are to be sent with another one, so that they cost no round trip. Raises psycopg.errors.QueryCanceled if no
+    time is left.
     """
+    undo = "".join(f"{statement};" for statement in RESTORE)
     ends_at_s = _ends_at_s.get(connection)
     if ends_at_s is None:
-        return ""
+        return undo
     left_ms = int((ends_at_s - time.monotonic()) * 1000)
     if left_ms <= 0:
         raise psycopg.errors.QueryCanceled("canceling the statements that write the rows due to statement timeout")
-    return f"SET LOCAL statement_timeout = {left_ms};"
+    return f"{undo}SET LOCAL statement_timeout = {left_ms};"

@@ -25,8 +25,8 @@ def newest_revision() -> str:
 def migrate(postgres: str) -> None:
     """Migrate the schema `bulk` to the newest revision; safe when several processes do it at the same time.
 
-    postgres: a connection string of libpq. Raises psycopg.Error if the server cannot be reached or
-    refuses.
+    postgres: a connection string of libpq. Raises psycopg.Error if the server cannot be reached or refuses,
+    SchemaMissing if the database cannot have the schema.
     """
     # Imported here: they take as long to load as the rest of a server.
     import sqlalchemy  # noqa: PLC0415
@@ -38,6 +38,7 @@ def migrate(postgres: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target))
     try:
         with engine.begin() as connection:
+            _check_encoding(connection.exec_driver_sql("SHOW server_encoding").scalar())
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bulkgrpc.migrate'))")
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS))
@@ -67,10 +68,11 @@ def check_server(postgres: str) -> None:
 
 
 def check(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Check that the schema exists and is new enough.
+    """Check that the schema exists and is new enough, in a database that stores every text.
 
     Raises SchemaMissing saying which command to run.
     """
+    _check_encoding(connection.info.parameter_status("server_encoding"))
     found = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()
     revision = None
     if found is not None and found[0] is not None:
@@ -80,4 +82,12 @@ def check(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         raise SchemaMissing(
             f"the database is at revision {revision or 'none'}, this release needs {newest_revision()}: "
             "run `bulkgrpc migrate`"
+        )
+
+
+def _check_encoding(encoding: object) -> None:
+    if encoding != "UTF8":
+        raise SchemaMissing(
+            f"the encoding of the database is {encoding}, which cannot store every text: create a database with "
+            "ENCODING 'UTF8', and run `bulkgrpc migrate`"
         )

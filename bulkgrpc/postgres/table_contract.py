@@ -22,6 +22,7 @@ from bulkgrpc.datasets.ddl import table as table_of
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, Table, TableMisfit, fit, parse_table
 from bulkgrpc.postgres import rows_time, statements
+from bulkgrpc.postgres.connection import RESTORE
 from bulkgrpc.postgres.writers import savepoint
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -33,9 +34,10 @@ LOCK_TIMEOUT_MS = 500
 TABLES_TIME = 2
 """All tables of a transaction together may take so many times as long as one."""
 
-# One round trip. ONLY: a session that attaches a partition locks the default one, and chunks must not wait for it.
+# One round trip. An error at COMMIT would be about no row: let it come with the row, also that of a table to which a
+# trigger writes. ONLY: a session that attaches a partition locks the default one, and chunks must not wait for it.
 _LOCK = sql.SQL(
-    "SET LOCAL lock_timeout = {timeout}; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; "
+    "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = {timeout}; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; "
     "SET LOCAL lock_timeout = DEFAULT; SELECT bulk.table_fingerprint({name}::regclass)"
 )
 
@@ -52,7 +54,8 @@ class _Known:
 class _Session:
     """What is known on one connection: the fits of dataset versions, and the statements that lock tables.
 
-    bounded: whether the transaction's statements have the time of rows. in_savepoint: whether that of the rows is open.
+    bounded: whether the transaction's statements have the time of rows, and what triggers set. in_savepoint: whether
+    that of the rows is open.
     """
 
     fits: dict[tuple[str, int], _Known] = field(default_factory=dict)
@@ -86,15 +89,16 @@ class TableContracts:
             self._ends_at_s = None
 
     def end_rows(self, connection: Connection) -> None:
-        """Give the statements that follow their usual time, and release the savepoint of the rows; if need be.
+        """Release the savepoint of the rows, and give the statements that follow the session as it was; if need be.
 
-        Two statements without results: in a pipeline they cost no round trip.
+        Statements without results: in a pipeline they cost no round trip.
         """
         session = self._session(connection)
         if session.in_savepoint:
             connection.execute(savepoint.RELEASE)
         if session.bounded:
-            connection.execute("SET LOCAL statement_timeout = DEFAULT")
+            for statement in RESTORE:
+                connection.execute(statement)
         session.bounded = session.in_savepoint = False
 
     def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:
@@ -169,7 +173,7 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session, *, opens_
         )
         statement = session.locks[dataset.name] = composed.as_bytes(connection)
     try:
-        before = savepoint.RELEASE * session.in_savepoint + rows_time.set_timeout(connection)
+        before = savepoint.RELEASE * session.in_savepoint + rows_time.restore(connection)
         after = ";" + savepoint.OPEN if opens_savepoint else ""
         cursor = connection.execute(before.encode() + statement + after.encode(), prepare=False)
     except psycopg.errors.WrongObjectType as error:

@@ -142,9 +142,9 @@ class _Session:
     def open(self) -> Connection:
         """Return the connection."""
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._postgres, self._name)
             # Every chunk runs the same few statements. Planning one over all days takes longer than running it.
-            self._connection.execute("SET plan_cache_mode = force_generic_plan")
+            settings = {"plan_cache_mode": "force_generic_plan"}
+            self._connection = connect(self._postgres, self._name, more=settings)
         return self._connection
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ def unchecked_table() -> None:
     def check(_self: Any, connection: Any, dataset: Any, **_: Any) -> Fit:
         connection.execute(savepoint.OPEN)
         types = tuple(column.type for column in dataset.columns)
-        return Fit((), types, row_triggers=False, deferrable=False)
+        return Fit((), types, row_triggers=False, triggers=False)
 
     _replace(TableWriter, "check", check)
 

@@ -362,7 +362,7 @@ def test_workers_that_write_the_same_records_at_once_write_each_once(
     # No primary key, which the check of the table does not see: nothing but the hashes keeps a record from being there
     # twice.
     connection.execute("ALTER TABLE remembered_ignore DROP CONSTRAINT remembered_ignore_pkey")
-    monkeypatch.setattr(TableWriter, "check", lambda *_, **__: Fit((), (), row_triggers=False, deferrable=False))
+    monkeypatch.setattr(TableWriter, "check", lambda *_, **__: Fit((), (), row_triggers=False, triggers=False))
     chunks = 12
     barrier = threading.Barrier(3)
 

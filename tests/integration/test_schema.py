@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import uuid
+
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -23,6 +25,15 @@ def test_a_database_without_the_schema_says_what_to_do(addresses: Addresses) -> 
         pytest.raises(schema.SchemaMissing, match="bulkgrpc migrate"),
     ):
         schema.check(connection)
+
+
+def test_a_database_that_cannot_store_every_text_is_refused(addresses: Addresses) -> None:
+    name = f"latin_{uuid.uuid4().hex}"
+    with connect(make_conninfo(addresses.postgres, dbname="postgres"), "tests") as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+        with pytest.raises(schema.SchemaMissing, match=r"LATIN1.*UTF8"):
+            schema.migrate(make_conninfo(addresses.postgres, dbname=name))
+        connection.execute(f"DROP DATABASE {name} (FORCE)")
 
 
 def test_a_database_that_is_not_there_is_named() -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import PreparedChunk, prepare
+from bulkgrpc.consume.failures import Failure, Where
 from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
@@ -37,8 +39,8 @@ from bulkgrpc.model import (
     digest_of,
     final_state,
 )
-from bulkgrpc.postgres import ledger
-from bulkgrpc.postgres.connection import connect
+from bulkgrpc.postgres import ledger, parked, rejections
+from bulkgrpc.postgres.connection import Deadlines, connect
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.maintenance import count_overdue, delete_orphaned_staged_rows, expire_abandoned, maintain_days
 from bulkgrpc.postgres.statements import family
@@ -105,9 +107,9 @@ def test_a_job_is_written_counted_and_ended(connection: Connection, epoch: int) 
 
 
 def test_a_writer_that_sleeps_before_its_commit_loses_its_locks(
-    connection: Connection, database: str, epoch: int, monkeypatch: pytest.MonkeyPatch
+    database: str, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection.execute("SET idle_in_transaction_session_timeout = '200ms'")
+    connection = connect(database, "sleeper", Deadlines(idle_in_transaction_s=0.2))
     gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
     pid = connection.info.backend_pid
 
@@ -137,6 +139,30 @@ def test_a_small_chunk_takes_five_round_trips(connection: Connection, epoch: int
         == 5
     )  # begin, lock the table, COPY and its end, commit
     assert job_row(connection) == (JobState.SUCCEEDED, 20, 20, 0, 0, 0)
+
+
+def test_what_is_parked_or_reported_has_the_usual_time(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.execute("ALTER TABLE sensor_readings ADD CHECK (value <> 2.5)")
+    usual = connection.execute("SHOW statement_timeout").fetchone()
+    found = {}
+
+    def watch(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*given: object) -> None:
+            found[name] = connection.execute("SHOW statement_timeout").fetchone()
+            original(*given)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(parked, "park")
+    watch(rejections, "add")
+    parked.block_job(connection, JobKey.derive("acme", "blocked").job_id, Failure(Where.ROWS, "57014", "", "slow"))
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), batch(0, 10, 10, job="blocked")), TableWriter())
+    assert found == {"park": usual, "add": usual}
+    assert count(connection, "bulk.parked") == count(connection, "bulk.rejections") == 1
 
 
 def round_trips(connection: Connection, tmp_path: Path, do: Callable[[], object]) -> int:

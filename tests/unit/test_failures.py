@@ -4,7 +4,16 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from bulkgrpc.consume.failures import Consequence, Failure, Step, Where, classify, step_after
+from bulkgrpc.consume.failures import (
+    LEDGER_ATTEMPTS_MAX,
+    Consequence,
+    Failure,
+    Step,
+    Where,
+    classify,
+    refused_behind_rows,
+    step_after,
+)
 
 CODES: dict[str, str] = {
     cls.sqlstate: name
@@ -126,19 +135,34 @@ def test_only_a_broken_build_stops_the_process() -> None:
 
 
 def test_steps_follow_from_the_consequence() -> None:
-    assert step_after(failure(Where.ROWS, "42P01"), 1) is Step.BLOCK
-    assert step_after(failure(Where.ROWS, "57014"), 1) is Step.ISOLATE
-    assert step_after(failure(Where.COMMIT, "23503"), 1) is Step.ISOLATE
-    assert step_after(failure(Where.LEDGER, "57014"), 9) is Step.RETRY
-    assert step_after(failure(Where.CONNECT, "08006"), 9) is Step.RETRY
-    assert step_after(failure(Where.ROWS, "08006"), 2) is Step.RETRY
+    assert step_after(failure(Where.ROWS, "42P01"), 1, 1) is Step.BLOCK
+    assert step_after(failure(Where.ROWS, "57014"), 1, 1) is Step.ISOLATE
+    assert step_after(failure(Where.COMMIT, "23503"), 1, 1) is Step.ISOLATE
+    assert step_after(failure(Where.LEDGER, "57014"), 9, LEDGER_ATTEMPTS_MAX - 1) is Step.RETRY
+    assert step_after(failure(Where.CONNECT, "08006"), 9, 9) is Step.RETRY
+    assert step_after(failure(Where.ROWS, "08006"), 2, 2) is Step.RETRY
 
 
 def test_rows_that_conflict_again_and_again_are_written_apart_from_those_of_others() -> None:
     for code in ("40P01", "57P01"):  # a trigger may end its own session
         failed = failure(Where.ROWS, code)
-        assert [step_after(failed, attempts) for attempts in (1, 2, 3)] == [Step.RETRY, Step.RETRY, Step.ISOLATE]
-    assert step_after(failure(Where.LEDGER, "40P01"), 9) is Step.RETRY
+        assert [step_after(failed, attempts, 0) for attempts in (1, 2, 3)] == [Step.RETRY, Step.RETRY, Step.ISOLATE]
+    assert step_after(failure(Where.LEDGER, "40P01"), 9, 9) is Step.RETRY
+
+
+@pytest.mark.parametrize(("where", "code"), [(Where.LEDGER, "42501"), (Where.LEDGER, "25P03"), (Where.COMMIT, "P0001")])
+def test_what_is_refused_again_and_again_behind_the_rows_is_written_apart(where: Where, code: str) -> None:
+    assert refused_behind_rows(failure(where, code))
+    assert step_after(failure(where, code), 0, LEDGER_ATTEMPTS_MAX - 1) is Step.RETRY
+    assert step_after(failure(where, code), 0, LEDGER_ATTEMPTS_MAX) is Step.ISOLATE
+
+
+@pytest.mark.parametrize(
+    ("where", "code"), [(Where.LEDGER, "57P01"), (Where.LEDGER, "40001"), (Where.CONNECT, "42501")]
+)
+def test_what_fails_while_postgresql_is_unavailable_is_retried_however_often(where: Where, code: str) -> None:
+    assert not refused_behind_rows(failure(where, code))
+    assert step_after(failure(where, code), 0, 99) is Step.RETRY
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ TABLE = Table(
     unique_keys=(UniqueKey(frozenset({"tenant", "id"}), valid=True, deferrable=False),),
     rules=(),
     row_triggers=False,
-    deferrable=False,
+    triggers=False,
     strategy="",
     partitions=(),
 )
@@ -76,7 +76,7 @@ def misfit(table: Table, dataset: Dataset = WEATHER) -> tuple[MisfitCode, str]:
 
 
 def test_a_table_as_it_was_made_needs_no_conversion() -> None:
-    assert fit(WEATHER, TABLE) == Fit((), ("text", "bigint", "double precision"), row_triggers=False, deferrable=False)
+    assert fit(WEATHER, TABLE) == Fit((), ("text", "bigint", "double precision"), row_triggers=False, triggers=False)
 
 
 def test_order_and_more_columns_do_not_matter() -> None:

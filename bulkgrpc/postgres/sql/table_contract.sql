@@ -87,8 +87,8 @@ SELECT json_build_object(
         SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
         WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0
     ),
-    'deferrable', EXISTS (
-        SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid WHERE t.tgdeferrable AND t.tgenabled <> 'D'
+    'triggers', EXISTS (
+        SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
     ),
     'strategy', (SELECT p.partstrat FROM pg_partitioned_table p WHERE p.partrelid = c.oid),
     'partitions', (

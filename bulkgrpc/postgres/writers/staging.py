@@ -47,7 +47,7 @@ def stage(
     """
     columns = columns or rows.dataset.columns
     name = _name(rows.dataset, columns)
-    connection.execute(_create(columns, name, rows_time.set_timeout(connection)), prepare=False)
+    connection.execute(_create(columns, name, rows_time.restore(connection)), prepare=False)
     kept = rows.keep(chosen).table.select([column.name for column in columns])
     positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
     copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions), where)

@@ -19,7 +19,7 @@ from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.table_contract import TableContracts
-from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, savepoint, triggered, update
+from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, triggered, update
 from bulkgrpc.postgres.writers.constraints import broken_constraints
 from bulkgrpc.postgres.writers.remember import RememberingWriter
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
@@ -57,6 +57,18 @@ class TableWriter:
         if rows.table.num_rows == 0:
             return Written(np.zeros(int(job.max(initial=0)) + 1, np.int32))
         fit = self.check(connection, rows.dataset, opens_savepoint=_is_written_first(rows.dataset))
+        done = self._write_converted(connection, fit, rows, job)
+        if fit.triggers:
+            # One may have deferred constraints again.
+            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        return done
+
+    def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:
+        """Lock and check a dataset's table. Raises what `TableContracts.check` does."""
+        return self.contracts.check(connection, dataset, opens_savepoint=opens_savepoint)
+
+    def _write_converted(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
+        """Write rows, with their values converted where the table's columns differ from the dataset's."""
         if not fit.conversions:
             return self._write_fitting(connection, fit, rows, job)
         found = RejectionBuilder(len(job))
@@ -66,16 +78,6 @@ class TableWriter:
             )
         rows = _converted(rows, fit)
         return _write_others(found, rows, job, partial(self._write_fitting, connection, fit))
-
-    def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:
-        """Lock and check a dataset's table; make its constraints immediate. Raises what `TableContracts.check` does."""
-        fit = self.contracts.check(connection, dataset, opens_savepoint=opens_savepoint)
-        if fit.deferrable:
-            # An error at COMMIT would be about no row: let it come with the row. Outside the savepoint: if that is
-            # rolled back, they stay immediate.
-            inside = f"{savepoint.RELEASE} {{}}; {savepoint.OPEN}" if opens_savepoint else "{}"
-            connection.execute(inside.format("SET CONSTRAINTS ALL IMMEDIATE").encode(), prepare=False)
-        return fit
 
     def _write_fitting(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
         writer = _write_triggered if fit.row_triggers else self._write
