@@ -101,8 +101,8 @@ TRIGGER_FAULTS = (
              "PERFORM set_config('role', 'none', false), set_config('search_path', 'pg_catalog', false), "
              "set_config('statement_timeout', '0', true), set_config('DateStyle', 'SQL, DMY', false); RETURN new;"),
     _trigger("trigger changes the session", Effect.CONVERTED,
-             "SET client_encoding = 'LATIN1'; SET default_transaction_isolation = 'serializable'; "
-             "SET ROLE blast_nobody; RETURN NULL;", "AFTER INSERT OR UPDATE FOR EACH STATEMENT"),
+             "SET client_encoding = 'LATIN1'; SET default_transaction_isolation = 'serializable'; RETURN NULL;",
+             "AFTER INSERT OR UPDATE FOR EACH STATEMENT"),
     _trigger("trigger raises warnings", Effect.CONVERTED, "RAISE WARNING 'row %', new.{key}; RETURN new;"),
     _trigger("trigger notifies", Effect.CONVERTED, "PERFORM pg_notify('blast', new.{key}::text); RETURN new;"),
     _trigger("trigger waits for a lock", Effect.BLOCKED,
