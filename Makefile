@@ -31,8 +31,8 @@ test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL an
 chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
 
-blast-catalog: setup ## Apply and repair each fault of users on a table, without the service
-	$(BIN)/pytest $(AT_ONCE) tests/blast/test_catalog.py
+blast-catalog: setup ## Apply and repair each fault of users on a table, without the service; then one fault with it
+	$(BIN)/pytest $(AT_ONCE) tests/blast/test_catalog.py tests/blast/test_middle.py
 
 blast-short: setup ## Apply each fault of users once, and prove that the checker detects a missing protection
 	$(BIN)/pytest $(AT_ONCE) tests/blast
