@@ -124,8 +124,21 @@ class _Rounds:
         raise NotImplementedError
 
     def _drain(self, queue: ParkedQueue) -> int:
-        """Drain a queue by a slice; return how much was done."""
+        """Drain a queue by a slice; return how much was done. Raises SliceFailed."""
         raise NotImplementedError
+
+    def _on_failed(self, queue: QueueKey, error: SliceFailed) -> int:
+        """Handle a slice that failed because of some of its messages; return how much can be done at once."""
+        raise NotImplementedError
+
+    def _attempt(self, queue: ParkedQueue) -> int:
+        try:
+            return self._drain(queue)
+        except SliceFailed as error:
+            if _about_rows(error):
+                return self._on_failed(queue.key, error)
+            self._block(queue.key.dataset, error)
+            return 0
 
     def _drain_each(self) -> int:
         """Drain the thread's queues by a slice each; return how much was done."""
@@ -136,7 +149,7 @@ class _Rounds:
             if not self._owns(queue.key):
                 continue
             try:
-                done += self._drain(queue)
+                done += self._attempt(queue)
             except StoreUnavailable:
                 raise
             except Exception:
@@ -200,18 +213,15 @@ class QuickDrain(_Rounds):
         return queue not in self._slow
 
     def _drain(self, queue: ParkedQueue) -> int:
-        try:
-            # While the main path keeps off the dataset, an empty queue would not bring it back.
-            applied = self._parked.drain(queue.key, SLICE_MESSAGES, pace=Pace.USUAL, merges=not queue.isolating)
-        except SliceFailed as error:
-            if not _about_rows(error):
-                self._block(queue.key.dataset, error)
-                return 0
-            self._cut(queue.key, error)
-            self._on_slow()
-            return 1
+        # While the main path keeps off the dataset, an empty queue would not bring it back.
+        applied = self._parked.drain(queue.key, SLICE_MESSAGES, pace=Pace.USUAL, merges=not queue.isolating)
         metrics.messages_drained.add(applied)
         return applied
+
+    def _on_failed(self, queue: QueueKey, error: SliceFailed) -> int:
+        self._cut(queue, error)
+        self._on_slow()
+        return 1
 
     def _try_dataset(self) -> None:
         dataset = self._parked.claim_trial()
@@ -241,13 +251,7 @@ class _Isolating(_Rounds):
         if slow is None:
             return 0
         slow.seen_at_s = begun_s = time.monotonic()
-        try:
-            applied = self._parked.drain(queue.key, slow.messages, pace=self.pace, merges=False)
-        except SliceFailed as error:
-            if not _about_rows(error):
-                self._block(queue.key.dataset, error)
-                return 0
-            return self._on_failed(queue.key, slow, error)
+        applied = self._parked.drain(queue.key, slow.messages, pace=self.pace, merges=False)
         metrics.messages_drained.add(applied)
         taken_s = time.monotonic() - begun_s
         if taken_s > limits.ROWS_TIMEOUT_S:
@@ -257,10 +261,6 @@ class _Isolating(_Rounds):
         if applied and taken_s <= limits.DRAIN_ROWS_TIMEOUT_S:
             slow.longest = False
         return applied
-
-    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
-        """Handle a slice of which a message is at fault; return how much can be done at once."""
-        raise NotImplementedError
 
 
 class SlowDrain(_Isolating):
@@ -289,7 +289,8 @@ class SlowDrain(_Isolating):
         slow = self._slow.get(queue)
         return slow is not None and not slow.longest
 
-    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
+    def _on_failed(self, queue: QueueKey, error: SliceFailed) -> int:
+        slow = self._slow[queue]
         if slow.messages > 1:
             # One message alone is tried alone, also if it was alone by chance.
             self._cut(queue, error)
@@ -310,8 +311,8 @@ class LongestDrain(_Isolating):
         slow = self._slow.get(queue)
         return slow is not None and slow.longest
 
-    def _on_failed(self, queue: QueueKey, slow: _Slow, error: SliceFailed) -> int:
-        slow.longest = False
+    def _on_failed(self, queue: QueueKey, error: SliceFailed) -> int:
+        self._slow[queue].longest = False
         for job_id in error.job_ids:
             self._parked.block_job(job_id, error.failure)
             metrics.jobs_blocked.add(1)

@@ -226,11 +226,11 @@ class Step(enum.Enum):
     """Exit and report the failure."""
 
 
-def step_after(failure: Failure, rows_failed: int, attempts: int) -> Step:
+def step_after(failure: Failure, rows_failed: int, refused: int) -> Step:
     """Return what the main path does after a chunk was not written.
 
-    rows_failed: how many attempts in a row failed while rows were written, this one included. attempts: how many failed
-    in statements that write no rows, as `refused_behind_rows` defines it, this one included.
+    rows_failed: how many attempts in a row failed while rows were written, this one included. refused: how many failed
+    as `refused_behind_rows` defines it, this one included.
 
     | consequence    | where                            | attempts                       | step         |
     |----------------|----------------------------------|--------------------------------|--------------|
@@ -240,7 +240,7 @@ def step_after(failure: Failure, rows_failed: int, attempts: int) -> Step:
     | DEFER_JOB      | any                              | any                            | ISOLATE      |
     | STOP_PARTITION | any                              | any                            | ISOLATE      |
     | RETRY          | rows                             | rows_failed: ROWS_ATTEMPTS_MAX | ISOLATE      |
-    | RETRY          | ledger, commit: it was refused   | attempts: LEDGER_ATTEMPTS_MAX  | ISOLATE      |
+    | RETRY          | ledger, commit: it was refused   | refused: LEDGER_ATTEMPTS_MAX   | ISOLATE      |
     | RETRY          | any                              | otherwise                      | RETRY        |
 
     REJECT_ROWS does not leave the writer of the rows; if it does, isolating the rows did not work. What fails again and
@@ -255,7 +255,7 @@ def step_after(failure: Failure, rows_failed: int, attempts: int) -> Step:
         return Step.ISOLATE
     if failure.where is Where.ROWS:
         return Step.ISOLATE if rows_failed >= ROWS_ATTEMPTS_MAX else Step.RETRY
-    again = refused_behind_rows(failure) and attempts >= LEDGER_ATTEMPTS_MAX
+    again = refused_behind_rows(failure) and refused >= LEDGER_ATTEMPTS_MAX
     return Step.ISOLATE if again else Step.RETRY
 
 

@@ -105,8 +105,8 @@ class Table:
 
     kind, persistence: as in pg_class. row_security: whether it applies to the role. may_lock: whether the role may lock
     the table for writing. may_stage: whether it may make temporary tables. rules: names of those on INSERT or UPDATE.
-    row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. triggers: whether there are any
-    of users. strategy: "h", "l" or "r" of a partitioned table, else "".
+    row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. triggers: whether users
+    created any trigger. strategy: "h", "l" or "r" of a partitioned table, else "".
     """
 
     kind: str

@@ -119,8 +119,8 @@ def jobs_values(jobs: Sequence[JobKey]) -> dict[str, Any]:
 def jobs_of_rows(found: Iterable[Row]) -> JobsFound:
     """Return what LOCK_JOBS found."""
     rows, lanes = {}, {}
-    for job_id, create_day, state, counts, *rest, numbers, next_sequences, sealed in found:
-        rows[job_id] = JobRow(create_day, JobState(state), JobCounts(*counts), *rest)
+    for job_id, *columns, numbers, next_sequences, sealed in found:
+        rows[job_id] = _job_row(*columns)
         for lane, next_sequence, is_sealed in zip(numbers or (), next_sequences or (), sealed or (), strict=True):
             lanes[job_id, lane] = Lane(next_sequence, sealed=is_sealed)
     return JobsFound(rows, lanes)
@@ -223,10 +223,11 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
 
 
 def _job_rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[uuid.UUID, JobRow]:
-    return {
-        job_id: JobRow(create_day, JobState(state), JobCounts(*counts), *rest)
-        for job_id, create_day, state, counts, *rest in cursor
-    }
+    return {job_id: _job_row(*columns) for job_id, *columns in cursor}
+
+
+def _job_row(create_day: date, state: int, counts: Sequence[int], *rest: Any) -> JobRow:
+    return JobRow(create_day, JobState(state), JobCounts(*counts), *rest)
 
 
 def _of_jobs(jobs: Mapping[uuid.UUID, JobRow]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import psycopg
 
 from bulkgrpc.postgres.connection import RESTORE, Connection
 
+_UNDO = "".join(f"{statement};" for statement in RESTORE)
 _ends_at_s = weakref.WeakKeyDictionary[Connection, float]()
 
 
@@ -27,11 +28,10 @@ def restore(connection: Connection) -> str:
     They are to be sent with another one, so that they cost no round trip. Raises psycopg.errors.QueryCanceled if no
     time is left.
     """
-    undo = "".join(f"{statement};" for statement in RESTORE)
     ends_at_s = _ends_at_s.get(connection)
     if ends_at_s is None:
-        return undo
+        return _UNDO
     left_ms = int((ends_at_s - time.monotonic()) * 1000)
     if left_ms <= 0:
         raise psycopg.errors.QueryCanceled("canceling the statements that write the rows due to statement timeout")
-    return f"{undo}SET LOCAL statement_timeout = {left_ms};"
+    return f"{_UNDO}SET LOCAL statement_timeout = {left_ms};"

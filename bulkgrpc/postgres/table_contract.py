@@ -54,8 +54,8 @@ class _Known:
 class _Session:
     """What is known on one connection: the fits of dataset versions, and the statements that lock tables.
 
-    bounded: whether the transaction's statements have the time of rows, and what triggers set. in_savepoint: whether
-    that of the rows is open.
+    bounded: whether the time limit of the rows, and what triggers set, apply to the transaction's statements.
+    in_savepoint: whether the savepoint of the rows is open.
     """
 
     fits: dict[tuple[str, int], _Known] = field(default_factory=dict)

@@ -22,6 +22,8 @@ Phase = Literal["before", "during", "after"]
 HALF = 30
 """Records of a job of a victim whose keys the job before has sent too; as many are new."""
 BATCHES = 3
+ROWS = 2 * HALF // BATCHES
+"""Records of a batch of a victim's job."""
 INNOCENT_ROWS = 20
 INNOCENT_PACE_S = 1.0
 SIBLING_PACE_S = 2.0
@@ -79,6 +81,15 @@ class Victim:
     def overlaps(self) -> bool:
         """Whether each job sends half of the keys of the one before again. An atomic job would fail by `reject`."""
         return not (self.case.atomic and self.case.policy == "reject")
+
+    def first_of(self, number: int) -> int:
+        """Return the number of the first record of a job, by the number of the job."""
+        return number * (HALF if self.overlaps else 2 * HALF)
+
+
+def batches_from(first: int, revision: int) -> list[Batch]:
+    """Return the batches of a victim's job."""
+    return [Batch(payload(start, ROWS, revision), ROWS) for start in range(first, first + 2 * HALF, ROWS)]
 
 
 def victims_of(cases: Sequence[Case], run: str) -> list[Victim]:
@@ -167,14 +178,10 @@ class Traffic:
         for number in itertools.count():
             if self._stopping.is_set():
                 return
-            base = number * (HALF if victim.overlaps else 2 * HALF)
-            rows = 2 * HALF // BATCHES
-            job = self._note(tenant, victim.table, base, (rows,) * BATCHES)
+            base = victim.first_of(number)
+            job = self._note(tenant, victim.table, base, (ROWS,) * BATCHES)
             job.revision, job.atomic = number, victim.case.atomic
-            starts = range(base, base + 2 * HALF, rows)
-            submitting = asyncio.create_task(
-                self._submit(job, [Batch(payload(start, rows, number), rows) for start in starts])
-            )
+            submitting = asyncio.create_task(self._submit(job, batches_from(base, number)))
             self._jobs.add(submitting)
             submitting.add_done_callback(self._jobs.discard)
             # The next one only afterwards: their order is what decides.

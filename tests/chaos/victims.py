@@ -11,12 +11,11 @@ from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig, Job
 from bulkgrpc.postgres.connection import connect
 from tests.blast import checker, evidence
 from tests.blast.catalog import Case
-from tests.blast.records import Shape, payload
-from tests.blast.traffic import BATCHES, HALF, Phase, Sent, Victim, victims_of
+from tests.blast.records import Shape
+from tests.blast.traffic import BATCHES, ROWS, Phase, Sent, Victim, batches_from, victims_of
 
 _PATIENCE = ClientConfig(call_deadline_s=5, open_deadline_s=5, acknowledge_deadline_s=10, retry_deadline_s=20)
 _POISON_BASE = 1_000_000
-_ROWS = 2 * HALF // BATCHES
 
 
 class Victims:
@@ -71,11 +70,10 @@ class Victims:
         async with AsyncBulkClient(address, tenant=tenant, config=_PATIENCE) as client:
             for _ in range(jobs):
                 number = self._jobs[victim.table]
-                base = number * (HALF if victim.overlaps else 2 * HALF)
-                job = self._note(victim, phase, base, (_ROWS,) * BATCHES)
+                base = victim.first_of(number)
+                job = self._note(victim, phase, base, (ROWS,) * BATCHES)
                 job.revision = number
-                starts = range(base, base + 2 * HALF, _ROWS)
-                await self._send(client, job, [Batch(payload(start, _ROWS, number), _ROWS) for start in starts])
+                await self._send(client, job, batches_from(base, number))
             if poison is None or phase != "during":
                 return
             batches = poison.batches(_POISON_BASE)

@@ -119,7 +119,7 @@ def test_a_writer_that_sleeps_before_its_commit_loses_its_locks(
                 assert wait_for(lambda: watch.execute(gone, [pid]).fetchone() == (True,), 5)
 
     monkeypatch.setattr(faults, "reach", sleep)
-    # A pipeline on a closed connection does not tell the reason.
+    # A pipeline on a closed connection does not report the reason.
     with pytest.raises(psycopg.OperationalError):
         write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 100)), TableWriter())
     with connect(database, "watch") as watch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -23,14 +24,7 @@ def in_savepoint(connection: Connection, write: Callable[[], T]) -> T:
     Rows without a partition of their own go to the default one. If theirs is attached at that moment, PostgreSQL
     rejects them with a check violation without a constraint's name; the second time they go to the new partition.
     """
-    try:
-        with connection.transaction():
-            return write()
-    except psycopg.errors.CheckViolation as error:
-        if error.diag.constraint_name is not None:
-            raise
-    with connection.transaction():
-        return write()
+    return _again_if_attached(partial(_in_own, connection, write))
 
 
 def in_opened_savepoint(connection: Connection, write: Callable[[], T]) -> T:
@@ -38,15 +32,24 @@ def in_opened_savepoint(connection: Connection, write: Callable[[], T]) -> T:
 
     OPEN and RELEASE are to be sent with other statements, so that they cost no round trip.
     """
+    return _again_if_attached(partial(_in_opened, connection, write))
+
+
+def _again_if_attached(attempt: Callable[[], T]) -> T:
     try:
-        return _undone_after_a_failure(connection, write)
+        return attempt()
     except psycopg.errors.CheckViolation as error:
         if error.diag.constraint_name is not None:
             raise
-    return _undone_after_a_failure(connection, write)
+    return attempt()
 
 
-def _undone_after_a_failure(connection: Connection, write: Callable[[], T]) -> T:
+def _in_own(connection: Connection, write: Callable[[], T]) -> T:
+    with connection.transaction():
+        return write()
+
+
+def _in_opened(connection: Connection, write: Callable[[], T]) -> T:
     try:
         return write()
     except psycopg.Error:

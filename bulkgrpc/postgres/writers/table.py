@@ -121,7 +121,7 @@ class TableWriter:
 
 
 def _is_written_first(dataset: Dataset) -> bool:
-    """Return whether the rows are the first that is written after the check: of others the hashes are."""
+    """Return whether nothing is written between the check and the rows. With `dedupe_window`, hashes are."""
     return not dataset.dedupe_window_s
 
 
