@@ -276,6 +276,9 @@ def _apply_staged(
             else:
                 apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
                 written, skipped = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount), 0
+            if fit.triggers:
+                # One may have deferred constraints again: an error must come here, where it fails the job.
+                connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
             left = waiting - written - skipped
             if dataset.conflict_policy == "reject" and left:
                 delta.failure_reason = (

@@ -132,3 +132,37 @@ def test_a_trigger_that_listens_leaves_no_notifications_to_the_worker(worker: Wo
     session = worker.postgres._session.open()
     assert session.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() == (0,)
     assert not session._notifies_backlog
+
+
+ATOMIC = JobSpec(JobKey.derive("acme", "atomic"), "atomic", HOSTILE.name, 1, {}, JobOptions(atomic=True))
+
+
+@pytest.mark.parametrize("each", ["STATEMENT", "ROW"])
+@pytest.mark.parametrize("timing", ["BEFORE", "AFTER"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        (AUDIT, "SET CONSTRAINTS ALL DEFERRED; INSERT INTO public.audit VALUES (1);", "audit_pkey"),
+        (CLOSED, "SET CONSTRAINTS ALL DEFERRED; INSERT INTO public.books VALUES (1);", "the books are closed"),
+    ],
+    ids=["key", "constraint trigger"],
+)
+def test_an_atomic_job_fails_of_constraints_that_a_trigger_defers_again(
+    worker: Worker, connection: Connection, case: tuple[str, str, str], timing: str, each: str
+) -> None:
+    before, body, reason = case
+    connection.execute((before + TRIGGER.format(body=body, each=each).replace("AFTER", timing)).encode())
+    first = worker._batch(HOSTILE.name, 0)
+    batch = replace(first, message=replace(first.message, spec=ATOMIC))
+    seal = Received(0, 1, Message(Kind.SEAL, ATOMIC, 0, 1, 0, ROWS, datetime.now(UTC)), b"")
+    worker.thread.submit(Chunk((Span(0, 0, 2, worker.epoch),), (batch, seal), ROWS))
+    result = worker.thread.result(WITHIN_S)
+    assert result is not None
+    assert isinstance(result.outcome, Applied)
+    assert not result.outcome.parked
+    assert count(connection, "bulk.blocked_datasets") == 0
+    found = connection.execute("SELECT state, written, failure_reason FROM bulk.jobs").fetchall()
+    assert [row[:2] for row in found] == [(5, 0)]
+    assert "the table refuses the job" in found[0][2]
+    assert reason in found[0][2]
+    assert count(connection, "sensor_readings") == 0
