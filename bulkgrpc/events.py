@@ -76,8 +76,15 @@ class Event(enum.StrEnum):
     )
     OFFSET_GAP = (
         "offset_gap",
-        "Kafka delivered a message after the next one; the partition is read again, and the worker stops if the gap "
-        "is still there.",
+        "Kafka delivered a message after the next one, or the end of the log; the partition is read again from "
+        "`next_offset`. See offsets_passed_over for what happens if the gap is still there.",
+    )
+    OFFSETS_PASSED_OVER = (
+        "offsets_passed_over",
+        "Kafka has no message from `from_offset` up to `to_offset` in a partition, which it did not delete at the "
+        "start of the log; the worker continues after them. They are the control records of a transaction, or messages "
+        "that it aborted; or compaction, or a broken disk, deleted messages, and acknowledged records are lost: check "
+        "that cleanup.policy of the topic is delete.",
     )
     PARTITION_NOT_CREATED = (
         "partition_not_created",

@@ -41,6 +41,11 @@ partitions_stalled = _meter.create_counter(
     unit="{partition}",
     description="Partitions whose messages Kafka had and did not deliver; the worker joined its group again",
 )
+offsets_passed_over = _meter.create_counter(
+    "bulkgrpc.offsets.passed_over",
+    unit="{offset}",
+    description="Offsets without a message that this worker passed over: control records, aborted transactions",
+)
 messages_dead = _meter.create_counter(
     "bulkgrpc.messages.dead",
     unit="{message}",

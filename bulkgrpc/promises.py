@@ -72,7 +72,7 @@ P8: Final = Promise(
 P9: Final = Promise(
     "P9",
     "If Kafka lost the offset that the ledger needs next, the worker stops and reports it; it never skips the gap.",
-    "kafka/consumer.py (auto.offset.reset=error), workers/partitions.py (check_gap)",
+    "kafka/consumer.py (auto.offset.reset=error), workers/partitions.py (check_gap), consume/gaps.py",
     "an acknowledged batch that is missing while no worker stopped for it",
 )
 

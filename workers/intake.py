@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from bulkgrpc import faults
-from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Fetched, Received
+from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, EndReached, Fetched, Received
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import WorkerPorts
 from bulkgrpc.model import Outcome
@@ -36,7 +36,7 @@ class Intake:
         self._clock: Callable[[], float] = ports.clock
         self._owned = owned
         # By partition, none of them empty. Of those with the same share of the chunk, the first is next.
-        self._backlog: dict[int, deque[Fetched]] = {}
+        self._backlog: dict[int, deque[Fetched | EndReached]] = {}
         self._backlog_bytes = self._backlog_messages = 0
         self._polled_at_s = 0.0
         self.chunk = ChunkBuilder(bounds)
@@ -73,10 +73,10 @@ class Intake:
         elif paused or self._backlog_messages < BACKLOG_MESSAGES_MAX:
             self._fetch(1, 0)
 
-    def fill(self) -> Fetched | None:
+    def fill(self) -> Fetched | EndReached | None:
         """Move messages from the backlog to the chunk, until one is empty or the other full.
 
-        Returns the message before which messages are missing, if there is one.
+        Returns the message, or the end of a partition, before which offsets are missing, if there is one.
         """
         while self._backlog and not self.chunk.full:
             partition = min(self._backlog, key=self.chunk.share)
@@ -84,13 +84,18 @@ class Intake:
             outcome = self._owned.outcome(partition, fetched.offset)
             if outcome is Outcome.GAP:
                 return fetched
-            if outcome is Outcome.NEXT:
+            if outcome is Outcome.NEXT and isinstance(fetched, Fetched):
                 self._add(fetched)
                 self._owned.advance(partition)
             self._remove_first(partition)
             if outcome is Outcome.NEXT and partition in self._backlog:
                 self._backlog[partition] = self._backlog.pop(partition)
         return None
+
+    def pass_over(self, partition: int, to_offset: int) -> None:
+        """Continue a partition at an offset: there is no message below it. The chunk's transaction moves the ledger."""
+        self.chunk.pass_over(self._owned.owned[partition], to_offset)
+        self._owned.pass_over(partition, to_offset)
 
     def discard(self) -> None:
         """Discard the chunk and the backlog."""
@@ -112,12 +117,25 @@ class Intake:
             self._backlog.setdefault(fetched.partition, deque()).append(fetched)
             self._backlog_messages += 1
             self._backlog_bytes += len(fetched.payload)
+        for end in self._log.ends_reached():
+            self._add_end(end)
         self._polled_at_s = self._clock()
+
+    def _add_end(self, end: EndReached) -> None:
+        """Add an end to the backlog if offsets before it are missing: mostly none are, and there is nothing to do."""
+        waiting, owned = self._backlog.get(end.partition), self._owned.owned.get(end.partition)
+        if owned is None:
+            return
+        next_offset = waiting[-1].offset + 1 if waiting else owned.next_offset
+        if end.offset > next_offset:
+            self._backlog.setdefault(end.partition, deque()).append(end)
 
     def _remove_first(self, partition: int) -> None:
         messages = self._backlog[partition]
-        self._backlog_messages -= 1
-        self._backlog_bytes -= len(messages.popleft().payload)
+        first = messages.popleft()
+        if isinstance(first, Fetched):
+            self._backlog_messages -= 1
+            self._backlog_bytes -= len(first.payload)
         if not messages:
             del self._backlog[partition]
 

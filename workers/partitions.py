@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from bulkgrpc import metrics
-from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
+from bulkgrpc.consume.gaps import Gap, GapStep, GapWatch, step_after
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
@@ -30,6 +31,7 @@ class Partitions:
         self._clock = ports.clock
         self._pressure = pressure
         self._stall = StallWatch()
+        self._gaps = GapWatch()
         self.owned = OwnedPartitions()
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
@@ -65,18 +67,31 @@ class Partitions:
         """Stop fetching every owned partition, until the ledger confirms where it continues."""
         self._log.pause(self.owned.unconfirm())
 
-    def check_gap(self, fetched: Fetched) -> None:
-        """Log that messages are missing before this one. Raises OffsetLost if that was so before, at the same offset.
+    def check_gap(self, found: Fetched | EndReached) -> int | None:
+        """Decide about the offsets that are missing before a message, or before the end of a partition.
 
-        The first time, reading again from the ledger's position may find them.
+        Returns the offset to continue at; None if the partition is read again, whose backlog is to be discarded.
+        Raises OffsetLost if Kafka deleted messages that the ledger needs, RecordLogError if it cannot be read again.
         """
-        next_offset = self.owned.owned[fetched.partition].next_offset
-        if self.owned.repeats_gap(fetched.partition):
+        partition, next_offset = found.partition, self.owned.owned[found.partition].next_offset
+        read_twice = self._gaps.read(Gap(partition, next_offset, found.offset))
+        log_start = None if read_twice is None else self._log.start(partition)
+        step = step_after(read_twice, log_start)
+        if step is GapStep.LOST:
             raise OffsetLost(
-                f"partition {fetched.partition}: the ledger needs offset {next_offset}, "
-                f"Kafka has none before {fetched.offset}"
+                f"partition {partition}: the ledger needs offset {next_offset}, Kafka has none before {log_start}"
             )
-        log.error("offset_gap", partition=fetched.partition, next_offset=next_offset, offset=fetched.offset)
+        if read_twice is None or step is GapStep.READ_AGAIN:
+            log.info("offset_gap", partition=partition, next_offset=next_offset, offset=found.offset)
+            self._log.seek({partition: next_offset})
+            if self._pressure.paused:
+                self._log.pause([partition])
+            return None
+        to_offset = read_twice.to_offset
+        if self._gaps.pass_over(read_twice):
+            log.error("offsets_passed_over", partition=partition, from_offset=next_offset, to_offset=to_offset)
+            metrics.offsets_passed_over.add(to_offset - next_offset)
+        return to_offset
 
     def stalled(self, drained_at_s: float) -> bool:
         """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`."""

@@ -99,10 +99,17 @@ class Poller:
     def _fill(self) -> bool:
         """Fetch messages and add them to the chunk. Returns whether there were any that could be added."""
         fetched = self.intake.fetch()
-        after_gap = self.intake.fill()
-        if after_gap is not None:
-            self.partitions.check_gap(after_gap)
-            self._restart()
+        while (after_gap := self.intake.fill()) is not None:
+            try:
+                to_offset = self.partitions.check_gap(after_gap)
+            except RecordLogError as error:
+                log.info("seek_not_ready", error=str(error))
+                self._restart()
+                break
+            if to_offset is None:
+                self.intake.discard_backlog([after_gap.partition])
+            else:
+                self.intake.pass_over(after_gap.partition, to_offset)
         return fetched
 
     def _submit(self) -> None:

@@ -28,6 +28,17 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class EndReached:
+    """The end of a partition's log, at the offset of its next message: everything below it was fetched.
+
+    What of that was not returned as a message is none: see `bulkgrpc.consume.gaps`.
+    """
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A message of a job, with its position in the records topic. headers, key: as they came."""
 
@@ -53,8 +64,8 @@ class Span:
 class Chunk:
     """Messages of one or more partitions, in offset order within each partition.
 
-    spans: one per partition; it includes dead letters, `items` does not. rows: the records of all items. malformed:
-    messages whose headers cannot be read.
+    spans: one per partition; it includes dead letters and offsets without a message, `items` does not. rows: the
+    records of all items. malformed: messages whose headers cannot be read.
     """
 
     spans: tuple[Span, ...]
@@ -105,26 +116,27 @@ class ChunkBuilder:
 
     def add(self, received: Received, owned: Ownership) -> None:
         """Add a message that belongs to a job."""
-        self._advance(received.partition, received.offset, owned)
+        self.pass_over(owned, received.offset + 1)
         self._items.append(received)
         self._count(received.partition, received.message.records, len(received.payload))
 
     def add_malformed(self, fetched: Fetched, owned: Ownership) -> None:
         """Add a message whose headers cannot be read: it belongs to no job."""
-        self._advance(fetched.partition, fetched.offset, owned)
+        self.pass_over(owned, fetched.offset + 1)
         self._malformed.append(fetched)
         self._count(fetched.partition, 0, len(fetched.payload))
+
+    def pass_over(self, owned: Ownership, to_offset: int) -> None:
+        """Add the offsets from the partition's next one up to `to_offset`: there is no message at them."""
+        span = self._spans.get(owned.partition)
+        start = owned.next_offset if span is None else span.from_offset
+        self._spans[owned.partition] = Span(owned.partition, start, to_offset, owned.owner_epoch)
 
     def _count(self, partition: int, rows: int, payload_bytes: int) -> None:
         self.rows += rows
         self.payload_bytes += payload_bytes
         share = max(rows / self.bounds.rows_max, payload_bytes / self.bounds.bytes_max)
         self._shares[partition] = self.share(partition) + share
-
-    def _advance(self, partition: int, offset: int, owned: Ownership) -> None:
-        span = self._spans.get(partition)
-        start = offset if span is None else span.from_offset
-        self._spans[partition] = Span(partition, start, offset + 1, owned.owner_epoch)
 
     def ready(self, now_s: float, linger_s: float, outstanding: int) -> bool:
         """Return whether the chunk should be written now, if the writer has room.

@@ -24,7 +24,6 @@ class OwnedPartitions:
     owned: dict[int, Ownership] = field(default_factory=dict)
     unconfirmed: dict[int, Ownership] = field(default_factory=dict)
     _waiting: dict[int, float] = field(default_factory=dict)
-    _gaps: dict[int, int] = field(default_factory=dict)
 
     def due(self, now_s: float) -> Sequence[int]:
         """Return the waiting partitions that may be acquired now, sorted."""
@@ -83,12 +82,8 @@ class OwnedPartitions:
 
     def advance(self, partition: int) -> None:
         """Move an owned partition past its next message."""
-        owned = self.owned[partition]
-        self.owned[partition] = replace(owned, next_offset=owned.next_offset + 1)
+        self.pass_over(partition, self.owned[partition].next_offset + 1)
 
-    def repeats_gap(self, partition: int) -> bool:
-        """Remember a gap before an owned partition's next offset. Returns whether the same gap was seen before."""
-        next_offset = self.owned[partition].next_offset
-        repeated = self._gaps.get(partition) == next_offset
-        self._gaps[partition] = next_offset
-        return repeated
+    def pass_over(self, partition: int, to_offset: int) -> None:
+        """Move an owned partition to an offset: there is no message below it."""
+        self.owned[partition] = replace(self.owned[partition], next_offset=to_offset)

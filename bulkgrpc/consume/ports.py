@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
-from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Failure
@@ -95,7 +95,7 @@ Revoked = Callable[[Sequence[int]], None]
 class RecordLog(Protocol):
     """The records topic, read as a member of a consumer group. One thread uses it.
 
-    Every method but `end` and `close` raises RecordLogError if the log refuses.
+    Every method but `ends_reached`, `end`, `start` and `close` raises RecordLogError if the log refuses.
     """
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
@@ -105,6 +105,12 @@ class RecordLog(Protocol):
         """Return up to `messages_max` messages; wait up to `timeout_s` for the first.
 
         Raises OffsetLost if the log does not have the offset that a partition needs.
+        """
+
+    def ends_reached(self) -> Sequence[EndReached]:
+        """Return the ends of partitions that the last `fetch` reached, in the order in which it reached them.
+
+        An end is reported once, and again after a seek. Each message below it was returned by `fetch` before.
         """
 
     def seek(self, offsets: Mapping[int, int]) -> None:
@@ -124,6 +130,9 @@ class RecordLog(Protocol):
 
     def end(self, partition: int) -> int | None:
         """Return the offset after a partition's last message, None if the log does not answer in time."""
+
+    def start(self, partition: int) -> int | None:
+        """Return the first offset that the log had of a partition at the last fetch, None if that is not known."""
 
     def rejoin(self, timeout_s: float) -> None:
         """Leave the group, waiting up to `timeout_s`, and join it as a new member."""

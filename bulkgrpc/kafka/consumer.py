@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from bulkgrpc import limits
-from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.ports import Assigned, GroupNotLeft, OffsetLost, RecordLogError, Revoked
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
@@ -32,6 +32,7 @@ class RecordsConsumer:
         self._topic = settings.topic
         self._assigned: Assigned = lambda _: {}
         self._revoked: Revoked = lambda _: None
+        self._ends: list[EndReached] = []
         self._consumer = Consumer(_configuration(settings))
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
@@ -48,6 +49,7 @@ class RecordsConsumer:
         Raises OffsetLost if Kafka no longer has the offset that a partition needs, RecordLogError on an error that
         librdkafka does not recover from.
         """
+        self._ends = []
         with _translated():
             first = self._consumer.poll(timeout_s)
             if first is None:
@@ -56,11 +58,21 @@ class RecordsConsumer:
         fetched = []
         for message in messages:
             error = message.error()
-            if error is not None:
+            if error is None:
+                fetched.append(_fetched(message))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # The stubs allow None for what this event always has.
+                self._ends.append(EndReached(int(message.partition() or 0), int(message.offset() or 0)))
+            else:
                 _raise_if_permanent(error)
-                continue
-            fetched.append(_fetched(message))
         return fetched
+
+    def ends_reached(self) -> Sequence[EndReached]:
+        """Return the ends of partitions that the last `fetch` reached.
+
+        librdkafka queues the event behind the messages below it, and discards it with them after a seek.
+        """
+        return self._ends
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Continue partitions at these offsets; paused ones resume.
@@ -99,6 +111,17 @@ class RecordsConsumer:
             end = _end(fresh, place)
             fresh.close()
         return end
+
+    def start(self, partition: int) -> int | None:
+        """Return the first offset that Kafka had of a partition when it answered the last fetch; None if it has not.
+
+        A request of its own would wait behind the fetch that is under way.
+        """
+        try:
+            start, _ = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        except KafkaException:
+            return None
+        return start if start >= 0 else None
 
     def rejoin(self, timeout_s: float) -> None:
         """Leave the group and join it as a new member. After `timeout_s` the old member is abandoned.
@@ -189,6 +212,10 @@ def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "enable.auto.offset.store": False,
         # If Kafka does not have the ledger's offset, stop: an operator decides about the lost span.
         "auto.offset.reset": "error",
+        # A server uses no transactions, so what a transaction aborted was never acknowledged: it must not be applied.
+        "isolation.level": "read_committed",
+        # Reports that the log ends with control records: nothing else would ever move the position past them.
+        "enable.partition.eof": True,
         "check.crcs": True,
         "max.poll.interval.ms": int(limits.MAX_POLL_INTERVAL_S * 1000),
         "queued.max.messages.kbytes": QUEUE_BYTES_MAX // 1024,

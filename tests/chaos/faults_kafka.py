@@ -1,4 +1,4 @@
-"""Faults of Kafka: killed, frozen, restarted; the offsets of the group deleted; messages read again."""
+"""Faults of Kafka: killed, frozen, restarted; the group's offsets deleted; messages read again; transactions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
-from tests.chaos.fault import Fault, Hurt
-from tests.chaos.rig import GROUP, Rig
+from confluent_kafka import Producer
+
+from bulkgrpc.kafka.message import to_headers
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from tests.chaos.checker import LOUD
+from tests.chaos.fault import Fault, Hurt, repeating
+from tests.chaos.load import PARTITIONS
+from tests.chaos.rig import GROUP, TOPIC, Rig
+from tests.support import examples
 
 REPLAYED_MAX = 2000
 DELETED_WITHIN_S = 60.0
+TRANSACTION_S = 10.0
+TRANSACTION_EVERY_S = 0.1
 _DELETE_GROUP = """
 import sys
 from confluent_kafka import KafkaError, KafkaException
@@ -98,10 +109,39 @@ def _replayed(rig: Rig, _: random.Random) -> Iterator[None]:
     rig.history.note("rig", "fault", name="replay", phase="over")
 
 
+@contextmanager
+def _transactions(rig: Rig, chance: random.Random) -> Iterator[None]:
+    """Another program writes transactions to every partition, and commits or aborts each."""
+    producer = Producer(
+        {"bootstrap.servers": rig.stack.addresses.kafka, "transactional.id": uuid.uuid4().hex, "log_level": 0}
+    )
+    producer.init_transactions(TRANSACTION_S)
+    before = sum(rig.ends().values())
+
+    def transaction() -> None:
+        commits = chance.random() < 0.5
+        # After a gap: such a batch was never acknowledged, and is not applied. An aborted one would be.
+        job = JobSpec(JobKey.derive("foreign", "k"), "k", "sensor_readings", 1)
+        message = Message(Kind.BATCH, job, 0, int(commits), 10, 0, datetime.now(UTC))
+        producer.begin_transaction()
+        for partition in range(PARTITIONS):
+            producer.produce(TOPIC, examples.reading_batch(0, 10), b"foreign", partition, headers=to_headers(message))
+        producer.flush(TRANSACTION_S)
+        end = producer.commit_transaction if commits else producer.abort_transaction
+        end(TRANSACTION_S)
+
+    with repeating(transaction, TRANSACTION_EVERY_S):
+        yield
+    assert sum(rig.ends().values()) > before + 2 * PARTITIONS, "no transaction was written"
+    stopped = [worker.log.stem for worker in rig.workers if LOUD in worker.log.read_text()]
+    assert not stopped, f"{stopped} took control records for lost messages"
+
+
 KAFKA_FAULTS = (
     Fault("kafka: SIGKILL", "kafka", _down(signal.SIGKILL)),
     Fault("kafka: SIGSTOP", "kafka", _frozen, 5.0),
     Fault("kafka: clean restart", "kafka", _down(signal.SIGTERM)),
     Fault("kafka: group offsets deleted", "group", _offsets_deleted),
     Fault("kafka: partitions replayed from 0", "group", _replayed),
+    Fault("kafka: transactions in the topic", "kafka", _transactions, 3.0),
 )

@@ -140,6 +140,26 @@ def silent_reset() -> None:
     holes()
 
 
+def strict_offsets() -> None:
+    """A worker waits for the messages of offsets that Kafka shows to no consumer."""
+    from bulkgrpc.consume.gaps import GapStep
+    from workers import partitions
+
+    _replace(partitions, "step_after", lambda *_: GapStep.READ_AGAIN)
+
+
+def reads_aborted() -> None:
+    """A worker applies what a transaction aborted."""
+    from bulkgrpc.kafka import consumer
+
+    configuration = consumer._configuration
+    _replace(
+        consumer,
+        "_configuration",
+        lambda settings: {**configuration(settings), "isolation.level": "read_uncommitted"},
+    )
+
+
 def short_poll() -> None:
     """Not a mutant: a worker with a max.poll.interval of 7 s, so that a test can exceed it."""
     from bulkgrpc.kafka import consumer
@@ -177,6 +197,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_retry,
         no_budget,
         silent_reset,
+        strict_offsets,
+        reads_aborted,
         short_poll,
     )
 }

@@ -23,6 +23,7 @@ from tests.chaos import checker, evidence, trial
 from tests.chaos.evidence import Evidence
 from tests.chaos.fault import Fault
 from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
+from tests.chaos.plan import FAULTS
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.trial import Verdict
 from tests.support import examples
@@ -135,6 +136,14 @@ async def test_without_trying_again_p8_is_broken(disguised: Rig) -> None:
                 wait_for(lambda: False, 0.05)
 
     assert "P8" in await attempt(disguised, "no_retry", Fault("hung up", "postgres", hung_up), 5.0)
+
+
+async def test_with_control_records_waited_for_p8_is_broken(disguised: Rig) -> None:
+    assert "P8" in await attempt(disguised, "strict_offsets", FAULTS["kafka: transactions in the topic"], 5.0)
+
+
+async def test_with_aborted_transactions_applied_p2_is_broken(disguised: Rig) -> None:
+    assert "P2" in await attempt(disguised, "reads_aborted", FAULTS["kafka: transactions in the topic"])
 
 
 async def test_without_a_byte_budget_p7_is_broken(disguised: Rig) -> None:

@@ -482,7 +482,9 @@ async def test_a_consumer_that_delivers_nothing_joins_its_group_again(
         found = fetch(messages_max, timeout_s)
         return [] if consumer._consumer is first else found
 
+    ends_reached = consumer.ends_reached
     monkeypatch.setattr(consumer, "fetch", deaf)
+    monkeypatch.setattr(consumer, "ends_reached", lambda: [] if consumer._consumer is first else ends_reached())
     running = asyncio.create_task(asyncio.to_thread(poller.run))
     try:
         await eventually(lambda: len(poller.partitions.owned.owned) == PARTITIONS)

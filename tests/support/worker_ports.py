@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from bulkgrpc.consume.assembly import Chunk, Fetched
+from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.ports import (
@@ -27,7 +27,10 @@ from workers.writer import NotApplied, Result
 
 
 class FakeLog:
-    """A `RecordLog`. pending: what `fetch` returns next. ends: what `end` returns, by partition."""
+    """A `RecordLog`. pending: what `fetch` returns next. ends, starts: what `end` and `start` return, by partition.
+
+    reached: what `ends_reached` returns after the next `fetch`.
+    """
 
     def __init__(self) -> None:
         self.assigned: Assigned = lambda _: {}
@@ -37,6 +40,8 @@ class FakeLog:
         self.seeks: list[Mapping[int, int]] = []
         self.committed: dict[int, int] = {}
         self.ends: dict[int, int | None] = {}
+        self.starts: dict[int, int | None] = {}
+        self.reached: list[EndReached] = []
         self.rejoined = 0
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
@@ -54,6 +59,10 @@ class FakeLog:
             self.pending.remove(message)
         return found
 
+    def ends_reached(self) -> Sequence[EndReached]:
+        found, self.reached = self.reached, []
+        return found
+
     def seek(self, offsets: Mapping[int, int]) -> None:
         self.seeks.append(dict(offsets))
         self.paused -= offsets.keys()
@@ -69,6 +78,9 @@ class FakeLog:
 
     def end(self, partition: int) -> int | None:
         return self.ends.get(partition, 0)
+
+    def start(self, partition: int) -> int | None:
+        return self.starts.get(partition, 0)
 
     def rejoin(self, timeout_s: float) -> None:
         self.rejoined += 1

@@ -51,12 +51,12 @@ def test_a_partition_that_was_revoked_meanwhile_is_not_owned() -> None:
     assert set(partitions.owned) == {2}
 
 
-def test_a_gap_is_repeated_only_at_the_same_offset() -> None:
+def test_a_partition_continues_after_offsets_without_a_message() -> None:
     partitions = _owning(Ownership(1, 5, 2))
-    assert not partitions.repeats_gap(1)
-    assert partitions.repeats_gap(1)
-    partitions.advance(1)
-    assert not partitions.repeats_gap(1)
+    partitions.pass_over(1, 8)
+    assert partitions.outcome(1, 7) is Outcome.REPLAY
+    assert partitions.outcome(1, 8) is Outcome.NEXT
+    assert partitions.owned[1] == Ownership(1, 8, 2)
 
 
 def test_after_leaving_the_group_no_partition_is_owned_waiting_or_unconfirmed() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bulkgrpc.consume.assembly import Chunk, Fetched
+from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
 from bulkgrpc.consume.backpressure import PAUSE_AFTER_S
-from bulkgrpc.consume.ports import Applied, OffsetLost
+from bulkgrpc.consume.ports import Applied, OffsetLost, RecordLogError
 from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
 from bulkgrpc.model import Outcome, Ownership
 from bulkgrpc.settings import WorkerSettings, load
@@ -82,14 +82,101 @@ def test_pending_messages_of_a_revoked_partition_are_discarded_and_fetching_resu
     assert fakes.log.paused == set()
 
 
-def test_a_gap_is_read_again_once_and_then_stops_the_worker(poller: Poller, fakes: Fakes) -> None:
+def test_a_gap_that_kafka_deleted_is_read_again_once_and_then_stops_the_worker(poller: Poller, fakes: Fakes) -> None:
     fakes.log.pending += [seal(0, 5)]
     poller.step()
-    poller.step()
-    assert fakes.log.seeks[-1] == {0: 0, 1: 0}
+    assert fakes.log.seeks == [{0: 0}]
+    fakes.log.starts = {0: 5}
     fakes.log.pending += [seal(0, 5)]
     with pytest.raises(OffsetLost, match="partition 0: the ledger needs offset 0, Kafka has none before 5"):
         poller.step()
+
+
+def spans(chunk: Chunk) -> list[tuple[int, int, int]]:
+    """Return the spans of a chunk as (partition, from, to)."""
+    return [(span.partition, span.from_offset, span.to_offset) for span in chunk.spans]
+
+
+def test_a_gap_that_kafka_did_not_delete_is_read_again_and_then_passed_over_with_the_next_message(
+    poller: Poller, fakes: Fakes
+) -> None:
+    fakes.log.pending += [seal(0, 0), seal(0, 2)]
+    poller.step()
+    assert spans(fakes.queue.apply()) == [(0, 0, 1)]
+    assert fakes.log.seeks == [{0: 1}]
+    fakes.log.pending += [seal(0, 2), seal(0, 3)]
+    poller.step()
+    chunk = fakes.queue.apply()
+    assert spans(chunk) == [(0, 1, 4)]
+    assert offsets(chunk) == [(0, 2), (0, 3)]
+    poller.step()
+    assert fakes.log.committed == {0: 4}
+
+
+def test_a_log_that_ends_without_a_message_moves_the_ledger_and_is_not_stalled(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.ends = {0: 3}
+    fakes.log.pending += [seal(0, 0)]
+    fakes.log.reached = [EndReached(0, 3)]
+    poller.step()
+    assert spans(fakes.queue.apply()) == [(0, 0, 1)]
+    assert fakes.log.seeks == [{0: 1}]
+    fakes.log.reached = [EndReached(0, 3)]
+    poller.step()
+    chunk = fakes.queue.apply()
+    assert spans(chunk) == [(0, 1, 3)]
+    assert not chunk.items
+    pass_time(poller, fakes, 5 * SILENT_S)
+    assert fakes.log.committed == {0: 3}
+    assert fakes.log.rejoined == 0
+
+
+def test_the_end_of_a_log_that_was_read_up_to_it_changes_nothing(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.reached = [EndReached(0, 0), EndReached(1, 0), EndReached(7, 9)]
+    poller.step()
+    fakes.log.pending += [seal(0, 0)]
+    fakes.log.reached = [EndReached(0, 1)]
+    poller.step()
+    assert spans(fakes.queue.apply()) == [(0, 0, 1)]
+    poller.step()
+    assert poller.intake.empty
+    assert not fakes.queue.outstanding
+    assert fakes.log.seeks == []
+
+
+def test_while_the_start_of_kafkas_log_is_not_known_a_gap_is_read_again(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.starts = {0: None}
+    for _ in range(3):
+        fakes.log.pending += [seal(0, 2)]
+        poller.step()
+    assert fakes.log.seeks == [{0: 0}] * 3
+    assert poller.intake.empty
+
+
+def test_a_partition_that_cannot_be_read_again_now_continues_at_the_ledgers_position(
+    poller: Poller, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_ready(_: Mapping[int, int]) -> None:
+        raise RecordLogError("erroneous state")
+
+    fakes.log.pending += [seal(0, 2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(fakes.log, "seek", not_ready)
+        poller.step()
+    assert fakes.log.paused == {0, 1}
+    poller.step()
+    assert fakes.log.seeks == [{0: 0, 1: 0}]
+
+
+def test_a_gap_that_is_found_while_the_log_is_paused_does_not_resume_it(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(0, 0)]
+    poller.step()
+    fakes.now_s += PAUSE_AFTER_S + 1
+    fakes.log.pending += [seal(1, 0)]
+    poller.step()
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    poller.partitions.check_gap(seal(1, 7))
+    assert fakes.log.paused == {0, 1}
 
 
 def test_the_bound_of_the_next_chunk_follows_from_the_duration_of_the_last_ones(poller: Poller, fakes: Fakes) -> None:
@@ -273,13 +360,13 @@ def test_the_backlog_of_a_revoked_partition_is_discarded_and_that_of_others_writ
     assert fakes.log.seeks == []
 
 
-def test_a_gap_in_one_partition_discards_the_backlog_of_all(poller: Poller, fakes: Fakes) -> None:
-    fakes.log.pending += [seal(0, 0), seal(1, 3), seal(0, 1)]
+def test_a_gap_in_one_partition_leaves_the_others_as_they_are(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(0, 0), seal(1, 3), seal(0, 1), seal(1, 4)]
     poller.step()
+    assert offsets(fakes.queue.apply()) == [(0, 0), (0, 1)]
     assert poller.intake.empty
-    assert fakes.log.paused == {0, 1}
-    poller.step()
-    assert fakes.log.seeks[-1] == {0: 0, 1: 0}
+    assert fakes.log.paused == set()
+    assert fakes.log.seeks == [{1: 0}]
 
 
 def test_the_backlog_of_large_messages_is_bounded_by_bytes(fakes: Fakes) -> None:
