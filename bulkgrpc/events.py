@@ -90,6 +90,11 @@ class Event(enum.StrEnum):
         "partition_not_created",
         "A partition of a dataset's table could not be created; the default partition has its rows until then.",
     )
+    PARTITION_WAITS_FOR_UPGRADE = (
+        "partition_waits_for_upgrade",
+        "The next message of a partition, at `offset`, is of a newer format than this worker reads. The partition "
+        "waits there until a newer worker acquires it: replace this worker. Logged once, and every 5 min.",
+    )
     PARTITIONS_ASSIGNED = ("partitions_assigned", "Kafka assigned partitions to this worker.")
     PARTITIONS_FENCED = (
         "partitions_fenced",
@@ -99,6 +104,11 @@ class Event(enum.StrEnum):
     PARTITIONS_STALLED = (
         "partitions_stalled",
         "Kafka has messages of partitions and does not deliver them; the worker joins its group again.",
+    )
+    QUEUE_WAITS_FOR_UPGRADE = (
+        "queue_waits_for_upgrade",
+        "The first parked message of a queue is of a newer format than this worker reads, as `reason` says. The queue "
+        "waits for a newer worker, others are drained. Logged once, and every 5 min.",
     )
     SEEK_NOT_READY = ("seek_not_ready", "A partition cannot be read from its position yet; it is tried again.")
     WORKER_FAILED = ("worker_failed", "The worker exits with status 1 because of the error.")

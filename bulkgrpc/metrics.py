@@ -41,6 +41,11 @@ partitions_stalled = _meter.create_counter(
     unit="{partition}",
     description="Partitions whose messages Kafka had and did not deliver; the worker joined its group again",
 )
+partitions_held = _meter.create_gauge(
+    "bulkgrpc.partitions.held",
+    unit="{partition}",
+    description="Partitions of this worker whose next message is of a newer format: they wait for a newer worker",
+)
 offsets_passed_over = _meter.create_counter(
     "bulkgrpc.offsets.passed_over",
     unit="{offset}",

@@ -17,7 +17,16 @@ import structlog
 from bulkgrpc import limits, metrics
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Consequence, Where, classify
-from bulkgrpc.consume.ports import Pace, ParkedMessages, ParkedQueue, SliceFailed, StoreError, StoreUnavailable
+from bulkgrpc.consume.ports import (
+    NewerFormat,
+    Pace,
+    ParkedMessages,
+    ParkedQueue,
+    SliceFailed,
+    StoreError,
+    StoreUnavailable,
+)
+from bulkgrpc.consume.upgrade import WaitLog
 
 log = structlog.get_logger()
 
@@ -118,6 +127,7 @@ class _Rounds:
         self._parked, self._slow, self._stopping = parked, slow, stopping
         self._wait_s = BUSY_S
         self._rounds = 0
+        self._waits = WaitLog[QueueKey]()
 
     def _owns(self, queue: QueueKey) -> bool:
         """Return whether a queue is this thread's."""
@@ -134,6 +144,10 @@ class _Rounds:
     def _attempt(self, queue: ParkedQueue) -> int:
         try:
             return self._drain(queue)
+        except NewerFormat as error:
+            if self._waits.due(queue.key, error.format, time.monotonic()):
+                log.error("queue_waits_for_upgrade", **queue.key._asdict(), reason=str(error))
+            return 0
         except SliceFailed as error:
             if _about_rows(error):
                 return self._on_failed(queue.key, error)

@@ -76,13 +76,16 @@ class Intake:
     def fill(self) -> Fetched | EndReached | None:
         """Move messages from the backlog to the chunk, until one is empty or the other full.
 
-        Returns the message, or the end of a partition, before which offsets are missing, if there is one.
+        Returns what a partition cannot continue with, if there is any: a message, or the end of a partition, before
+        which offsets are missing; or the partition's next message, if it is of a newer format.
         """
         while self._backlog and not self.chunk.full:
             partition = min(self._backlog, key=self.chunk.share)
             fetched = self._backlog[partition][0]
             outcome = self._owned.outcome(partition, fetched.offset)
-            if outcome is Outcome.GAP:
+            if outcome is Outcome.GAP or (
+                outcome is Outcome.NEXT and isinstance(fetched, Fetched) and fetched.newer_format
+            ):
                 return fetched
             if outcome is Outcome.NEXT and isinstance(fetched, Fetched):
                 self._add(fetched)
@@ -124,7 +127,7 @@ class Intake:
     def _add_end(self, end: EndReached) -> None:
         """Add an end to the backlog if offsets before it are missing: mostly none are, and there is nothing to do."""
         waiting, owned = self._backlog.get(end.partition), self._owned.owned.get(end.partition)
-        if owned is None:
+        if owned is None or end.partition in self._owned.held:
             return
         next_offset = waiting[-1].offset + 1 if waiting else owned.next_offset
         if end.offset > next_offset:

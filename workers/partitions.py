@@ -13,6 +13,7 @@ from bulkgrpc.consume.gaps import Gap, GapStep, GapWatch, step_after
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
+from bulkgrpc.consume.upgrade import WaitLog
 
 log = structlog.get_logger()
 
@@ -32,6 +33,8 @@ class Partitions:
         self._pressure = pressure
         self._stall = StallWatch()
         self._gaps = GapWatch()
+        self._waits = WaitLog[int]()
+        self._held = 0
         self.owned = OwnedPartitions()
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
@@ -93,12 +96,33 @@ class Partitions:
             metrics.offsets_passed_over.add(to_offset - next_offset)
         return to_offset
 
+    def hold(self, fetched: Fetched) -> None:
+        """Let a partition wait at its next message, which is of a newer format, until a newer worker acquires it.
+
+        It stays this worker's until Kafka moves it. Its backlog is to be discarded.
+        """
+        self.owned.hold(fetched.partition, fetched.newer_format)
+        self._log.pause([fetched.partition])
+
+    def report_held(self) -> None:
+        """Log which partitions wait for a newer worker: once for each message, and again after a while."""
+        held = self.owned.held
+        if len(held) != self._held:
+            self._held = len(held)
+            metrics.partitions_held.set(self._held)
+        for partition, newer_format in held.items():
+            offset = self.owned.owned[partition].next_offset
+            if self._waits.due(partition, offset, self._clock()):
+                log.error(
+                    "partition_waits_for_upgrade", partition=partition, offset=offset, message_format=newer_format
+                )
+
     def stalled(self, drained_at_s: float) -> bool:
         """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`."""
         if self._pressure.paused:
             self._stall.clear()
             return False
-        stalled = self._stall.stalled(self.owned.owned, self._clock(), drained_at_s, self._log.end)
+        stalled = self._stall.stalled(self.owned.fetched, self._clock(), drained_at_s, self._log.end)
         if not stalled:
             return False
         log.error("partitions_stalled", next_offsets=dict(stalled))

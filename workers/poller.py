@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from bulkgrpc import faults, metrics
-from bulkgrpc.consume.assembly import Chunk, ChunkBounds
+from bulkgrpc.consume.assembly import Chunk, ChunkBounds, EndReached, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
-from bulkgrpc.model import JobCounts
+from bulkgrpc.model import JobCounts, Outcome
 from bulkgrpc.settings import WorkerSettings
 from workers.intake import Intake
 from workers.partitions import LEAVE_TIMEOUT_S, Partitions
@@ -73,6 +73,7 @@ class Poller:
         self._take_results(0)
         self._resume_if_idle()
         self._acquire_partitions()
+        self.partitions.report_held()
         chunk, linger_s = self.intake.chunk, self._settings.chunk_linger_ms / 1000
         has_room = self._writer.has_room
         if has_room and not chunk.full and self._fill() and not chunk.full and self._writer.outstanding:
@@ -99,18 +100,29 @@ class Poller:
     def _fill(self) -> bool:
         """Fetch messages and add them to the chunk. Returns whether there were any that could be added."""
         fetched = self.intake.fetch()
-        while (after_gap := self.intake.fill()) is not None:
-            try:
-                to_offset = self.partitions.check_gap(after_gap)
-            except RecordLogError as error:
-                log.info("seek_not_ready", error=str(error))
-                self._restart()
-                break
-            if to_offset is None:
-                self.intake.discard_backlog([after_gap.partition])
+        while (found := self.intake.fill()) is not None:
+            if (
+                isinstance(found, Fetched)
+                and self.partitions.owned.outcome(found.partition, found.offset) is Outcome.NEXT
+            ):
+                self.partitions.hold(found)
+                self.intake.discard_backlog([found.partition])
             else:
-                self.intake.pass_over(after_gap.partition, to_offset)
+                self._on_gap(found)
         return fetched
+
+    def _on_gap(self, found: Fetched | EndReached) -> None:
+        """Continue a partition after the offsets that are missing, or read it again."""
+        try:
+            to_offset = self.partitions.check_gap(found)
+        except RecordLogError as error:
+            log.info("seek_not_ready", error=str(error))
+            self._restart()
+            return
+        if to_offset is None:
+            self.intake.discard_backlog([found.partition])
+        else:
+            self.intake.pass_over(found.partition, to_offset)
 
     def _submit(self) -> None:
         """Submit the chunk to the writer."""
@@ -157,7 +169,7 @@ class Poller:
             # The ledger has the offsets. Kafka's copy serves lag metrics only.
             log.info("kafka_commit_failed", error=str(error))
         if self._pressure.resume():
-            self.ports.log.resume(owned)
+            self.ports.log.resume(self.partitions.owned.fetched)
 
     def _on_not_applied(self, result: NotApplied) -> None:
         """Discard what is pending, and continue every partition at the ledger's position."""
@@ -186,7 +198,7 @@ class Poller:
     def _resume_if_idle(self) -> None:
         """Resume fetching if nothing is pending: no result will come that would do it."""
         if self.intake.empty and not self._writer.outstanding and self._pressure.resume():
-            self.ports.log.resume(self.partitions.owned.owned)
+            self.ports.log.resume(self.partitions.owned.fetched)
 
     def _pause_if_stuck(self) -> None:
         """While the writer is stuck, do not fetch more."""

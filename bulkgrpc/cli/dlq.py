@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from bulkgrpc.cli import console
+from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.kafka.dead_letters import DeadLetter, DeadLetters
 from bulkgrpc.kafka.topics import KafkaUnavailable
 from bulkgrpc.settings import StackSettings
@@ -88,7 +89,7 @@ def redrive(offset: Offset, as_json: AsJson = False) -> None:
     """Send a dead letter to its source partition again, where a worker reads it.
 
     The message is sent unchanged. Fix the cause before you redrive it: `bulkgrpc dlq show` prints the reason. If the
-    cause remains, the message becomes a dead letter again.
+    cause remains, the message becomes a dead letter again. A message of a newer format is not sent.
 
     For example:
 
@@ -98,7 +99,13 @@ def redrive(offset: Offset, as_json: AsJson = False) -> None:
     """
     with console.failures():
         letters, letter = _find(offset)
-        letters.redrive(letter)
+        try:
+            letters.redrive(letter)
+        except NewerFormat as error:
+            raise console.CommandFailed(
+                f"dead letter {offset} has {error}. Its partition would wait at it for newer workers: upgrade them, "
+                "then redrive it with the newer bulkgrpc"
+            ) from error
     _report(letter, "redriven", as_json)
 
 

@@ -15,7 +15,8 @@ MALFORMED_MAX = 50
 class Fetched:
     """A message as the record log returns it.
 
-    message: what its headers say; None if they cannot be read, as `malformed` explains.
+    message: what its headers say; None if they cannot be read, as `malformed` explains, or are of a newer format.
+    newer_format: the format then, else 0.
     """
 
     partition: int
@@ -25,6 +26,7 @@ class Fetched:
     payload: bytes
     message: Message | None
     malformed: str = ""
+    newer_format: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,21 @@ from bulkgrpc.model import Outcome, Ownership
 
 @dataclass(slots=True)
 class OwnedPartitions:
-    """The partitions that Kafka assigned to this worker, each in one of three states.
+    """The partitions that Kafka assigned to this worker, each in one of four states.
 
     | state       | meaning                                                                  | next state             |
     |-------------|--------------------------------------------------------------------------|------------------------|
     | waiting     | to be acquired from the ledger, not before a time (seconds, monotonic)   | owned                  |
     | unconfirmed | acquired, but its next offset must be read from the ledger again         | owned; fenced: waiting |
-    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed            |
+    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed; held      |
+    | held        | owned, but its next message is of a newer format: it is not fetched      | unconfirmed            |
 
-    A revoked partition is in none of them.
+    A revoked partition is in none of them. held: the format, by partition; `owned` has these partitions, too.
     """
 
     owned: dict[int, Ownership] = field(default_factory=dict)
     unconfirmed: dict[int, Ownership] = field(default_factory=dict)
+    held: dict[int, int] = field(default_factory=dict)
     _waiting: dict[int, float] = field(default_factory=dict)
 
     def due(self, now_s: float) -> Sequence[int]:
@@ -33,6 +35,7 @@ class OwnedPartitions:
         """Make partitions waiting: they are acquired, but not before a time."""
         for partition in partitions:
             self.owned.pop(partition, None)
+            self.held.pop(partition, None)
             self.unconfirmed.pop(partition, None)
             self._waiting[partition] = not_before_s
 
@@ -48,33 +51,46 @@ class OwnedPartitions:
         """Make every owned partition unconfirmed. Returns all unconfirmed partitions."""
         self.unconfirmed.update(self.owned)
         self.owned.clear()
+        self.held.clear()
         return list(self.unconfirmed)
 
     def release(self, partitions: Iterable[int]) -> None:
         """Forget revoked partitions: nothing of them may be written."""
         for partition in partitions:
             self.owned.pop(partition, None)
+            self.held.pop(partition, None)
             self.unconfirmed.pop(partition, None)
             self._waiting.pop(partition, None)
 
     def release_all(self) -> None:
         """Forget every partition: the group was left."""
         self.owned.clear()
+        self.held.clear()
         self.unconfirmed.clear()
         self._waiting.clear()
+
+    def hold(self, partition: int, newer_format: int) -> None:
+        """Do not write an owned partition from its next message on, which is of a newer format."""
+        self.held[partition] = newer_format
+
+    @property
+    def fetched(self) -> Mapping[int, Ownership]:
+        """The owned partitions that are not held."""
+        return {partition: owned for partition, owned in self.owned.items() if partition not in self.held}
 
     def outcome(self, partition: int, offset: int) -> Outcome:
         """Return whether the message at `offset` may be written.
 
-        | the partition | offset        | outcome                                        |
-        |---------------|---------------|------------------------------------------------|
-        | owned         | = next offset | NEXT                                           |
-        | owned         | < next offset | REPLAY: it was fetched before a seek           |
-        | owned         | > next offset | GAP: the log skipped messages                  |
-        | not owned     | any           | FENCED                                         |
+        | the partition | offset        | outcome                                              |
+        |---------------|---------------|------------------------------------------------------|
+        | owned         | = next offset | NEXT                                                 |
+        | owned         | < next offset | REPLAY: it was fetched before a seek                 |
+        | owned         | > next offset | GAP: the log skipped messages                        |
+        | held          | any           | FENCED: it was fetched before the partition was held |
+        | not owned     | any           | FENCED                                               |
         """
         owned = self.owned.get(partition)
-        if owned is None:
+        if owned is None or partition in self.held:
             return Outcome.FENCED
         if offset == owned.next_offset:
             return Outcome.NEXT

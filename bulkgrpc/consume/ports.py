@@ -34,6 +34,14 @@ class OffsetLost(Exception):
     """
 
 
+class NewerFormat(Exception):
+    """A message was written by a newer version, in a format that this one does not read. A newer worker applies it."""
+
+    def __init__(self, message_format: int, newest_read: int) -> None:
+        super().__init__(f"format {message_format}: this version reads up to format {newest_read}")
+        self.format = message_format
+
+
 class GroupNotLeft(Exception):
     """The consumer group was not left in time: the partitions move to other workers when the session expires.
 
@@ -218,7 +226,7 @@ class ParkedMessages(Protocol):
         """Apply the first parked messages of a queue that may be applied; return how many there were.
 
         merges: if they are all of the queue, the main path is kept away meanwhile, and finds it empty. 0: there are
-        none, or another worker drains the queue. Raises SliceFailed.
+        none, or another worker drains the queue. Raises SliceFailed; NewerFormat if the first one is of a newer format.
         """
 
     def claim_trial(self) -> str | None:

@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import EndReached, Fetched
-from bulkgrpc.consume.ports import Assigned, GroupNotLeft, OffsetLost, RecordLogError, Revoked
+from bulkgrpc.consume.ports import Assigned, GroupNotLeft, NewerFormat, OffsetLost, RecordLogError, Revoked
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 
@@ -195,11 +195,14 @@ def _raise_if_permanent(error: KafkaError) -> None:
 def _fetched(message: Any) -> Fetched:
     # The stubs allow None for what a message without an error always has.
     headers, key, payload = message.headers() or (), message.key() or b"", message.value() or b""
+    parsed, malformed, newer_format = None, "", 0
     try:
-        parsed, malformed = from_headers(headers), ""
+        parsed = from_headers(headers)
     except MalformedMessage as error:
-        parsed, malformed = None, str(error)
-    return Fetched(message.partition(), message.offset(), headers, key, payload, parsed, malformed)
+        malformed = str(error)
+    except NewerFormat as error:
+        newer_format = error.format
+    return Fetched(message.partition(), message.offset(), headers, key, payload, parsed, malformed, newer_format)
 
 
 def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:

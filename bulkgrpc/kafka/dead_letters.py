@@ -5,6 +5,7 @@ The topic is a log. A dead letter is settled by a later message that names its o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import time
@@ -18,6 +19,7 @@ from confluent_kafka.cimpl import KafkaError, NewTopic
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, KafkaUnavailable
 from bulkgrpc.settings import StackSettings
 
@@ -95,7 +97,12 @@ class DeadLetters:
         return list(letters.values())
 
     def redrive(self, letter: DeadLetter) -> None:
-        """Send a dead letter unchanged to the topic and partition where it was read, then settle it."""
+        """Send a dead letter unchanged to the topic and partition where it was read, then settle it.
+
+        Raises NewerFormat, and sends nothing, if it is of a newer format: its partition would wait at it.
+        """
+        with contextlib.suppress(MalformedMessage):
+            from_headers(letter.headers)
         self._send(letter.source_topic, letter.source_partition, list(letter.headers), letter.key, letter.payload)
         self._settle(letter, "redriven")
 

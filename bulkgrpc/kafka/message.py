@@ -9,11 +9,15 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import NoReturn
 
+from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.limits import MESSAGE_RECORDS_MAX
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, from_us, is_dataset, is_tenant, to_us
 
 FORMAT = b"1"
+"""A version that changes what headers mean raises it, and reads the formats before it, too."""
+FORMAT_DIGITS_MAX = 9
 INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
 
 
@@ -57,12 +61,13 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
 def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
     """Parse a message's headers.
 
-    Raises MalformedMessage, which names what is missing or wrong.
+    Raises NewerFormat if a newer version wrote it, MalformedMessage, which names what is missing or wrong.
     """
     values = dict(headers or ())
     try:
+        # Before any other header: a newer format may have others.
         if values["format"] != FORMAT:
-            raise MalformedMessage(f"unknown format {values['format']!r}")
+            _raise_for(values["format"])
         records = _whole(values["records"], MESSAGE_RECORDS_MAX)
         tenant, dataset = values["tenant"].decode(), values["dataset"].decode()
         if not is_tenant(tenant) or not is_dataset(dataset):
@@ -95,6 +100,13 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedMessage(f"headers cannot be read: {error}") from error
+
+
+def _raise_for(message_format: bytes) -> NoReturn:
+    """Raise for a format that is not ours. A lower one was never written."""
+    if message_format.isdigit() and len(message_format) <= FORMAT_DIGITS_MAX and int(message_format) > int(FORMAT):
+        raise NewerFormat(int(message_format), int(FORMAT))
+    raise MalformedMessage(f"unknown format {message_format!r}")
 
 
 def _whole(text: bytes, most: int) -> int:

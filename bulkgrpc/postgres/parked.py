@@ -16,7 +16,7 @@ import psycopg
 from bulkgrpc.consume.assembly import Received
 from bulkgrpc.consume.deferral import DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.failures import BlockCause, Failure
-from bulkgrpc.consume.ports import ParkedQueue
+from bulkgrpc.consume.ports import NewerFormat, ParkedQueue
 from bulkgrpc.model import Message
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
@@ -34,7 +34,7 @@ SLICE_BYTES_MAX: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '200ms'"
 
 HeaderReader = Callable[[Sequence[tuple[str, bytes]]], Message]
-"""Reads the headers of a message that was accepted before."""
+"""Reads the headers of a message that was accepted before. Raises NewerFormat if a newer version wrote them."""
 
 
 class Undecodable(Exception):
@@ -119,17 +119,26 @@ def queue_of_dataset(connection: Connection, topic: str, dataset: str) -> QueueK
 def select(
     connection: Connection, topic: str, queue: QueueKey, messages_max: int, read_headers: HeaderReader
 ) -> Sequence[Received]:
-    """Return the first messages of a queue that may be applied, in the order of their offsets, without a lock."""
+    """Return the first messages of a queue that may be applied, in the order of their offsets, without a lock.
+
+    They end before a message of a newer format: a newer worker parked it. Raises NewerFormat if the first one is.
+    """
     values = {
         **_values(topic, queue),
         "messages_max": messages_max,
         "records_max": SLICE_RECORDS_MAX,
         "bytes_max": SLICE_BYTES_MAX,
     }
-    found = []
+    found: list[Received] = []
     for offset, headers, payload in connection.execute(_SQL["select_slice"], values):
         pairs = [(name, bytes.fromhex(value)) for name, value in headers]
-        found.append(Received(queue.partition, offset, read_headers(pairs), payload, pairs))
+        try:
+            message = read_headers(pairs)
+        except NewerFormat:
+            if not found:
+                raise
+            break
+        found.append(Received(queue.partition, offset, message, payload, pairs))
     return found
 
 

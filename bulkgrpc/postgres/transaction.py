@@ -143,7 +143,7 @@ def drain_slice(connection: Connection, drain: Drain, writer: TableWriter) -> in
     """Apply the first parked messages of a queue that may be applied, delete them and commit; return how many.
 
     A trial that succeeds lifts the block of the dataset in the same transaction. 0: there are none, or another worker
-    drains the queue. Raises SliceAborted.
+    drains the queue. Raises SliceAborted, NewerFormat.
     """
     items: Sequence[Received] = ()
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 
@@ -21,6 +21,7 @@ from bulkgrpc.consume.ports import (
     Applied,
     DatasetNotFound,
     DatasetRegistry,
+    NewerFormat,
     NotNext,
     Pace,
     ParkedQueue,
@@ -217,7 +218,7 @@ class PostgresParkedMessages:
             return parked.queues(self._session.open(), self._topic)
 
     def drain(self, queue: QueueKey, messages_max: int, *, pace: Pace, merges: bool) -> int:
-        """Apply the first parked messages of a queue that may be applied. Raises SliceFailed."""
+        """Apply the first parked messages of a queue that may be applied. Raises SliceFailed, NewerFormat."""
         return self._drain(queue, messages_max, pace, merges=merges)
 
     def claim_trial(self) -> str | None:
@@ -239,7 +240,9 @@ class PostgresParkedMessages:
             except (psycopg.Error, TableMisfit) as error:
                 raise SliceFailed(failure_of(error, Where.ROWS, dataset), []) from error
             if queue is not None:
-                return self._drain(queue, 1, Pace.USUAL, trial=True) > 0
+                # A newer worker tries a message that this one does not read.
+                with suppress(NewerFormat):
+                    return self._drain(queue, 1, Pace.USUAL, trial=True) > 0
         # Nothing may be tried: the main path tries.
         with self._translated():
             return parked.unblock_dataset(connection, dataset)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bulkgrpc.model import Outcome
+from bulkgrpc.model import Message, Outcome
 
 
 def none() -> None:
@@ -176,6 +176,20 @@ def short_poll() -> None:
     )
 
 
+def newer_reader() -> None:
+    """Not a mutant: a worker of a later version, which reads format 2, too. What changed in it is nothing."""
+    from bulkgrpc.kafka import consumer, message
+
+    read = message.from_headers
+
+    def newer(headers: Sequence[tuple[str, bytes]] | None) -> Message:
+        later = ("format", b"2")
+        return read([("format", message.FORMAT) if pair == later else pair for pair in headers or ()])
+
+    _replace(message, "from_headers", newer)
+    _replace(consumer, "from_headers", newer)
+
+
 def without_key_check() -> None:
     """Not a mutant: tables without a key are written, so that nothing but the service prevents duplicates."""
     from bulkgrpc.datasets import table_fit
@@ -200,6 +214,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         strict_offsets,
         reads_aborted,
         short_poll,
+        newer_reader,
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
@@ -376,3 +377,45 @@ def test_a_slice_that_is_selected_again_names_the_messages_that_were_tried(
     with pytest.raises(SliceFailed) as raised:
         worker.parked.drain(queue.key, 256, pace=Pace.USUAL, merges=True)
     assert raised.value.job_ids == [JobKey.derive("acme", job).job_id for job in ("first", "second")]
+
+
+def of_other_tenant(sent: tuple[Message, bytes]) -> tuple[Message, bytes]:
+    message, payload = sent
+    return replace(message, spec=replace(message.spec, key=JobKey.derive("other", "k"))), payload
+
+
+def read_newer(headers: Sequence[tuple[str, bytes]]) -> Message:
+    """As a later version reads headers: format 2, too."""
+    return from_headers([("format", b"1") if pair == ("format", b"2") else pair for pair in headers])
+
+
+@pytest.mark.parametrize("newer_offset", [0, 1], ids=["the first of its queue", "behind another"])
+def test_a_parked_message_of_a_newer_format_waits_for_a_newer_worker_and_no_other_queue_waits_for_it(
+    connection: Connection, worker: Worker, database: str, capsys: pytest.CaptureFixture[str], newer_offset: int
+) -> None:
+    connection.execute("ALTER TABLE sensor_readings RENAME COLUMN value TO reading")
+    worker.write(batch(0, 0, 10), batch(1, 10, 10), seal(2), of_other_tenant(batch(0, 0, 10)))
+    connection.execute(
+        "UPDATE bulk.parked SET headers = jsonb_set(headers, %s, %s) WHERE message_offset = %s",
+        [["0", "1"], '"32"', newer_offset],
+    )
+    connection.execute("ALTER TABLE sensor_readings RENAME COLUMN reading TO value")
+    worker.settle()
+    assert blocked(connection) == []
+    left = connection.execute("SELECT tenant, message_offset FROM bulk.parked ORDER BY 2").fetchall()
+    assert left == [("acme", offset) for offset in range(newer_offset, 3)]
+    assert count(connection, "sensor_readings") == 10 * (newer_offset + 1)
+    said = capsys.readouterr().out
+    assert said.count("queue_waits_for_upgrade") == 1
+    assert "drain_failed" not in said
+    # What arrives waits behind it: the order of the queue holds.
+    assert isinstance(outcome := worker.write(batch(0, 100, 10, job="later")), Applied)
+    assert outcome.parked == 1
+
+    worker.parked.close()
+    worker.parked = PostgresParkedMessages(database, TOPIC, worker.registry, read_newer)
+    worker.quick_drain = QuickDrain(worker.parked, worker.slow, threading.Event(), lambda: None)
+    worker.settle()
+    assert count(connection, "bulk.parked") == 0
+    assert job_row(connection)[:4] == (JobState.SUCCEEDED, 20, 20, 0)
+    assert job_row(connection, "later")[:3] == (JobState.OPEN, 10, 10)

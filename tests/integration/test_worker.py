@@ -196,7 +196,7 @@ async def test_a_message_of_no_job_goes_to_the_dead_letter_topic_and_the_partiti
     feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = Producer({"bootstrap.servers": feed.settings.kafka})
-    foreign.produce(feed.settings.topic, value=b"who am I?", key=b"x", partition=0, headers={"format": b"9"})
+    foreign.produce(feed.settings.topic, value=b"who am I?", key=b"x", partition=0, headers={"format": b"x"})
     foreign.flush(10)
     job = spec("k")
     await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.kafka.message import MalformedMessage, from_headers, to_headers
 from bulkgrpc.kafka.partition import murmur2, partition_of, partitions_of
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message
@@ -82,8 +83,16 @@ def test_headers_read_back(message: Message) -> None:
 def test_headers_say_what_is_wrong() -> None:
     with pytest.raises(MalformedMessage, match="'format' is missing"):
         from_headers(None)
-    with pytest.raises(MalformedMessage, match="unknown format"):
-        from_headers([("format", b"9")])
+    for text in (b"", b"0", b"x", b"-2", b"+2", b"2.0", b" 2", b"1_0", b"01", b"9" * 5000, "\u0662".encode()):
+        with pytest.raises(MalformedMessage, match="unknown format"):
+            from_headers([("format", text)])
+
+
+@pytest.mark.parametrize("number", [2, 9, 999_999_999])
+def test_a_newer_format_is_not_malformed_whatever_the_other_headers_are(number: int) -> None:
+    with pytest.raises(NewerFormat, match="reads up to format 1") as raised:
+        from_headers([("format", b"%d" % number), ("kind", b"\xff")])
+    assert raised.value.format == number
 
 
 @given(MESSAGES, st.data())
@@ -91,5 +100,5 @@ def test_a_missing_or_garbled_header_is_never_another_error(message: Message, da
     headers = _bytes(message)
     victim = data.draw(st.integers(0, len(headers) - 1))
     headers[victim] = (headers[victim][0], data.draw(st.binary()))
-    with contextlib.suppress(MalformedMessage):
+    with contextlib.suppress(MalformedMessage, NewerFormat):
         from_headers(headers)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.model import Outcome, Ownership
 
@@ -57,6 +59,29 @@ def test_a_partition_continues_after_offsets_without_a_message() -> None:
     assert partitions.outcome(1, 7) is Outcome.REPLAY
     assert partitions.outcome(1, 8) is Outcome.NEXT
     assert partitions.owned[1] == Ownership(1, 8, 2)
+
+
+def test_a_held_partition_is_owned_but_neither_written_nor_fetched() -> None:
+    partitions = _owning(Ownership(1, 5, 2), Ownership(2, 7, 1))
+    partitions.hold(1, 9)
+    assert partitions.held == {1: 9}
+    assert partitions.outcome(1, 5) is Outcome.FENCED
+    assert partitions.outcome(2, 7) is Outcome.NEXT
+    assert set(partitions.owned) == {1, 2}
+    assert set(partitions.fetched) == {2}
+
+
+@pytest.mark.parametrize("how", ["wait", "unconfirm", "release", "release_all"])
+def test_a_partition_that_is_no_longer_owned_is_not_held(how: str) -> None:
+    partitions = _owning(Ownership(1, 5, 2))
+    partitions.hold(1, 9)
+    {
+        "wait": lambda: partitions.wait([1], 0),
+        "unconfirm": partitions.unconfirm,
+        "release": lambda: partitions.release([1]),
+        "release_all": partitions.release_all,
+    }[how]()
+    assert partitions.held == {}
 
 
 def test_after_leaving_the_group_no_partition_is_owned_waiting_or_unconfirmed() -> None:

@@ -179,6 +179,77 @@ def test_a_gap_that_is_found_while_the_log_is_paused_does_not_resume_it(poller: 
     assert fakes.log.paused == {0, 1}
 
 
+def newer(partition: int, offset: int) -> Fetched:
+    """A message of a newer format."""
+    return replace(fetched(partition, offset, None), newer_format=2)
+
+
+def test_a_message_of_a_newer_format_holds_its_partition_and_what_is_before_it_is_written(
+    poller: Poller, fakes: Fakes
+) -> None:
+    fakes.log.pending += [seal(0, 0), newer(0, 1), seal(0, 2), seal(1, 0)]
+    poller.step()
+    chunk = fakes.queue.apply()
+    assert offsets(chunk) == [(0, 0), (1, 0)]
+    assert not chunk.malformed
+    assert fakes.log.paused == {0}
+    assert poller.intake.empty
+    fakes.log.pending += [seal(1, 1)]
+    poller.step()
+    poller.step()
+    assert offsets(fakes.queue.apply()) == [(1, 1)]
+    assert fakes.log.committed == {0: 1, 1: 1}
+    # The chunk behind it is not written by this worker, whatever Kafka returns.
+    fakes.log.paused.clear()
+    fakes.log.pending += [seal(0, 2)]
+    poller.step()
+    assert not fakes.queue.submitted
+    assert fakes.log.seeks == []
+
+
+def test_a_held_partition_is_not_stalled(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.ends = {0: 2, 1: 0}
+    fakes.log.pending += [newer(0, 0)]
+    poller.step()
+    pass_time(poller, fakes, 2 * BEHIND_S)
+    assert fakes.log.rejoined == 0
+
+
+def test_a_held_partition_stays_paused_when_the_log_resumes(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [newer(0, 0), seal(1, 0)]
+    poller.step()
+    fakes.now_s += PAUSE_AFTER_S + 1
+    fakes.log.pending += [seal(1, 1)]
+    poller.step()
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    fakes.queue.apply()
+    poller.step()
+    assert fakes.log.paused == {0}
+
+
+def test_a_held_partition_is_held_again_after_it_was_read_again(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [newer(0, 0), seal(1, 0)]
+    poller.step()
+    fakes.queue.deny(Outcome.GAP)
+    poller.step()
+    poller.step()
+    assert fakes.log.seeks == [{0: 0, 1: 0}]
+    assert fakes.log.paused == set()
+    fakes.log.pending += [newer(0, 0)]
+    poller.step()
+    assert fakes.log.paused == {0}
+
+
+def test_a_held_partition_that_moves_to_another_worker_is_forgotten(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [newer(0, 0)]
+    poller.step()
+    fakes.log.revoked([0])
+    assert poller.partitions.owned.held == {}
+    fakes.log.assign([0])
+    assert fakes.log.paused == set()
+
+
 def test_the_bound_of_the_next_chunk_follows_from_the_duration_of_the_last_ones(poller: Poller, fakes: Fakes) -> None:
     before = poller.intake.chunk.bounds
     for offset in range(20):
