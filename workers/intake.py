@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, EndReached, Fetched, Received
@@ -95,6 +95,10 @@ class Intake:
                 self._backlog[partition] = self._backlog.pop(partition)
         return None
 
+    def backlog(self, partition: int) -> Sequence[Fetched | EndReached]:
+        """Return what was fetched of a partition and is not in a chunk, in order."""
+        return tuple(self._backlog.get(partition, ()))
+
     def pass_over(self, partition: int, to_offset: int) -> None:
         """Continue a partition at an offset: there is no message below it. The chunk's transaction moves the ledger."""
         self.chunk.pass_over(self._owned.owned[partition], to_offset)
@@ -126,10 +130,13 @@ class Intake:
 
     def _add_end(self, end: EndReached) -> None:
         """Add an end to the backlog if offsets before it are missing: mostly none are, and there is nothing to do."""
-        waiting, owned = self._backlog.get(end.partition), self._owned.owned.get(end.partition)
+        backlog, owned = self._backlog.get(end.partition), self._owned.owned.get(end.partition)
         if owned is None or end.partition in self._owned.held:
             return
-        next_offset = waiting[-1].offset + 1 if waiting else owned.next_offset
+        next_offset = owned.next_offset
+        if backlog:
+            last = backlog[-1]
+            next_offset = last.offset + 1 if isinstance(last, Fetched) else last.offset
         if end.offset > next_offset:
             self._backlog.setdefault(end.partition, deque()).append(end)
 

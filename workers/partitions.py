@@ -9,7 +9,7 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
-from bulkgrpc.consume.gaps import Gap, GapStep, GapWatch, step_after
+from bulkgrpc.consume.gaps import Gap, GapStep, GapWatch, gaps_in, step_after
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
@@ -70,14 +70,15 @@ class Partitions:
         """Stop fetching every owned partition, until the ledger confirms where it continues."""
         self._log.pause(self.owned.unconfirm())
 
-    def check_gap(self, found: Fetched | EndReached) -> int | None:
-        """Decide about the offsets that are missing before a message, or before the end of a partition.
+    def check_gap(self, backlog: Sequence[Fetched | EndReached]) -> int | None:
+        """Decide about the offsets that are missing before the first message, or end, of a partition's backlog.
 
         Returns the offset to continue at; None if the partition is read again, whose backlog is to be discarded.
         Raises OffsetLost if Kafka deleted messages that the ledger needs, RecordLogError if it cannot be read again.
         """
+        found = backlog[0]
         partition, next_offset = found.partition, self.owned.owned[found.partition].next_offset
-        read_twice = self._gaps.read(Gap(partition, next_offset, found.offset))
+        read_twice = self._gaps.read_twice(Gap(partition, next_offset, found.offset))
         log_start = None if read_twice is None else self._log.start(partition)
         step = step_after(read_twice, log_start)
         if step is GapStep.LOST:
@@ -86,6 +87,7 @@ class Partitions:
             )
         if read_twice is None or step is GapStep.READ_AGAIN:
             log.info("offset_gap", partition=partition, next_offset=next_offset, offset=found.offset)
+            self._gaps.read(partition, gaps_in(partition, next_offset, backlog))
             self._log.seek({partition: next_offset})
             if self._pressure.paused:
                 self._log.pause([partition])

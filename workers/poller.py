@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from bulkgrpc import faults, metrics
-from bulkgrpc.consume.assembly import Chunk, ChunkBounds, EndReached, Fetched
+from bulkgrpc.consume.assembly import Chunk, ChunkBounds, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
@@ -108,21 +108,21 @@ class Poller:
                 self.partitions.hold(found)
                 self.intake.discard_backlog([found.partition])
             else:
-                self._on_gap(found)
+                self._on_gap(found.partition)
         return fetched
 
-    def _on_gap(self, found: Fetched | EndReached) -> None:
+    def _on_gap(self, partition: int) -> None:
         """Continue a partition after the offsets that are missing, or read it again."""
         try:
-            to_offset = self.partitions.check_gap(found)
+            to_offset = self.partitions.check_gap(self.intake.backlog(partition))
         except RecordLogError as error:
             log.info("seek_not_ready", error=str(error))
             self._restart()
             return
         if to_offset is None:
-            self.intake.discard_backlog([found.partition])
+            self.intake.discard_backlog([partition])
         else:
-            self.intake.pass_over(found.partition, to_offset)
+            self.intake.pass_over(partition, to_offset)
 
     def _submit(self) -> None:
         """Submit the chunk to the writer."""

@@ -11,7 +11,10 @@ span that is passed over is reported.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from bulkgrpc.consume.assembly import EndReached, Fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +37,40 @@ class GapStep(enum.Enum):
     """Kafka deleted messages that the ledger needs."""
 
 
+def gaps_in(partition: int, next_offset: int, read: Iterable[Fetched | EndReached]) -> Sequence[Gap]:
+    """Return the gaps of a read that started at `next_offset` and returned these messages and ends, in order."""
+    gaps = []
+    for one in read:
+        if one.offset > next_offset:
+            gaps.append(Gap(partition, next_offset, one.offset))
+        next_offset = one.offset + 1 if isinstance(one, Fetched) else one.offset
+    return gaps
+
+
 @dataclass(slots=True)
 class GapWatch:
-    """Remembers the last gap of each partition. Two reads in a row decide: the first may have been disturbed."""
+    """Remembers the gaps of the last read of each partition. Two reads decide: the first may have been disturbed.
 
-    _last: dict[int, Gap] = field(default_factory=dict)
+    All gaps of a read are remembered, so that a partition with many transactions is read again once for many of them.
+    """
+
+    _read: dict[int, Mapping[int, int]] = field(default_factory=dict)
     _passed_over: dict[int, int] = field(default_factory=dict)
 
-    def read(self, gap: Gap) -> Gap | None:
-        """Note that a read did not return a gap; return what of it the read before did not return either.
+    def read(self, partition: int, gaps: Iterable[Gap]) -> None:
+        """Note the gaps of a read, instead of those of the read before: the partition is read again."""
+        self._read[partition] = {gap.from_offset: gap.to_offset for gap in gaps}
 
-        | the last gap of the partition  | result                                                       |
+    def read_twice(self, gap: Gap) -> Gap | None:
+        """Return what of a gap the read before did not return either.
+
+        | the gaps of the read before    | result                                                       |
         |--------------------------------|--------------------------------------------------------------|
-        | none, or from another offset   | None: one read                                               |
-        | from the same offset           | up to the smaller end: the log grew, or a message was found  |
+        | none from the same offset      | None: one read                                               |
+        | one from the same offset       | up to the smaller end: the log grew, or a message was found  |
         """
-        last = self._last.get(gap.partition)
-        self._last[gap.partition] = gap
-        if last is None or last.from_offset != gap.from_offset:
-            return None
-        return Gap(gap.partition, gap.from_offset, min(last.to_offset, gap.to_offset))
+        to_offset = self._read.get(gap.partition, {}).get(gap.from_offset)
+        return None if to_offset is None else Gap(gap.partition, gap.from_offset, min(to_offset, gap.to_offset))
 
     def pass_over(self, gap: Gap) -> bool:
         """Note that a gap is passed over. Returns whether it was not before, in a chunk that was not applied."""

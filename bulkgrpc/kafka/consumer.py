@@ -20,6 +20,14 @@ END_TIMEOUT_S = 1.0
 QUEUE_BYTES_MAX = 1024 * 1024
 """Prefetched payloads at which fetching stops, of all partitions together: they are one queue, in order of arrival, in
 which a message waits behind those of other partitions. Enough for the time of a fetch."""
+UNREADABLE = (
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+    KafkaError._BAD_MSG,
+    KafkaError._NOT_IMPLEMENTED,
+)
+"""Errors after which librdkafka would continue behind messages that it did not return: they must not look like a gap.
+The last one is about a form of messages that it does not know."""
 FETCH_BYTES_MAX = 256 * 1024
 """Of one partition in one answer of Kafka, compressed. A message that is larger comes alone."""
 
@@ -186,7 +194,7 @@ def _translated() -> Iterator[None]:
 
 
 def _raise_if_permanent(error: KafkaError) -> None:
-    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._BAD_MSG):
+    if error.code() in UNREADABLE:
         raise OffsetLost(error.str())
     if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
         raise RecordLogError(str(error))

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from bulkgrpc.consume import stall
 from bulkgrpc.kafka.administration import KafkaAdministration
@@ -32,6 +34,8 @@ from workers.process import wire
 feed, worker = test_worker.feed, test_worker.worker
 SILENT_S, CHECK_EVERY_S = 1.0, 0.2
 TIMEOUT_S = 20.0
+COMPACTED_WITHIN_S = 60.0
+MANY = 200
 
 
 class Transactions:
@@ -241,3 +245,65 @@ async def test_a_transaction_that_is_open_is_waited_for_and_is_not_a_stall(
         assert await ended(connection, job) == (3, 10, 10, 0, 0)
         assert await ended(connection, behind) == (3, 10, 10, 0, 0)
     assert not rejoined
+
+
+async def test_messages_that_compaction_deleted_are_reported_as_an_error(feed: Feed, connection: Connection) -> None:
+    topic, admin = feed.settings.topic, AdminClient({"bootstrap.servers": feed.settings.kafka, "log_level": 0})
+    configuration = {
+        "cleanup.policy": "compact",
+        "segment.ms": "1",
+        "min.cleanable.dirty.ratio": "0.01",
+        "max.compaction.lag.ms": "1",
+    }
+    resource = ConfigResource(
+        ConfigResource.Type.TOPIC,
+        topic,
+        incremental_configs=[
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in configuration.items()
+        ],
+    )
+    admin.incremental_alter_configs([resource])[resource].result(TIMEOUT_S)
+    job = spec("k")
+    consumer = Consumer({"bootstrap.servers": feed.settings.kafka, "group.id": topic + "-reader"})
+    producer = Producer({"bootstrap.servers": feed.settings.kafka, "log_level": 0})
+
+    def first_offset() -> int | None:
+        """Send the batch again, always with the same key; return the first offset that Kafka has, if it is not 0."""
+        message, payload = batch(job, 0, 10, ten(0))
+        producer.produce(topic, payload, b"acme", 0, headers=to_headers(message))
+        producer.flush(TIMEOUT_S)
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        first = consumer.poll(TIMEOUT_S)
+        return None if first is None else first.offset() or None
+
+    try:
+        found = await eventually(first_offset, COMPACTED_WITHIN_S)
+    finally:
+        consumer.close()
+    process = feed.worker()
+    process.start()
+    try:
+        await eventually(lambda: passed_over(process) or None)
+    finally:
+        process.stop()
+    start, end = passed_over(process)[0]
+    assert start == 0
+    assert end >= found
+    assert '"level": "error"' in next(line for line in process.log.read_text().splitlines() if "passed_over" in line)
+
+
+async def test_many_transactions_are_passed_over_in_few_reads(feed: Feed, connection: Connection) -> None:
+    job = spec("k")
+    transactions = Transactions(feed)
+    for number in range(MANY):
+        transactions.commit([batch(job, number, 10, ten(number))])
+    transactions.commit([seal(job, MANY)])
+    process = feed.worker()
+    process.start()
+    try:
+        assert await ended(connection, job) == (3, 10 * MANY, 10 * MANY, 0, 0)
+        assert len(passed_over(process)) >= MANY
+        assert process.log.read_text().count("offset_gap") < MANY // 4
+    finally:
+        process.stop()

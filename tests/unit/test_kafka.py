@@ -5,10 +5,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc.consume.ports import NewerFormat
+from bulkgrpc.consume.ports import NewerFormat, OffsetLost
+from bulkgrpc.kafka.consumer import _raise_if_permanent
 from bulkgrpc.kafka.message import MalformedMessage, from_headers, to_headers
 from bulkgrpc.kafka.partition import murmur2, partition_of, partitions_of
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message
@@ -73,6 +75,20 @@ MESSAGES = st.builds(
 
 def _bytes(message: Message) -> list[tuple[str, bytes]]:
     return [(name, value) for name, value in to_headers(message) if isinstance(value, bytes)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._AUTO_OFFSET_RESET,
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError._BAD_MSG,
+        KafkaError._NOT_IMPLEMENTED,
+    ],
+)
+def test_messages_that_librdkafka_skips_because_of_an_error_are_lost(code: int) -> None:
+    with pytest.raises(OffsetLost):
+        _raise_if_permanent(KafkaError(code))
 
 
 @given(MESSAGES)

@@ -130,6 +130,27 @@ def test_a_log_that_ends_without_a_message_moves_the_ledger_and_is_not_stalled(p
     assert fakes.log.rejoined == 0
 
 
+def test_many_gaps_are_passed_over_after_reading_once_more(poller: Poller, fakes: Fakes) -> None:
+    found = [seal(0, offset) for offset in range(0, 20, 2)]
+    fakes.log.pending += found
+    poller.step()
+    assert spans(fakes.queue.apply()) == [(0, 0, 1)]
+    fakes.log.pending += [*found[1:], seal(0, 19)]
+    poller.step()
+    assert spans(fakes.queue.apply()) == [(0, 1, 20)]
+    assert fakes.log.seeks == [{0: 1}]
+
+
+def test_each_end_of_a_log_that_grows_by_control_records_counts(poller: Poller, fakes: Fakes) -> None:
+    ends = [EndReached(0, 2), EndReached(0, 3)]
+    fakes.log.reached = list(ends)
+    poller.step()
+    fakes.log.reached = list(ends)
+    poller.step()
+    assert spans(fakes.queue.apply()) == [(0, 0, 3)]
+    assert fakes.log.seeks == [{0: 0}]
+
+
 def test_the_end_of_a_log_that_was_read_up_to_it_changes_nothing(poller: Poller, fakes: Fakes) -> None:
     fakes.log.reached = [EndReached(0, 0), EndReached(1, 0), EndReached(7, 9)]
     poller.step()
@@ -175,7 +196,7 @@ def test_a_gap_that_is_found_while_the_log_is_paused_does_not_resume_it(poller: 
     poller.step()
     poller.step()
     assert fakes.log.paused == {0, 1}
-    poller.partitions.check_gap(seal(1, 7))
+    poller.partitions.check_gap([seal(1, 7)])
     assert fakes.log.paused == {0, 1}
 
 
