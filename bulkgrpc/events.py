@@ -69,6 +69,11 @@ class Event(enum.StrEnum):
         "kafka_commit_failed",
         "Kafka did not take the next offsets of partitions. Only lag metrics need them: the ledger has them.",
     )
+    LATE_BATCHES = (
+        "late_batches",
+        "Batches of a job arrived after its seal, as from a server that was paused. They are in bulk.late_batches, and "
+        "the job's counts stay.",
+    )
     MAINTENANCE_FAILED = ("maintenance_failed", "A maintenance round ended early; the next one starts in time.")
     MAINTENANCE_TASK_FAILED = (
         "maintenance_task_failed",

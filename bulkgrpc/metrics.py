@@ -25,6 +25,11 @@ records_expired = _meter.create_counter(
     unit="{record}",
     description="Records that this worker discarded: past their time to live, of an ended job, or by an operator",
 )
+batches_late = _meter.create_counter(
+    "bulkgrpc.batches.late",
+    unit="{batch}",
+    description="Batches that arrived after the end of their job or lane; reported apart, neither written nor counted",
+)
 chunk_rows = _meter.create_gauge(
     "bulkgrpc.chunk.rows", unit="{row}", description="Rows at which a chunk of this worker is full, as tuned"
 )

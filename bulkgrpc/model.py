@@ -200,7 +200,8 @@ class Job:
 
     partitions: one per lane, where the lane's batches go. next_sequence: of the next batch to be acknowledged or
     applied. failure_reason: why the job failed; else empty. block: why batches of it wait in PostgreSQL; None if none
-    does. discard_reason: why an operator discarded records of it; else empty.
+    does. discard_reason: why an operator discarded records of it; else empty. late_batches: that arrived after its
+    seal; no count has their records. lease_epoch: raised by each stream that opened the job.
     """
 
     spec: JobSpec
@@ -214,6 +215,8 @@ class Job:
     failure_reason: str = ""
     block: JobBlock | None = None
     discard_reason: str = ""
+    late_batches: int = 0
+    lease_epoch: int = 0
 
     def overdue_s(self, now: datetime) -> float:
         """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not.

@@ -153,6 +153,9 @@ class Poller:
         metrics.records_rejected.add(counts.rejected)
         metrics.records_expired.add(counts.expired)
         metrics.chunk_seconds.record(applied.total_s)
+        for job, batches in applied.late_batches.items():
+            metrics.batches_late.add(batches)
+            log.warning("late_batches", job=job.name, batches=batches)
         if applied.parked:
             metrics.messages_parked.add(applied.parked)
             self._on_parked()

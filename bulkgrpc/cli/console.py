@@ -119,6 +119,7 @@ def job_document(job: Job) -> dict[str, object]:
         "overdue_s": job.overdue_s,
         "block": None if job.block is None else asdict(job.block),
         "discard_reason": job.discard_reason,
+        "late_batches": job.late_batches,
     }
 
 
@@ -239,6 +240,8 @@ def job_table(job: Job) -> Table:
         table.add_row("failure reason", job.failure_reason)
     if job.discard_reason:
         table.add_row("discard reason", job.discard_reason)
+    if job.late_batches:
+        table.add_row("late batches", f"{job.late_batches:,} (not counted)")
     for name in COUNTS:
         table.add_row(name, f"{getattr(job.counts, name):,}")
     for name, option in asdict(job.options).items():

@@ -62,7 +62,7 @@ class Job:
     accepts. seal_time, end_time: None until it is sealed, until it has ended. failure_reason: why it failed, "" if it
     did not. options: as it was opened. overdue_s: seconds since the time by which it should have ended; 0 if that is
     not past, or it is blocked. block: why its batches wait; None if they do not. discard_reason: why an operator
-    discarded records of it, "" if none did.
+    discarded records of it, "" if none did. late_batches: that arrived after its seal; no count has their records.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Job:
     overdue_s: float = 0.0
     block: JobBlock | None = None
     discard_reason: str = ""
+    late_batches: int = 0
 
     @property
     def ended(self) -> bool:
@@ -110,6 +111,7 @@ def job_of(proto: jobs_pb2.Job) -> Job:
         overdue_s=_seconds(proto.overdue_duration),
         block=_block(proto.block) if proto.HasField("block") else None,
         discard_reason=proto.discard_reason,
+        late_batches=proto.late_batches,
     )
 
 

@@ -16,7 +16,8 @@ class JobDelta:
 
     accepted = written + duplicate + rejected + expired + skipped + the records that an atomic job keeps staged.
     sealed_at: when the seal that the chunk applies was sent. unsealed: whether a lane is not sealed after the chunk.
-    failure_reason: why the job fails here; only set for a job that has not ended.
+    failure_reason: why the job fails here; only set for a job that has not ended. late_batches: reported as late; no
+    count has their records.
     """
 
     accepted: int = 0
@@ -28,6 +29,7 @@ class JobDelta:
     sealed_at: datetime | None = None
     unsealed: bool = False
     failure_reason: str = ""
+    late_batches: int = 0
 
     @property
     def ends_at(self) -> datetime | None:
@@ -43,7 +45,7 @@ class JobDelta:
     def is_empty(self) -> bool:
         """Whether the chunk does nothing to the job."""
         counted = self.accepted or self.written or self.duplicate or self.expired
-        return not (counted or self.sealed_at or self.failure_reason)
+        return not (counted or self.sealed_at or self.failure_reason or self.late_batches)
 
     def count_duplicates(self) -> None:
         """Of a job that is not atomic: count as duplicates the records that are none of the others."""
@@ -68,15 +70,13 @@ class JobDelta:
 
         | the job                            | the chunk                    | state               |
         |------------------------------------|------------------------------|---------------------|
-        | has succeeded                      | rejects a record             | PARTIALLY_SUCCEEDED |
-        | has ended                          | anything else                | unchanged           |
+        | has ended                          | anything                     | unchanged           |
         | has not ended                      | has a failure reason         | FAILED              |
         | has not ended                      | applies its last seal        | `final_state`       |
         | has not ended                      | anything else                | unchanged           |
         """
         if state.ended:
-            late = state is JobState.SUCCEEDED and self.rejected
-            return JobState.PARTIALLY_SUCCEEDED if late else None
+            return None
         if self.failure_reason:
             return JobState.FAILED
         return final_state(before + self.counts) if self.ends_at is not None else None
@@ -92,7 +92,7 @@ def failure_reason(atomic: bool, rejections_max: int, rejected: int, expired: in
 
 
 def why_rejected(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
-    """Return code and reason for the records of a batch that is rejected whole."""
+    """Return code and reason for the records of a batch that is rejected whole, or reported as late."""
     spec = message.spec
     if fate is Fate.DELETED:
         return (
@@ -106,6 +106,6 @@ def why_rejected(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
             f"batch {message.sequence} is of version {spec.dataset_version} of dataset {spec.dataset}, and its job is "
             "atomic and was opened with another: submit all of it again as another job",
         )
-    if fate is Fate.CONFLICT:
+    if fate in (Fate.CONFLICT, Fate.LATE_CONFLICT):
         return RejectionCode.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
     return RejectionCode.AFTER_SEAL, f"batch {message.sequence} arrived after the job's seal"

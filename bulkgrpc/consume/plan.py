@@ -41,13 +41,21 @@ class Fate(enum.Enum):
     CONFLICT = "conflict"
     """Another batch with its sequence was applied before. It may be acknowledged, so its records are rejected."""
     LATE = "late"
-    """It follows the seal. It may be acknowledged, so its records are rejected."""
+    """It follows its lane's seal: it is reported as late, and counts for nothing. It was not acknowledged."""
+    LATE_CONFLICT = "late conflict"
+    """As CONFLICT, but it follows its lane's seal: it is reported as late, and counts for nothing."""
+    EXPIRED_CONFLICT = "expired conflict"
+    """As CONFLICT, but its job ended before its lane's seal: its records expire, as those of other batches then do."""
     DEFERRED = "deferred"
     """It is parked. `bulkgrpc.consume.deferral` decides that; `plan_lanes` neither reads nor returns it."""
 
 
+EXPIRED = (Fate.DISCARD, Fate.EXPIRED_CONFLICT)
+"""The fates of a batch whose records count as expired."""
 TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED, Fate.OTHER_VERSION)
 """The fates of a batch that is next: the lane advances past it."""
+REPORTED_LATE = (Fate.LATE, Fate.LATE_CONFLICT)
+"""The fates of a batch that changes no count, because those of its job may have been reported as final."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,8 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     | batch, the same, its version deleted     | DELETED; too old: DISCARD       | DISCARD              |
     | batch, the same, not its atomic job's    | OTHER_VERSION; too old: DISCARD | DISCARD              |
     | batch, sequence below, same digest       | KNOWN                           | KNOWN                |
-    | batch, sequence below, other digest      | CONFLICT                        | CONFLICT             |
+    | batch, sequence below, other digest      | CONFLICT                        | EXPIRED_CONFLICT     |
+    | batch, the same, lane sealed             | LATE_CONFLICT                   | LATE_CONFLICT        |
     | batch, sequence above (after a gap)      | KNOWN                           | KNOWN                |
     | batch, next or above, lane sealed        | LATE                            | LATE                 |
     | seal, at or below the next of its lane   | APPLY                           | APPLY: the lane only |
@@ -115,6 +124,8 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
             found = _fate(message, lane, digests.get((job_id, message.sequence)))
             if found is Fate.KNOWN:
                 continue
+            if found is Fate.CONFLICT and job_id in ledger.ended:
+                found = Fate.EXPIRED_CONFLICT
             is_next = found is Fate.APPLY and message.kind is Kind.BATCH
             fate = _fate_of_next(message, ledger, now) if is_next else found
             if message.kind is Kind.SEAL:
@@ -143,7 +154,9 @@ def _fate(message: Message, lane: Lane, known: bytes | None) -> Fate:
     if message.kind is Kind.SEAL:
         return Fate.KNOWN if outcome is Outcome.GAP or lane.sealed else Fate.APPLY
     if outcome is Outcome.REPLAY:
-        return Fate.KNOWN if known is None or known == message.digest else Fate.CONFLICT
+        if known is None or known == message.digest:
+            return Fate.KNOWN
+        return Fate.LATE_CONFLICT if lane.sealed else Fate.CONFLICT
     if lane.sealed:
         return Fate.LATE
     return Fate.KNOWN if outcome is Outcome.GAP else Fate.APPLY

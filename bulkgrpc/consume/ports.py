@@ -11,7 +11,7 @@ import enum
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
 
@@ -85,6 +85,7 @@ class NotNext(Exception):
 class Applied:
     """A chunk that is committed. counts: what it did for each job. parked: how many of its messages were parked.
 
+    late_batches: how many batches were reported as late, of those jobs that have some.
     rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
     """
 
@@ -92,6 +93,7 @@ class Applied:
     rows_s: float = 0.0
     total_s: float = 0.0
     parked: int = 0
+    late_batches: Mapping[JobKey, int] = field(default_factory=dict)
 
 
 Assigned = Callable[[Sequence[int]], Mapping[int, int]]

@@ -20,7 +20,7 @@ from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group
 from bulkgrpc.consume.deferral import Deferrals, DeferralView, plan_chunk
 from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
-from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan
+from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan
 from bulkgrpc.consume.report import report
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
@@ -60,7 +60,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What was done for each job, and the seconds that the rows took.
+    """What was done for each job, and the seconds that the rows took. late_batches: of those jobs that have some.
 
     conclude: executes the statements that are left: lanes, digests and counts. It reads no result, so it may be called
     in a pipeline, before the commit.
@@ -69,6 +69,7 @@ class Effect:
     counts: Mapping[JobKey, JobCounts]
     rows_s: float
     conclude: Callable[[], None]
+    late_batches: Mapping[JobKey, int]
 
 
 def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
@@ -120,7 +121,8 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
         writer.contracts.end_rows(connection)
         _conclude(connection, applied, locked.jobs)
 
-    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude)
+    late_batches = {job: delta.late_batches for job, delta in applied.deltas.items() if delta.late_batches}
+    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude, late_batches)
 
 
 @contextmanager
@@ -207,7 +209,10 @@ def _write_rows(connection: Connection, rows: Rows, indices: Integers, applied: 
 
 
 def _count(index: int, applied: _Applied) -> None:
-    """Count a message for its job. A batch that may have been acknowledged and is not written is rejected whole."""
+    """Count a message for its job. A batch that may have been acknowledged and is not written is rejected whole.
+
+    One that is late changes no count: its job may have been reported as ended.
+    """
     message, fate = applied.items[index].message, applied.plan.fates[index]
     delta = applied.deltas[message.spec.key]
     if fate in (Fate.KNOWN, Fate.DEFERRED):
@@ -215,8 +220,11 @@ def _count(index: int, applied: _Applied) -> None:
     if message.kind is Kind.SEAL:
         delta.sealed_at = message.sent_at
         return
+    if fate in REPORTED_LATE:
+        delta.late_batches += 1
+        return
     delta.accepted += message.records
-    if fate is Fate.DISCARD:
+    if fate in EXPIRED:
         delta.expired += message.records
     elif fate is not Fate.APPLY:
         applied.reject(Rejections.of_payload(index, message.records, *why_rejected(message, fate)))
@@ -304,7 +312,7 @@ def _delete_known(connection: Connection, dataset: Dataset, spec: JobSpec) -> in
 
 
 def _conclude(connection: Connection, applied: _Applied, locked: Mapping[uuid.UUID, JobRow]) -> None:
-    """Write lanes, digests and counts. locked: the jobs' rows, which no other worker changes now."""
+    """Write lanes, digests, late batches and counts. locked: the jobs' rows, which no other worker changes now."""
     taken = [
         item.message
         for item, fate in zip(applied.items, applied.plan.fates, strict=True)
@@ -314,6 +322,9 @@ def _conclude(connection: Connection, applied: _Applied, locked: Mapping[uuid.UU
         ledger.advance_lanes(connection, applied.plan.lanes, applied.jobs)
     if taken:
         ledger.add_batches(connection, taken, applied.jobs)
+    late = [(item, f) for item, f in zip(applied.items, applied.plan.fates, strict=True) if f in REPORTED_LATE]
+    if late:
+        ledger.add_late_batches(connection, late, applied.jobs)
     deltas = {job: delta for job, delta in applied.deltas.items() if not delta.is_empty}
     if deltas:
         ledger.add_counts(connection, deltas, locked)

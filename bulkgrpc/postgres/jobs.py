@@ -198,6 +198,8 @@ def _job(row: dict[str, Any]) -> Job:
         failure_reason=row["failure_reason"],
         block=_block(row),
         discard_reason=row["discard_reason"],
+        late_batches=row["late_batches"],
+        lease_epoch=row["lease_epoch"],
     )
 
 

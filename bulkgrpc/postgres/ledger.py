@@ -15,8 +15,8 @@ from typing import Any
 import psycopg
 
 from bulkgrpc.consume.assembly import Received, Span
-from bulkgrpc.consume.job_delta import JobDelta
-from bulkgrpc.consume.plan import Lane, LaneKey, LedgerView, repeated_batches
+from bulkgrpc.consume.job_delta import JobDelta, why_rejected
+from bulkgrpc.consume.plan import Fate, Lane, LaneKey, LedgerView, repeated_batches
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.model import JobCounts, JobKey, JobState, Message, Outcome, Ownership, may_apply_span
 from bulkgrpc.postgres import statements
@@ -198,6 +198,27 @@ def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mappin
     connection.execute(_SQL["add_batches"], values)
 
 
+def add_late_batches(
+    connection: Connection, late: Sequence[tuple[Received, Fate]], jobs: Mapping[uuid.UUID, JobRow]
+) -> None:
+    """Report batches that arrived too late to count for their jobs, each once."""
+    messages = [item.message for item, _ in late]
+    reasons = [why_rejected(item.message, fate) for item, fate in late]
+    values = {
+        "create_days": [jobs[message.spec.key.job_id].create_day for message in messages],
+        "job_ids": [message.spec.key.job_id for message in messages],
+        "partitions": [item.partition for item, _ in late],
+        "offsets": [item.offset for item, _ in late],
+        "sequences": [message.sequence for message in messages],
+        "records": [message.records for message in messages],
+        "digests": [message.digest for message in messages],
+        "codes": [code.value for code, _ in reasons],
+        "reasons": [reason for _, reason in reasons],
+        "sent_times": [message.sent_at for message in messages],
+    }
+    connection.execute(_SQL["add_late_batches"], values)
+
+
 def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]) -> None:
     """Add what a chunk did to the counts of each job, and end those that it ends. jobs: their locked rows."""
     keys = sorted(deltas_of, key=lambda job: job.job_id)
@@ -218,6 +239,7 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
         ],
         "seal_times": [delta.ends_at for delta in deltas],
         "failure_reasons": [delta.failure_reason for delta in deltas],
+        "late_batches": [delta.late_batches for delta in deltas],
     }
     connection.execute(_SQL["add_counts"], values)
 

@@ -67,7 +67,8 @@ def _write_chunk(
             effect.conclude()
             ledger.advance_offsets(connection, topic, prepared.chunk.spans)
             connection.execute("COMMIT")
-    return Applied(effect.counts, effect.rows_s, time.perf_counter() - begun_s, len(deferred))
+    total_s = time.perf_counter() - begun_s
+    return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches)
 
 
 def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralView, ledger.JobsFound]:

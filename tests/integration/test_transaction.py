@@ -382,11 +382,26 @@ def test_the_same_sequence_with_other_bytes_is_reported_record_by_record(connect
     assert codes == [(0, index, "BATCH_CONFLICT") for index in range(3)]
 
 
-def test_what_comes_after_the_seal_is_reported(connection: Connection, epoch: int) -> None:
+def test_what_comes_after_the_seal_is_reported_apart_and_the_end_stays(connection: Connection, epoch: int) -> None:
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1)), TableWriter())
-    write_chunk(connection, TOPIC, chunk(epoch, 2, batch(1, 100, 3)), TableWriter())
-    assert job_row(connection) == (JobState.PARTIALLY_SUCCEEDED, 13, 10, 0, 3, 0)
-    assert connection.execute("SELECT DISTINCT code FROM bulk.rejections").fetchall() == [("AFTER_SEAL",)]
+    late = chunk(epoch, 2, batch(1, 100, 3), batch(0, 0, 10), batch(0, 200, 4))
+    applied = write_chunk(connection, TOPIC, late, TableWriter())
+    assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
+    assert (count(connection, "sensor_readings"), count(connection, "bulk.rejections")) == (10, 0)
+    found = connection.execute(
+        "SELECT message_offset, sequence, records, code FROM bulk.late_batches ORDER BY message_offset"
+    ).fetchall()
+    assert found == [(2, 1, 3, "AFTER_SEAL"), (4, 0, 4, "BATCH_CONFLICT")]
+    assert connection.execute("SELECT late_batches FROM bulk.jobs").fetchone() == (2,)
+    assert dict(applied.late_batches) == {JobKey.derive("acme", "k"): 2}
+
+
+def test_other_bytes_for_a_cancelled_job_expire_as_all_that_follows_its_end(connection: Connection, epoch: int) -> None:
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), TableWriter())
+    connection.execute("UPDATE bulk.jobs SET state = 6, end_time = now()")
+    write_chunk(connection, TOPIC, chunk(epoch, 1, batch(0, 100, 3), batch(1, 200, 5)), TableWriter())
+    assert job_row(connection) == (JobState.CANCELLED, 18, 10, 0, 0, 8)
+    assert count(connection, "bulk.rejections") + count(connection, "bulk.late_batches") == 0
 
 
 async def test_a_cancelled_job_takes_nothing_more_and_an_atomic_one_leaves_nothing(
@@ -584,6 +599,11 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "reason": "",
         "table": "t",
         "failure_reasons": [""],
+        "codes": ["AFTER_SEAL"],
+        "reasons": ["late"],
+        "sent_times": [datetime.now(UTC)],
+        "late_batches": [0],
+        "lease_session": "",
         "digests": [b""],
         "from_sequence": 0,
         "after_sequence": 0,

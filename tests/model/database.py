@@ -43,9 +43,7 @@ class JobRow:
     def after(self, done: JobCounts, staged: int, *, sealed: bool, failure: bool) -> JobRow:
         """Add a chunk's counts, as the statement add_counts does."""
         counts, state = self.counts + done, self.state
-        if state is JobState.SUCCEEDED and done.rejected:
-            state = JobState.PARTIALLY_SUCCEEDED
-        elif not state.ended and failure:
+        if not state.ended and failure:
             state = JobState.FAILED
         elif not state.ended and sealed:
             state = final_state(counts)

@@ -14,7 +14,7 @@ from bulkgrpc.consume import deferral
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.job_delta import failure_reason
-from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, LedgerView
+from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan, LedgerView
 from bulkgrpc.model import JobCounts, JobState, Kind, Outcome, Ownership, may_apply_span
 from tests.model.database import Block, Database, JobRow, Steps, Transaction, require
 from tests.model.mutant import Mutant
@@ -331,10 +331,10 @@ class Shell:
         batches = [(item.message, fate) for item, fate in decided if item.message.kind is Kind.BATCH]
         sealed = any(item.message.kind is Kind.SEAL and fate is Fate.APPLY for item, fate in decided) and ends
         applied = [message for message, fate in batches if fate is Fate.APPLY]
-        accepted = sum(message.records for message, fate in batches if fate is not Fate.KNOWN)
-        expired = sum(message.records for message, fate in batches if fate is Fate.DISCARD)
+        accepted = sum(message.records for message, fate in batches if fate not in (Fate.KNOWN, *REPORTED_LATE))
+        expired = sum(message.records for message, fate in batches if fate in EXPIRED)
         rejected = sum(message.digest.startswith(b"r") for message in applied)
-        rejected += sum(message.records for message, fate in batches if fate in (Fate.CONFLICT, Fate.LATE))
+        rejected += sum(message.records for message, fate in batches if fate is Fate.CONFLICT)
         written, staged, fails = accepted - expired - rejected, 0, False
         if not row.state.ended:
             counts = row.counts

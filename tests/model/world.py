@@ -19,6 +19,8 @@ from tests.model.shell import RECORDS, Shell
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PARTITIONS = (0, 1)
 ROUNDS_MAX = 300
+DISCARDS = ({Fate.APPLY, Fate.DISCARD}, {Fate.CONFLICT, Fate.EXPIRED_CONFLICT})
+"""What becomes of a batch before its job ends, and after."""
 """In which everything must be applied once nothing is blocked and no message is appended."""
 
 
@@ -271,7 +273,7 @@ class World:
             job = jobs[item.message.spec.key.job_id]
             options = job.spec.options
             may_discard = job.excused or options.time_to_live_s or options.rejections_max or options.atomic
-            same = found is fate or (may_discard and {found, fate} == {Fate.APPLY, Fate.DISCARD})
+            same = found is fate or (may_discard and {found, fate} in DISCARDS)
             require(bool(same), f"message {place} of job {job.job_id.int}: {found}, should be {fate}")
         for job in self.jobs:
             row = self.database.jobs.get(job.job_id)

@@ -74,6 +74,13 @@ def test_the_same_sequence_with_other_bytes_is_a_conflict_in_the_chunk_and_acros
     assert plan_of(first, other, ledger=at(1, digest=b"a")).fates == (Fate.KNOWN, Fate.CONFLICT)
 
 
+def test_other_bytes_are_late_after_the_seal_and_expire_after_another_end() -> None:
+    first, other = _with(received(0), digest=b"a"), _with(received(0), digest=b"b")
+    plan = plan_of(first, other, received(1, seal=True), first, other)
+    assert plan.fates == (Fate.APPLY, Fate.CONFLICT, Fate.APPLY, Fate.KNOWN, Fate.LATE_CONFLICT)
+    assert plan_of(first, other, ledger=at(1, digest=b"a", ended=True)).fates == (Fate.KNOWN, Fate.EXPIRED_CONFLICT)
+
+
 def test_what_comes_for_an_ended_job_is_discarded_and_still_counted_once() -> None:
     plan = plan_of(received(1), received(1), received(2), received(3, seal=True), ledger=at(1, ended=True))
     assert plan.fates == (Fate.DISCARD, Fate.KNOWN, Fate.DISCARD, Fate.APPLY)

@@ -94,10 +94,11 @@ SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timesta
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
 
 -- name: delete_job
--- Delete an ended job with its lanes, batches and rejections.
+-- Delete an ended job with its lanes, batches, rejections and late batches.
 WITH gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),
      lanes AS (DELETE FROM bulk.lanes l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id),
-     batches AS (DELETE FROM bulk.batches b USING gone g WHERE b.create_day = g.create_day AND b.job_id = g.job_id)
+     batches AS (DELETE FROM bulk.batches b USING gone g WHERE b.create_day = g.create_day AND b.job_id = g.job_id),
+     late AS (DELETE FROM bulk.late_batches l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id)
 DELETE FROM bulk.rejections r USING gone g WHERE r.create_day = g.create_day AND r.job_id = g.job_id
 
 -- name: digests

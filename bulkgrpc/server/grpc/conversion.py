@@ -35,6 +35,7 @@ def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
         overdue_duration=_duration(overdue_s) if overdue_s else None,
         block=_block(job.block),
         discard_reason=job.discard_reason,
+        late_batches=job.late_batches,
     )
 
 
