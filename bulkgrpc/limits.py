@@ -45,6 +45,8 @@ RECENT_DIGESTS_MAX = 1024
 """Digests of a job's last batches that Redis keeps: as many batches as a client may hold unacknowledged."""
 LEASE_TTL_S = 10
 """A job's lease, without a renewal."""
+LEASE_MARGIN_S = 1
+"""By which the right to acknowledge ends before the lease expires elsewhere: for clocks that differ in rate."""
 REJECTIONS_PAGE_BYTES_MAX = 2 * 1024 * 1024
 """Bytes of records after which a page of rejections ends: with a last record of 1 MiB it fits gRPC's usual 4 MiB."""
 TIME_TO_LIVE_S_MIN = 1.0
@@ -177,6 +179,9 @@ RELATIONS: Final = (
     Relation("DRAIN_ROWS_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "rows that are alone would have less time", strict=True),
     Relation("STATEMENT_TIMEOUT_S", "CHUNK_TRANSACTION_S_MAX", "a statement would outlast its chunk", strict=True),
     Relation("CHUNK_TRANSACTION_S_MAX", "MAX_POLL_INTERVAL_S", "a chunk would outlast its partitions", strict=True),
+    Relation(
+        "LEASE_MARGIN_S", "LEASE_TTL_S", "a stream could not acknowledge between two renewals", "LEASE_MARGIN_S", True
+    ),
     Relation("STREAM_DEADLINE_S", "CALL_DEADLINE_S", "a stream would wait longer than a call", strict=True),
     Relation("CALL_DEADLINE_S", "SERVER_STATEMENT_S", "a statement would end before its caller gives up", strict=True),
     Relation("SERVER_STATEMENT_S", "SERVER_TRANSACTION_S", "a statement would outlast its transaction", strict=True),

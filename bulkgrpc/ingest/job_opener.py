@@ -15,7 +15,7 @@ from bulkgrpc.ingest.accepted_digests import AcceptedDigests
 from bulkgrpc.ingest.dataset_cache import DatasetCache
 from bulkgrpc.ingest.deliveries import Deliveries
 from bulkgrpc.ingest.job_view import JobViews, merge
-from bulkgrpc.ingest.lease import Lease, leased
+from bulkgrpc.ingest.lease import Lease, LeaseStores, clock_s, leased
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.messages import Header
 from bulkgrpc.ingest.parked_limit import ParkedLimit
@@ -102,8 +102,9 @@ class JobOpener:
         holder = LeaseHolder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
         stores = self._stores
         try:
-            async with leased(stores.live_jobs, key, holder, required=self._lease_required) as lease:
-                job = await self._open(spec, header, dataset)
+            leases = LeaseStores(stores.live_jobs, stores.jobs)
+            async with leased(leases, key, holder, required=self._lease_required) as lease:
+                job = await self._open(spec, header, dataset, lease)
                 check_resume(job, header.first_sequence)
                 check_version(job, header.dataset_version)
                 of_stream = replace(job.spec, dataset_version=header.dataset_version or job.spec.dataset_version)
@@ -143,21 +144,24 @@ class JobOpener:
             raise _no_version(registered, version)
         return registered.dataset
 
-    async def _open(self, spec: JobSpec, header: Header, dataset: Dataset) -> Job:
+    async def _open(self, spec: JobSpec, header: Header, dataset: Dataset, lease: Lease) -> Job:
         """Return the job of a spec; if the cached dataset was deleted meanwhile, of the dataset as registered now."""
         try:
-            return await self._find_or_create(spec, lanes_for(spec.dataset_version, dataset))
+            return await self._find_or_create(spec, lanes_for(spec.dataset_version, dataset), lease)
         except DatasetDeleted:
             self._stores.datasets.forget(spec.dataset)
         dataset = await self._dataset(header)
         try:
             version = header.dataset_version or dataset.version
-            return await self._find_or_create(replace(spec, dataset_version=version), lanes_for(version, dataset))
+            spec = replace(spec, dataset_version=version)
+            return await self._find_or_create(spec, lanes_for(version, dataset), lease)
         except DatasetDeleted as error:
             raise dataset_not_found(spec.dataset, "header.dataset") from error
 
-    async def _find_or_create(self, spec: JobSpec, lanes: int) -> Job:
+    async def _find_or_create(self, spec: JobSpec, lanes: int, lease: Lease) -> Job:
         """Return the view of the job of a spec; a job that neither store knows is new.
+
+        Raises Unavailable (POSTGRES_UNAVAILABLE) if neither store can tell earlier streams that this one has opened it.
 
         lanes: of a new job whose row can be written. Without a row, which would give every later stream the same lanes,
         a new job gets one lane: its batches are then in order in one partition, whatever lanes the row has later.
@@ -168,9 +172,18 @@ class JobOpener:
         spec = spec if live is None else live.spec
         partitions = self._stores.log.partitions_of(spec.key.tenant, lanes) if live is None else live.partitions
         create_time = self._now() if live is None else live.create_time
+        asked_s = clock_s()
         try:
-            row = await self._stores.jobs.open_job(spec, partitions, create_time)
-        except PostgresUnavailable:
+            released_epoch = 0 if live is None else live.released_epoch
+            opening = await self._stores.jobs.open_stream(
+                spec, partitions, create_time, lease.holder.session_id, released_epoch
+            )
+            row = opening.job
+            lease.opened(opening, asked_s)
+        except PostgresUnavailable as error:
+            if lease.acquired is None:
+                raise postgres_unavailable(error) from error
+            lease.opened_without_row()
             # The progress then decides alone, an end included.
             new = Job(spec, partitions[:1], JobState.OPEN, JobCounts(), 0, create_time)
             row = new if live is None else live.as_job()

@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 
 from bulkgrpc.errors import Reason, TooMuch
 from bulkgrpc.ingest.job_view import JobViews, merge
+from bulkgrpc.ingest.lease import superseded
 from bulkgrpc.ingest.ports import JobStore, LiveJobs, PostgresUnavailable
 from bulkgrpc.ingest.refusals import job_ended
 from bulkgrpc.model import Job, JobKey
@@ -77,16 +78,19 @@ class JobWatch:
         with self._waiting(WatchedJob(job.spec.key, job), self._watchers) as watched:
             yield watched
 
-    async def until_ended(self, key: JobKey) -> NoReturn:
+    async def until_ended(self, key: JobKey, lease_epoch: int = 0) -> NoReturn:
         """Wait until the job of an open stream has ended; its row is read every STREAMS_INTERVAL_S.
 
-        Raises NotNow (JOB_ENDED) then, saying how.
+        lease_epoch: the stream's, 0 if it is not known. Raises NotNow (JOB_ENDED) then, saying how; Busy (JOB_BUSY) if
+        a later stream has opened the job.
         """
         with self._waiting(WatchedJob(key), self._streams) as watched:
             while True:
                 job = await watched.next_change()
                 if job is not None and job.state.ended:
                     raise job_ended(job)
+                if job is not None and 0 < lease_epoch < job.lease_epoch:
+                    raise superseded(key)
 
     def publish(self, job: Job) -> None:
         """Pass on at once what this process itself did to a job."""

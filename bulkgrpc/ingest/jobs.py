@@ -10,7 +10,7 @@ from bulkgrpc.errors import NotNow, Reason
 from bulkgrpc.ingest.identity import Caller
 from bulkgrpc.ingest.job_view import JobViews
 from bulkgrpc.ingest.job_watch import JobWatch
-from bulkgrpc.ingest.lease import leased
+from bulkgrpc.ingest.lease import LeaseStores, leased
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.paging import (
     job_page_start,
@@ -117,7 +117,7 @@ class Jobs:
         # Leased meanwhile: no stream may save the job's progress after Redis has deleted it, or the next job of its
         # idempotency key would be taken for this one.
         holder = LeaseHolder(uuid.uuid4().hex, uuid.uuid4().hex)
-        async with leased(self._live_jobs, key, holder, required=True):
+        async with leased(LeaseStores(self._live_jobs, self._store), key, holder, required=True):
             # A job without a row has not ended, but it may exist.
             job = await self._row(key) or await self._find(key)
             if not job.state.ended:

@@ -15,7 +15,8 @@ class LiveJob:
 
     partitions: one per lane. next_sequence: every batch before it is in the record log, in the order of its lane.
     accepted: records of those batches. state: OPEN, SEALED or CANCELLED. recent_digests: digests of the batches right
-    before `next_sequence`; they are written, and never read back with the job.
+    before `next_sequence`; they are written, and never read back with the job. released_epoch: lease epoch of the last
+    stream that is known to have ended, 0 if none is; it is read, and written with the release of its lease only.
     """
 
     spec: JobSpec
@@ -26,6 +27,7 @@ class LiveJob:
     create_time: datetime
     seal_time: datetime | None = None
     recent_digests: tuple[bytes, ...] = ()
+    released_epoch: int = 0
 
     @classmethod
     def of(cls, job: Job) -> LiveJob:

@@ -6,6 +6,7 @@ No driver's exception passes a port.
 
 from __future__ import annotations
 
+import enum
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,43 @@ class LeaseHolder:
     stream_id: str
 
 
+class Acquired(enum.IntEnum):
+    """Whether a lease was acquired, and after whom. Only REFUSED is false."""
+
+    REFUSED = 0
+    """Another session holds it."""
+    FIRST = 1
+    """Redis knows of no earlier stream of the job."""
+    SAME_SESSION = 2
+    """The stream before was of the same session, whose client reads no more of it."""
+    AFTER_ANOTHER = 3
+    """The lease of another session's stream was released or has expired."""
+
+
+class Renewed(enum.IntEnum):
+    """What became of a lease. Only TAKEN is false."""
+
+    TAKEN = 0
+    """Another stream has it, or has had it since."""
+    REGAINED = 1
+    """Redis had lost it: whether another stream has had it since is not known to Redis."""
+    KEPT = 2
+    """No other stream has had it since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A job that a stream opened in its row.
+
+    lease_epoch: the stream's, which is above that of every earlier stream; 0 if the job accepts no more batches, or
+    differs from the request. seal_wait_s: how long an earlier stream may still acknowledge what it stores.
+    """
+
+    job: Job
+    lease_epoch: int
+    seal_wait_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class JobPosition:
     """The position of a job in its tenant's list, newest first. A page starts after it."""
@@ -154,6 +192,14 @@ class JobStore(Protocol):
         """Return the job of `spec.key`, created from `spec` if there is none; an existing one may differ from `spec`.
 
         of_deleted: whether to create it even if its dataset's version is deleted. Raises DatasetDeleted.
+        """
+
+    async def open_stream(
+        self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, session_id: str, released_epoch: int
+    ) -> Opening:
+        """As `open_job`, for a stream: raises the lease epoch of an open job, so that earlier streams are superseded.
+
+        released_epoch: of the last stream that is known to have ended, 0 if none is. Raises DatasetDeleted.
         """
 
     async def get_job(self, key: JobKey) -> Job | None:
@@ -266,14 +312,11 @@ class LiveJobs(Protocol):
     async def delete(self, key: JobKey) -> None:
         """Delete the progress and the digests of a job; its lease stays."""
 
-    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
-        """Acquire a job's lease for `limits.LEASE_TTL_S`, also from an earlier stream of the same session.
+    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> Acquired:
+        """Acquire a job's lease for `limits.LEASE_TTL_S`, also from an earlier stream of the same session."""
 
-        Returns False if another session holds it.
-        """
+    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> Renewed:
+        """Renew a lease for `limits.LEASE_TTL_S`, also if it has expired and no other stream has had it since."""
 
-    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
-        """Renew a lease for `limits.LEASE_TTL_S`, also if it has expired; False if another stream holds it."""
-
-    async def release_lease(self, key: JobKey, holder: LeaseHolder) -> None:
-        """Release a job's lease, unless another stream holds it."""
+    async def release_lease(self, key: JobKey, holder: LeaseHolder, epoch: int = 0) -> None:
+        """Release a job's lease, unless another stream holds it. epoch: of the stream, which has ended; 0: unknown."""

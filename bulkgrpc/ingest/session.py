@@ -147,18 +147,21 @@ class IngestSession:
                 guards = [
                     tasks.create_task(opened.lease.keep_renewed()),
                     tasks.create_task(self._parts.admission.until_disconnected()),
-                    tasks.create_task(self._parts.watch.until_ended(opened.job.spec.key)),
+                    tasks.create_task(self._parts.watch.until_ended(opened.job.spec.key, opened.lease.epoch)),
                 ]
                 acknowledging = tasks.create_task(self._acknowledge(appender, opened))
                 await self._append_until_seal(appender, opened.job.spec.key)
                 sealing.reschedule(asyncio.get_running_loop().time() + limits.SEAL_TIMEOUT_S)
                 appender.deliveries.close()
                 await acknowledging
+                await opened.lease.until_may_seal()
                 for guard in guards:
                     guard.cancel()
         finally:
-            # Before the lease is released: the next stream of the job must find this one's progress.
-            self._parts.progress.record(opened.progress(appender.deliveries))
+            # Before the lease is released: the next stream of the job must find this one's progress. What a superseded
+            # stream has stored last may follow the seal, and is no progress.
+            if opened.lease.held:
+                self._parts.progress.record(opened.progress(appender.deliveries))
             await self._parts.progress.flush()
         # The last check before the seal: a client that reconnected on another stream must find its job open.
         await opened.lease.confirm()
@@ -174,16 +177,23 @@ class IngestSession:
         raise missing_seal(key)
 
     async def _acknowledge(self, appender: BatchAppender, opened: OpenJob) -> None:
-        """Acknowledge batches as they are stored, one answer for all that were stored since the last one."""
+        """Acknowledge batches as they are stored, one answer for all that were stored since the last one.
+
+        Raises what `lease.hold` raises; nothing is acknowledged then.
+        """
         acknowledged = appender.deliveries.next_sequence
         while await appender.deliveries.progress(acknowledged):
             acknowledged = appender.deliveries.next_sequence
+            # After `acknowledged` is read, and before it is sent: see docs/decisions/leases.md.
+            await opened.lease.hold()
             self._parts.progress.record(opened.progress(appender.deliveries))
             await self._transport.send_acknowledged(acknowledged)
 
     async def _seal(self, appender: BatchAppender, opened: OpenJob) -> SealedJob:
         seal_time = self._parts.now()
         await appender.seal()
+        # The answer acknowledges every batch, again perhaps after a pause.
+        await opened.lease.hold()
         live = opened.progress(appender.deliveries, seal_time)
         # By the progress writer: of 200 streams that end together, Redis gets a few round trips only.
         self._parts.progress.record(live)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,8 +14,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from bulkgrpc.ingest.ports import DatasetDeleted, JobPosition, RejectionPosition
-from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
+from bulkgrpc.ingest.ports import DatasetDeleted, JobPosition, Opening, RejectionPosition
+from bulkgrpc.limits import CALL_DEADLINE_S, LEASE_TTL_S, STREAM_DEADLINE_S
 from bulkgrpc.model import BlockedBy, Job, JobBlock, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.deadlines import within
@@ -54,6 +55,40 @@ class JobStore:
         if row is None:
             raise DatasetDeleted(f"dataset {spec.dataset} version {spec.dataset_version} was deleted")
         return _job(row)
+
+    @within(STREAM_DEADLINE_S)
+    async def open_stream(
+        self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, session_id: str, released_epoch: int
+    ) -> Opening:
+        """As `open_job`, with a lease epoch above that of every earlier stream. Raises DatasetDeleted.
+
+        Cost: as many round trips as `open_job`.
+        """
+        values = open_values(spec, partitions, create_time, of_deleted=False)
+        values.update(
+            lease_epoch=1, lease_session=session_id, released_epoch=released_epoch, lease_ttl_s=float(LEASE_TTL_S)
+        )
+        created = False
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await cursor.execute(_SQL["open_stream"], values)
+            row = await cursor.fetchone()
+            if row is None:
+                await cursor.execute(_SQL["lock_job"], values)
+                await cursor.execute(_SQL["open_job"], values)
+                created = cursor.rowcount == 1
+                await cursor.execute(_SQL["get_job" if created else "open_stream"], values)
+                row = await cursor.fetchone()
+            elif row["raised_epoch"] is None and row["state"] == JobState.OPEN:
+                # The request differs, or the job was sealed or ended meanwhile.
+                await cursor.execute(_SQL["get_job"], values)
+                row = await cursor.fetchone()
+        if row is None:
+            raise DatasetDeleted(f"dataset {spec.dataset} version {spec.dataset_version} was deleted")
+        if created:
+            return Opening(_job(row), 1, 0.0)
+        epoch = row.get("raised_epoch") or 0
+        job = _job(row)
+        return Opening(replace(job, lease_epoch=epoch or job.lease_epoch), epoch, row.get("seal_wait_s") or 0.0)
 
     @within(STREAM_DEADLINE_S)
     async def get_job(self, key: JobKey) -> Job | None:
@@ -161,6 +196,8 @@ def open_values(spec: JobSpec, partitions: Sequence[int], create_time: datetime,
         "partitions": list(partitions),
         "create_time": create_time,
         "of_deleted": of_deleted,
+        "lease_epoch": 0,
+        "lease_session": "",
     }
 
 

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from bulkgrpc.ingest.live_job import LiveJob
-from bulkgrpc.ingest.ports import LeaseHolder, RedisUnavailable
+from bulkgrpc.ingest.ports import Acquired, LeaseHolder, RedisUnavailable, Renewed
 from bulkgrpc.limits import LEASE_TTL_S, RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobState, to_us
 from bulkgrpc.redis.job_fields import DIGEST_CHARS, from_fields, from_ring, to_fields
@@ -28,6 +28,8 @@ from bulkgrpc.redis.outage import Cause, cause_of
 _log = structlog.get_logger()
 
 JOB_TTL_S: Final = 24 * 3600
+STREAM_TTL_S: Final = 60
+"""Of what a lease leaves of a job whose progress is never saved."""
 DEADLINE_S: Final = 0.5
 """Of one call, also with a dead connection or a stopped server."""
 AVOID_S: Final = 1.0
@@ -59,21 +61,32 @@ for i = 9, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
-# A lease is `session_id` + newline + `stream_id`. A stream acquires it if it is free, or its own session holds it.
+# A lease is `session_id` + newline + `stream_id`. A stream acquires it if it is free, or its own session holds it. The
+# job's hash keeps the last stream for longer than the lease lasts: a stream whose lease has expired learns from it
+# whether another one had the lease since. The values that the scripts return are those of `Acquired` and `Renewed`.
 _ACQUIRE = """
 local lease = redis.call('GET', KEYS[1])
 local session = ARGV[1] .. string.char(10)
 if lease and string.sub(lease, 1, #session) ~= session then return 0 end
+local last = lease or redis.call('HGET', KEYS[2], 'stream')
 redis.call('SET', KEYS[1], session .. ARGV[2], 'PX', ARGV[3])
-return 1
+redis.call('HSET', KEYS[2], 'stream', session .. ARGV[2])
+if not redis.call('HGET', KEYS[2], 'spec') then redis.call('EXPIRE', KEYS[2], ARGV[4]) end
+if not last then return 1 end
+return string.sub(last, 1, #session) == session and 2 or 3
 """
 _RENEW = """
 local lease = redis.call('GET', KEYS[1])
-if lease and lease ~= ARGV[1] then return 0 end
+local last = lease or redis.call('HGET', KEYS[2], 'stream')
+if last and last ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return last and 2 or 1
 """
 _RELEASE = """
+if redis.call('HGET', KEYS[2], 'spec') then
+  local released = tonumber(redis.call('HGET', KEYS[2], 'released_epoch') or 0)
+  if tonumber(ARGV[2]) > released then redis.call('HSET', KEYS[2], 'released_epoch', ARGV[2]) end
+end
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
@@ -152,18 +165,20 @@ class RedisLiveJobs:
         """Delete the progress and the digests of a job; its lease stays."""
         await self._call(self._redis.delete(_job(key), _digests(key)))
 
-    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
-        """Acquire a job's lease, also from an earlier stream of the same session; False if another session holds it."""
-        call = self._redis.eval(_ACQUIRE, 1, _lease(key), holder.session_id, holder.stream_id, LEASE_TTL_S * 1000)
-        return await self._call(call) == 1
+    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> Acquired:
+        """Acquire a job's lease, also from an earlier stream of the same session."""
+        values = (holder.session_id, holder.stream_id, LEASE_TTL_S * 1000, STREAM_TTL_S)
+        answer = await self._call(self._redis.eval(_ACQUIRE, 2, _lease(key), _job(key), *values))
+        return Acquired(cast(int, answer))
 
-    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
-        """Renew a lease, also if it has expired; False if another stream holds it."""
-        return await self._call(self._redis.eval(_RENEW, 1, _lease(key), _value(holder), LEASE_TTL_S * 1000)) == 1
+    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> Renewed:
+        """Renew a lease, also if it has expired and no other stream has had it since."""
+        values = (_value(holder), LEASE_TTL_S * 1000)
+        return Renewed(cast(int, await self._call(self._redis.eval(_RENEW, 2, _lease(key), _job(key), *values))))
 
-    async def release_lease(self, key: JobKey, holder: LeaseHolder) -> None:
-        """Release a job's lease, unless another stream holds it."""
-        await self._call(self._redis.eval(_RELEASE, 1, _lease(key), _value(holder)))
+    async def release_lease(self, key: JobKey, holder: LeaseHolder, epoch: int = 0) -> None:
+        """Release a job's lease, unless another stream holds it, and keep the epoch of the stream that has ended."""
+        await self._call(self._redis.eval(_RELEASE, 2, _lease(key), _job(key), _value(holder), epoch))
 
     async def eviction_policy(self) -> str:
         """Return `maxmemory-policy`; any other than `noeviction` may drop live jobs before they expire.

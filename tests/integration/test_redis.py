@@ -14,7 +14,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from bulkgrpc.ingest.live_job import LiveJob
-from bulkgrpc.ingest.ports import LeaseHolder, RedisUnavailable
+from bulkgrpc.ingest.ports import Acquired, LeaseHolder, RedisUnavailable, Renewed
 from bulkgrpc.limits import LEASE_TTL_S, RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobSpec, JobState, digest_of
 from bulkgrpc.redis.job_fields import DIGEST_CHARS
@@ -214,3 +214,36 @@ def test_a_connection_that_died_unnoticed_is_an_absence_like_any_other_and_the_n
             assert await live.get(job.spec.key) == job
 
     uvloop.run(ask())
+
+
+async def test_an_expired_lease_is_renewed_unless_another_stream_has_had_it_since(
+    live: RedisLiveJobs, addresses: Addresses
+) -> None:
+    key, old, new = a_job().spec.key, LeaseHolder("one", "1"), LeaseHolder("two", "1")
+    async with Redis.from_url(addresses.redis) as redis:
+        assert await live.acquire_lease(key, old) is Acquired.FIRST
+        await redis.delete(f"bulk:lease:{key.job_id}")  # as if it had expired
+        assert await live.renew_lease(key, old) is Renewed.KEPT
+        await redis.delete(f"bulk:lease:{key.job_id}")
+        assert await live.acquire_lease(key, new) is Acquired.AFTER_ANOTHER
+        await live.release_lease(key, new)
+        assert await live.renew_lease(key, old) is Renewed.TAKEN
+        assert await live.acquire_lease(key, LeaseHolder("two", "2")) is Acquired.SAME_SESSION
+        await redis.delete(f"bulk:lease:{key.job_id}", f"bulk:job:{key.job_id}")
+        assert await live.renew_lease(key, old) is Renewed.REGAINED
+
+
+async def test_the_last_stream_that_ended_is_known_by_its_epoch_while_its_job_is(live: RedisLiveJobs) -> None:
+    job, holder = a_job(), LeaseHolder("one", "1")
+    await live.acquire_lease(job.spec.key, holder)
+    await live.release_lease(job.spec.key, holder, 7)
+    assert await live.get(job.spec.key) is None
+    await live.save(job)
+    for epoch in (3, 5, 4, 0):
+        await live.release_lease(job.spec.key, holder, epoch)
+    found = await live.get(job.spec.key)
+    assert found is not None
+    assert found.released_epoch == 5
+    await live.delete(job.spec.key)
+    await live.release_lease(job.spec.key, holder, 9)
+    assert await live.get(job.spec.key) is None

@@ -12,14 +12,17 @@ from bulkgrpc.blocks import BlockedDataset, DatasetStatus, LedgerSnapshot
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.ports import (
+    Acquired,
     Delivered,
     JobPosition,
     LeaseHolder,
+    Opening,
     PostgresUnavailable,
     RedisUnavailable,
     RegisteredDataset,
     RegistrationPlan,
     RejectionPosition,
+    Renewed,
 )
 from bulkgrpc.model import Job, JobCounts, JobKey, JobSpec, JobState, Message
 from bulkgrpc.rejections import Rejection
@@ -73,6 +76,8 @@ class MemoryJobs:
 
     def __init__(self) -> None:
         self.rows: dict[uuid.UUID, Job] = {}
+        self.sessions: dict[uuid.UUID, str] = {}
+        self.seal_wait_s = 0.05
         self.unavailable = False
 
     async def open_job(
@@ -81,6 +86,18 @@ class MemoryJobs:
         self._check()
         new = Job(spec, tuple(partitions), JobState.OPEN, JobCounts(), 0, create_time)
         return self.rows.setdefault(spec.key.job_id, new)
+
+    async def open_stream(
+        self, spec: JobSpec, partitions: Sequence[int], create_time: datetime, session_id: str, released_epoch: int
+    ) -> Opening:
+        known = spec.key.job_id in self.rows
+        row = await self.open_job(spec, partitions, create_time)
+        if row.state is not JobState.OPEN:
+            return Opening(row, 0, 0.0)
+        clean = not known or released_epoch == row.lease_epoch or self.sessions.get(spec.key.job_id) == session_id
+        row = self.rows[spec.key.job_id] = replace(row, lease_epoch=row.lease_epoch + 1)
+        self.sessions[spec.key.job_id] = session_id
+        return Opening(row, row.lease_epoch, 0.0 if clean else self.seal_wait_s)
 
     async def get_job(self, key: JobKey) -> Job | None:
         self._check()
@@ -135,6 +152,7 @@ class MemoryLiveJobs:
         self.jobs: dict[JobKey, LiveJob] = {}
         self.known_digests: dict[JobKey, dict[int, bytes]] = {}
         self.leases: dict[JobKey, LeaseHolder] = {}
+        self.last: dict[JobKey, LeaseHolder] = {}
         self.unavailable = False
 
     async def save(self, *jobs: LiveJob) -> None:
@@ -143,8 +161,9 @@ class MemoryLiveJobs:
             first = live.next_sequence - len(live.recent_digests)
             self.known_digests.setdefault(live.spec.key, {}).update(enumerate(live.recent_digests, first))
             known = self.jobs.get(live.spec.key)
+            released = 0 if known is None else known.released_epoch
             if known is None or (live.state, live.next_sequence) >= (known.state, known.next_sequence):
-                self.jobs[live.spec.key] = replace(live, recent_digests=())
+                self.jobs[live.spec.key] = replace(live, recent_digests=(), released_epoch=released)
 
     async def get(self, key: JobKey) -> LiveJob | None:
         self._check()
@@ -162,20 +181,34 @@ class MemoryLiveJobs:
         self._check()
         self.jobs.pop(key, None)
 
-    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
+    async def acquire_lease(self, key: JobKey, holder: LeaseHolder) -> Acquired:
         self._check()
-        held = self.leases.get(key)
+        held, last = self.leases.get(key), self.last.get(key)
         if held is not None and held.session_id != holder.session_id:
-            return False
+            return Acquired.REFUSED
+        self.leases[key] = self.last[key] = holder
+        if last is None:
+            return Acquired.FIRST
+        return Acquired.SAME_SESSION if last.session_id == holder.session_id else Acquired.AFTER_ANOTHER
+
+    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> Renewed:
+        self._check()
+        last = self.leases.get(key) or self.last.get(key)
+        if last not in (None, holder):
+            return Renewed.TAKEN
         self.leases[key] = holder
-        return True
+        return Renewed.REGAINED if last is None else Renewed.KEPT
 
-    async def renew_lease(self, key: JobKey, holder: LeaseHolder) -> bool:
-        self._check()
-        return self.leases.setdefault(key, holder) == holder
+    def lose(self) -> None:
+        """Forget everything, as Redis does when it is flushed."""
+        for known in (self.jobs, self.known_digests, self.leases, self.last):
+            known.clear()
 
-    async def release_lease(self, key: JobKey, holder: LeaseHolder) -> None:
+    async def release_lease(self, key: JobKey, holder: LeaseHolder, epoch: int = 0) -> None:
         self._check()
+        live = self.jobs.get(key)
+        if live is not None and epoch > live.released_epoch:
+            self.jobs[key] = replace(live, released_epoch=epoch)
         if self.leases.get(key) == holder:
             del self.leases[key]
 

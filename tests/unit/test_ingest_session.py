@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bulkgrpc.blocks import BlockedDataset
-from bulkgrpc.errors import NotNow, Reason, Refusal, TooMuch
+from bulkgrpc.errors import NotNow, Reason, Refusal, TooMuch, Unavailable
 from bulkgrpc.ingest import parked_limit
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.batch_appender import LogAccess
@@ -22,7 +22,7 @@ from bulkgrpc.ingest.jobs import Jobs, PageRequest
 from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, IngestSession, SealedJob, SessionParts
-from bulkgrpc.model import Job, JobState, Kind
+from bulkgrpc.model import Job, JobKey, JobState, Kind
 from bulkgrpc.v1 import ingest_pb2
 from tests.support import examples
 from tests.support.ingest_ports import MemoryBlocks, MemoryCatalog, MemoryJobs, MemoryLiveJobs, MemoryLog
@@ -178,23 +178,26 @@ async def test_a_job_is_accepted_with_either_of_the_stores_unavailable(lose: Cal
     assert (await process.jobs.get(ACME, sealed.job.spec.key.name)).state is JobState.SEALED
 
 
-async def test_without_both_stores_a_job_is_still_accepted_and_cannot_be_shown() -> None:
+async def test_without_both_stores_a_job_is_refused_because_no_earlier_stream_would_learn_of_it() -> None:
     process = Process()
     await process.stream(header("warm"), seal(0))
     without_postgres(process)
     without_redis(process)
-    _, sealed = await process.stream(header(), batch(0), seal(1))
-    assert sealed.job.state is JobState.SEALED
+    refused = await process.refused(header(), batch(0), seal(1))
+    assert (type(refused), refused.reason) == (Unavailable, Reason.POSTGRES_UNAVAILABLE)
+    assert refused.retry_after_s
+    assert process.kinds == [(Kind.SEAL, 0)]
+    name = JobKey.derive("acme", "key").name
     for call in (
-        process.jobs.get(ACME, sealed.job.spec.key.name),
+        process.jobs.get(ACME, name),
         process.jobs.list(ACME, "", PageRequest(0, "")),
-        process.jobs.cancel(ACME, sealed.job.spec.key.name),
+        process.jobs.cancel(ACME, name),
     ):
         with pytest.raises(Refusal) as caught:
             await call
         assert caught.value.reason is Reason.POSTGRES_UNAVAILABLE
     with pytest.raises(Refusal) as caught:
-        await process.jobs.delete(ACME, sealed.job.spec.key.name)
+        await process.jobs.delete(ACME, name)
     assert caught.value.reason is Reason.REDIS_UNAVAILABLE
 
 

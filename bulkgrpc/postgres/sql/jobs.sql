@@ -8,14 +8,38 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(job_id)s::text, 0)),
 -- Create the job if it does not exist and its dataset's version is not deleted; of_deleted: even if it is. After lock_job,
 -- in the same transaction.
 INSERT INTO bulk.jobs (create_day, job_id, tenant, idempotency_key, dataset, dataset_version, labels, atomic,
-                       rejections_max, time_to_live_s, partitions, state, create_time)
+                       rejections_max, time_to_live_s, partitions, state, create_time, lease_epoch, lease_session)
 SELECT (%(create_time)s::timestamptz AT TIME ZONE 'UTC')::date, %(job_id)s, %(tenant)s, %(idempotency_key)s, %(dataset)s,
        %(dataset_version)s, %(labels)s, %(atomic)s, %(rejections_max)s, %(time_to_live_s)s, %(partitions)s, 1,
-       %(create_time)s
+       %(create_time)s, %(lease_epoch)s, %(lease_session)s
 WHERE NOT EXISTS (SELECT FROM bulk.jobs WHERE job_id = %(job_id)s)
   AND (%(of_deleted)s
        OR NOT EXISTS (SELECT FROM bulk.datasets d
                       WHERE d.dataset = %(dataset)s AND d.version = %(dataset_version)s AND d.delete_time IS NOT NULL))
+
+-- name: open_stream
+-- One job of a tenant as it was before, as get_job; if it is open and the request is the same, raise its lease epoch: an
+-- earlier stream may not acknowledge from then on, or, if it may not know yet, from seal_after on. It has nothing to
+-- acknowledge if it was of the same session, whose client reads no more of it, or if it has ended.
+WITH raised AS (
+  UPDATE bulk.jobs
+  SET lease_epoch = lease_epoch + 1, lease_session = %(lease_session)s,
+      seal_after = CASE WHEN lease_session = %(lease_session)s OR (lease_epoch > 0 AND lease_epoch = %(released_epoch)s)
+                        THEN seal_after ELSE clock_timestamp() + %(lease_ttl_s)s * interval '1 s' END
+  WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state = 1 AND dataset = %(dataset)s AND labels = %(labels)s
+    AND atomic = %(atomic)s AND rejections_max = %(rejections_max)s AND time_to_live_s = %(time_to_live_s)s
+  RETURNING create_day, job_id, lease_epoch AS raised_epoch,
+            greatest(0, extract(epoch FROM seal_after - clock_timestamp()))::double precision AS seal_wait_s
+)
+SELECT j.*, first.next_sequence, block.*, raised.raised_epoch, raised.seal_wait_s
+FROM bulk.jobs j CROSS JOIN LATERAL (
+  SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
+  FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+  LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+) first
+LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
+LEFT JOIN raised USING (create_day, job_id)
+WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
 
 -- name: get_job
 -- One job of a tenant, with the first sequence that is not applied, and why it is blocked if it is.
