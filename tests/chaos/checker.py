@@ -199,15 +199,20 @@ def _ended(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
 
 
 def _reported(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
-    """What GetJob has reported must never be revoked."""
-    known = 0
-    for state, _, written, _, _ in job.reported:
+    """What GetJob has reported must never be revoked: of an ended job neither its state nor any count."""
+    known, ended = 0, None
+    for told in job.reported:
+        state, _, written, _, _ = told
         # While PostgreSQL is unavailable, GetJob answers from Redis, with `written = 0`. See docs/guarantees.md.
         if 0 < written < known:
             yield Violation(P3, f"{name} reported {known} records as written, then {written}")
         known = max(known, written)
-        if state in _TERMINAL and (report.state != state or report.written != written):
-            yield Violation(P3, f"{name} was reported as {JobState(state).name} with {written}, and is {report}")
+        if ended not in (None, told) and (state in _TERMINAL or written):
+            yield Violation(P3, f"{name} was reported as {ended}, then as {told}")
+        if state in _TERMINAL:
+            ended = told
+    if ended not in (None, (report.state, report.accepted, report.written, report.rejected, report.expired)):
+        yield Violation(P3, f"{name} was reported as {ended}, and is {report}")
 
 
 def _reads(events: Sequence[Event]) -> Iterator[Violation]:
@@ -225,7 +230,8 @@ def _reads(events: Sequence[Event]) -> Iterator[Violation]:
             if written != found:
                 yield Violation(P3, f"a reader saw {written} records counted and {found} in the table, of {key}")
             known_state, known_written = jobs.get(key, (0, 0))
-            if written < known_written or (known_state in _TERMINAL and state != known_state):
+            ended = known_state in _TERMINAL
+            if written < known_written or (ended and (state, written) != (known_state, known_written)):
                 yield Violation(P3, f"a reader saw {key} go from {(known_state, known_written)} to {(state, written)}")
             jobs[key] = (state, written)
         for partition, (next_offset, epoch) in event.data["offsets"].items():

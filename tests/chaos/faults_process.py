@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bulkgrpc import faults
+from bulkgrpc.limits import LEASE_TTL_S
 from tests.chaos.fault import Fault, Hurt, repeating
+from tests.chaos.proxy import Mood, Way
 from tests.chaos.rig import Rig
 from tests.chaos.stand import SESSION_MS
 from tests.support.processes import Process
@@ -19,6 +21,9 @@ STRIKES_WITHIN_S = 30.0
 CHURN_S = 2.0
 FROZEN_S = SESSION_MS / 1000 + 2
 """Over the group's session time-out."""
+PAUSED_S = LEASE_TTL_S + 2.0
+ARRIVES_S = 3.0
+"""In which what a server has sent to Kafka arrives there once it may."""
 _ASSIGNED = r'"partitions": \[\d.*"partitions_assigned"'
 
 
@@ -116,6 +121,33 @@ def _stopped(rig: Rig, chance: random.Random) -> Iterator[None]:
 
 
 @contextmanager
+def _superseded(rig: Rig, _: random.Random) -> Iterator[None]:
+    """The server stops past its leases with batches on their way; its jobs are resumed and sealed on another one."""
+    kafka = rig.proxies["server-kafka"]
+    with rig.another_server() as address:
+        kafka.set(Mood(stalled=frozenset({Way.TO})))
+        wait_for(lambda: False, 0.5)
+        rig.signal(rig.server, signal.SIGSTOP)
+        try:
+            with rig.clients_of(address):
+                yield
+                ended = wait_for(lambda: _sealed(rig) and not rig.behind(), STRIKES_WITHIN_S)
+                rig.signal(rig.server, signal.SIGCONT)
+                kafka.set(Mood())
+                wait_for(lambda: False, ARRIVES_S)
+        finally:
+            rig.signal(rig.server, signal.SIGCONT)
+            kafka.set(Mood())
+    assert ended, "the jobs were not sealed on the other server"
+
+
+def _sealed(rig: Rig) -> bool:
+    """Whether the clients have sealed their jobs, but for the one that breaks off for good."""
+    kinds = [event.kind for event in rig.history.events()]
+    return kinds.count("sealed") >= kinds.count("submit") - 1
+
+
+@contextmanager
 def _past_max_poll(rig: Rig, _: random.Random) -> Iterator[None]:
     """One worker sleeps for longer than max.poll.interval."""
     rig.mutant, usual = "short_poll", rig.mutant
@@ -153,6 +185,7 @@ SITES: tuple[faults.Site, ...] = ("after_poll", "mid_copy", "after_rows", "befor
 PROCESS_FAULTS = (
     Fault("server: SIGKILL", "server", _signal("server", signal.SIGKILL)),
     Fault("server: SIGTERM", "server", _signal("server", signal.SIGTERM)),
+    Fault("server: SIGSTOP past its leases, jobs sealed elsewhere", "server", _superseded, PAUSED_S),
     Fault("workers: SIGKILL", "worker", _signal("workers", signal.SIGKILL)),
     Fault("workers: SIGTERM", "worker", _signal("workers", signal.SIGTERM)),
     *(Fault(f"worker: killed {site}", "worker", _at_site(site)) for site in SITES),

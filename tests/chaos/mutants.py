@@ -51,6 +51,17 @@ def early_acknowledgement() -> None:
     _replace(Deliveries, "expect", expected)
 
 
+def acks_without_lease() -> None:
+    """A stream acknowledges what is stored, whether or not another one has opened its job since."""
+    from bulkgrpc.ingest.lease import Lease
+
+    async def careless(_: Lease) -> None:
+        return
+
+    _replace(Lease, "hold", careless)
+    _replace(Lease, "confirm", careless)
+
+
 def no_sequence() -> None:
     """A lane applies a batch that it applied before."""
     from bulkgrpc.consume import plan
@@ -204,6 +215,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_fence,
         ledger_apart,
         early_acknowledgement,
+        acks_without_lease,
         no_sequence,
         holes,
         careless_commit,

@@ -38,7 +38,10 @@ ALONE = frozenset(
     }
 )
 # A ledger that goes back is an operator's doing, and would hide that it went back by itself.
-NOT_IN_STORMS = frozenset({"kafka: partitions replayed from 0"})
+# Nor does a storm end all its jobs while a server is stopped.
+NOT_IN_STORMS = frozenset(
+    {"kafka: partitions replayed from 0", "server: SIGSTOP past its leases, jobs sealed elsewhere"}
+)
 
 
 @dataclass(frozen=True, slots=True)

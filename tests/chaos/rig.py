@@ -117,6 +117,36 @@ class Rig:
         finally:
             self._quiet -= names
 
+    @contextmanager
+    def another_server(self) -> Iterator[str]:
+        """Run a second server, which reaches the parts through no proxy; yield its address."""
+        address = f"127.0.0.1:{choose_free()}"
+        direct = {
+            **self.server.environment,
+            "BULKGRPC_KAFKA": self.bootstrap,
+            "BULKGRPC_POSTGRES": self.service,
+            "BULKGRPC_REDIS": self.stack.addresses.redis,
+        }
+        arguments = ("none", "bulkgrpc.server.process", "--listen", address)
+        other = Process("tests.chaos.mutants", arguments, direct, self._logs / "server-2.log")
+        other.start()
+        try:
+            yield address
+        finally:
+            other.stop()
+
+    @contextmanager
+    def clients_of(self, address: str) -> Iterator[None]:
+        """Lead the clients to another server meanwhile."""
+        proxy = self.proxies["client-server"]
+        usual, proxy.target_port = proxy.target_port, int(address.rpartition(":")[2])
+        proxy.reset()
+        try:
+            yield
+        finally:
+            proxy.target_port = usual
+            proxy.reset()
+
     def disguise(self, mutant: str) -> None:
         """Restart everything with a protection switched off; `none`: as it is."""
         self.mutant = mutant

@@ -37,12 +37,18 @@ def read(at_s: float, state: int, written: int, found: int, next_offset: int = 4
     return Event(at_s, "reader", "read", {"jobs": {"c/k": [state, written, found]}, "offsets": {"0": [next_offset, 1]}})
 
 
+def job(at_s: float, state: int, accepted: int = 3000, rejected: int = 0) -> Event:
+    counts = {"accepted": accepted, "written": 3000, "duplicate": 0, "rejected": rejected, "expired": 0}
+    return Event(at_s, "c", "job", {"key": "k", "state": state, **counts})
+
+
 def without(number: int) -> dict[tuple[str, int], tuple[int, int]]:
     return {key: value for key, value in GOOD.batches.items() if key[1] != number}
 
 
 def test_good_evidence_is_good() -> None:
     assert not names(GOOD)
+    assert not names(replace(GOOD, events=[*GOOD.events, job(5, 2), job(6, 3), job(7, 3)]))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,10 @@ def test_good_evidence_is_good() -> None:
         ("P3", replace(GOOD, jobs={job_id("c", "k"): replace(REPORT, written=2000)})),
         ("P3", replace(GOOD, events=[*GOOD.events, read(5, 3, 3000, 2999)])),
         ("P3", replace(GOOD, events=[*GOOD.events, read(5, 3, 3000, 3000), read(6, 2, 2000, 2000)])),
+        ("P3", replace(GOOD, events=[*GOOD.events, job(5, 3), job(6, 4)])),
+        ("P3", replace(GOOD, events=[*GOOD.events, job(5, 3), job(6, 3, accepted=4000)])),
+        ("P3", replace(GOOD, events=[*GOOD.events, job(5, 4)])),
+        ("P3", replace(GOOD, events=[*GOOD.events, job(5, 3, rejected=1)])),
         ("P4", replace(GOOD, batches=without(0))),
         ("P5", replace(GOOD, moves=[*GOOD.moves, Move(0, 4, 3, 1)])),
         ("P5", replace(GOOD, moves=[*GOOD.moves, Move(0, 5, 6, 1)])),
