@@ -23,7 +23,8 @@ class Promise:
 P1: Final = Promise(
     "P1",
     "A record of an acknowledged batch is in the table or in its job's rejection report, exactly once.",
-    "ingest/deliveries.py (acknowledges what Kafka stored), postgres/transaction.py (rows, counts and offsets at once)",
+    "ingest/deliveries.py (acknowledges what Kafka stored), ingest/lease.py (by the job's last stream only), "
+    "postgres/transaction.py (rows, counts and offsets at once)",
     "a record of an acknowledged batch that is in neither, or is in one of them twice",
 )
 P2: Final = Promise(
@@ -35,9 +36,11 @@ P2: Final = Promise(
 )
 P3: Final = Promise(
     "P3",
-    "What a job reports as written is durably in the table at that moment; a reported end is never revoked.",
-    "postgres/transaction.py (one transaction), postgres/connection.py (synchronous_commit)",
-    "a count that differs from the rows in one snapshot; an ended job that is open later; a count that decreases",
+    "What a job reports as written is durably in the table at that moment; a reported end is final: neither the state "
+    "nor a count of a job that ended by its seal changes.",
+    "postgres/transaction.py (one transaction), postgres/connection.py (synchronous_commit), consume/plan.py (late "
+    "batches)",
+    "a count that differs from the rows in one snapshot; an ended job that reports another state or count later",
 )
 P4: Final = Promise(
     "P4",

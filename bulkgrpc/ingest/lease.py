@@ -59,19 +59,18 @@ def standing(renewed: Renewed | None, own_epoch: int, row_epoch: int | None) -> 
     | Redis                  | own epoch | the row's  | standing    |
     |------------------------|-----------|------------|-------------|
     | TAKEN                  | any       | any        | SUPERSEDED  |
-    | KEPT                   | any       | any        | HELD        |
-    | REGAINED, unavailable  | known     | the same   | HELD        |
-    | REGAINED, unavailable  | known     | another    | SUPERSEDED  |
+    | any other              | known     | the same   | HELD        |
+    | any other              | known     | another    | SUPERSEDED  |
+    | KEPT                   | known     | not known  | HELD        |
     | REGAINED, unavailable  | known     | not known  | UNCONFIRMED |
+    | KEPT                   | 0         | any        | HELD        |
     | REGAINED, unavailable  | 0         | any        | UNCONFIRMED |
     """
     if renewed is Renewed.TAKEN:
         return Standing.SUPERSEDED
-    if renewed is Renewed.KEPT:
-        return Standing.HELD
-    if not own_epoch or row_epoch is None:
-        return Standing.UNCONFIRMED
-    return Standing.HELD if row_epoch == own_epoch else Standing.SUPERSEDED
+    if own_epoch and row_epoch is not None:
+        return Standing.HELD if row_epoch == own_epoch else Standing.SUPERSEDED
+    return Standing.HELD if renewed is Renewed.KEPT else Standing.UNCONFIRMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +145,12 @@ class Lease:
 
         Raises Busy (JOB_BUSY) if one has; Unavailable (POSTGRES_UNAVAILABLE) if no store can say and the right is over.
         """
-        asked_s = self._clock()
+        asked_s, in_time = self._clock(), self.held
         renewed = await self._renew()
-        row_epoch = await self._row_epoch() if renewed in (None, Renewed.REGAINED) and self.epoch else None
-        found = standing(renewed, self.epoch, row_epoch)
+        # In time, the server's watch of the rows is enough (`JobWatch.until_ended`). After a pause the row is asked
+        # too: a stream may have opened the job in it while Redis was unavailable.
+        asks = renewed is not Renewed.TAKEN and not (in_time and renewed is Renewed.KEPT)
+        found = standing(renewed, self.epoch, await self._row_epoch() if asks and self.epoch else None)
         if found is Standing.HELD:
             self._lost = False
             self.held_since(asked_s)

@@ -83,12 +83,14 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return last and 2 or 1
 """
 _RELEASE = """
-if redis.call('HGET', KEYS[2], 'spec') then
+local known = redis.call('HGET', KEYS[2], 'spec')
+if known then
   local released = tonumber(redis.call('HGET', KEYS[2], 'released_epoch') or 0)
   if tonumber(ARGV[2]) > released then redis.call('HSET', KEYS[2], 'released_epoch', ARGV[2]) end
 end
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if not known then redis.call('DEL', KEYS[2]) end
+return redis.call('DEL', KEYS[1])
 """
 
 

@@ -54,7 +54,7 @@ class IngestServiceStub:
     with RetryInfo.
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
-    ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
+    ABORTED: another stream holds the job's lease, which expires by itself, or has opened the job since (JOB_BUSY).
     FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
     takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
@@ -112,7 +112,7 @@ class IngestServiceServicer:
     with RetryInfo.
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
-    ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
+    ABORTED: another stream holds the job's lease, which expires by itself, or has opened the job since (JOB_BUSY).
     FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
     takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
@@ -192,7 +192,7 @@ class IngestService:
     with RetryInfo.
     ALREADY_EXISTS: the idempotency key belongs to a job with another dataset, labels or options, or to an atomic job or
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
-    ABORTED: another stream holds the job's lease (JOB_BUSY); the lease expires by itself.
+    ABORTED: another stream holds the job's lease, which expires by itself, or has opened the job since (JOB_BUSY).
     FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
     takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.

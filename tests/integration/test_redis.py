@@ -219,12 +219,14 @@ def test_a_connection_that_died_unnoticed_is_an_absence_like_any_other_and_the_n
 async def test_an_expired_lease_is_renewed_unless_another_stream_has_had_it_since(
     live: RedisLiveJobs, addresses: Addresses
 ) -> None:
-    key, old, new = a_job().spec.key, LeaseHolder("one", "1"), LeaseHolder("two", "1")
+    job, old, new = a_job(), LeaseHolder("one", "1"), LeaseHolder("two", "1")
+    key = job.spec.key
     async with Redis.from_url(addresses.redis) as redis:
         assert await live.acquire_lease(key, old) is Acquired.FIRST
         await redis.delete(f"bulk:lease:{key.job_id}")  # as if it had expired
         assert await live.renew_lease(key, old) is Renewed.KEPT
         await redis.delete(f"bulk:lease:{key.job_id}")
+        await live.save(job)
         assert await live.acquire_lease(key, new) is Acquired.AFTER_ANOTHER
         await live.release_lease(key, new)
         assert await live.renew_lease(key, old) is Renewed.TAKEN

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from bulkgrpc.blocks import BlockedDataset
-from bulkgrpc.errors import NotNow, Reason, Refusal, TooMuch, Unavailable
-from bulkgrpc.ingest import parked_limit
+from bulkgrpc.errors import Busy, NotNow, Reason, Refusal, TooMuch, Unavailable
+from bulkgrpc.ingest import lease, parked_limit
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.batch_appender import LogAccess
 from bulkgrpc.ingest.byte_budget import ByteBudget
@@ -271,3 +271,63 @@ async def test_what_is_parked_is_read_again_after_an_unexpected_error(monkeypatc
     task = asyncio.create_task(process.parked.run())
     await asyncio.wait_for(again.wait(), 5)
     task.cancel()
+
+
+@dataclass
+class Overtaken(Script):
+    """A stream whose process is paused before one of its messages, while another one opens its job."""
+
+    process: Process = field(default_factory=Process)
+    paused_before: str = "batch"
+
+    async def receive(self) -> bytes | None:
+        if self.messages and self.messages[0].WhichOneof("message") == self.paused_before:
+            self.process.live_jobs.leases.clear()
+            await self.process.refused(header(session_id="two"))  # opened, and left without a seal
+        return await super().receive()
+
+
+@pytest.mark.parametrize("paused_before", ["batch", "seal"])
+async def test_a_superseded_stream_acknowledges_and_seals_nothing_and_is_no_progress(
+    monkeypatch: pytest.MonkeyPatch, paused_before: str
+) -> None:
+    # As after a pause: no confirmation is ever in time.
+    monkeypatch.setattr(lease, "RIGHT_S", -1.0)
+    process = Process()
+    messages = [header(), batch(0), batch(1), seal(2)]
+    script = Overtaken(messages, process=process, paused_before=paused_before)
+    with pytest.raises(ExceptionGroup) as caught:
+        await IngestSession(process.parts, ACME, script).run()
+    assert caught.group_contains(Busy, match="another stream has opened")
+    assert (Kind.SEAL, 2) not in process.kinds
+    if paused_before == "batch":
+        assert script.acknowledged == []
+        assert {live.next_sequence for live in process.live_jobs.jobs.values()} == {0}
+    _, sealed = await process.stream(header(session_id="three"), batch(0), batch(1), seal(2))
+    assert (sealed.job.state, sealed.job.counts.accepted) == (JobState.SEALED, 4)
+
+
+async def test_a_stream_whose_job_is_opened_in_the_row_alone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process()
+    without_redis(process)
+    watching = asyncio.create_task(process.parts.watch.run())
+    script = Endless([header(), batch(0)])
+    first = asyncio.create_task(IngestSession(process.parts, ACME, script).run())
+    async with asyncio.timeout(5):
+        while not script.acknowledged:  # noqa: ASYNC110 — the stream has no event for it
+            await asyncio.sleep(0)
+        await process.refused(header(session_id="two"))
+        with pytest.raises(ExceptionGroup) as caught:
+            await first
+    assert caught.group_contains(Busy, match="another stream has opened")
+    watching.cancel()
+
+
+@dataclass
+class Endless(Script):
+    """Sends the given messages, then waits."""
+
+    async def receive(self) -> bytes | None:
+        if not self.messages:
+            await asyncio.Event().wait()
+        return await super().receive()

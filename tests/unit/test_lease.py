@@ -66,7 +66,8 @@ async def refusal(lease: Lease) -> type[Refusal] | None:
 )
 def test_the_row_decides_unless_redis_knows(own_epoch: int, row_epoch: int | None, expected: Standing) -> None:
     assert standing(Renewed.TAKEN, own_epoch, row_epoch) is Standing.SUPERSEDED
-    assert standing(Renewed.KEPT, own_epoch, row_epoch) is Standing.HELD
+    kept = Standing.HELD if expected is Standing.UNCONFIRMED else expected
+    assert standing(Renewed.KEPT, own_epoch, row_epoch) is kept
     for renewed in (Renewed.REGAINED, None):
         assert standing(renewed, own_epoch, row_epoch) is expected
 
@@ -108,6 +109,16 @@ async def test_a_paused_stream_whose_job_no_other_opened_resumes() -> None:
     stores.redis.leases.clear()
     stores.rows.unavailable = True  # Redis alone knows it
     assert await refusal(paused) is None
+
+
+async def test_a_paused_stream_whose_job_was_opened_while_redis_was_unavailable_acknowledges_nothing() -> None:
+    stores = Stores()
+    paused = await stores.open("one")
+    stores.now_s += LEASE_TTL_S + 1
+    stores.redis.unavailable = True
+    await stores.open("two")
+    stores.redis.unavailable = False
+    assert await refusal(paused) is Busy
 
 
 @pytest.mark.parametrize("lost", ["flushed", "unavailable"])
