@@ -45,7 +45,7 @@ class JobDelta:
     def is_empty(self) -> bool:
         """Whether the chunk does nothing to the job."""
         counted = self.accepted or self.written or self.duplicate or self.expired
-        return not (counted or self.sealed_at or self.failure_reason or self.late_batches)
+        return not (counted or self.sealed_at or self.failure_reason)
 
     def count_duplicates(self) -> None:
         """Of a job that is not atomic: count as duplicates the records that are none of the others."""

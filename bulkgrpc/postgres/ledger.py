@@ -201,7 +201,7 @@ def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mappin
 def add_late_batches(
     connection: Connection, late: Sequence[tuple[Received, Fate]], jobs: Mapping[uuid.UUID, JobRow]
 ) -> None:
-    """Report batches that arrived too late to count for their jobs, each once."""
+    """Report batches that arrived too late to count for their jobs, each once, also if they are read again."""
     messages = [item.message for item, _ in late]
     reasons = [why_rejected(item.message, fate) for item, fate in late]
     values = {
@@ -239,7 +239,6 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
         ],
         "seal_times": [delta.ends_at for delta in deltas],
         "failure_reasons": [delta.failure_reason for delta in deltas],
-        "late_batches": [delta.late_batches for delta in deltas],
     }
     connection.execute(_SQL["add_counts"], values)
 

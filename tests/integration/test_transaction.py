@@ -396,6 +396,16 @@ def test_what_comes_after_the_seal_is_reported_apart_and_the_end_stays(connectio
     assert dict(applied.late_batches) == {JobKey.derive("acme", "k"): 2}
 
 
+def test_late_batches_that_are_read_again_are_reported_once(connection: Connection, epoch: int) -> None:
+    for _ in range(2):
+        write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1), batch(1, 100, 3)), TableWriter())
+        connection.execute("UPDATE bulk.offsets SET next_offset = 0")
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10), seal(1), batch(1, 100, 3)), TableWriter())
+    assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
+    assert count(connection, "bulk.late_batches") == 1
+    assert connection.execute("SELECT late_batches FROM bulk.jobs").fetchone() == (1,)
+
+
 def test_other_bytes_for_a_cancelled_job_expire_as_all_that_follows_its_end(connection: Connection, epoch: int) -> None:
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 10)), TableWriter())
     connection.execute("UPDATE bulk.jobs SET state = 6, end_time = now()")
@@ -435,13 +445,15 @@ def test_jobs_are_dropped_with_their_day_unless_they_have_not_ended(connection: 
         sent_at = datetime.now(UTC) - timedelta(days=0 if job == "new" else 1 + number)
         first, payload = batch(0, number * 10, 10, job)
         messages += [(replace(first, sent_at=sent_at), payload)]
-    messages.append(seal(1, "ended"))
+    messages += [seal(1, "ended"), batch(1, 500, 5, "ended")]
     write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
+    assert count(connection, "bulk.late_batches") == 1
     connection.execute("SELECT bulk.maintain_days(%s, 1)", [datetime.now(UTC).date() + timedelta(days=2)])
     rows = connection.execute("SELECT idempotency_key FROM bulk.jobs ORDER BY 1").fetchall()
     assert rows == [("new",), ("open",)]
     assert count(connection, "bulk.lanes") == 2
     assert count(connection, "bulk.batches") == 2
+    assert count(connection, "bulk.late_batches") == 0
     assert count(connection, "sensor_readings") == 30
 
 
@@ -602,7 +614,6 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "codes": ["AFTER_SEAL"],
         "reasons": ["late"],
         "sent_times": [datetime.now(UTC)],
-        "late_batches": [0],
         "lease_session": "",
         "digests": [b""],
         "from_sequence": 0,

@@ -22,7 +22,6 @@ NOW = datetime.now(UTC)
         (JobState.OPEN, JobCounts(), JobDelta(failure_reason="too many", sealed_at=NOW), JobState.FAILED),
         (JobState.OPEN, JobCounts(), JobDelta(failure_reason="too many"), JobState.FAILED),
         (JobState.SUCCEEDED, JobCounts(1, 1), JobDelta(1, 0, 0, 1), None),
-        (JobState.PARTIALLY_SUCCEEDED, JobCounts(2, 1, 0, 1), JobDelta(late_batches=1), None),
         (JobState.SUCCEEDED, JobCounts(1, 1), JobDelta(1, 0, 0, 0, 1), None),
         (JobState.FAILED, JobCounts(1, 0, 0, 1), JobDelta(1, 0, 0, 1), None),
         (JobState.CANCELLED, JobCounts(), JobDelta(1, 0, 0, 1, sealed_at=NOW), None),

@@ -67,12 +67,21 @@ INSERT INTO bulk.batches (create_day, job_id, sequence, digest)
 SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(sequences)s::bigint[], %(digests)s::bytea[])
 
 -- name: add_late_batches
--- Report batches that arrived too late to count for their jobs.
-INSERT INTO bulk.late_batches (create_day, job_id, partition, message_offset, sequence, records, digest, code, reason,
-                               sent_time)
-SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(partitions)s::integer[], %(offsets)s::bigint[],
-                     %(sequences)s::bigint[], %(records)s::integer[], %(digests)s::bytea[], %(codes)s::text[],
-                     %(reasons)s::text[], %(sent_times)s::timestamptz[])
+-- Report batches that arrived too late to count for their jobs; those that are reported already stay as they are. No other
+-- worker changes these jobs now: those with several lanes are locked by lock_multi_lane_jobs.
+WITH added AS (
+  INSERT INTO bulk.late_batches (create_day, job_id, partition, message_offset, sequence, records, digest, code, reason,
+                                 sent_time)
+  SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(partitions)s::integer[], %(offsets)s::bigint[],
+                       %(sequences)s::bigint[], %(records)s::integer[], %(digests)s::bytea[], %(codes)s::text[],
+                       %(reasons)s::text[], %(sent_times)s::timestamptz[])
+  ON CONFLICT (create_day, job_id, partition, message_offset) DO NOTHING
+  RETURNING create_day, job_id
+)
+UPDATE bulk.jobs j
+SET late_batches = j.late_batches + v.batches
+FROM (SELECT create_day, job_id, count(*) AS batches FROM added GROUP BY create_day, job_id) v
+WHERE j.create_day = v.create_day AND j.job_id = v.job_id
 
 -- name: add_counts
 -- Add what the chunk did to the counts of each job. end_state: what the job ends as, null to leave its state as it is now;
@@ -88,13 +97,10 @@ SET accepted = j.accepted + v.accepted,
     state = coalesce(v.end_state, j.state),
     failure_reason = CASE WHEN v.failure_reason = '' THEN j.failure_reason ELSE v.failure_reason END,
     seal_time = coalesce(j.seal_time, v.seal_time),
-    late_batches = j.late_batches + v.late_batches,
     end_time = coalesce(j.end_time, CASE WHEN v.end_state IS NOT NULL THEN clock_timestamp() END),
     update_time = clock_timestamp()
 FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
             %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(skipped)s::bigint[],
-            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[],
-            %(late_batches)s::bigint[])
-  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure_reason,
-        late_batches)
+            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[])
+  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure_reason)
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id
