@@ -52,7 +52,7 @@ class RejectionCode(enum.StrEnum):
     DATASET_DELETED = "DATASET_DELETED"
     """The dataset was deleted before the batch was applied."""
     AFTER_SEAL = "AFTER_SEAL"
-    """The batch arrived after the job's seal."""
+    """The batch arrived after its lane's seal. Of late batches (`bulk.late_batches`); no longer of rejections."""
 
 
 @dataclass(frozen=True, slots=True)

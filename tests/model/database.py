@@ -42,6 +42,8 @@ class JobRow:
 
     def after(self, done: JobCounts, staged: int, *, sealed: bool, failure: bool) -> JobRow:
         """Add a chunk's counts, as the statement add_counts does."""
+        ended_as = (0, 0, 0) if self.state.ended else (done.written, done.duplicate, done.rejected)
+        require((done.written, done.duplicate, done.rejected) == ended_as, f"the end of {self} is changed by {done}")
         counts, state = self.counts + done, self.state
         if not state.ended and failure:
             state = JobState.FAILED

@@ -116,6 +116,13 @@ def test_the_progress_of_a_load_fits_80_columns(name: str) -> None:
 BLOCK = JobBlock(BlockedBy.TABLE, "column value is missing", OPENED)
 
 
+def test_a_job_shows_its_late_batches_if_it_has_some() -> None:
+    one = job("sensor_readings", JobState.SUCCEEDED, LARGE)
+    assert "late batches" not in rendered(console.job_table(one), terminal())
+    late = rendered(console.job_table(replace(one, late_batches=1200)), terminal())
+    assert "1,200 (not counted)" in late
+
+
 def test_a_blocked_job_says_since_when_and_why_in_80_columns() -> None:
     one = replace(job("sensor_readings", JobState.SEALED, LARGE), block=BLOCK, discard_reason=REASON)
     screen = terminal()
