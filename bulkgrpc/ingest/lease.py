@@ -84,7 +84,7 @@ class LeaseStores:
 class Lease:
     """The lease of one stream.
 
-    acquired: None while Redis is unavailable; the lease then depends on `opened`. asked_s: when it was asked for.
+    acquired: how Redis gave it; None if Redis was unavailable, so that it depends on `opened`.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Lease:
         self._held_until_s = max(self._held_until_s, asked_s + RIGHT_S)
 
     def opened(self, opening: Opening, asked_s: float) -> None:
-        """Note that the job's row names this stream its last one; asked at `asked_s`."""
+        """Note that the job's row has this stream's epoch, if it is open; it was asked for at `asked_s`."""
         if opening.lease_epoch:
             self.epoch = opening.lease_epoch
             self.held_since(asked_s)
