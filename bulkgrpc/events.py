@@ -55,6 +55,13 @@ class Event(enum.StrEnum):
     DEAD_LETTER = ("dead_letter", "A message belongs to no job; it is on the dead-letter topic with the reason.")
     DEAD_LETTER_FAILED = ("dead_letter_failed", "The dead-letter topic took no message; the worker tries again.")
     DRAIN_FAILED = ("drain_failed", "A round over the parked messages ended early; the next one starts within 1 s.")
+    EXPRESS_BEGAN = (
+        "express_began",
+        "Tenants wait behind those in `hot`; what comes of them is applied ahead from `next_offsets` on.",
+    )
+    EXPRESS_ENDED = ("express_ended", "Applying ahead ended early, as `reason` says; everything is applied in order.")
+    EXPRESS_FAILED = ("express_failed", "Applying ahead failed for a fault of ours; everything is applied in order.")
+    EXPRESS_OVER = ("express_over", "Nobody waits behind a hot tenant any more, or the partitions have changed.")
     GROUP_NOT_LEFT = (
         "group_not_left",
         "Kafka did not answer when the worker left its group; the partitions move when the session expires.",

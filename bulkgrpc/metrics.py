@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from opentelemetry import metrics
+
+from bulkgrpc.model import JobCounts
 
 _meter = metrics.get_meter("bulkgrpc")
 
@@ -74,6 +78,11 @@ messages_parked = _meter.create_counter(
     unit="{message}",
     description="Messages that this worker parked: their datasets or jobs are blocked",
 )
+messages_express = _meter.create_counter(
+    "bulkgrpc.messages.express",
+    unit="{message}",
+    description="Messages that this worker applied ahead of others, because they waited behind a hot tenant's",
+)
 messages_drained = _meter.create_counter(
     "bulkgrpc.messages.drained", unit="{message}", description="Parked messages that this worker applied"
 )
@@ -83,3 +92,11 @@ datasets_blocked = _meter.create_counter(
 jobs_blocked = _meter.create_counter(
     "bulkgrpc.jobs.blocked", unit="{job}", description="Times that this worker blocked a job"
 )
+
+
+def count_records(counts: Iterable[JobCounts]) -> None:
+    """Count what a chunk did to the records of its jobs."""
+    total = sum(counts, JobCounts())
+    records_written.add(total.written)
+    records_rejected.add(total.rejected)
+    records_expired.add(total.expired)

@@ -28,13 +28,17 @@ class Intake:
 
     The next message is of the partition that has the smallest share of the chunk, so that each has an equal share or
     all it has. Messages are fetched ahead of the chunk, so that one of a quiet partition waits less behind those of
-    others. drained_at_s: when a fetch last returned nothing, seconds of the monotonic clock.
+    others. was_applied: whether the express path applied the message of a partition and offset; it is passed over then.
+    drained_at_s: when a fetch last returned nothing, seconds of the monotonic clock.
     """
 
-    def __init__(self, ports: WorkerPorts, owned: OwnedPartitions, bounds: ChunkBounds) -> None:
+    def __init__(
+        self, ports: WorkerPorts, owned: OwnedPartitions, bounds: ChunkBounds, was_applied: Callable[[int, int], bool]
+    ) -> None:
         self._log = ports.log
         self._clock: Callable[[], float] = ports.clock
         self._owned = owned
+        self._was_applied = was_applied
         # By partition, none of them empty. Of those with the same share of the chunk, the first is next.
         self._backlog: dict[int, deque[Fetched | EndReached]] = {}
         self._backlog_bytes = self._backlog_messages = 0
@@ -151,7 +155,9 @@ class Intake:
 
     def _add(self, fetched: Fetched) -> None:
         owned = self._owned.owned[fetched.partition]
-        if fetched.message is None:
+        if self._was_applied(fetched.partition, fetched.offset):
+            self.chunk.pass_over(owned, fetched.offset + 1)
+        elif fetched.message is None:
             self.chunk.add_malformed(fetched, owned)
         else:
             self.chunk.add(

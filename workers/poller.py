@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
 from bulkgrpc import faults, metrics
 from bulkgrpc.consume.assembly import Chunk, ChunkBounds, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
-from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
+from bulkgrpc.consume.express import TenantShares, is_late
+from bulkgrpc.consume.ports import Applied, ExpressPath, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
-from bulkgrpc.model import JobCounts, Outcome
+from bulkgrpc.model import Outcome
 from bulkgrpc.settings import WorkerSettings
 from workers.intake import Intake
 from workers.partitions import LEAVE_TIMEOUT_S, Partitions
@@ -22,6 +24,10 @@ log = structlog.get_logger()
 
 WRITER_WAIT_S = 0.02
 """How long to wait for the writer before polling the log again."""
+CALM_S = 5.0
+"""After which without a late message nobody waits any more."""
+SHARED_CHUNK_S = 0.05
+"""How long a chunk may take while the express path serves others: it waits for the chunk of its partition."""
 
 
 class Poller:
@@ -32,19 +38,24 @@ class Poller:
         settings: WorkerSettings,
         ports: WorkerPorts,
         writer: ChunkQueue,
+        express: ExpressPath,
         stopping: threading.Event,
         on_parked: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self.ports = ports
         self._writer = writer
+        self._express = express
+        self._shares = TenantShares()
+        self._late_at_s = 0.0
         self._stopping = stopping
         self._on_parked = on_parked
         self._pressure = Backpressure()
         self._tuner = ChunkTuner(settings.chunk_rows_min, settings.chunk_rows_max, settings.chunk_commit_ms / 1000)
         self._results_to_ignore = 0  # of chunks that were submitted before one that was not applied
         self.partitions = Partitions(ports, self._pressure)
-        self.intake = Intake(ports, self.partitions.owned, ChunkBounds(self._tuner.rows, settings.chunk_bytes_max))
+        bounds = ChunkBounds(self._tuner.rows, settings.chunk_bytes_max)
+        self.intake = Intake(ports, self.partitions.owned, bounds, express.was_applied)
 
     def run(self) -> None:
         """Join the group and process messages until `stopping` is set; then write the pending chunk and leave.
@@ -52,6 +63,7 @@ class Poller:
         Raises GroupNotLeft if everything is written but Kafka does not answer.
         """
         self._writer.start()
+        self._express.start()
         try:
             self.join()
             while not self._stopping.is_set():
@@ -74,6 +86,8 @@ class Poller:
         self._resume_if_idle()
         self._acquire_partitions()
         self.partitions.report_held()
+        if self._now_s - self._late_at_s > CALM_S:
+            self._express.end()
         chunk, linger_s = self.intake.chunk, self._settings.chunk_linger_ms / 1000
         has_room = self._writer.has_room
         if has_room and not chunk.full and self._fill() and not chunk.full and self._writer.outstanding:
@@ -148,10 +162,7 @@ class Poller:
     def _on_applied(self, chunk: Chunk, applied: Applied, *, too_slow: bool) -> None:
         """Count what a chunk did, report its offsets to the log, and resume fetching."""
         self._pressure.recovered()
-        counts = sum(applied.counts.values(), JobCounts())
-        metrics.records_written.add(counts.written)
-        metrics.records_rejected.add(counts.rejected)
-        metrics.records_expired.add(counts.expired)
+        metrics.count_records(applied.counts.values())
         metrics.chunk_seconds.record(applied.total_s)
         for job, batches in applied.late_batches.items():
             metrics.batches_late.add(batches)
@@ -164,6 +175,7 @@ class Poller:
             log.warning("chunk_too_slow", rows=chunk.rows, next_rows=self._tuner.rows)
         elif not applied.parked:
             self._tuner.measured(chunk.rows, applied.rows_s, applied.total_s)
+        self._serve_others(chunk)
         self._set_bounds()
         owned = self.partitions.owned.owned
         try:
@@ -174,6 +186,15 @@ class Poller:
         if self._pressure.resume():
             self.ports.log.resume(self.partitions.owned.fetched)
 
+    def _serve_others(self, chunk: Chunk) -> None:
+        """While messages wait behind those of hot tenants, let the express path apply them."""
+        now_s = self._now_s
+        self._shares.add(chunk.items, self.intake.chunk.bounds, now_s)
+        if is_late(chunk.items, datetime.now(UTC)):
+            self._late_at_s = now_s
+            if hot := self._shares.hot():
+                self._express.begin(self.partitions.owned.owned, hot)
+
     def _on_not_applied(self, result: NotApplied) -> None:
         """Discard what is pending, and continue every partition at the ledger's position."""
         outcomes = {partition: outcome.value for partition, outcome in result.outcomes.items()}
@@ -182,11 +203,12 @@ class Poller:
         self._restart()
 
     def _set_bounds(self) -> None:
-        """Bound the next chunk by the rows that the tuner found best."""
-        metrics.chunk_rows.set(self._tuner.rows)
-        if self._tuner.rows != self.intake.chunk.bounds.rows_max:
-            log.info("chunk_rows_changed", rows=self._tuner.rows)
-            self.intake.chunk.bounds = ChunkBounds(self._tuner.rows, self._settings.chunk_bytes_max)
+        """Bound the next chunk by the rows that the tuner found best, or fewer if others wait for it."""
+        rows = self._tuner.rows_within(SHARED_CHUNK_S) if self._express.serves else self._tuner.rows
+        metrics.chunk_rows.set(rows)
+        if rows != self.intake.chunk.bounds.rows_max:
+            log.info("chunk_rows_changed", rows=rows)
+            self.intake.chunk.bounds = ChunkBounds(rows, self._settings.chunk_bytes_max)
 
     def _restart(self) -> None:
         self._discard_pending()
@@ -195,6 +217,7 @@ class Poller:
     def _discard_pending(self) -> None:
         """Discard every pending message. The results of chunks that the writer already has are ignored."""
         self._results_to_ignore = self._writer.outstanding
+        self._express.forget()
         self.intake.discard()
         self._pressure.resume()
 
@@ -209,6 +232,7 @@ class Poller:
             self.ports.log.pause(self.partitions.owned.owned)
 
     def _on_revoked(self, partitions: Sequence[int]) -> None:
+        self._express.forget()
         self.partitions.revoked(partitions)
         self.intake.chunk.drop(partitions)
         self.intake.discard_backlog(partitions)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Annotated
 
@@ -20,6 +21,7 @@ import typer
 from bulkgrpc import allocator, logs
 from bulkgrpc.consume.ports import (
     DatasetRegistry,
+    ExpressPorts,
     GroupNotLeft,
     OffsetLost,
     RecordLogError,
@@ -29,6 +31,7 @@ from bulkgrpc.consume.ports import (
 )
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.dead_letters import DeadLetters
+from bulkgrpc.kafka.express_log import KafkaExpressLog
 from bulkgrpc.kafka.message import from_headers
 from bulkgrpc.kafka.topics import KafkaUnavailable, end_offsets, ensure_topic
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
@@ -36,12 +39,14 @@ from bulkgrpc.postgres.schema import SchemaMissing
 from bulkgrpc.postgres.worker_ports import (
     PostgresChunkWriter,
     PostgresDatasetRegistry,
+    PostgresExpressWriter,
     PostgresLedger,
     PostgresParkedMessages,
     check_schema,
 )
 from bulkgrpc.settings import WorkerSettings, load
 from workers.drain import Drain
+from workers.express import Express
 from workers.maintenance import MaintenanceThread
 from workers.poller import Poller
 from workers.writer import WriterThread
@@ -137,8 +142,14 @@ def wire(
         registry=registry,
         dead_letters=DeadLetters(settings),
     )
+    express = ExpressPorts(
+        open_log=partial(KafkaExpressLog, settings),
+        ledger=ports.ledger,
+        writer=PostgresExpressWriter(settings.postgres, settings.topic),
+        registry=registry,
+    )
     writer = WriterThread(ports.writer, ports.registry, ports.dead_letters, stopping)
-    return Poller(settings, ports, writer, stopping, on_parked)
+    return Poller(settings, ports, writer, Express(express, stopping), stopping, on_parked)
 
 
 def _fail(message: str) -> None:

@@ -129,7 +129,7 @@ class ChunkBuilder:
         self._count(fetched.partition, 0, len(fetched.payload))
 
     def pass_over(self, owned: Ownership, to_offset: int) -> None:
-        """Add the offsets from the partition's next one up to `to_offset`: there is no message at them."""
+        """Add the offsets from the partition's next one up to `to_offset`: nothing of them is to be done."""
         span = self._spans.get(owned.partition)
         start = owned.next_offset if span is None else span.from_offset
         self._spans[owned.partition] = Span(owned.partition, start, to_offset, owned.owner_epoch)

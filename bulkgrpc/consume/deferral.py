@@ -44,8 +44,8 @@ class DeferralReason(enum.StrEnum):
     """Its dataset is blocked by a failure, or paused by an operator."""
     JOB_BLOCKED = "job_blocked"
     """Its job is blocked: a batch of it can neither be written nor rejected in time."""
-    TENANT_HOT = "tenant_hot"
-    """Its tenant uses more than its share of the partition while others wait."""
+    PASSED = "passed"
+    """The main path has passed it, so what becomes of it is decided. On the express path only."""
     NOT_DECODED = "not_decoded"
     """It was blocked when the chunk was prepared, so it was not decoded, and it is no longer blocked."""
 
@@ -56,7 +56,7 @@ class DeferralView:
 
     blocked_datasets: blocked or paused. discarding_datasets: those whose parked messages an operator discards; only for
     a drain, because what arrives later is not discarded. parked_queues: the queues that have a parked message, whether
-    or not it may be applied. hot_tenants: partition and tenant. discard_reason: why messages of a slice are discarded.
+    or not it may be applied. discard_reason: why messages of a slice are discarded.
 
     Only `parked_queues` decides whether a message may be applied directly. The other fields may be out of date: then a
     message is parked too late or too early, which is safe.
@@ -66,7 +66,6 @@ class DeferralView:
     discarding_datasets: frozenset[str] = frozenset()
     blocked_jobs: frozenset[uuid.UUID] = frozenset()
     parked_queues: frozenset[QueueKey] = frozenset()
-    hot_tenants: frozenset[tuple[int, str]] = frozenset()
     discard_reason: str = ""
 
     def on_trial(self, dataset: str) -> DeferralView:
@@ -84,13 +83,12 @@ def defer(items: Sequence[Received], view: DeferralView, undecoded: Container[in
     items: in the order of each partition's offsets. undecoded: indices of the items that were not decoded when the
     chunk was prepared; they are deferred.
 
-    | queue has parked messages | dataset | job     | tenant | result          |
-    |---------------------------|---------|---------|--------|-----------------|
-    | yes                       | any     | any     | any    | BEHIND_PARKED   |
-    | no                        | blocked | any     | any    | DATASET_BLOCKED |
-    | no                        | free    | blocked | any    | JOB_BLOCKED     |
-    | no                        | free    | free    | hot    | TENANT_HOT      |
-    | no                        | free    | free    | free   | None: planned   |
+    | queue has parked messages | dataset | job     | result          |
+    |---------------------------|---------|---------|-----------------|
+    | yes                       | any     | any     | BEHIND_PARKED   |
+    | no                        | blocked | any     | DATASET_BLOCKED |
+    | no                        | free    | blocked | JOB_BLOCKED     |
+    | no                        | free    | free    | None: planned   |
 
     A message that is deferred here makes the later ones of its queue BEHIND_PARKED. An operator who discards what is
     parked of a dataset does not discard these messages: they arrived later.
@@ -114,7 +112,7 @@ def _reason(item: Received, view: DeferralView) -> DeferralReason | None:
         return DeferralReason.DATASET_BLOCKED
     if spec.key.job_id in view.blocked_jobs:
         return DeferralReason.JOB_BLOCKED
-    return DeferralReason.TENANT_HOT if (item.partition, spec.key.tenant) in view.hot_tenants else None
+    return None
 
 
 def plan_chunk(

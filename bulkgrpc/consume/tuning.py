@@ -68,6 +68,12 @@ class ChunkTuner:
         self.rows_min = min(self.rows_min, self.rows_max)
         self.rows = self._bounded(self.rows)
 
+    def rows_within(self, seconds: float) -> int:
+        """Return the rows of a chunk that takes so long: at most `rows`, and all of them while nothing is known."""
+        if len(self._samples) < SAMPLES_MIN:
+            return self.rows
+        return min(self.rows, self._bounded(self._cost.rows_worth(seconds)))
+
     def measured(self, rows: int, rows_s: float, total_s: float) -> None:
         """Learn from a committed chunk: its rows, the seconds for writing them, the seconds of its transaction.
 
@@ -79,17 +85,20 @@ class ChunkTuner:
         self._samples.append(Cost(max(total_s - rows_s, 0.0), rows_s / rows))
         if len(self._samples) < SAMPLES_MIN:
             return
-        cost = Cost(
-            statistics.median(sample.fixed_s for sample in self._samples),
-            statistics.median(sample.row_s for sample in self._samples),
-        )
-        target = self._bounded(cost.rows_worth(self.commit_s))
+        target = self._bounded(self._cost.rows_worth(self.commit_s))
         if not self.rows / DEAD_BAND <= target <= self.rows * DEAD_BAND:
             self.rows = self._bounded(min(max(target, self.rows / STEP_MAX), self.rows * STEP_MAX))
 
     def too_slow(self, rows: int) -> None:
         """Learn that a chunk of `rows` timed out: the next one has at most half of them."""
         self.rows = self._bounded(min(self.rows, rows / STEP_MAX))
+
+    @property
+    def _cost(self) -> Cost:
+        return Cost(
+            statistics.median(sample.fixed_s for sample in self._samples),
+            statistics.median(sample.row_s for sample in self._samples),
+        )
 
     def _bounded(self, rows: float) -> int:
         return round(min(max(rows, self.rows_min), self.rows_max))

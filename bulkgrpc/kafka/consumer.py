@@ -41,7 +41,7 @@ class RecordsConsumer:
         self._assigned: Assigned = lambda _: {}
         self._revoked: Revoked = lambda _: None
         self._ends: list[EndReached] = []
-        self._consumer = Consumer(_configuration(settings))
+        self._consumer = Consumer(configuration(settings))
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
         """Join the consumer group. Both callbacks run inside `fetch`.
@@ -58,7 +58,7 @@ class RecordsConsumer:
         librdkafka does not recover from.
         """
         self._ends = []
-        with _translated():
+        with translated():
             first = self._consumer.poll(timeout_s)
             if first is None:
                 return ()
@@ -67,12 +67,12 @@ class RecordsConsumer:
         for message in messages:
             error = message.error()
             if error is None:
-                fetched.append(_fetched(message))
+                fetched.append(fetched_of(message))
             elif error.code() == KafkaError._PARTITION_EOF:
                 # The stubs allow None for what this event always has.
                 self._ends.append(EndReached(int(message.partition() or 0), int(message.offset() or 0)))
             else:
-                _raise_if_permanent(error)
+                raise_if_permanent(error)
         return fetched
 
     def ends_reached(self) -> Sequence[EndReached]:
@@ -87,26 +87,26 @@ class RecordsConsumer:
 
         Raises RecordLogError if a partition is not assigned or not ready.
         """
-        with _translated():
+        with translated():
             for partition, offset in offsets.items():
                 self._consumer.seek(TopicPartition(self._topic, partition, offset))
         self.resume(offsets)
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Stop fetching partitions. `fetch` must still be called, to stay in the group."""
-        with _translated():
+        with translated():
             self._consumer.pause(self._partitions(partitions))
 
     def resume(self, partitions: Iterable[int]) -> None:
         """Fetch partitions again."""
-        with _translated():
+        with translated():
             self._consumer.resume(self._partitions(partitions))
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Report the next offset of partitions, for lag metrics and tools; the ledger decides. Does not wait."""
         if offsets:
             positions = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
-            with _translated():
+            with translated():
                 self._consumer.commit(offsets=positions, asynchronous=True)
 
     def end(self, partition: int) -> int | None:
@@ -115,7 +115,7 @@ class RecordsConsumer:
         end = _end(self._consumer, place)
         if end is None:
             # The consumer may have stalled, and not answer although Kafka does: then a new one answers.
-            fresh = Consumer(_configuration(self._settings))
+            fresh = Consumer(configuration(self._settings))
             end = _end(fresh, place)
             fresh.close()
         return end
@@ -138,7 +138,7 @@ class RecordsConsumer:
         """
         with contextlib.suppress(GroupNotLeft):
             self.close(timeout_s)
-        self._consumer = Consumer(_configuration(self._settings))
+        self._consumer = Consumer(configuration(self._settings))
         self._subscribe()
 
     def close(self, timeout_s: float) -> None:
@@ -153,7 +153,7 @@ class RecordsConsumer:
             raise GroupNotLeft(f"Kafka did not answer within {timeout_s:.0f} s: the partitions move later")
 
     def _subscribe(self) -> None:
-        with _translated():
+        with translated():
             self._consumer.subscribe(
                 [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
             )
@@ -186,21 +186,24 @@ def _end(consumer: Consumer, place: TopicPartition) -> int | None:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Raise RecordLogError for an exception of librdkafka."""
     try:
         yield
     except KafkaException as error:
         raise RecordLogError(str(error)) from error
 
 
-def _raise_if_permanent(error: KafkaError) -> None:
+def raise_if_permanent(error: KafkaError) -> None:
+    """Raise OffsetLost or RecordLogError for an error that librdkafka does not recover from."""
     if error.code() in UNREADABLE:
         raise OffsetLost(error.str())
     if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
         raise RecordLogError(str(error))
 
 
-def _fetched(message: Any) -> Fetched:
+def fetched_of(message: Any) -> Fetched:
+    """Return a message of librdkafka with its headers parsed."""
     # The stubs allow None for what a message without an error always has.
     headers, key, payload = message.headers() or (), message.key() or b"", message.value() or b""
     parsed, malformed, newer_format = None, "", 0
@@ -213,8 +216,9 @@ def _fetched(message: Any) -> Fetched:
     return Fetched(message.partition(), message.offset(), headers, key, payload, parsed, malformed, newer_format)
 
 
-def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
-    configuration: dict[str, str | int | bool] = {
+def configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
+    """Return librdkafka's settings of a consumer of the records topic."""
+    chosen: dict[str, str | int | bool] = {
         "bootstrap.servers": settings.kafka,
         "group.id": settings.group,
         "group.protocol": settings.group_protocol,
@@ -238,5 +242,5 @@ def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "log_level": 0,
     }
     if settings.group_protocol == "classic":
-        configuration["partition.assignment.strategy"] = "cooperative-sticky"
-    return configuration
+        chosen["partition.assignment.strategy"] = "cooperative-sticky"
+    return chosen

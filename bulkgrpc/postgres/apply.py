@@ -18,7 +18,8 @@ import psycopg
 from bulkgrpc import faults, limits
 from bulkgrpc.consume.assembly import Received, jobs_of
 from bulkgrpc.consume.decode import Group
-from bulkgrpc.consume.deferral import Deferrals, DeferralView, plan_chunk
+from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, plan_chunk
+from bulkgrpc.consume.express import LeftToMainPath, left_to_main_path
 from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
 from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan
 from bulkgrpc.consume.report import report
@@ -50,12 +51,16 @@ class RowsFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Messages to apply. groups: their rows by dataset version. deferrals: why some of them are parked instead."""
+    """Messages to apply. groups: their rows by dataset version. deferrals: why some of them are parked instead.
+
+    ahead: on the express path.
+    """
 
     items: Sequence[Received]
     groups: Sequence[Group]
     deferrals: Deferrals
     view: DeferralView
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,8 @@ class Effect:
 def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
     """Apply messages up to what `Effect.conclude` does; those that are deferred only get their jobs' rows.
 
-    jobs: those of all messages, locked. Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error. The caller
-    rolls back then.
+    jobs: those of all messages, locked. Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error, and ahead of
+    the main path LeftToMainPath. The caller rolls back then.
     """
     with writer.contracts.one_transaction(connection):
         return _apply(connection, work, jobs, writer)
@@ -88,6 +93,8 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
     jobs = found.rows
     ledger_view = ledger.view(connection, items, found)
     plan = plan_chunk(items, work.deferrals, work.view, ledger_view, datetime.now(UTC))
+    if work.ahead and (tenants := left_to_main_path(items, work.deferrals, plan, ledger_view)):
+        raise LeftToMainPath(tenants)
     applied = _Applied(items, plan, jobs, {job: JobDelta() for job in jobs_of(items)})
     rows_begun_s = time.perf_counter()
     for group in work.groups:
@@ -165,7 +172,11 @@ def _open_jobs(connection: Connection, work: Work, found: JobsFound) -> JobsFoun
 
     Jobs of deferred messages are inserted too, so that they are found.
     """
-    begun = [item for item in work.items if item.message.opens and item.message.spec.key.job_id not in found.rows]
+    begun = [
+        item
+        for item, reason in zip(work.items, work.deferrals, strict=True)
+        if item.message.opens and item.message.spec.key.job_id not in found.rows and reason is not DeferralReason.PASSED
+    ]
     # Sorted, as in every worker: the lanes of a job may begin at several workers.
     for item in sorted(begun, key=lambda item: item.message.spec.key.job_id):
         ledger.open_job(connection, item)

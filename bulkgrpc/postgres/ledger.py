@@ -27,6 +27,8 @@ _SQL = statements.family("ledger")
 _JOBS = statements.family("jobs")
 LOCK_OFFSETS = _SQL["lock_offsets"]
 LOCK_JOBS = _SQL["lock_jobs"]
+LOCK_JOBS_ALONE = _SQL["lock_jobs_alone"]
+READ_OFFSETS = _SQL["read_offsets"]
 Row = tuple[Any, ...]
 
 
@@ -68,6 +70,22 @@ def check_spans(locked: Iterable[Row], spans: Sequence[Span]) -> None:
     }
     if any(outcome is not Outcome.NEXT for outcome in outcomes.values()):
         raise NotNext(outcomes, ledger)
+
+
+def positions(rows: Iterable[Row], spans: Sequence[Span]) -> dict[int, int]:
+    """Return the next offset of each partition in the rows of READ_OFFSETS.
+
+    Raises NotNext if a partition of the spans has another owner.
+    """
+    ledger = _ownerships(rows)
+    fenced = [
+        span.partition
+        for span in spans
+        if span.partition not in ledger or ledger[span.partition].owner_epoch != span.owner_epoch
+    ]
+    if fenced:
+        raise NotNext(dict.fromkeys(fenced, Outcome.FENCED), ledger)
+    return {partition: owned.next_offset for partition, owned in ledger.items()}
 
 
 def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -> None:

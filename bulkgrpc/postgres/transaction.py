@@ -1,4 +1,4 @@
-"""The transactions of the worker: a chunk of the main path, and a slice of parked messages.
+"""The transactions of the worker: a chunk of the main path or of the express path, and a slice of parked messages.
 
 Rows, rejections, counts, parked messages and offsets are committed together or not at all.
 """
@@ -6,9 +6,10 @@ Rows, rejections, counts, parked messages and offsets are committed together or 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -16,7 +17,8 @@ from psycopg.pq import TransactionStatus
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Chunk, Received, jobs_of
 from bulkgrpc.consume.decode import PreparedChunk, prepare
-from bulkgrpc.consume.deferral import DeferralView, QueueKey, defer, eligible
+from bulkgrpc.consume.deferral import Deferrals, DeferralView, QueueKey, defer, eligible
+from bulkgrpc.consume.express import check_deferrals_ahead, check_jobs_ahead, defer_ahead
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.postgres import ledger, multi_lane_jobs, parked
@@ -71,28 +73,98 @@ def _write_chunk(
     return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches)
 
 
+_AHEAD_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '1s'"
+"""The main path may have a job for as long as a chunk takes."""
+
+
+def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter) -> Applied:
+    """Apply messages before the main path comes to them, in one transaction, and commit it. The offsets stay.
+
+    Raises LeftToMainPath if some of them may not be applied ahead, NotNext if a partition has another owner, else as
+    `write_chunk`. No offset is locked: neither path waits for the other, unless they are at the same job.
+    """
+    items = prepared.chunk.items
+    begun_s = time.perf_counter()
+    # Before their jobs are locked: a drain may have one for a minute, and then a message of its queue is parked.
+    check_deferrals_ahead(items, defer(items, parked.view(connection, topic, items, main_path=True)))
+    with _rolled_back_after_a_failure(connection):
+        deferrals, view, jobs = _begin_ahead(connection, topic, prepared, "BEGIN", _AHEAD_LOCK_TIMEOUT)
+        begun = [
+            item
+            for item, reason in zip(items, deferrals, strict=True)
+            if item.message.opens and item.message.spec.key.job_id not in jobs.rows and reason is None
+        ]
+        if begun:
+            for item in sorted(begun, key=lambda item: item.message.spec.key.job_id):
+                ledger.open_job(connection, item)
+            # The main path may have come to these jobs before their rows were there to be locked.
+            deferrals, view, jobs = _begin_ahead(connection, topic, prepared)
+        check_jobs_ahead(items, deferrals, {job_id: row.lanes for job_id, row in jobs.rows.items()})
+        effect = apply(connection, Work(items, prepared.groups, deferrals, view, ahead=True), jobs, writer)
+        faults.reach("before_commit")
+        with connection.pipeline():
+            effect.conclude()
+            connection.execute("COMMIT")
+    return Applied(effect.counts, effect.rows_s, time.perf_counter() - begun_s)
+
+
+def _begin_ahead(
+    connection: Connection, topic: str, prepared: PreparedChunk, *before: str
+) -> tuple[Deferrals, DeferralView, ledger.JobsFound]:
+    """Lock the jobs of the express path, and return what is known of them then.
+
+    The order matters: what is read once no other transaction is at these jobs shows all that was done to them; and what
+    the main path has passed, by its offset, is parked in the view if it is parked.
+    """
+    chunk = prepared.chunk
+    jobs = ledger.jobs_values(jobs_of(chunk.items))
+    _, offsets, view, found = _send(
+        connection,
+        (ledger.LOCK_JOBS_ALONE, jobs),
+        (ledger.READ_OFFSETS, ledger.offsets_values(topic, chunk.spans)),
+        (parked.VIEW, parked.view_values(topic, chunk.items, main_path=True)),
+        (ledger.LOCK_JOBS, jobs),
+        before=before,
+    )
+    viewed = parked.view_of_rows(view)
+    positions = ledger.positions(offsets, chunk.spans)
+    return defer_ahead(chunk.items, viewed, prepared.undecoded, positions), viewed, ledger.jobs_of_rows(found)
+
+
 def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralView, ledger.JobsFound]:
     """Begin a chunk's transaction: lock its partitions and jobs, and read what is known of them. Raises NotNext.
 
     Cost: one round trip. Each statement sees what was committed before it began: the view is read under the lock on the
     offsets, because a drain may have emptied a queue while this transaction waited for them.
     """
-    sent = (
+    offsets, view, jobs = _send(
+        connection,
         (ledger.LOCK_OFFSETS, ledger.offsets_values(topic, chunk.spans)),
         (parked.VIEW, parked.view_values(topic, chunk.items, main_path=True)),
         (ledger.LOCK_JOBS, ledger.jobs_values(jobs_of(chunk.items))),
+        before=("BEGIN",),
     )
-    binding = psycopg.ClientCursor(connection)
-    message = "; ".join(["BEGIN", *(binding.mogrify(statement, values) for statement, values in sent)])
-    # One message and not a pipeline: after a pipeline, PostgreSQL 18 does not count how long a transaction is idle, and
-    # a worker that is frozen would keep its locks for as long as a transaction may take.
-    cursor = connection.execute(message.encode(connection.info.encoding), prepare=False)
-    found = []
-    while cursor.nextset():
-        found.append(cursor.fetchall())
-    offsets, view, jobs = found
     ledger.check_spans(offsets, chunk.spans)
     return parked.view_of_rows(view), ledger.jobs_of_rows(jobs)
+
+
+def _send(
+    connection: Connection, *statements: tuple[bytes, Mapping[str, Any]], before: Sequence[str] = ()
+) -> Sequence[Sequence[ledger.Row]]:
+    """Execute statements in one message; return the rows of each. before: statements without rows.
+
+    One message and not a pipeline: after a pipeline, PostgreSQL 18 does not count how long a transaction is idle, and a
+    worker that is frozen would keep its locks for as long as a transaction may take.
+    """
+    binding = psycopg.ClientCursor(connection)
+    message = "; ".join([*before, *(binding.mogrify(statement, values) for statement, values in statements)])
+    cursor = connection.execute(message.encode(connection.info.encoding), prepare=False)
+    for _ in before:
+        cursor.nextset()
+    found = [cursor.fetchall()]
+    while cursor.nextset():
+        found.append(cursor.fetchall())
+    return found
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import psycopg
 from bulkgrpc import limits
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
+from bulkgrpc.consume.express import LeftToMainPath
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import (
     Applied,
@@ -40,7 +41,7 @@ from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection, connect
 from bulkgrpc.postgres.parked import Undecodable
 from bulkgrpc.postgres.table_contract import TableContracts
-from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_chunk
+from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_ahead, write_chunk
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 from bulkgrpc.postgres.writers.row_errors import context_of
 from bulkgrpc.postgres.writers.table import TableWriter
@@ -155,6 +156,25 @@ class _Session:
             self._connection = None
 
 
+@contextmanager
+def _write_failed(session: _Session) -> Iterator[Connection]:
+    """Open the session, and raise WriteFailed for whatever fails; NotNext and LeftToMainPath as they are."""
+    where = Where.CONNECT
+    try:
+        connection = session.open()
+        where = Where.LEDGER
+        yield connection
+    except RowsFailed as error:
+        cause = error.__cause__ or error
+        raise WriteFailed(failure_of(cause, Where.ROWS, error.dataset)) from error
+    except (NotNext, LeftToMainPath):
+        raise
+    except Exception as error:
+        # Any exception: one that is not PostgreSQL's is of this code, and must not end the process either.
+        session.close()
+        raise WriteFailed(failure_of(error, where)) from error
+
+
 class PostgresChunkWriter:
     """Implements `ChunkWriter`."""
 
@@ -168,20 +188,8 @@ class PostgresChunkWriter:
         for failure in prepared.undecodable.values():
             if failure.dataset not in blocked:
                 raise WriteFailed(failure)
-        where = Where.CONNECT
-        try:
-            connection = self._session.open()
-            where = Where.LEDGER
+        with _write_failed(self._session) as connection:
             return write_chunk(connection, self._topic, prepared, self._tables, blocked)
-        except RowsFailed as error:
-            cause = error.__cause__ or error
-            raise WriteFailed(failure_of(cause, Where.ROWS, error.dataset)) from error
-        except NotNext:
-            raise
-        except Exception as error:
-            # Any exception: one that is not PostgreSQL's is of this code, and must not end the process either.
-            self.close()
-            raise WriteFailed(failure_of(error, where)) from error
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset: the next `write` parks its messages. Raises WriteFailed."""
@@ -190,6 +198,24 @@ class PostgresChunkWriter:
         except psycopg.Error as error:
             self.close()
             raise WriteFailed(failure_of(error, Where.LEDGER)) from error
+
+    def close(self) -> None:
+        """Close the connection. The next `write` opens another."""
+        self._session.close()
+
+
+class PostgresExpressWriter:
+    """Implements `ExpressWriter`."""
+
+    def __init__(self, postgres: str, topic: str) -> None:
+        self._topic = topic
+        self._session = _Session(postgres, "bulkgrpc-worker-express")
+        self._tables = TableWriter(TableContracts(limits.EXPRESS_ROWS_TIMEOUT_S))
+
+    def write(self, prepared: PreparedChunk) -> Applied:
+        """Apply messages in one transaction and commit it. Raises LeftToMainPath, NotNext, WriteFailed."""
+        with _write_failed(self._session) as connection:
+            return write_ahead(connection, self._topic, prepared, self._tables)
 
     def close(self) -> None:
         """Close the connection. The next `write` opens another."""

@@ -133,8 +133,8 @@ def silent_reset() -> None:
     """If Kafka lost an offset, the worker continues with the next message that Kafka has."""
     from bulkgrpc.kafka import consumer
 
-    configuration = consumer._configuration
-    _replace(consumer, "_configuration", lambda settings: {**configuration(settings), "auto.offset.reset": "earliest"})
+    configuration = consumer.configuration
+    _replace(consumer, "configuration", lambda settings: {**configuration(settings), "auto.offset.reset": "earliest"})
     from bulkgrpc.consume.ownership import OwnedPartitions
 
     outcome = OwnedPartitions.outcome
@@ -163,10 +163,10 @@ def reads_aborted() -> None:
     """A worker applies what a transaction aborted."""
     from bulkgrpc.kafka import consumer
 
-    configuration = consumer._configuration
+    configuration = consumer.configuration
     _replace(
         consumer,
-        "_configuration",
+        "configuration",
         lambda settings: {**configuration(settings), "isolation.level": "read_uncommitted"},
     )
 
@@ -175,10 +175,10 @@ def short_poll() -> None:
     """Not a mutant: a worker with a max.poll.interval of 7 s, so that a test can exceed it."""
     from bulkgrpc.kafka import consumer
 
-    configuration = consumer._configuration
+    configuration = consumer.configuration
     _replace(
         consumer,
-        "_configuration",
+        "configuration",
         lambda settings: (
             {**configuration(settings), "max.poll.interval.ms": 7000, "session.timeout.ms": 6000}
             if settings.group_protocol == "classic"

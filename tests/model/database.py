@@ -63,10 +63,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a message. The dictionary of them is in the order of the commits."""
+    """What became of a message. The dictionary of them is in the order of the commits.
+
+    ahead: on the express path, so that the main path or a drain comes to the message once more.
+    """
 
     item: Received
     fate: Fate
+    ahead: bool = False
 
 
 @dataclass(eq=False)
@@ -87,9 +91,21 @@ class Transaction:
         holder = self.database.locks.setdefault(key, self)
         return holder is self
 
-    def share(self, jobs: Iterable[uuid.UUID]) -> None:
-        """Keep jobs from being cancelled (FOR KEY SHARE). Does not conflict with `lock`."""
-        for job_id in jobs:
+    def share(self, jobs: Iterable[uuid.UUID]) -> Steps:
+        """Keep jobs from being cancelled (FOR KEY SHARE). Conflicts with `exclude` only."""
+        for job_id in sorted(set(jobs)):
+            while self.database.excluders.get(job_id, self) is not self:
+                yield True
+            self.database.sharers.setdefault(job_id, set()).add(self)
+
+    def exclude(self, jobs: Iterable[uuid.UUID]) -> Steps:
+        """Keep every other transaction from jobs (FOR UPDATE)."""
+        for job_id in sorted(set(jobs)):
+            while self.database.sharers.get(job_id, set()) - {self} or (
+                self.database.excluders.setdefault(job_id, self) is not self
+            ):
+                yield True
+            self.database.excluders[job_id] = self
             self.database.sharers.setdefault(job_id, set()).add(self)
 
     def commit(self) -> None:
@@ -105,6 +121,8 @@ class Transaction:
             del locks[key]
         for found in sharers.values():
             found.discard(self)
+        for job_id in [job_id for job_id, holder in self.database.excluders.items() if holder is self]:
+            del self.database.excluders[job_id]
 
 
 @dataclass(eq=False)
@@ -122,15 +140,15 @@ class Database:
     park_reasons: dict[Place, DeferralReason] = field(default_factory=dict)
     locks: dict[Hashable, Transaction] = field(default_factory=dict)
     sharers: dict[uuid.UUID, set[Transaction]] = field(default_factory=dict)
+    excluders: dict[uuid.UUID, Transaction] = field(default_factory=dict)
 
-    def deferral_view(self, partitions: Iterable[int], hot: Iterable[tuple[int, str]]) -> DeferralView:
+    def deferral_view(self, partitions: Iterable[int]) -> DeferralView:
         chosen = set(partitions)
         return DeferralView(
             blocked_datasets=frozenset(self.blocked),
             discarding_datasets=frozenset(name for name, block in self.blocked.items() if block.discarding),
             blocked_jobs=frozenset(self.blocked_jobs),
             parked_queues=frozenset(queue_of(item) for place, item in self.parked.items() if place[0] in chosen),
-            hot_tenants=frozenset(hot),
         )
 
     def ledger_view(self, transaction: Transaction) -> LedgerView:
@@ -146,8 +164,13 @@ class Database:
         """Return the parked messages of a queue, in the order of their offsets."""
         return [item for _, item in sorted(self.parked.items()) if queue_of(item) == key]
 
-    def decide(self, item: Received, fate: Fate) -> None:
-        """Record what became of a message; once."""
+    def decide(self, item: Received, fate: Fate, *, ahead: bool = False) -> None:
+        """Record what became of a message; once, or once more as known if that was, or is, on the express path."""
         place = (item.partition, item.offset)
-        require(place not in self.decisions, f"message {place} is decided twice")
-        self.decisions[place] = Decision(item, fate)
+        before = self.decisions.get(place)
+        if before is None:
+            if not (ahead and fate is Fate.KNOWN):
+                self.decisions[place] = Decision(item, fate, ahead)
+            return
+        require(ahead or before.ahead, f"message {place} is decided twice")
+        require(fate is Fate.KNOWN, f"message {place} is {before.fate}, and {fate} when it comes again")

@@ -13,6 +13,7 @@ from datetime import datetime
 from bulkgrpc.consume import deferral
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, queue_of
+from bulkgrpc.consume.express import LeftToMainPath, check_jobs_ahead, defer_ahead, left_to_main_path
 from bulkgrpc.consume.job_delta import failure_reason
 from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan, LedgerView
 from bulkgrpc.model import JobCounts, JobState, Kind, Outcome, Ownership, may_apply_span
@@ -47,8 +48,8 @@ class PoisonBatch(Exception):
 class Shell:
     """Database, users' tables, and what the workers' memories say.
 
-    broken: datasets whose table cannot be written. poison: jobs with a batch that cannot be decided. hot: partition and
-    tenant. paused: datasets, by operators. transactions: of each actor. What starts with `ever_` is for the checks.
+    broken: datasets whose table cannot be written. poison: jobs with a batch that cannot be decided. paused:
+    datasets, by operators. transactions: of each actor. What starts with `ever_` is for the checks.
     """
 
     now: datetime
@@ -57,11 +58,9 @@ class Shell:
     broken: set[str] = field(default_factory=set)
     paused: set[str] = field(default_factory=set)
     poison: set[uuid.UUID] = field(default_factory=set)
-    hot: set[tuple[int, str]] = field(default_factory=set)
     transactions: dict[str, Transaction] = field(default_factory=dict)
     ever_blocked: set[str] = field(default_factory=set)
     ever_blocked_jobs: set[uuid.UUID] = field(default_factory=set)
-    ever_hot: set[tuple[int, str]] = field(default_factory=set)
     ever_queued: set[QueueKey] = field(default_factory=set)
 
     def begin(self, actor: str) -> Transaction:
@@ -89,10 +88,6 @@ class Shell:
         require(is_paused or dataset not in self.paused, "a pause was lifted by no operator")
         self.paused.discard(dataset)
         self.database.blocked.pop(dataset, None)
-
-    def heat(self, tenant: tuple[int, str]) -> None:
-        self.ever_hot.add(tenant)
-        self.hot.add(tenant)
 
     def block_job(self, job_id: uuid.UUID) -> None:
         self.ever_blocked_jobs.add(job_id)
@@ -154,9 +149,8 @@ class Shell:
         deferrals = self._defer(items, view, early)
         yield False
         yield from self._open_jobs(transaction, items, deferrals)
-        transaction.share(
-            item.message.spec.key.job_id for item, reason in zip(items, deferrals, strict=True) if not reason
-        )
+        if Mutant.SHARES_UNLOCKED not in self.mutants:
+            yield from transaction.share(item.message.spec.key.job_id for item in items)
         if Mutant.LANES_BEFORE_VIEW not in self.mutants:
             yield False
             ledger = database.ledger_view(transaction)
@@ -178,7 +172,7 @@ class Shell:
         done(outcomes)
 
     def view(self, partitions: Iterable[int]) -> DeferralView:
-        return self.database.deferral_view(partitions, self.hot)
+        return self.database.deferral_view(partitions)
 
     def _outcome(self, span: Span) -> Outcome:
         position = self.database.offsets[span.partition]
@@ -220,7 +214,9 @@ class Shell:
         begun = {
             item.message.spec.key.job_id: item
             for item, reason in zip(items, deferrals, strict=True)
-            if item.message.opens and (reason is None or Mutant.NO_TRACE not in self.mutants)
+            if item.message.opens
+            and reason is not DeferralReason.PASSED
+            and (reason is None or Mutant.NO_TRACE not in self.mutants)
         }
         for job_id in sorted(begun.keys() - self.database.jobs.keys()):
             yield from transaction.lock(("open", job_id))
@@ -252,7 +248,6 @@ class Shell:
         job_id = message.spec.key.job_id
         concerned = (
             message.spec.dataset in self.ever_blocked
-            or (item.partition, message.spec.key.tenant) in self.ever_hot
             or queue_of(item) in self.ever_queued
             or job_id in self.ever_blocked_jobs
         )
@@ -268,7 +263,110 @@ class Shell:
             require(position.next_offset == span.from_offset, "a chunk is committed that is not the next one")
             self.database.offsets[span.partition] = replace(position, next_offset=span.to_offset)
 
-    # What the main path and the drain share
+    # The express path
+
+    def write_ahead(
+        self,
+        actor: str,
+        span: Span,
+        items: Sequence[Received],
+        left: Callable[[frozenset[str]], None],
+        applied: Callable[[Sequence[Received]], None],
+    ) -> Steps:
+        """Apply messages before the main path does.
+
+        left: called with the tenants that are left to the main path. applied: called with what was committed.
+        """
+        yield False
+        while items:
+            try:
+                yield from self._write_ahead(actor, span, items, applied)
+                return
+            except Overtaken:
+                self.rollback(actor)
+                continue
+            except LeftToMainPath as error:
+                tenants = error.tenants
+            except (TableBroken, PoisonBatch) as error:
+                tenants = frozenset(
+                    item.message.spec.key.tenant
+                    for item in items
+                    if isinstance(error, PoisonBatch) or item.message.spec.dataset == error.dataset
+                )
+            self.rollback(actor)
+            left(tenants)
+            items = [item for item in items if item.message.spec.key.tenant not in tenants]
+            yield False
+
+    def _write_ahead(
+        self, actor: str, span: Span, items: Sequence[Received], applied: Callable[[Sequence[Received]], None]
+    ) -> Steps:
+        database, transaction = self.database, self.begin(actor)
+        deferrals: Deferrals = ()
+        view = DeferralView()
+        for last in (False, True):
+            if Mutant.AHEAD_WITHOUT_LOCK not in self.mutants:
+                known = {item.message.spec.key.job_id for item in items} & database.jobs.keys()
+                yield from transaction.exclude(known)
+            yield False
+            if Mutant.AHEAD_VIEW_FIRST in self.mutants:
+                view = self.view([span.partition])
+                yield False
+            if database.offsets[span.partition].owner_epoch != span.owner_epoch:
+                self.rollback(actor)
+                return
+            positions = {partition: owned.next_offset for partition, owned in database.offsets.items()}
+            if Mutant.AHEAD_OF_NOTHING in self.mutants:
+                positions = dict.fromkeys(positions, 0)
+            yield False
+            if Mutant.AHEAD_VIEW_FIRST not in self.mutants:
+                view = self.view([span.partition])
+            deferrals = defer_ahead(items, view, (), positions)
+            begun = {
+                item.message.spec.key.job_id
+                for item, reason in zip(items, deferrals, strict=True)
+                if item.message.opens and reason is None
+            }
+            if last or not begun - database.jobs.keys() or Mutant.AHEAD_OPENS_LATE in self.mutants:
+                break
+            yield from self._open_jobs(transaction, items, deferrals)
+            yield False
+        if Mutant.AHEAD_OPENS_LATE in self.mutants:
+            yield from self._open_jobs(transaction, items, deferrals)
+        if Mutant.AHEAD_PAST_DEFERRED in self.mutants:
+            items = [item for item, reason in zip(items, deferrals, strict=True) if reason is None]
+            deferrals = (None,) * len(items)
+        yield False
+        ledger = database.ledger_view(transaction)
+        rows = {**transaction.created, **database.jobs}
+        check_jobs_ahead(items, deferrals, {job_id: len(row.partitions) for job_id, row in rows.items()})
+        plan = deferral.plan_chunk(items, deferrals, view, ledger, self.now)
+        if tenants := self._left(items, deferrals, plan, ledger):
+            raise LeftToMainPath(tenants)
+        yield False
+        yield from self._apply(transaction, items, plan, ledger, view, ahead=True)
+        yield False
+        self.commit(actor)
+        yield False
+        applied(items)
+
+    def _left(
+        self, items: Sequence[Received], deferrals: Deferrals, plan: LanePlan, ledger: LedgerView
+    ) -> frozenset[str]:
+        allowed: set[Fate] = set()
+        if Mutant.AHEAD_REJECTS in self.mutants:
+            allowed |= {Fate.CONFLICT, Fate.LATE}
+        if Mutant.AHEAD_AFTER_GAP in self.mutants:
+            allowed.add(Fate.KNOWN)
+        checked = [n for n, fate in enumerate(plan.fates) if fate not in allowed]
+        return left_to_main_path(
+            [items[n] for n in checked],
+            tuple(deferrals[n] for n in checked),
+            LanePlan(tuple(plan.fates[n] for n in checked), plan.lanes),
+            ledger,
+        )
+
+    # What the main path, the express path and the drain share
 
     def _apply(
         self,
@@ -277,6 +375,8 @@ class Shell:
         plan: LanePlan,
         ledger: LedgerView,
         view: DeferralView,
+        *,
+        ahead: bool = False,
     ) -> Steps:
         """Write rows, lanes, counts and the ends of jobs. Raises what a writer raises."""
         database = self.database
@@ -307,12 +407,12 @@ class Shell:
             self._count(transaction, row, by_job[job_id], view, ends=ends)
         moved_lanes = dict(plan.lanes)
         transaction.writes.append(lambda: database.lanes.update(moved_lanes))
-        transaction.writes.append(lambda: self._decide(decided))
+        transaction.writes.append(lambda: self._decide(decided, ahead=ahead))
 
-    def _decide(self, decided: Sequence[tuple[Received, Fate]]) -> None:
+    def _decide(self, decided: Sequence[tuple[Received, Fate]], *, ahead: bool) -> None:
         for item, fate in decided:
             message = item.message
-            self.database.decide(item, fate)
+            self.database.decide(item, fate, ahead=ahead)
             if message.kind is Kind.BATCH and fate in TAKEN:
                 key = (message.spec.key.job_id, message.sequence)
                 require(key not in self.database.digests, f"batch {message.sequence} of a job is taken twice")
@@ -395,14 +495,14 @@ class Shell:
             self.rollback(actor)
             return
         yield False
-        view = self.database.deferral_view([queue.partition], ())
+        view = self.database.deferral_view([queue.partition])
         if trial:
             view = view.on_trial(queue.dataset)
         yield False
         items = yield from self._select(transaction, queue, slice_max, prepared, view)
         if items:
             yield False
-            transaction.share(item.message.spec.key.job_id for item in items)
+            yield from transaction.share(item.message.spec.key.job_id for item in items)
             yield False
             ledger = self.database.ledger_view(transaction)
             plan = deferral.plan_chunk(items, (None,) * len(items), view, ledger, self.now)
@@ -462,7 +562,7 @@ class Shell:
         block = self.database.blocked.get(dataset)
         if block is None or (block.paused and Mutant.PROBER_LIFTS_PAUSE not in self.mutants):
             return None
-        view = self.database.deferral_view([], ()).on_trial(dataset)
+        view = self.database.deferral_view([]).on_trial(dataset)
         items = [item for _, item in sorted(self.database.parked.items()) if item.message.spec.dataset == dataset]
         found = [item for item, may in zip(items, deferral.eligible(items, view), strict=True) if may]
         if found:

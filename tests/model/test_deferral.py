@@ -50,8 +50,6 @@ def fates(items: Sequence[Received], view: DeferralView, ledger: LedgerView | No
             DeferralReason.DATASET_BLOCKED,
         ),
         (DeferralView(blocked_jobs=frozenset({JOB})), DeferralReason.JOB_BLOCKED),
-        (DeferralView(hot_tenants=frozenset({(0, "acme")})), DeferralReason.TENANT_HOT),
-        (DeferralView(hot_tenants=frozenset({(1, "acme")})), None),
         (DeferralView(parked_queues=frozenset({QUEUE})), DeferralReason.BEHIND_PARKED),
         (
             DeferralView(discarding_datasets=frozenset({"x"}), parked_queues=frozenset({QUEUE})),

@@ -11,7 +11,7 @@ from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.plan import Fate
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, Outcome, Ownership, lane_of
-from tests.model.database import JobRow, Steps, Violation, require
+from tests.model.database import Decision, JobRow, Place, Steps, Violation, require
 from tests.model.mutant import Mutant
 from tests.model.oracle import single_cursor
 from tests.model.shell import RECORDS, Shell
@@ -46,6 +46,11 @@ class Submission:
         return self.spec.key.job_id
 
 
+def express_of(worker: str) -> str:
+    """Return the actor that is a worker's express path."""
+    return f"{worker}-express"
+
+
 def submissions() -> list[Submission]:
     """Return jobs of every kind. Tenants a and b share a partition and a dataset; z and d are innocent."""
     several, ttl = (0, 1), 3.0
@@ -65,8 +70,21 @@ def submissions() -> list[Submission]:
 
 
 @dataclass(eq=False)
+class Run:
+    """A run of a worker's express path. ahead: the next offset of each partition. left: tenants, to the main path."""
+
+    owned: dict[int, Ownership]
+    ahead: dict[int, int]
+    left: set[str]
+
+
+@dataclass(eq=False)
 class World:
-    """Log, clients, workers and the shell that they run."""
+    """Log, clients, workers and the shell that they run.
+
+    runs: of each worker's express path. applied: what it applied, as the worker remembers it. fetched: where the main
+    path's chunks end.
+    """
 
     mutants: frozenset[Mutant] = frozenset()
     jobs: Sequence[Submission] = field(default_factory=submissions)
@@ -74,6 +92,9 @@ class World:
     owned: dict[str, dict[int, Ownership]] = field(default_factory=dict)
     actors: dict[str, Steps] = field(default_factory=dict)
     prepared: dict[str, DeferralView] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    applied: dict[str, set[Place]] = field(default_factory=dict)
+    fetched: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shell = Shell(START, self.mutants)
@@ -144,7 +165,8 @@ class World:
             found = self.log[partition][owned.next_offset :][:messages_max] if owned else []
             if owned and found:
                 spans.append(Span(partition, owned.next_offset, owned.next_offset + len(found), owned.owner_epoch))
-                items += found
+                items += [item for item in found if not self._pass_over(worker, item)]
+        self.fetched[worker] = {span.partition: span.to_offset for span in spans}
         if spans:
 
             def done(outcomes: dict[int, Outcome]) -> None:
@@ -152,6 +174,14 @@ class World:
 
             view = self.prepared.pop(worker, None) or self.shell.view(PARTITIONS)
             self.actors[worker] = self.shell.write_chunk(worker, spans, items, (view, done))
+
+    def _pass_over(self, worker: str, item: Received) -> bool:
+        """Return whether the worker's express path was at a message, which is applied or known then."""
+        place = (item.partition, item.offset)
+        if place not in self.applied.get(worker, ()):
+            return False
+        self.database.decisions.setdefault(place, Decision(item, Fate.KNOWN, ahead=True))
+        return True
 
     def _done(self, worker: str, spans: Sequence[Span], outcomes: dict[int, Outcome]) -> None:
         written = all(outcome is Outcome.NEXT for outcome in outcomes.values())
@@ -162,6 +192,43 @@ class World:
             else:
                 next_offset = span.to_offset if written else self.database.offsets[span.partition].next_offset
                 mine[span.partition] = Ownership(span.partition, next_offset, span.owner_epoch)
+
+    def start_run(self, worker: str, tenant: str) -> None:
+        """Begin a run of the express path, which passes over a hot tenant."""
+        if express_of(worker) in self.actors:
+            return
+        # The ledger's positions, read after the worker's: a chunk may be under way.
+        positions = self.database.offsets
+        owned = {p: o for p, o in self.owned.get(worker, {}).items() if positions[p].owner_epoch == o.owner_epoch}
+        ahead = {partition: positions[partition].next_offset for partition in owned}
+        if Mutant.AHEAD_FROM_FETCHED in self.mutants and worker in self.actors:
+            ahead |= {p: offset for p, offset in self.fetched.get(worker, {}).items() if p in ahead}
+        self.runs[worker] = Run(owned, ahead, {tenant})
+
+    def leave(self, worker: str, tenant: str, *, hot: bool) -> None:
+        """A tenant becomes hot in the middle of a run."""
+        if worker not in self.runs:
+            return
+        if hot:
+            self.runs[worker].left.add(tenant)
+        elif Mutant.HOT_AGAIN in self.mutants:
+            self.runs[worker].left.discard(tenant)
+
+    def start_ahead(self, worker: str, partition: int, messages_max: int) -> None:
+        """Read the next messages of a run, and apply those that are not left to the main path."""
+        run, actor = self.runs.get(worker), express_of(worker)
+        if run is None or partition not in run.ahead or actor in self.actors:
+            return
+        start = run.ahead[partition]
+        found = self.log[partition][start:][:messages_max]
+        run.ahead[partition] = start + len(found)
+        items = [item for item in found if item.message.spec.key.tenant not in run.left]
+        span = Span(partition, start, start + len(found), run.owned[partition].owner_epoch)
+
+        def applied(done: Sequence[Received]) -> None:
+            self.applied.setdefault(worker, set()).update((item.partition, item.offset) for item in done)
+
+        self.actors[actor] = self.shell.write_ahead(actor, span, items, run.left.update, applied)
 
     def queues(self) -> list[QueueKey]:
         return sorted({queue_of(item) for item in self.database.parked.values()})
@@ -193,9 +260,12 @@ class World:
 
     def crash(self, actor: str) -> None:
         """Kill an actor: what it did not commit is rolled back, what it knew is gone."""
-        if actor in self.actors:
-            self.actors.pop(actor).close()
-        self.shell.rollback(actor)
+        for killed in (actor, express_of(actor)):
+            if killed in self.actors:
+                self.actors.pop(killed).close()
+            self.shell.rollback(killed)
+        self.runs.pop(actor, None)
+        self.applied.pop(actor, None)
         self.owned.pop(actor, None)
         self.prepared.pop(actor, None)
 
@@ -236,7 +306,6 @@ class World:
             self.crash(actor)
         self.shell.broken.clear()
         self.shell.poison.clear()
-        self.shell.hot.clear()
         self.database.blocked_jobs.clear()
         for dataset in sorted(self.shell.paused | set(self.database.blocked)):
             block = self.database.blocked.get(dataset)

@@ -210,6 +210,33 @@ class FakeQueue:
 
 
 @dataclass
+class FakeExpress:
+    """An `ExpressPath`. applied: partitions and offsets. hot: of the run that is under way."""
+
+    applied: set[tuple[int, int]] = field(default_factory=set)
+    hot: frozenset[str] | None = None
+    forgotten: int = 0
+    serves: bool = False
+
+    def start(self) -> None:
+        pass
+
+    def begin(self, owned: Mapping[int, Ownership], hot: frozenset[str]) -> None:
+        self.hot = hot
+
+    def end(self) -> None:
+        self.hot = None
+
+    def was_applied(self, partition: int, offset: int) -> bool:
+        return (partition, offset) in self.applied
+
+    def forget(self) -> None:
+        self.end()
+        self.applied.clear()
+        self.forgotten += 1
+
+
+@dataclass
 class Fakes:
     """All ports of a worker, and its clock. now_s: monotonic seconds."""
 
@@ -218,6 +245,7 @@ class Fakes:
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     dead_letters: FakeDeadLetters = field(default_factory=FakeDeadLetters)
     queue: FakeQueue = field(default_factory=FakeQueue)
+    express: FakeExpress = field(default_factory=FakeExpress)
     now_s: float = 1000.0
 
     def ports(self) -> WorkerPorts:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkgrpc.consume.ports import NewerFormat, OffsetLost
-from bulkgrpc.kafka.consumer import _raise_if_permanent
+from bulkgrpc.kafka.consumer import raise_if_permanent
 from bulkgrpc.kafka.message import MalformedMessage, from_headers, to_headers
 from bulkgrpc.kafka.partition import murmur2, partition_of, partitions_of
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message
@@ -88,7 +88,7 @@ def _bytes(message: Message) -> list[tuple[str, bytes]]:
 )
 def test_messages_that_librdkafka_skips_because_of_an_error_are_lost(code: int) -> None:
     with pytest.raises(OffsetLost):
-        _raise_if_permanent(KafkaError(code))
+        raise_if_permanent(KafkaError(code))
 
 
 @given(MESSAGES)

@@ -14,7 +14,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobCounts, Kind
 from bulkgrpc.settings import WorkerSettings, load
 from tests.support import examples
-from tests.support.worker_ports import FakeLog, FakeRegistry, Fakes, FakeWriter, seal
+from tests.support.worker_ports import FakeExpress, FakeLog, FakeRegistry, Fakes, FakeWriter, seal
 from workers.poller import Poller
 from workers.writer import WriterThread
 
@@ -96,7 +96,9 @@ def test_the_poll_loop_works_for_less_than_100_ms_between_two_polls() -> None:
     log, registry, writer, stopping = TimedLog(), SlowRegistry(), SlowWriter(MESSAGES), threading.Event()
     settings = load(WorkerSettings)
     ports = replace(Fakes(log=log, registry=registry).ports(), writer=writer, clock=time.monotonic)
-    poller = Poller(settings, ports, WriterThread(writer, registry, ports.dead_letters, stopping), stopping)
+    poller = Poller(
+        settings, ports, WriterThread(writer, registry, ports.dead_letters, stopping), FakeExpress(), stopping
+    )
     records = settings.chunk_rows_max // 10
     log.pending += [rejected_batch(0, RECORDS), *(rejected_batch(number, records) for number in range(1, MESSAGES))]
     polling = threading.Thread(target=poller.run)

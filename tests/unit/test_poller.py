@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
+from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched, Span
 from bulkgrpc.consume.backpressure import PAUSE_AFTER_S
+from bulkgrpc.consume.express import LATE_AFTER
 from bulkgrpc.consume.ports import Applied, OffsetLost, RecordLogError
 from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
 from bulkgrpc.model import Outcome, Ownership
@@ -18,7 +19,7 @@ from bulkgrpc.settings import WorkerSettings, load
 from tests.support.worker_ports import FakeQueue, Fakes, fetched, seal
 from workers.intake import BACKLOG_BYTES_MAX, BACKLOG_MESSAGES_MAX, FETCH_MESSAGES_MAX, POLL_EVERY_S
 from workers.partitions import FENCED_WAIT_S
-from workers.poller import Poller
+from workers.poller import CALM_S, SHARED_CHUNK_S, Poller
 from workers.writer import Result
 
 SETTINGS = load(WorkerSettings)
@@ -32,7 +33,7 @@ def fakes() -> Fakes:
 @pytest.fixture
 def poller(fakes: Fakes) -> Poller:
     """A worker that owns partitions 0 and 1."""
-    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, fakes.express, threading.Event())
     poller.join()
     fakes.log.assign([0, 1])
     return poller
@@ -80,6 +81,61 @@ def test_pending_messages_of_a_revoked_partition_are_discarded_and_fetching_resu
     fakes.log.assign([0, 1])
     poller.step()
     assert fakes.log.paused == set()
+
+
+def test_late_messages_let_the_express_path_serve_the_others(poller: Poller, fakes: Fakes) -> None:
+    late = seal(0, 0).message
+    assert late is not None
+    fakes.log.pending.append(fetched(0, 0, replace(late, records=1, sent_at=late.sent_at - 2 * LATE_AFTER)))
+    poller.step()
+    fakes.queue.apply()
+    poller.step()
+    assert fakes.express.hot == frozenset({"acme"})
+    fakes.now_s += CALM_S + 1
+    poller.step()
+    assert fakes.express.hot is None
+
+
+def test_messages_in_time_are_left_to_the_main_path(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending.append(of_rows(0, 1))
+    poller.step()
+    fakes.queue.apply()
+    poller.step()
+    assert fakes.express.hot is None
+
+
+def test_what_the_express_path_applied_is_passed_over(poller: Poller, fakes: Fakes) -> None:
+    fakes.express.applied = {(0, 0), (0, 2)}
+    fakes.log.pending += [seal(0, 0), seal(0, 1), seal(0, 2)]
+    poller.step()
+    chunk = fakes.queue.apply()
+    assert [item.offset for item in chunk.items] == [1]
+    assert chunk.spans == (Span(0, 0, 3, 1),)
+
+
+def test_what_the_express_path_applied_is_forgotten_with_the_partitions(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.revoked([0])
+    assert fakes.express.forgotten == 1
+
+
+def test_chunks_are_smaller_while_the_express_path_serves_others(poller: Poller, fakes: Fakes) -> None:
+    before = poller.intake.chunk.bounds.rows_max
+
+    def write(offset: int) -> None:
+        fakes.log.pending.append(of_rows(offset, before))
+        poller.step()
+        fakes.queue.apply(Applied({}, before * 10e-6, before * 10e-6 + 0.005))
+        poller.step()
+
+    for offset in range(5):
+        write(offset)
+    usual = poller.intake.chunk.bounds.rows_max
+    fakes.express.serves = True
+    write(5)
+    assert poller.intake.chunk.bounds.rows_max * 10e-6 < 1.5 * SHARED_CHUNK_S
+    fakes.express.serves = False
+    write(6)
+    assert poller.intake.chunk.bounds.rows_max == usual
 
 
 def test_a_gap_that_kafka_deleted_is_read_again_once_and_then_stops_the_worker(poller: Poller, fakes: Fakes) -> None:
@@ -366,7 +422,7 @@ def test_a_message_that_waits_behind_another_partition_is_not_stalled_for_long(p
 
 
 def test_partitions_that_are_assigned_while_the_ledger_is_unavailable_are_acquired_later(fakes: Fakes) -> None:
-    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, fakes.express, threading.Event())
     poller.join()
     fakes.ledger.available = False
     fakes.log.assign([0, 1])
@@ -462,7 +518,7 @@ def test_a_gap_in_one_partition_leaves_the_others_as_they_are(poller: Poller, fa
 
 
 def test_the_backlog_of_large_messages_is_bounded_by_bytes(fakes: Fakes) -> None:
-    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, fakes.express, threading.Event())
     poller.join()
     fakes.log.assign([0, 1])
     payload = bytes(BACKLOG_BYTES_MAX // 2)
@@ -486,7 +542,7 @@ class SlowQueue(FakeQueue):
 
 
 def test_the_log_is_polled_while_a_slow_writer_has_no_room(fakes: Fakes) -> None:
-    poller = Poller(SETTINGS, fakes.ports(), SlowQueue(fakes), threading.Event())
+    poller = Poller(SETTINGS, fakes.ports(), SlowQueue(fakes), fakes.express, threading.Event())
     poller.join()
     fakes.log.assign([0, 1])
     fetched_at_s: list[float] = []

@@ -27,6 +27,10 @@ WHERE o.topic = %(topic)s AND o.partition = v.partition
 -- seals it does not.
 SELECT * FROM bulk.lock_jobs(%(job_ids)s::uuid[])
 
+-- name: lock_jobs_alone
+-- Keep every other transaction away that applies messages of these jobs.
+SELECT bulk.lock_jobs_alone(%(job_ids)s::uuid[])
+
 -- name: lock_multi_lane_jobs
 -- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time changes such a job.
 -- Sorted, as in every worker.

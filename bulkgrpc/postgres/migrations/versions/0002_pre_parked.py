@@ -33,6 +33,6 @@ def downgrade() -> None:
     )
     op.execute("DROP FUNCTION bulk.table_fingerprint(regclass)")
     op.execute("DROP FUNCTION bulk.job_block(uuid, text)")
-    op.execute("DROP FUNCTION bulk.lock_offsets, bulk.deferrals, bulk.lock_jobs")
+    op.execute("DROP FUNCTION bulk.lock_offsets, bulk.deferrals, bulk.lock_jobs, bulk.lock_jobs_alone")
     op.execute("DROP VIEW bulk.blocked_queues")
     op.execute("DROP TABLE bulk.parked, bulk.blocked_datasets, bulk.blocked_jobs, bulk.discards")

@@ -246,7 +246,18 @@ RETURNS TABLE (
   next_sequences bigint[], sealed boolean[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
+DECLARE
+  found_ids uuid[];
+  found_days date[];
 BEGIN
+  -- A statement of its own: one that waits for a row reads the row as it is then, but all other rows as they were before.
+  SELECT array_agg(found.job_id), array_agg(found.create_day) INTO found_ids, found_days
+  FROM (
+    SELECT j.job_id, j.create_day FROM bulk.jobs j
+    WHERE j.job_id = ANY (job_ids)
+    ORDER BY j.job_id
+    FOR KEY SHARE OF j
+  ) found;
   RETURN QUERY
   SELECT j.job_id, j.create_day, j.state,
          ARRAY[j.accepted, j.written, j.duplicate, j.rejected, j.expired, j.skipped], j.atomic, j.rejections_max,
@@ -254,17 +265,24 @@ BEGIN
          (SELECT coalesce(max(d.version), 0) FROM bulk.datasets d
           WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL),
          j.staged, l.lanes, l.next_sequences, l.sealed
-  FROM bulk.jobs j CROSS JOIN LATERAL (
+  FROM unnest(found_ids, found_days) AS found (job_id, create_day)
+  JOIN bulk.jobs j ON j.job_id = found.job_id AND j.create_day = found.create_day
+  CROSS JOIN LATERAL (
     SELECT array_agg(l.lane) AS lanes, array_agg(l.next_sequence) AS next_sequences, array_agg(l.sealed) AS sealed
     FROM bulk.lanes l
     WHERE l.create_day = j.create_day AND l.job_id = j.job_id
-  ) l
-  WHERE j.job_id = ANY (job_ids)
-  ORDER BY j.job_id
-  FOR KEY SHARE OF j;
+  ) l;
 END $$;
 COMMENT ON FUNCTION bulk.lock_jobs(uuid[]) IS
-  'The jobs of a chunk, and their lanes. A transaction that ends a job waits for the chunk (FOR UPDATE, in lock_job_row); one that seals it does not. deleted_version: the last version of its dataset that was deleted, 0 if none was. No other worker writes the lanes of the chunk''s partitions: their offset rows are locked.';
+  'The jobs of a chunk, and their lanes. A transaction that ends a job waits for the chunk (FOR UPDATE, in lock_job_row); one that seals it does not. deleted_version: the last version of its dataset that was deleted, 0 if none was. Nothing else writes the lanes of these jobs in the chunk''s partitions: the offset rows are locked, and the express path locks the jobs (lock_jobs_alone).';
+
+CREATE FUNCTION bulk.lock_jobs_alone(job_ids uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM FROM bulk.jobs j WHERE j.job_id = ANY (job_ids) ORDER BY j.job_id FOR UPDATE OF j;
+END $$;
+COMMENT ON FUNCTION bulk.lock_jobs_alone(uuid[]) IS
+  'Keeps every other transaction that applies messages of these jobs waiting, until this one ends. For the express path, which does not lock the offsets of partitions.';
 
 -- As before, but a day stays while a job of it has parked messages: they would open the job again.
 CREATE OR REPLACE FUNCTION bulk.maintain_days(today date, retention_days integer) RETURNS void LANGUAGE plpgsql AS $$

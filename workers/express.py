@@ -1,0 +1,221 @@
+"""The express path: a thread that reads ahead of the main path and applies what waits there behind hot tenants.
+
+What it may apply, and for whom, `bulkgrpc.consume.express` decides.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import structlog
+
+from bulkgrpc import metrics
+from bulkgrpc.consume.assembly import Chunk, ChunkBounds, ChunkBuilder, Fetched, Received
+from bulkgrpc.consume.dead_letters import without_dead_letters
+from bulkgrpc.consume.decode import prepare
+from bulkgrpc.consume.express import LeftToMainPath, TenantShares, is_late
+from bulkgrpc.consume.ports import (
+    ExpressLog,
+    ExpressPorts,
+    NotNext,
+    OffsetLost,
+    RecordLogError,
+    StoreError,
+    WriteFailed,
+)
+from bulkgrpc.model import Ownership
+
+log = structlog.get_logger()
+
+FETCH_MESSAGES_MAX = 200
+IDLE_POLL_S = 0.1
+IDLE_WAIT_S = 1.0
+"""How long the thread takes at most to end without a run."""
+CHUNK = ChunkBounds(10_000, 4 * 1024 * 1024)
+"""Small: the main path waits while such a chunk is written."""
+APPLIED_MAX = 100_000
+"""Applied messages that are remembered for the main path. It decodes any others again, and finds them known."""
+SERVES_FOR_S = 5.0
+"""How long after something was applied the path is taken to serve others."""
+RUN_S_MIN = 5.0
+"""After which a run ends if others are hot: it begins again at the main path's position."""
+FAILED_WAIT_S = 1.0
+LEFT_FOR_S = 60.0
+"""How long a tenant whose rows failed is left to the main path, in later runs too."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run: from the ledger's positions to the end of the log, and on with it, until the main path is in time.
+
+    hot: the tenants for whose sake it began. left: all tenants that are left to the main path until the run is over, so
+    that the order of their messages holds. begun_at_s: seconds of the monotonic clock.
+    """
+
+    owned: Mapping[int, Ownership]
+    hot: frozenset[str]
+    begun_at_s: float
+    left: set[str] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
+    shares: TenantShares = field(default_factory=TenantShares)
+
+
+class Express:
+    """The thread. Start once; it ends when `stopping` is set. Everything but `start` is for the poll loop."""
+
+    def __init__(self, ports: ExpressPorts, stopping: threading.Event) -> None:
+        self._ports = ports
+        self._stopping = stopping
+        self._run: _Run | None = None
+        self._begun = threading.Event()
+        # Partition and offset. The thread adds, the poll loop removes; each step is atomic.
+        self._applied: set[tuple[int, int]] = set()
+        self._served_at_s = -SERVES_FOR_S
+        self._left_until_s: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._serve_runs, name="express", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def begin(self, owned: Mapping[int, Ownership], hot: frozenset[str]) -> None:
+        """Serve all tenants but the hot ones ahead of the main path, or go on with that. owned: where.
+
+        A tenant that was hot is served again in the next run.
+        """
+        now_s = self._ports.clock()
+        if (run := self._run) is None:
+            self._run = _Run(dict(owned), hot, now_s, set(hot))
+            self._begun.set()
+            return
+        run.left.update(hot)
+        if not run.hot <= hot and now_s - run.begun_at_s > RUN_S_MIN:
+            run.over.set()
+
+    @property
+    def serves(self) -> bool:
+        """Whether something of others was applied lately."""
+        return self._ports.clock() - self._served_at_s < SERVES_FOR_S
+
+    def end(self) -> None:
+        """End the run, if there is one: nobody waits, or the partitions change."""
+        if (run := self._run) is not None:
+            run.over.set()
+
+    def was_applied(self, partition: int, offset: int) -> bool:
+        """Return whether the message that the main path has come to was applied. Forgets it."""
+        if (partition, offset) not in self._applied:
+            return False
+        self._applied.discard((partition, offset))
+        return True
+
+    def forget(self) -> None:
+        """Forget what was applied: the ledger decides again."""
+        self.end()
+        self._applied.clear()
+
+    def _serve_runs(self) -> None:
+        while not self._stopping.is_set():
+            if not self._begun.wait(IDLE_WAIT_S) or self._run is None:
+                continue
+            self._begun.clear()
+            try:
+                self._serve(self._run)
+            except (StoreError, NotNext, RecordLogError, OffsetLost) as error:
+                log.info("express_ended", reason=str(error))
+                self._stopping.wait(FAILED_WAIT_S)
+            except Exception:
+                # Any exception: the main path applies everything, only later.
+                log.exception("express_failed")
+                self._stopping.wait(FAILED_WAIT_S)
+            self._run = None
+        self._ports.writer.close()
+
+    def _serve(self, run: _Run) -> None:
+        found = self._ports.ledger.read(sorted(run.owned))
+        owned = {p: at for p, at in found.items() if at.owner_epoch == run.owned[p].owner_epoch}
+        # A copy: the poll loop removes some meanwhile.
+        remembered = list(self._applied)
+        self._applied = {(p, offset) for p, offset in remembered if p in owned and offset >= owned[p].next_offset}
+        now_s = self._ports.clock()
+        self._left_until_s = {tenant: until_s for tenant, until_s in self._left_until_s.items() if until_s > now_s}
+        run.left.update(self._left_until_s)
+        log.info("express_began", hot=sorted(run.left), next_offsets={p: at.next_offset for p, at in owned.items()})
+        messages = self._ports.open_log({p: at.next_offset for p, at in owned.items()})
+        try:
+            while not (run.over.is_set() or self._stopping.is_set()):
+                fetched = messages.fetch(FETCH_MESSAGES_MAX, IDLE_POLL_S, run.left)
+                for chunk in _chunks(fetched, owned, run.left):
+                    self._write(run, chunk)
+                self._leave_hot(run, fetched, messages)
+        finally:
+            messages.close()
+            log.info("express_over", left=sorted(run.left))
+
+    def _write(self, run: _Run, chunk: Chunk) -> None:
+        """Apply a chunk without the tenants that are left to the main path."""
+        while (chunk := _without(chunk, run.left)).items:
+            _, dead = without_dead_letters(chunk, self._ports.registry)
+            if dead:
+                run.left.update(message.message.spec.key.tenant for message, _ in dead if message.message is not None)
+                continue
+            try:
+                applied = self._ports.writer.write(prepare(chunk, self._ports.registry.codec))
+            except LeftToMainPath as error:
+                run.left |= error.tenants
+            except WriteFailed as error:
+                if not error.failure.dataset:
+                    raise
+                specs = [item.message.spec for item in chunk.items]
+                failed = {spec.key.tenant for spec in specs if spec.dataset == error.failure.dataset}
+                self._left_until_s |= dict.fromkeys(failed, self._ports.clock() + LEFT_FOR_S)
+                run.left |= failed
+            else:
+                metrics.count_records(applied.counts.values())
+                if any(counts.accepted for counts in applied.counts.values()):
+                    self._served_at_s = self._ports.clock()
+                metrics.messages_express.add(len(chunk.items))
+                if len(self._applied) < APPLIED_MAX:
+                    self._applied.update((item.partition, item.offset) for item in chunk.items)
+                return
+
+    def _leave_hot(self, run: _Run, fetched: Sequence[Fetched], messages: ExpressLog) -> None:
+        """If this path is late as well, leave those to the main path that make the others wait here."""
+        items = [item for one in fetched if (item := _received(one)) is not None]
+        run.shares.add(items, CHUNK, self._ports.clock())
+        if messages.caught_up and run.shares.several and is_late(items, datetime.now(UTC)):
+            run.left |= run.shares.hot()
+
+
+def _chunks(fetched: Iterable[Fetched], owned: Mapping[int, Ownership], left: set[str]) -> Iterable[Chunk]:
+    """Yield the messages as chunks.
+
+    A tenant with a message that cannot be read, or whose job has several lanes, is left to the main path.
+    """
+    builder = ChunkBuilder(CHUNK)
+    for one in fetched:
+        item = _received(one)
+        if item is None or item.message.lanes > 1:
+            left.add(one.key.decode(errors="replace"))
+            continue
+        builder.add(item, owned[one.partition])
+        if builder.full:
+            yield builder.build()
+            builder.clear()
+    if not builder.empty:
+        yield builder.build()
+
+
+def _without(chunk: Chunk, left: set[str]) -> Chunk:
+    items = tuple(item for item in chunk.items if item.message.spec.key.tenant not in left)
+    return replace(chunk, items=items, rows=sum(item.message.records for item in items))
+
+
+def _received(fetched: Fetched) -> Received | None:
+    """Return a message that can be read."""
+    if fetched.message is None:
+        return None
+    return Received(fetched.partition, fetched.offset, fetched.message, fetched.payload, fetched.headers, fetched.key)
