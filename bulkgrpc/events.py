@@ -76,12 +76,23 @@ class Event(enum.StrEnum):
     )
     OFFSET_GAP = (
         "offset_gap",
-        "Kafka delivered a message after the next one; the partition is read again, and the worker stops if the gap "
-        "is still there.",
+        "Kafka delivered a message after the next one; the partition is read again, and stops if the gap is still "
+        "there.",
     )
     PARTITION_NOT_CREATED = (
         "partition_not_created",
         "A partition of a dataset's table could not be created; the default partition has its rows until then.",
+    )
+    PARTITION_NOT_READ = (
+        "partition_not_read",
+        "Kafka reported an error of one partition; it is compared with the ledger, and read again or stopped.",
+    )
+    PARTITION_RESUMED = ("partition_resumed", "The log of a stopped partition matches the ledger; it is applied again.")
+    PARTITION_STOPPED = (
+        "partition_stopped",
+        "The log of a partition does not match the ledger, for the `cause`: topic_missing, topic_replaced, "
+        "messages_deleted, log_truncated or messages_missing. Nothing of it is applied; others continue. `lost` is the "
+        "span of offsets, `remedy` the command for the operator.",
     )
     PARTITIONS_ASSIGNED = ("partitions_assigned", "Kafka assigned partitions to this worker.")
     PARTITIONS_FENCED = (
@@ -94,6 +105,15 @@ class Event(enum.StrEnum):
         "Kafka has messages of partitions and does not deliver them; the worker joins its group again.",
     )
     SEEK_NOT_READY = ("seek_not_ready", "A partition cannot be read from its position yet; it is tried again.")
+    TOPIC_MISSING = (
+        "topic_missing",
+        "Kafka does not have the records topic; nothing of it is applied until it is there. Workers do not create a "
+        "topic that the ledger knows; a server refuses batches.",
+    )
+    TOPIC_NOT_CHECKED = (
+        "topic_not_checked",
+        "The topic could not be compared with the ledger. A worker acquires no partition until it is, and tries again.",
+    )
     WORKER_FAILED = ("worker_failed", "The worker exits with status 1 because of the error.")
 
     # Server
@@ -132,5 +152,10 @@ class Event(enum.StrEnum):
         "server_process_not_started",
         "A server process does not serve after `seconds`. Until all have served once, the server exits with status 1; "
         "after that the process is started again.",
+    )
+    TOPIC_AVAILABLE = ("topic_available", "The topic is the one that the ledger knows; the server accepts batches.")
+    TOPIC_REFUSED = (
+        "topic_refused",
+        "The topic is missing, or is another one than the ledger knows; the server refuses new batches.",
     )
     SERVER_STARTED = ("server_started", "The server accepts calls.")

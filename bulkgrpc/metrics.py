@@ -41,6 +41,11 @@ partitions_stalled = _meter.create_counter(
     unit="{partition}",
     description="Partitions whose messages Kafka had and did not deliver; the worker joined its group again",
 )
+partitions_stopped = _meter.create_gauge(
+    "bulkgrpc.partitions.stopped",
+    unit="{partition}",
+    description="Partitions of this worker that it does not apply: their logs do not match the ledger",
+)
 messages_dead = _meter.create_counter(
     "bulkgrpc.messages.dead",
     unit="{message}",

@@ -1,4 +1,4 @@
-"""The partitions of this worker: acquired from the ledger, released on revocation, restarted after a stall or a gap."""
+"""The partitions of this worker: acquired, released on revocation, restarted after a stall, stopped after a loss."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.backpressure import Backpressure
+from bulkgrpc.consume.log_identity import Stop, StopCause
 from bulkgrpc.consume.ownership import OwnedPartitions
-from bulkgrpc.consume.ports import OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
+from bulkgrpc.consume.ports import RecordLogError, StoreError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
 
 log = structlog.get_logger()
@@ -21,12 +22,17 @@ FENCED_WAIT_S = 10.0
 """How long after being fenced to acquire a partition again, if it is still assigned: by then a zombie has noticed."""
 
 
+CHECK_AGAIN_S = 1.0
+"""How long to wait after the log did not answer about a partition, or could not read it."""
+
+
 class Partitions:
     """Keeps `owned` in step with the log's assignments and the ledger. Used by the polling thread only."""
 
     def __init__(self, ports: WorkerPorts, pressure: Backpressure) -> None:
         self._log = ports.log
         self._ledger = ports.ledger
+        self._topic = ports.topic
         self._clock = ports.clock
         self._pressure = pressure
         self._stall = StallWatch()
@@ -36,12 +42,14 @@ class Partitions:
         """Acquire partitions that were assigned; return where each starts. Without PostgreSQL, retry later."""
         log.info("partitions_assigned", partitions=list(partitions))
         self.owned.wait(partitions, 0)
+        self._watch_assigned()
         return {} if self._pressure.paused else self._acquire(partitions)
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """Release the right to write partitions. The ledger decides about chunks that the writer already has."""
         log.info("partitions_revoked", partitions=list(partitions))
         self.owned.release(partitions)
+        self._watch_assigned()
 
     def acquire_due(self) -> Sequence[int]:
         """Acquire waiting partitions, confirm unconfirmed ones and seek them. Returns those that were restarted.
@@ -65,18 +73,49 @@ class Partitions:
         """Stop fetching every owned partition, until the ledger confirms where it continues."""
         self._log.pause(self.owned.unconfirm())
 
-    def check_gap(self, fetched: Fetched) -> None:
-        """Log that messages are missing before this one. Raises OffsetLost if that was so before, at the same offset.
+    def take_stopped(self) -> Sequence[int]:
+        """Stop what the last check of the topic found, and what the log could not read. Returns those partitions.
 
-        The first time, reading again from the ledger's position may find them.
+        Partitions whose logs match the ledger again are acquired next. One that could not be read is compared with the
+        ledger when it is acquired again.
         """
-        next_offset = self.owned.owned[fetched.partition].next_offset
-        if self.owned.repeats_gap(fetched.partition):
-            raise OffsetLost(
-                f"partition {fetched.partition}: the ledger needs offset {next_offset}, "
-                f"Kafka has none before {fetched.offset}"
-            )
-        log.error("offset_gap", partition=fetched.partition, next_offset=next_offset, offset=fetched.offset)
+        stopped: list[int] = []
+        found = self._topic.found()
+        if found is not None:
+            examined, stops = found
+            resumed = (self.owned.stopped & set(examined)) - stops.keys()
+            if resumed:
+                log.info("partition_resumed", partitions=sorted(resumed))
+                self.owned.wait(resumed, 0)
+            stopped += self._stop(stops)
+        for partition, reason in self._log.take_failed().items():
+            if partition in self.owned.owned:
+                log.warning("partition_not_read", partition=partition, reason=reason)
+                self.owned.wait([partition], self._clock() + CHECK_AGAIN_S)
+                stopped.append(partition)
+        if stopped:
+            self._log.pause(stopped)
+        return stopped
+
+    def stops_at_gap(self, fetched: Fetched) -> bool:
+        """Log that messages are missing before this one; return whether the partition is stopped for it.
+
+        The first time, reading again from the ledger's position may find them. Where that was so before, at the same
+        offset, they are lost.
+        """
+        partition = fetched.partition
+        next_offset = self.owned.owned[partition].next_offset
+        if not self.owned.repeats_gap(partition):
+            log.error("offset_gap", partition=partition, next_offset=next_offset, offset=fetched.offset)
+            return False
+        stop = Stop(StopCause.MESSAGES_MISSING, next_offset, fetched.offset)
+        try:
+            self._topic.stop(partition, stop)
+        except StoreError as error:
+            # Stopped but not stored: the next check finds no reason, and the partition stops here again.
+            log.warning("topic_not_checked", error=str(error))
+        self._log.pause(self._stop({partition: stop}))
+        return True
 
     def stalled(self, drained_at_s: float) -> bool:
         """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`."""
@@ -94,6 +133,7 @@ class Partitions:
         """Release every partition and join the group as a new member."""
         self._stall.clear()
         self.owned.release_all()
+        self._watch_assigned()
         self._log.rejoin(LEAVE_TIMEOUT_S)
 
     def retry_later(self, error: StoreUnavailable) -> None:
@@ -102,14 +142,25 @@ class Partitions:
         log.warning("postgres_unavailable", error=str(error), retry_in_s=round(wait_s, 2))
 
     def _acquire(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Acquire partitions from the ledger; return where each starts. Without PostgreSQL they stay waiting."""
+        """Acquire partitions from the ledger; return where each starts. Without PostgreSQL they stay waiting.
+
+        Those whose logs do not match the ledger are stopped instead. They are paused: they were not fetched before.
+        """
         if not partitions:
             return {}
         try:
-            acquired = self._ledger.acquire(partitions)
+            examined, stops = self._topic.check(partitions)
+            matching = [partition for partition in partitions if partition in examined and partition not in stops]
+            acquired = self._ledger.acquire(matching) if matching else {}
         except StoreUnavailable as error:
             self.retry_later(error)
             return {}
+        except RecordLogError as error:
+            log.warning("topic_not_checked", error=str(error))
+            self.owned.wait(partitions, self._clock() + CHECK_AGAIN_S)
+            return {}
+        self.owned.wait(set(partitions) - set(examined), self._clock() + CHECK_AGAIN_S)
+        self._stop(stops)
         self.owned.confirm(acquired)
         return {partition: ownership.next_offset for partition, ownership in acquired.items()}
 
@@ -130,3 +181,22 @@ class Partitions:
             self.owned.wait(fenced, self._clock() + FENCED_WAIT_S)
         self.owned.confirm(ours)
         return {partition: owned.next_offset for partition, owned in ours.items()}
+
+    def _stop(self, stops: Mapping[int, Stop]) -> Sequence[int]:
+        """Stop partitions and say so, once; return those that were not stopped yet."""
+        stopped = self.owned.stop(stops)
+        for partition in stopped:
+            stop = stops[partition]
+            log.error(
+                "partition_stopped",
+                partition=partition,
+                cause=stop.cause.value,
+                lost=stop.lost,
+                remedy=stop.remedy(partition),
+            )
+        self._watch_assigned()
+        return stopped
+
+    def _watch_assigned(self) -> None:
+        self._topic.watch(self.owned.assigned)
+        metrics.partitions_stopped.set(len(self.owned.stopped))

@@ -52,6 +52,7 @@ class Poller:
         Raises GroupNotLeft if everything is written but Kafka does not answer.
         """
         self._writer.start()
+        self.ports.topic.start()
         try:
             self.join()
             while not self._stopping.is_set():
@@ -71,6 +72,7 @@ class Poller:
         The chunk is filled once the writer has room: so it has the messages of every partition that arrived until then.
         """
         self._take_results(0)
+        self._drop(self.partitions.take_stopped())
         self._resume_if_idle()
         self._acquire_partitions()
         chunk, linger_s = self.intake.chunk, self._settings.chunk_linger_ms / 1000
@@ -101,8 +103,11 @@ class Poller:
         fetched = self.intake.fetch()
         after_gap = self.intake.fill()
         if after_gap is not None:
-            self.partitions.check_gap(after_gap)
-            self._restart()
+            if self.partitions.stops_at_gap(after_gap):
+                # What the chunk has of it comes before the gap: it is written.
+                self.intake.discard_backlog([after_gap.partition])
+            else:
+                self._restart()
         return fetched
 
     def _submit(self) -> None:
@@ -188,8 +193,13 @@ class Poller:
 
     def _on_revoked(self, partitions: Sequence[int]) -> None:
         self.partitions.revoked(partitions)
-        self.intake.chunk.drop(partitions)
-        self.intake.discard_backlog(partitions)
+        self._drop(partitions)
+
+    def _drop(self, partitions: Sequence[int]) -> None:
+        """Discard the pending messages of partitions that were revoked or stopped."""
+        if partitions:
+            self.intake.chunk.drop(partitions)
+            self.intake.discard_backlog(partitions)
 
     def _drain(self) -> None:
         """Write the pending chunk, within the time that SIGTERM gives."""

@@ -10,19 +10,21 @@ from bulkgrpc.model import Outcome, Ownership
 
 @dataclass(slots=True)
 class OwnedPartitions:
-    """The partitions that Kafka assigned to this worker, each in one of three states.
+    """The partitions that Kafka assigned to this worker, each in one of four states.
 
     | state       | meaning                                                                  | next state             |
     |-------------|--------------------------------------------------------------------------|------------------------|
     | waiting     | to be acquired from the ledger, not before a time (seconds, monotonic)   | owned                  |
     | unconfirmed | acquired, but its next offset must be read from the ledger again         | owned; fenced: waiting |
-    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed            |
+    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed, stopped   |
+    | stopped     | its log does not match the ledger (`log_identity.examine`)               | waiting                |
 
     A revoked partition is in none of them.
     """
 
     owned: dict[int, Ownership] = field(default_factory=dict)
     unconfirmed: dict[int, Ownership] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
     _waiting: dict[int, float] = field(default_factory=dict)
     _gaps: dict[int, int] = field(default_factory=dict)
 
@@ -35,7 +37,20 @@ class OwnedPartitions:
         for partition in partitions:
             self.owned.pop(partition, None)
             self.unconfirmed.pop(partition, None)
+            self.stopped.discard(partition)
             self._waiting[partition] = not_before_s
+
+    def stop(self, partitions: Iterable[int]) -> Sequence[int]:
+        """Stop those of the partitions that are assigned and not stopped yet. Returns them."""
+        stopped = [number for number in partitions if number in self.assigned - self.stopped]
+        self.release(stopped)
+        self.stopped.update(stopped)
+        return stopped
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """The partitions that are in any state."""
+        return frozenset(self.owned.keys() | self.unconfirmed.keys() | self._waiting.keys() | self.stopped)
 
     def confirm(self, ownerships: Mapping[int, Ownership]) -> None:
         """Make partitions owned, as the ledger reports them. Those that were revoked meanwhile are ignored."""
@@ -57,12 +72,14 @@ class OwnedPartitions:
             self.owned.pop(partition, None)
             self.unconfirmed.pop(partition, None)
             self._waiting.pop(partition, None)
+            self.stopped.discard(partition)
 
     def release_all(self) -> None:
         """Forget every partition: the group was left."""
         self.owned.clear()
         self.unconfirmed.clear()
         self._waiting.clear()
+        self.stopped.clear()
 
     def outcome(self, partition: int, offset: int) -> Outcome:
         """Return whether the message at `offset` may be written.

@@ -12,11 +12,22 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Fetched
-from bulkgrpc.consume.ports import Assigned, GroupNotLeft, OffsetLost, RecordLogError, Revoked
+from bulkgrpc.consume.ports import Assigned, GroupNotLeft, RecordLogError, Revoked
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 
 END_TIMEOUT_S = 1.0
+_OF_PARTITION = (
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+    KafkaError._BAD_MSG,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_ID,
+    KafkaError.INCONSISTENT_TOPIC_ID,
+    KafkaError._LOG_TRUNCATION,
+)
+"""Errors of one partition: its log may be another one, or lack what the ledger needs. The others are not affected."""
 QUEUE_BYTES_MAX = 1024 * 1024
 """Prefetched payloads at which fetching stops, of all partitions together: they are one queue, in order of arrival, in
 which a message waits behind those of other partitions. Enough for the time of a fetch."""
@@ -32,6 +43,7 @@ class RecordsConsumer:
         self._topic = settings.topic
         self._assigned: Assigned = lambda _: {}
         self._revoked: Revoked = lambda _: None
+        self._failed: dict[int, str] = {}
         self._consumer = Consumer(_configuration(settings))
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
@@ -45,8 +57,8 @@ class RecordsConsumer:
     def fetch(self, messages_max: int, timeout_s: float) -> Sequence[Fetched]:
         """Return up to `messages_max` messages; wait up to `timeout_s` for the first.
 
-        Raises OffsetLost if Kafka no longer has the offset that a partition needs, RecordLogError on an error that
-        librdkafka does not recover from.
+        Raises RecordLogError on an error that librdkafka does not recover from. One of a single partition is for
+        `take_failed`.
         """
         with _translated():
             first = self._consumer.poll(timeout_s)
@@ -58,9 +70,19 @@ class RecordsConsumer:
             error = message.error()
             if error is not None:
                 _raise_if_permanent(error)
+                if error.code() in _OF_PARTITION and (partition := message.partition()) is not None:
+                    self._failed[partition] = f"{error.name()}: {error.str()}"
                 continue
             fetched.append(_fetched(message))
         return fetched
+
+    def take_failed(self) -> Mapping[int, str]:
+        """Return the partitions that `fetch` could not read since the last call, with Kafka's reason.
+
+        A partition of -1 is the topic as a whole.
+        """
+        failed, self._failed = self._failed, {}
+        return failed
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Continue partitions at these offsets; paused ones resume.
@@ -163,8 +185,6 @@ def _translated() -> Iterator[None]:
 
 
 def _raise_if_permanent(error: KafkaError) -> None:
-    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._BAD_MSG):
-        raise OffsetLost(error.str())
     if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
         raise RecordLogError(str(error))
 
@@ -187,7 +207,7 @@ def _configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "client.id": f"bulkgrpc-worker-{os.getpid()}",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # If Kafka does not have the ledger's offset, stop: an operator decides about the lost span.
+        # If Kafka does not have the ledger's offset, report it: an operator decides about the lost span.
         "auto.offset.reset": "error",
         "check.crcs": True,
         "max.poll.interval.ms": int(limits.MAX_POLL_INTERVAL_S * 1000),

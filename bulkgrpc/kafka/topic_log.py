@@ -1,0 +1,90 @@
+"""The identity of the records topic and the extent of its partitions. Implements `bulkgrpc.consume.ports.TopicLog`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import admin as kafka_admin
+
+from bulkgrpc.consume.log_identity import LogRange
+from bulkgrpc.consume.ports import RecordLogError
+from bulkgrpc.kafka.topics import administrator
+from bulkgrpc.settings import StackSettings
+
+TIMEOUT_S = 2.0
+"""Of each request. The poll loop waits for two."""
+# The stubs do not export it.
+_OffsetSpec: Any = vars(kafka_admin)["OffsetSpec"]
+_MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+
+
+class KafkaTopicLog:
+    """Asks Kafka about the records topic. Any thread may use it. Every method raises RecordLogError."""
+
+    def __init__(self, settings: StackSettings) -> None:
+        self._topic = settings.topic
+        self._admin = administrator(settings)
+
+    def topic_id(self) -> uuid.UUID | None:
+        """Return the topic's ID, None if there is no such topic."""
+        return None if (found := self._describe()) is None else _uuid_of(found.topic_id)
+
+    def partitions(self) -> int | None:
+        """Return how many partitions the topic has, None if there is no such topic."""
+        return None if (found := self._describe()) is None else len(found.partitions)
+
+    def ranges(self, partitions: Collection[int]) -> Mapping[int, LogRange]:
+        """Return what Kafka has of partitions. One for which it does not answer is left out."""
+        starts = self._offsets(partitions, _OffsetSpec.earliest())
+        ends = self._offsets(partitions, _OffsetSpec.latest())
+        return {number: LogRange(starts[number].offset, ends[number].offset) for number in starts.keys() & ends.keys()}
+
+    def first_from(self, partitions: Collection[int], time: datetime | None) -> Mapping[int, tuple[int, datetime]]:
+        """Return offset and time of each partition's first message that is not older than `time`; left out: none.
+
+        time: None for the first message.
+        """
+        since_ms = 0 if time is None else int(time.timestamp() * 1000)
+        found = self._offsets(partitions, _OffsetSpec.for_timestamp(since_ms))
+        return {
+            number: (one.offset, datetime.fromtimestamp(one.timestamp / 1000).astimezone())
+            for number, one in found.items()
+            if one.offset >= 0
+        }
+
+    def _describe(self) -> Any:
+        try:
+            asked = self._admin.describe_topics(TopicCollection([self._topic]), request_timeout=TIMEOUT_S)
+            return asked[self._topic].result(TIMEOUT_S + 1)
+        except KafkaException as error:
+            if error.args[0].code() in _MISSING:
+                return None
+            raise RecordLogError(f"Kafka does not describe topic {self._topic}: {error.args[0].str()}") from error
+        except TimeoutError as error:
+            raise RecordLogError(f"Kafka does not describe topic {self._topic} in time") from error
+
+    def _offsets(self, partitions: Collection[int], spec: Any) -> dict[int, Any]:
+        if not partitions:
+            return {}
+        queries = {TopicPartition(self._topic, number): spec for number in partitions}
+        found = {}
+        asked = self._admin.list_offsets(queries, request_timeout=TIMEOUT_S)
+        for place, answer in asked.items():
+            try:
+                found[place.partition] = answer.result(TIMEOUT_S + 1)
+            except (KafkaException, TimeoutError):
+                # Without a leader, or of another topic since: the next check asks again.
+                continue
+        return found
+
+
+def _uuid_of(found: Any) -> uuid.UUID:
+    """Return librdkafka's two signed halves as a UUID."""
+    high, low = (
+        half & (1 << 64) - 1 for half in (found.get_most_significant_bits(), found.get_least_significant_bits())
+    )
+    return uuid.UUID(int=high << 64 | low)
