@@ -1,4 +1,4 @@
-"""The command `ledger show`: how far workers have applied each partition, and what they have parked."""
+"""The commands `ledger show`, `adopt-topic` and `accept-loss`: what workers have applied, and how to continue."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
+from bulkgrpc.cli.recovery import accept_loss, adopt_topic
 from bulkgrpc.client import LedgerSnapshot, ParkedQueue, PartitionPosition
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Show the ledger: how far workers have applied each partition, and what they have parked.\n\n"
+    help="Show the ledger: how far workers have applied each partition, and what they have parked. Continue partitions "
+    "that are stopped because Kafka lost what the ledger needs next.\n\n"
     "For example:\n\n    bulkgrpc ledger show\n\nEvery command has its own `--help`.",
 )
-
-
-@app.callback()
-def ledger() -> None:
-    """Keep `show` a subcommand: Typer makes the only command of an app the app itself."""
+app.command("adopt-topic")(adopt_topic)
+app.command("accept-loss")(accept_loss)
 
 
 @app.command("show")

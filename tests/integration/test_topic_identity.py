@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from psycopg_pool import AsyncConnectionPool
+from typer.testing import CliRunner, Result
 
+from bulkgrpc import limits
+from bulkgrpc.cli.app import app
+from bulkgrpc.consume import recovery
 from bulkgrpc.kafka.administration import KafkaAdministration
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, ensure_topic
 from bulkgrpc.model import JobSpec
+from bulkgrpc.postgres.jobs import JobStore
+from bulkgrpc.postgres.statements import family
 from bulkgrpc.postgres.topics import may_create
 from bulkgrpc.stack import Addresses
 from tests.integration.test_worker import Feed, batch, ended, feed, seal, send, spec
 from tests.support import examples
-from tests.support.database import Connection
+from tests.support.database import Connection, count
 from tests.support.processes import Process
 from tests.support.waiting import eventually
 
@@ -182,3 +191,130 @@ def test_a_topic_that_the_ledger_knows_is_not_created(addresses: Addresses, feed
     with pytest.raises(TopicMissing, match="adopt-topic"):
         ensure_topic(settings, lambda: may_create(settings.postgres, settings.topic))
     assert settings.topic not in AdminClient({"bootstrap.servers": settings.kafka}).list_topics(timeout=10).topics
+
+
+def recover(feed: Feed, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
+    """Run a command of `bulkgrpc ledger`."""
+    for name, value in feed.environment.items():
+        monkeypatch.setenv(name, value)
+    return CliRunner().invoke(app, ["ledger", *arguments])
+
+
+def job_of(connection: Connection, job: JobSpec) -> tuple[int, str]:
+    """State and failure reason of a job."""
+    rows = connection.execute("SELECT state, failure_reason FROM bulk.jobs WHERE job_id = %s", [job.key.job_id])
+    state, reason = rows.fetchall()[0]
+    return state, reason
+
+
+async def test_an_adopted_topic_is_read_from_its_start_and_jobs_that_lost_batches_fail(
+    feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = await write(feed, connection, "done")
+    cut = spec("cut", "t0")
+    await send(feed, [batch(cut, 0, 1, examples.reading_batch(500, 1))])
+    await eventually(lambda: count(connection, "sensor_readings") == 11)
+    recreate(feed)
+    after = spec("after", "t9")
+    await send(feed, [*(batch(after, n, 1, examples.reading_batch(100 + n, 1)) for n in range(20)), seal(after, 20)])
+    await eventually(lambda: stops(connection).get(0, ("",))[0] == "topic_replaced")
+    refused = recover(feed, monkeypatch, "accept-loss", "--yes")
+    assert (refused.exit_code, "adopt-topic" in refused.output) == (1, True)
+    aborted = recover(feed, monkeypatch, "adopt-topic")
+    assert aborted.exit_code == 1
+    assert "fail 1 jobs?" in aborted.output
+    assert job_of(connection, cut)[0] == 1
+    adopted = recover(feed, monkeypatch, "adopt-topic", "--yes", "--json")
+    assert adopted.exit_code == 0, adopted.output
+    document = json.loads(adopted.stdout)
+    assert [one["name"] for one in document["failed_jobs"]] == [cut.key.name]
+    assert [(one["cause"], one["resume_at"]) for one in document["partitions"]] == [("topic_replaced", 0)] * 2
+    # Above 12 if the worker read messages of the new topic before it noticed: they are read again.
+    assert document["partitions"][0]["lost_from"] >= 12
+    assert await ended(connection, after) == (3, 20, 20, 0, 0)
+    assert (job_of(connection, done)[0], job_of(connection, cut)[0]) == (3, 5)
+    assert job_of(connection, cut)[1].startswith("LOST_IN_KAFKA")
+    await eventually(lambda: stops(connection) == {})
+    assert connection.execute("SELECT topic_id FROM bulk.topics").fetchone() == (
+        KafkaTopicLog(feed.settings).topic_id(),
+    )
+    nothing = recover(feed, monkeypatch, "adopt-topic", "--yes")
+    assert (nothing.exit_code, "nothing to adopt" in nothing.output) == (1, True)
+
+
+async def test_an_accepted_loss_fails_the_jobs_that_it_may_have_hit_and_no_later_one(
+    feed: Feed, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "CLOCK_SKEW_S", -limits.DELIVERY_TIMEOUT_S)
+    first = feed.worker("first")
+    first.start()
+    hit, other = spec("hit", "t0"), spec("other", "t1")
+    await send(feed, [batch(hit, 0, 1, examples.reading_batch(0, 1))], 0)
+    await send(feed, [batch(other, 0, 1, examples.reading_batch(1, 1))], 1)
+    await eventually(lambda: count(connection, "sensor_readings") == 2)
+    first.stop()
+    await send(feed, [batch(hit, 1, 1, examples.reading_batch(2, 1)), seal(hit, 2)], 0)
+    KafkaAdministration(feed.settings.kafka).delete_records(feed.settings.topic, {0: 3})
+    later = spec("later", "t2")
+    await send(feed, [batch(later, 0, 1, examples.reading_batch(3, 1)), seal(later, 1)], 0)
+    async with AsyncConnectionPool(feed.settings.postgres, kwargs={"autocommit": True}) as pool:
+        await JobStore(pool).open_job(later, [0], datetime.now(UTC) + timedelta(seconds=1))
+    second = feed.worker("second")
+    second.start()
+    try:
+        await eventually(lambda: stops(connection) == {0: ("messages_deleted", 1, 3)})
+        wrong = recover(feed, monkeypatch, "accept-loss", "--partition", "1", "--yes")
+        assert (wrong.exit_code, "nothing to accept" in wrong.output) == (1, True)
+        accepted = recover(feed, monkeypatch, "accept-loss", "--partition", "0", "--yes")
+        assert accepted.exit_code == 0, accepted.output
+        assert await ended(connection, later) == (3, 1, 1, 0, 0)
+        assert (job_of(connection, hit)[0], job_of(connection, other)[0]) == (5, 1)
+        assert "[1, 3) of partition 0" in job_of(connection, hit)[1]
+        assert "partition_resumed" in second.log.read_text()
+    finally:
+        second.stop()
+
+
+async def test_after_a_truncation_new_messages_with_old_offsets_are_applied_and_old_ones_are_not_applied_again(
+    feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(feed, connection, "k0", 0)
+    connection.execute("UPDATE bulk.offsets SET next_offset = 30, owner_epoch = owner_epoch + 1 WHERE partition = 0")
+    await eventually(lambda: stops(connection) == {0: ("log_truncated", 11, 30)})
+    new = spec("new", "t5")
+    await send(feed, [batch(new, 0, 1, examples.reading_batch(50, 1)), seal(new, 1)])
+    async with AsyncConnectionPool(feed.settings.postgres, kwargs={"autocommit": True}) as pool:
+        await JobStore(pool).open_job(new, [0], datetime.now(UTC) + timedelta(seconds=90))
+    accepted = recover(feed, monkeypatch, "accept-loss", "--yes", "--json")
+    assert accepted.exit_code == 0, accepted.output
+    assert json.loads(accepted.stdout)["failed_jobs"] == []
+    assert await ended(connection, new) == (3, 1, 1, 0, 0)
+    assert count(connection, "sensor_readings") == 11
+
+
+def test_parked_messages_keep_their_order_before_those_of_an_adopted_topic(connection: Connection) -> None:
+    def park(offset: int) -> None:
+        connection.execute(
+            "INSERT INTO bulk.parked (topic, partition, message_offset, tenant, dataset, job_id, records, headers, "
+            "payload) VALUES ('t', 0, %s, 'a', 'd', %s, 1, '[]', '')",
+            [offset, uuid.uuid4()],
+        )
+
+    def shift() -> list[int]:
+        connection.execute(family("recovery")["shift_parked"], {"topic": "t", "partition": 0})
+        rows = connection.execute("SELECT message_offset FROM bulk.parked ORDER BY park_time").fetchall()
+        return [offset for (offset,) in rows]
+
+    connection.execute("INSERT INTO bulk.discards VALUES ('d', 't', 0, 9, 'r')")
+    assert shift() == []
+    assert connection.execute("SELECT count(*) FROM bulk.discards").fetchone() == (0,)
+    connection.execute("INSERT INTO bulk.discards VALUES ('d', 't', 0, 9, 'r')")
+    for offset in (7, 8, 11):
+        park(offset)
+    assert shift() == [-5, -4, -1]
+    assert connection.execute("SELECT to_offset FROM bulk.discards").fetchone() == (-3,)
+    park(0)
+    park(3)
+    found = shift()
+    assert found == sorted(found)
+    assert found[-1] < 0
