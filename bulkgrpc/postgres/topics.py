@@ -9,11 +9,14 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.consume.log_identity import LogRange, Recorded, Stop, StopCause
 from bulkgrpc.ingest.ports import PostgresUnavailable
+from bulkgrpc.limits import STREAM_DEADLINE_S
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection, connect
+from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 from bulkgrpc.postgres.worker_ports import translated
 
@@ -106,15 +109,19 @@ def may_create(postgres: str, topic: str) -> bool:
         raise PostgresUnavailable(str(error).splitlines()[0], error.sqlstate or "") from error
 
 
-def record_created(postgres: str, topic: str, found: uuid.UUID) -> None:
-    """Record the ID of a topic if the ledger has none. Raises PostgresUnavailable."""
-    try:
-        with connect(postgres, "bulkgrpc-topic") as connection:
-            record(connection, topic, found)
-    except psycopg.Error as error:
-        if meaning_of(error) is Meaning.OTHER:
-            raise
-        raise PostgresUnavailable(str(error).splitlines()[0], error.sqlstate or "") from error
+class TopicRecord:
+    """What the ledger knows of the topic, for a server, through its pool. See the port of `bulkgrpc.ingest.ports`."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any], topic: str) -> None:
+        self._pool, self._topic = pool, topic
+
+    @within(STREAM_DEADLINE_S)
+    async def recorded(self, found: uuid.UUID) -> uuid.UUID:
+        """Return the ID that the ledger has; if it has none, it records `found`. Raises PostgresUnavailable."""
+        async with self._pool.connection() as connection:
+            await connection.execute(_SQL["record_topic"], {"topic": self._topic, "topic_id": found})
+            row = await (await connection.execute(_SQL["get_topic"], {"topic": self._topic})).fetchone()
+        return found if row is None else row[0]
 
 
 def _recorded(next_offset: int, log_start: int | None, log_end: int | None, *stop: Any) -> RecordedPartition:
