@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -26,7 +27,7 @@ class KafkaTopicLog:
     """Asks Kafka about the records topic. Any thread may use it. Every method raises RecordLogError."""
 
     def __init__(self, settings: StackSettings) -> None:
-        self._topic = settings.topic
+        self._settings, self._topic = settings, settings.topic
         self._admin = administrator(settings)
 
     def topic_id(self) -> uuid.UUID | None:
@@ -68,17 +69,23 @@ class KafkaTopicLog:
             raise RecordLogError(f"Kafka does not describe topic {self._topic} in time") from error
 
     def _offsets(self, partitions: Collection[int], spec: Any) -> dict[int, Any]:
+        """Return what Kafka answers for partitions; those for which it does not are asked for twice."""
+        found = self._ask(partitions, spec)
+        if missing := set(partitions) - found.keys():
+            # A client may remember the epoch of an earlier leader, which brokers refuse: a new one does not.
+            self._admin = administrator(self._settings)
+            found |= self._ask(missing, spec)
+        return found
+
+    def _ask(self, partitions: Collection[int], spec: Any) -> dict[int, Any]:
         if not partitions:
             return {}
-        queries = {TopicPartition(self._topic, number): spec for number in partitions}
         found = {}
-        asked = self._admin.list_offsets(queries, request_timeout=TIMEOUT_S)
-        for place, answer in asked.items():
-            try:
+        queries = {TopicPartition(self._topic, number): spec for number in partitions}
+        for place, answer in self._admin.list_offsets(queries, request_timeout=TIMEOUT_S).items():
+            # An error of one partition, such as that it has no leader, is not one of the others.
+            with contextlib.suppress(KafkaException, TimeoutError):
                 found[place.partition] = answer.result(TIMEOUT_S + 1)
-            except (KafkaException, TimeoutError):
-                # Without a leader, or of another topic since: the next check asks again.
-                continue
         return found
 
 
