@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from bulkgrpc.cli import console
@@ -210,13 +211,13 @@ def _done(plan: Plan) -> str:
 def plan_tables(plan: Plan, lost: Sequence[LostJob]) -> Group:
     """Return a plan as tables: the topic, its partitions, the jobs that fail."""
     table = Table(title=_title(plan), title_justify="left", show_edge=False, pad_edge=False)
-    for name in ("partition", "ledger", "Kafka has", "lost", "continues at"):
+    table.add_column("partition", no_wrap=True)
+    for name in ("ledger", "Kafka has", "lost", "continues at"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("cause", overflow="fold")
     for one in plan.partitions:
         log = f"[{one.log.start}, {one.log.end})"
-        cells = (str(one.partition), f"{one.next_offset:,}", log, one.stop.lost, f"{one.resume_at:,}")
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells), one.stop.cause.value)
+        cells = (f"{one.next_offset:,}", log, one.stop.lost, f"{one.resume_at:,}")
+        table.add_row(f"{one.partition}\n{one.stop.cause.value}", *map(escape, cells))
     if not lost:
         return Group(table, "", "No job fails.")
     jobs = Table(title=f"{len(lost):,} jobs fail", title_justify="left", show_edge=False, pad_edge=False)

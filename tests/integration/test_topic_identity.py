@@ -19,6 +19,7 @@ from bulkgrpc.kafka.administration import KafkaAdministration
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, ensure_topic
 from bulkgrpc.model import JobSpec
+from bulkgrpc.postgres.blocks import Blocks
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.statements import family
 from bulkgrpc.postgres.topics import may_create
@@ -148,6 +149,13 @@ async def test_messages_that_are_deleted_stop_one_partition_and_another_continue
     second.start()
     try:
         await eventually(lambda: stops(connection) == {0: ("messages_deleted", 11, 21)})
+        async with AsyncConnectionPool(feed.settings.postgres, kwargs={"autocommit": True}) as pool:
+            shown = (await Blocks(pool, feed.settings.topic).ledger()).partitions
+        assert [(one.partition, one.next_offset, one.stop_reason) for one in shown] == [
+            (0, 11, "messages_deleted: Kafka lost [11, 21)"),
+            (1, 11, ""),
+        ]
+        assert shown[0].stop_time is not None
         more = spec("more", "t1")
         await send(feed, [batch(more, 0, 1, examples.reading_batch(200, 1)), seal(more, 1)], 1)
         assert await ended(connection, more) == (3, 1, 1, 0, 0)
