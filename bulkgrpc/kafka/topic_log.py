@@ -41,8 +41,8 @@ class KafkaTopicLog:
     def ranges(self, partitions: Collection[int]) -> Mapping[int, LogRange]:
         """Return what Kafka has of partitions. One for which it does not answer is left out."""
         starts = self._offsets(partitions, _OffsetSpec.earliest())
-        ends = self._offsets(partitions, _OffsetSpec.latest())
-        return {number: LogRange(starts[number].offset, ends[number].offset) for number in starts.keys() & ends.keys()}
+        ends = self._offsets(starts.keys(), _OffsetSpec.latest())
+        return {number: LogRange(starts[number].offset, end.offset) for number, end in ends.items()}
 
     def first_from(self, partitions: Collection[int], time: datetime | None) -> Mapping[int, tuple[int, datetime]]:
         """Return offset and time of each partition's first message that is not older than `time`; left out: none.
@@ -58,8 +58,9 @@ class KafkaTopicLog:
         }
 
     def _describe(self) -> Any:
+        admin = self._admin
         try:
-            asked = self._admin.describe_topics(TopicCollection([self._topic]), request_timeout=TIMEOUT_S)
+            asked = admin.describe_topics(TopicCollection([self._topic]), request_timeout=TIMEOUT_S)
             return asked[self._topic].result(TIMEOUT_S + 1)
         except KafkaException as error:
             if error.args[0].code() in _MISSING:
@@ -82,7 +83,9 @@ class KafkaTopicLog:
             return {}
         found = {}
         queries = {TopicPartition(self._topic, number): spec for number in partitions}
-        for place, answer in self._admin.list_offsets(queries, request_timeout=TIMEOUT_S).items():
+        # Kept until all have answered: another thread may replace it, and a client that is freed never answers.
+        admin = self._admin
+        for place, answer in admin.list_offsets(queries, request_timeout=TIMEOUT_S).items():
             # An error of one partition, such as that it has no leader, is not one of the others.
             with contextlib.suppress(KafkaException, TimeoutError):
                 found[place.partition] = answer.result(TIMEOUT_S + 1)
