@@ -36,6 +36,9 @@ class Partitions:
         self._clock = ports.clock
         self._pressure = pressure
         self._stall = StallWatch()
+        # Of each partition that is stopped, or was.
+        self._stops: dict[int, Stop] = {}
+        self._topic_returned = False
         self.owned = OwnedPartitions()
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
@@ -86,6 +89,7 @@ class Partitions:
             resumed = (self.owned.stopped & set(examined)) - stops.keys()
             if resumed:
                 log.info("partition_resumed", partitions=sorted(resumed))
+                self._topic_returned = any(self._stops[number].cause.of_topic for number in resumed)
                 self.owned.wait(resumed, 0)
             stopped += self._stop(stops)
         for partition, reason in self._log.take_failed().items():
@@ -118,7 +122,13 @@ class Partitions:
         return True
 
     def stalled(self, drained_at_s: float) -> bool:
-        """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`."""
+        """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`.
+
+        Also once a topic that was missing or another one is adopted: librdkafka may keep what it knew of the former
+        one, and then refuses each seek (_STATE, seen with the group protocol `classic`).
+        """
+        if self._topic_returned:
+            return True
         if self._pressure.paused:
             self._stall.clear()
             return False
@@ -132,6 +142,7 @@ class Partitions:
     def rejoin(self) -> None:
         """Release every partition and join the group as a new member."""
         self._stall.clear()
+        self._topic_returned = False
         self.owned.release_all()
         self._watch_assigned()
         self._log.rejoin(LEAVE_TIMEOUT_S)
@@ -183,10 +194,13 @@ class Partitions:
         return {partition: owned.next_offset for partition, owned in ours.items()}
 
     def _stop(self, stops: Mapping[int, Stop]) -> Sequence[int]:
-        """Stop partitions and say so, once; return those that were not stopped yet."""
+        """Stop partitions and say so, once for each cause; return those that were not stopped yet."""
         stopped = self.owned.stop(stops)
-        for partition in stopped:
-            stop = stops[partition]
+        for partition in self.owned.stopped & stops.keys():
+            stop, before = stops[partition], self._stops.get(partition)
+            self._stops[partition] = stop
+            if partition not in stopped and before is not None and before.cause is stop.cause:
+                continue
             log.error(
                 "partition_stopped",
                 partition=partition,

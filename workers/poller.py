@@ -92,11 +92,11 @@ class Poller:
 
     def _acquire_partitions(self) -> None:
         """Restart the partitions whose position must come from the ledger; join the group again if some stall."""
-        if not self._results_to_ignore:
-            self.intake.discard_backlog(self.partitions.acquire_due())
         if self.partitions.stalled(self.intake.drained_at_s):
             self._discard_pending()
             self.partitions.rejoin()
+        if not self._results_to_ignore:
+            self.intake.discard_backlog(self.partitions.acquire_due())
 
     def _fill(self) -> bool:
         """Fetch messages and add them to the chunk. Returns whether there were any that could be added."""

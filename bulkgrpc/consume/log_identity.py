@@ -26,6 +26,11 @@ class StopCause(enum.StrEnum):
     MESSAGES_MISSING = "messages_missing"
     """The log has messages before and after the next offset, and not this one."""
 
+    @property
+    def of_topic(self) -> bool:
+        """Whether it is about the topic as a whole."""
+        return self in (StopCause.TOPIC_MISSING, StopCause.TOPIC_REPLACED)
+
 
 @dataclass(frozen=True, slots=True)
 class LogRange:

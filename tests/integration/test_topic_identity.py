@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +16,8 @@ from typer.testing import CliRunner, Result
 from bulkgrpc import limits
 from bulkgrpc.cli.app import app
 from bulkgrpc.consume import recovery
+from bulkgrpc.errors import Reason
+from bulkgrpc.ingest.refusals import job_closed
 from bulkgrpc.kafka.administration import KafkaAdministration
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, ensure_topic
@@ -215,9 +218,20 @@ def job_of(connection: Connection, job: JobSpec) -> tuple[int, str]:
     return state, reason
 
 
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
 async def test_an_adopted_topic_is_read_from_its_start_and_jobs_that_lost_batches_fail(
-    feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    feed: Feed, connection: Connection, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
+    worker = replace(feed.worker(), environment={**feed.environment, "BULKGRPC_GROUP_PROTOCOL": protocol})
+    worker.start()
+    try:
+        await check_adoption(feed, connection, monkeypatch)
+        assert worker.ended is None
+    finally:
+        worker.stop()
+
+
+async def check_adoption(feed: Feed, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     done = await write(feed, connection, "done")
     cut = spec("cut", "t0")
     await send(feed, [batch(cut, 0, 1, examples.reading_batch(500, 1))])
@@ -246,6 +260,12 @@ async def test_an_adopted_topic_is_read_from_its_start_and_jobs_that_lost_batche
     assert connection.execute("SELECT topic_id FROM bulk.topics").fetchone() == (
         KafkaTopicLog(feed.settings).topic_id(),
     )
+    async with AsyncConnectionPool(feed.settings.postgres, kwargs={"autocommit": True}) as pool:
+        found = await JobStore(pool).open_job(cut, [0], datetime.now(UTC))
+    refused_batch = job_closed(found)
+    assert refused_batch.reason is Reason.JOB_ENDED
+    assert "LOST_IN_KAFKA" in refused_batch.message
+    assert "another idempotency key" in refused_batch.message
     nothing = recover(feed, monkeypatch, "adopt-topic", "--yes")
     assert (nothing.exit_code, "nothing to adopt" in nothing.output) == (1, True)
 

@@ -134,6 +134,18 @@ def test_a_stopped_partition_continues_at_the_ledgers_position_once_it_matches(p
     assert fakes.log.seeks[-1] == {0: 7}
 
 
+def test_the_group_is_joined_again_once_another_topic_is_adopted(poller: Poller, fakes: Fakes) -> None:
+    stop = Stop(StopCause.TOPIC_REPLACED, 0, 0)
+    fakes.topic.findings = ({0, 1}, {0: stop, 1: stop})
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    fakes.topic.findings = ({0, 1}, {})
+    poller.step()
+    assert (fakes.log.rejoined, fakes.log.paused) == (1, set())
+    poller.step()
+    assert fakes.log.rejoined == 1
+
+
 def test_a_partition_that_does_not_match_when_it_is_assigned_is_not_acquired(fakes: Fakes) -> None:
     fakes.topic.stops = {1: Stop(StopCause.LOG_TRUNCATED, 3, 9)}
     poller = Poller(SETTINGS, fakes.ports(), fakes.queue, threading.Event())
