@@ -346,3 +346,24 @@ def test_parked_messages_keep_their_order_before_those_of_an_adopted_topic(conne
     found = shift()
     assert found == sorted(found)
     assert found[-1] < 0
+
+
+@pytest.mark.parametrize("mirror", ["same-offsets", "other-offsets"])
+async def test_a_mirror_is_adopted_and_no_job_fails(
+    feed: Feed, worker: Process, connection: Connection, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    await write(feed, connection, "done")
+    begun = spec("begun", "t1")
+    await send(feed, [batch(begun, 0, 1, examples.reading_batch(50, 1))])
+    await eventually(lambda: count(connection, "sensor_readings") == 11)
+    # To the ledger, the topic with the same messages is another one.
+    connection.execute("UPDATE bulk.topics SET topic_id = gen_random_uuid()")
+    await eventually(lambda: stops(connection).get(0, ("",))[0] == "topic_replaced")
+    await send(feed, [batch(begun, 1, 1, examples.reading_batch(51, 1)), seal(begun, 2)])
+    adopted = recover(feed, monkeypatch, "adopt-topic", "--mirror", mirror, "--yes", "--json")
+    assert adopted.exit_code == 0, adopted.output
+    document = json.loads(adopted.stdout)
+    assert document["failed_jobs"] == []
+    assert document["partitions"][0]["resume_at"] == (12 if mirror == "same-offsets" else 0)
+    assert await ended(connection, begun) == (3, 2, 2, 0, 0)
+    assert count(connection, "sensor_readings") == 12
