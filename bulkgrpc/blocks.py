@@ -89,11 +89,16 @@ class BlockedDataset:
 
 @dataclass(frozen=True, slots=True)
 class PartitionPosition:
-    """A partition in the ledger. next_offset: of the next message to be applied or parked."""
+    """A partition in the ledger. next_offset: of the next message to be applied or parked.
+
+    stop_reason: why no worker applies it, and what Kafka lost; "" if it is applied. stop_time: since when.
+    """
 
     partition: int
     next_offset: int
     owner_epoch: int
+    stop_reason: str = ""
+    stop_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,17 @@ class Event(enum.StrEnum):
         "The next message of a partition, at `offset`, is of a newer format than this worker reads. The partition "
         "waits there until a newer worker acquires it: replace this worker. Logged once, and every 5 min.",
     )
+    PARTITION_NOT_READ = (
+        "partition_not_read",
+        "Kafka reported an error of one partition; it is compared with the ledger, and read again or stopped.",
+    )
+    PARTITION_RESUMED = ("partition_resumed", "The log of a stopped partition matches the ledger; it is applied again.")
+    PARTITION_STOPPED = (
+        "partition_stopped",
+        "The log of a partition does not match the ledger, for the `cause`: topic_missing, topic_replaced, "
+        "messages_deleted or log_truncated. Nothing of it is applied; others continue. `lost` is the "
+        "span of offsets, `remedy` the command for the operator.",
+    )
     PARTITIONS_ASSIGNED = ("partitions_assigned", "Kafka assigned partitions to this worker.")
     PARTITIONS_FENCED = (
         "partitions_fenced",
@@ -123,6 +134,15 @@ class Event(enum.StrEnum):
         "waits for a newer worker, others are drained. Logged once, and every 5 min.",
     )
     SEEK_NOT_READY = ("seek_not_ready", "A partition cannot be read from its position yet; it is tried again.")
+    TOPIC_MISSING = (
+        "topic_missing",
+        "Kafka does not have the records topic; nothing of it is applied until it is there. Workers do not create a "
+        "topic that the ledger knows; a server refuses batches.",
+    )
+    TOPIC_NOT_CHECKED = (
+        "topic_not_checked",
+        "The topic could not be compared with the ledger. A worker acquires no partition until it is, and tries again.",
+    )
     WORKER_FAILED = ("worker_failed", "The worker exits with status 1 because of the error.")
 
     # Server
@@ -161,5 +181,10 @@ class Event(enum.StrEnum):
         "server_process_not_started",
         "A server process does not serve after `seconds`. Until all have served once, the server exits with status 1; "
         "after that the process is started again.",
+    )
+    TOPIC_AVAILABLE = ("topic_available", "The topic is the one that the ledger knows; the server accepts batches.")
+    TOPIC_REFUSED = (
+        "topic_refused",
+        "The topic is missing, or is another one than the ledger knows; the server refuses new batches.",
     )
     SERVER_STARTED = ("server_started", "The server accepts calls.")

@@ -60,6 +60,11 @@ offsets_passed_over = _meter.create_counter(
     unit="{offset}",
     description="Offsets without a message that this worker passed over: control records, aborted transactions",
 )
+partitions_stopped = _meter.create_gauge(
+    "bulkgrpc.partitions.stopped",
+    unit="{partition}",
+    description="Partitions of this worker that it does not apply: their logs do not match the ledger",
+)
 messages_dead = _meter.create_counter(
     "bulkgrpc.messages.dead",
     unit="{message}",

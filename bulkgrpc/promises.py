@@ -74,9 +74,9 @@ P8: Final = Promise(
 )
 P9: Final = Promise(
     "P9",
-    "If Kafka lost the offset that the ledger needs next, the worker stops and reports it; it never skips the gap.",
-    "kafka/consumer.py (auto.offset.reset=error), workers/partitions.py (check_gap), consume/gaps.py",
-    "an acknowledged batch that is missing while no worker stopped for it",
+    "If Kafka lost the offset that the ledger needs next, the partition stops and says so; it never skips the gap.",
+    "kafka/consumer.py (auto.offset.reset=error), consume/log_identity.py (examine), consume/gaps.py",
+    "an acknowledged batch that is missing while its partition did not stop",
 )
 
 P10: Final = Promise(
@@ -87,4 +87,11 @@ P10: Final = Promise(
     "a process that ends; a job of another dataset that ends more than 2 s later than without the fault",
 )
 
-PROMISES: Final = (P1, P2, P3, P4, P5, P6, P7, P8, P9, P10)
+P11: Final = Promise(
+    "P11",
+    "No acknowledged record is lost in silence: a job that may have lost one in Kafka ends as FAILED and says so.",
+    "consume/topic_check.py, ingest/topic_guard.py, consume/recovery.py, postgres/recovery.py",
+    "an acknowledged batch that is missing after the topic was replaced, in a job that is not FAILED for it",
+)
+
+PROMISES: Final = (P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11)

@@ -2,7 +2,9 @@
 
 process.py      starts and stops: settings, adapters, signals, threads
 poller.py       the poll loop: fetch, assemble, submit to the writer, commit what it applied
-partitions.py   acquires partitions from the ledger, releases them, joins the group again if they stall
+partitions.py   acquires partitions from the ledger, releases them, stops those whose logs do not match it, joins the
+                group again if they stall
+topic_watch.py  the thread that compares the topic and its partitions with the ledger
 intake.py       fetched messages, until each is in a chunk
 writer.py       decodes each chunk on one thread, after its dead letters are stored; writes it on another until it is
                 applied, replayed or fenced

@@ -6,6 +6,7 @@ What it may apply, and for whom, `bulkgrpc.consume.express` decides.
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,12 +22,11 @@ from bulkgrpc.consume.ports import (
     ExpressLog,
     ExpressPorts,
     NotNext,
-    OffsetLost,
     RecordLogError,
     StoreError,
     WriteFailed,
 )
-from bulkgrpc.model import Ownership
+from bulkgrpc.model import Kind, Message, Ownership
 
 log = structlog.get_logger()
 
@@ -45,6 +45,10 @@ RUN_S_MIN = 5.0
 FAILED_WAIT_S = 1.0
 LEFT_FOR_S = 60.0
 """How long a tenant whose rows failed is left to the main path, in later runs too."""
+
+
+_Identity = tuple[uuid.UUID, Kind, int, bytes]
+"""What tells a message from any other: two with the same one are the same message."""
 
 
 @dataclass(slots=True)
@@ -71,8 +75,8 @@ class Express:
         self._stopping = stopping
         self._run: _Run | None = None
         self._begun = threading.Event()
-        # Partition and offset. The thread adds, the poll loop removes; each step is atomic.
-        self._applied: set[tuple[int, int]] = set()
+        # By partition and offset. The thread adds, the poll loop removes; each step is atomic.
+        self._applied: dict[tuple[int, int], _Identity] = {}
         self._served_at_s = -SERVES_FOR_S
         self._left_until_s: dict[str, float] = {}
         self._thread = threading.Thread(target=self._serve_runs, name="express", daemon=True)
@@ -105,12 +109,12 @@ class Express:
         if (run := self._run) is not None:
             run.over.set()
 
-    def was_applied(self, partition: int, offset: int) -> bool:
+    def was_applied(self, fetched: Fetched) -> bool:
         """Return whether the message that the main path has come to was applied. Forgets it."""
-        if (partition, offset) not in self._applied:
+        if not self._applied or fetched.message is None:
             return False
-        self._applied.discard((partition, offset))
-        return True
+        # Compared: a log that lost messages has others at the same offsets.
+        return self._applied.pop((fetched.partition, fetched.offset), None) == _identity(fetched.message)
 
     def forget(self) -> None:
         """Forget what was applied: the ledger decides again."""
@@ -124,7 +128,7 @@ class Express:
             self._begun.clear()
             try:
                 self._serve(self._run)
-            except (StoreError, NotNext, RecordLogError, OffsetLost) as error:
+            except (StoreError, NotNext, RecordLogError) as error:
                 log.info("express_ended", reason=str(error))
                 self._stopping.wait(FAILED_WAIT_S)
             except Exception:
@@ -138,8 +142,8 @@ class Express:
         found = self._ports.ledger.read(sorted(run.owned))
         owned = {p: at for p, at in found.items() if at.owner_epoch == run.owned[p].owner_epoch}
         # A copy: the poll loop removes some meanwhile.
-        remembered = list(self._applied)
-        self._applied = {(p, offset) for p, offset in remembered if p in owned and offset >= owned[p].next_offset}
+        remembered = list(self._applied.items())
+        self._applied = {at: one for at, one in remembered if at[0] in owned and at[1] >= owned[at[0]].next_offset}
         now_s = self._ports.clock()
         self._left_until_s = {tenant: until_s for tenant, until_s in self._left_until_s.items() if until_s > now_s}
         run.left.update(self._left_until_s)
@@ -179,7 +183,7 @@ class Express:
                     self._served_at_s = self._ports.clock()
                 metrics.messages_express.add(len(chunk.items))
                 if len(self._applied) < APPLIED_MAX:
-                    self._applied.update((item.partition, item.offset) for item in chunk.items)
+                    self._applied |= {(item.partition, item.offset): _identity(item.message) for item in chunk.items}
                 return
 
     def _leave_hot(self, run: _Run, fetched: Sequence[Fetched], messages: ExpressLog) -> None:
@@ -207,6 +211,10 @@ def _chunks(fetched: Iterable[Fetched], owned: Mapping[int, Ownership], left: se
             builder.clear()
     if not builder.empty:
         yield builder.build()
+
+
+def _identity(message: Message) -> _Identity:
+    return message.spec.key.job_id, message.kind, message.sequence, message.digest
 
 
 def _without(chunk: Chunk, left: set[str]) -> Chunk:

@@ -28,12 +28,12 @@ class Intake:
 
     The next message is of the partition that has the smallest share of the chunk, so that each has an equal share or
     all it has. Messages are fetched ahead of the chunk, so that one of a quiet partition waits less behind those of
-    others. was_applied: whether the express path applied the message of a partition and offset; it is passed over then.
+    others. was_applied: whether the express path applied a message; it is passed over then.
     drained_at_s: when a fetch last returned nothing, seconds of the monotonic clock.
     """
 
     def __init__(
-        self, ports: WorkerPorts, owned: OwnedPartitions, bounds: ChunkBounds, was_applied: Callable[[int, int], bool]
+        self, ports: WorkerPorts, owned: OwnedPartitions, bounds: ChunkBounds, was_applied: Callable[[Fetched], bool]
     ) -> None:
         self._log = ports.log
         self._clock: Callable[[], float] = ports.clock
@@ -155,7 +155,7 @@ class Intake:
 
     def _add(self, fetched: Fetched) -> None:
         owned = self._owned.owned[fetched.partition]
-        if self._was_applied(fetched.partition, fetched.offset):
+        if self._was_applied(fetched):
             self.chunk.pass_over(owned, fetched.offset + 1)
         elif fetched.message is None:
             self.chunk.add_malformed(fetched, owned)

@@ -1,4 +1,4 @@
-"""The partitions of this worker: acquired from the ledger, released on revocation, restarted after a stall or a gap."""
+"""The partitions of this worker: acquired, released on revocation, restarted after a stall, stopped after a loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from bulkgrpc import metrics
 from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.gaps import Gap, GapStep, GapWatch, gaps_in, step_after
+from bulkgrpc.consume.log_identity import Stop, StopCause
 from bulkgrpc.consume.ownership import OwnedPartitions
-from bulkgrpc.consume.ports import OffsetLost, RecordLogError, StoreUnavailable, WorkerPorts
+from bulkgrpc.consume.ports import RecordLogError, StoreError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
 from bulkgrpc.consume.upgrade import WaitLog
 
@@ -23,30 +24,40 @@ FENCED_WAIT_S = 10.0
 """How long after being fenced to acquire a partition again, if it is still assigned: by then a zombie has noticed."""
 
 
+CHECK_AGAIN_S = 1.0
+"""How long to wait after the log did not answer about a partition, or could not read it."""
+
+
 class Partitions:
     """Keeps `owned` in step with the log's assignments and the ledger. Used by the polling thread only."""
 
     def __init__(self, ports: WorkerPorts, pressure: Backpressure) -> None:
         self._log = ports.log
         self._ledger = ports.ledger
+        self._topic = ports.topic
         self._clock = ports.clock
         self._pressure = pressure
         self._stall = StallWatch()
         self._gaps = GapWatch()
         self._waits = WaitLog[int]()
         self._held = 0
+        # Of each partition that is stopped, or was.
+        self._stops: dict[int, Stop] = {}
+        self._topic_returned = False
         self.owned = OwnedPartitions()
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Acquire partitions that were assigned; return where each starts. Without PostgreSQL, retry later."""
         log.info("partitions_assigned", partitions=list(partitions))
         self.owned.wait(partitions, 0)
+        self._watch_assigned()
         return {} if self._pressure.paused else self._acquire(partitions)
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """Release the right to write partitions. The ledger decides about chunks that the writer already has."""
         log.info("partitions_revoked", partitions=list(partitions))
         self.owned.release(partitions)
+        self._watch_assigned()
 
     def acquire_due(self) -> Sequence[int]:
         """Acquire waiting partitions, confirm unconfirmed ones and seek them. Returns those that were restarted.
@@ -73,8 +84,8 @@ class Partitions:
     def check_gap(self, backlog: Sequence[Fetched | EndReached]) -> int | None:
         """Decide about the offsets that are missing before the first message, or end, of a partition's backlog.
 
-        Returns the offset to continue at; None if the partition is read again, whose backlog is to be discarded.
-        Raises OffsetLost if Kafka deleted messages that the ledger needs, RecordLogError if it cannot be read again.
+        Returns the offset to continue at; None if its backlog is to be discarded: it is read again, or stopped because
+        Kafka deleted messages that the ledger needs. Raises RecordLogError if it cannot be read again.
         """
         found = backlog[0]
         partition, next_offset = found.partition, self.owned.owned[found.partition].next_offset
@@ -82,9 +93,8 @@ class Partitions:
         log_start = None if read_twice is None else self._log.start(partition)
         step = step_after(read_twice, log_start)
         if step is GapStep.LOST:
-            raise OffsetLost(
-                f"partition {partition}: the ledger needs offset {next_offset}, Kafka has none before {log_start}"
-            )
+            self._stop_at_gap(partition, Stop(StopCause.MESSAGES_DELETED, next_offset, log_start))
+            return None
         if read_twice is None or step is GapStep.READ_AGAIN:
             log.info("offset_gap", partition=partition, next_offset=next_offset, offset=found.offset)
             self._gaps.read(partition, gaps_in(partition, next_offset, backlog))
@@ -97,6 +107,14 @@ class Partitions:
             log.error("offsets_passed_over", partition=partition, from_offset=next_offset, to_offset=to_offset)
             metrics.offsets_passed_over.add(to_offset - next_offset)
         return to_offset
+
+    def _stop_at_gap(self, partition: int, stop: Stop) -> None:
+        try:
+            self._topic.stop(partition, stop)
+        except StoreError as error:
+            # Stopped but not stored: the next check of the topic stores it.
+            log.warning("topic_not_checked", error=str(error))
+        self._log.pause(self._stop({partition: stop}))
 
     def hold(self, fetched: Fetched) -> None:
         """Let a partition wait at its next message, which is of a newer format, until a newer worker acquires it.
@@ -119,8 +137,39 @@ class Partitions:
                     "partition_waits_for_upgrade", partition=partition, offset=offset, message_format=newer_format
                 )
 
+    def take_stopped(self) -> Sequence[int]:
+        """Stop what the last check of the topic found, and what the log could not read. Returns those partitions.
+
+        Partitions whose logs match the ledger again are acquired next. One that could not be read is compared with the
+        ledger when it is acquired again.
+        """
+        stopped: list[int] = []
+        found = self._topic.found()
+        if found is not None:
+            examined, stops = found
+            resumed = (self.owned.stopped & set(examined)) - stops.keys()
+            if resumed:
+                log.info("partition_resumed", partitions=sorted(resumed))
+                self._topic_returned = any(self._stops[number].cause.of_topic for number in resumed)
+                self.owned.wait(resumed, 0)
+            stopped += self._stop(stops)
+        for partition, reason in self._log.take_failed().items():
+            if partition in self.owned.owned:
+                log.warning("partition_not_read", partition=partition, reason=reason)
+                self.owned.wait([partition], self._clock() + CHECK_AGAIN_S)
+                stopped.append(partition)
+        if stopped:
+            self._log.pause(stopped)
+        return stopped
+
     def stalled(self, drained_at_s: float) -> bool:
-        """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`."""
+        """Return whether Kafka has messages that it does not deliver. See `StallWatch.stalled`.
+
+        Also once a topic that was missing or another one is adopted: librdkafka may keep what it knew of the former
+        one, and then refuses each seek (_STATE, seen with the group protocol `classic`).
+        """
+        if self._topic_returned:
+            return True
         if self._pressure.paused:
             self._stall.clear()
             return False
@@ -134,7 +183,9 @@ class Partitions:
     def rejoin(self) -> None:
         """Release every partition and join the group as a new member."""
         self._stall.clear()
+        self._topic_returned = False
         self.owned.release_all()
+        self._watch_assigned()
         self._log.rejoin(LEAVE_TIMEOUT_S)
 
     def retry_later(self, error: StoreUnavailable) -> None:
@@ -143,14 +194,25 @@ class Partitions:
         log.warning("postgres_unavailable", error=str(error), retry_in_s=round(wait_s, 2))
 
     def _acquire(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Acquire partitions from the ledger; return where each starts. Without PostgreSQL they stay waiting."""
+        """Acquire partitions from the ledger; return where each starts. Without PostgreSQL they stay waiting.
+
+        Those whose logs do not match the ledger are stopped instead. They are paused: they were not fetched before.
+        """
         if not partitions:
             return {}
         try:
-            acquired = self._ledger.acquire(partitions)
+            examined, stops = self._topic.check(partitions)
+            matching = [partition for partition in partitions if partition in examined and partition not in stops]
+            acquired = self._ledger.acquire(matching) if matching else {}
         except StoreUnavailable as error:
             self.retry_later(error)
             return {}
+        except RecordLogError as error:
+            log.warning("topic_not_checked", error=str(error))
+            self.owned.wait(partitions, self._clock() + CHECK_AGAIN_S)
+            return {}
+        self.owned.wait(set(partitions) - set(examined), self._clock() + CHECK_AGAIN_S)
+        self._stop(stops)
         self.owned.confirm(acquired)
         return {partition: ownership.next_offset for partition, ownership in acquired.items()}
 
@@ -171,3 +233,25 @@ class Partitions:
             self.owned.wait(fenced, self._clock() + FENCED_WAIT_S)
         self.owned.confirm(ours)
         return {partition: owned.next_offset for partition, owned in ours.items()}
+
+    def _stop(self, stops: Mapping[int, Stop]) -> Sequence[int]:
+        """Stop partitions and say so, once for each cause; return those that were not stopped yet."""
+        stopped = self.owned.stop(stops)
+        for partition in self.owned.stopped & stops.keys():
+            stop, before = stops[partition], self._stops.get(partition)
+            self._stops[partition] = stop
+            if partition not in stopped and before is not None and before.cause is stop.cause:
+                continue
+            log.error(
+                "partition_stopped",
+                partition=partition,
+                cause=stop.cause.value,
+                lost=stop.lost,
+                remedy=stop.remedy(partition),
+            )
+        self._watch_assigned()
+        return stopped
+
+    def _watch_assigned(self) -> None:
+        self._topic.watch(self.owned.assigned)
+        metrics.partitions_stopped.set(len(self.owned.stopped))

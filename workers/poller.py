@@ -64,6 +64,7 @@ class Poller:
         """
         self._writer.start()
         self._express.start()
+        self.ports.topic.start()
         try:
             self.join()
             while not self._stopping.is_set():
@@ -83,6 +84,7 @@ class Poller:
         The chunk is filled once the writer has room: so it has the messages of every partition that arrived until then.
         """
         self._take_results(0)
+        self._drop(self.partitions.take_stopped())
         self._resume_if_idle()
         self._acquire_partitions()
         self.partitions.report_held()
@@ -105,15 +107,17 @@ class Poller:
 
     def _acquire_partitions(self) -> None:
         """Restart the partitions whose position must come from the ledger; join the group again if some stall."""
-        if not self._results_to_ignore:
-            self.intake.discard_backlog(self.partitions.acquire_due())
         if self.partitions.stalled(self.intake.drained_at_s):
             self._discard_pending()
             self.partitions.rejoin()
+        if not self._results_to_ignore:
+            self.intake.discard_backlog(self.partitions.acquire_due())
 
     def _fill(self) -> bool:
         """Fetch messages and add them to the chunk. Returns whether there were any that could be added."""
         fetched = self.intake.fetch()
+        # First: messages that could not be read must not look like offsets without a message.
+        self._drop(self.partitions.take_stopped())
         while (found := self.intake.fill()) is not None:
             if (
                 isinstance(found, Fetched)
@@ -232,10 +236,15 @@ class Poller:
             self.ports.log.pause(self.partitions.owned.owned)
 
     def _on_revoked(self, partitions: Sequence[int]) -> None:
-        self._express.forget()
         self.partitions.revoked(partitions)
-        self.intake.chunk.drop(partitions)
-        self.intake.discard_backlog(partitions)
+        self._drop(partitions)
+
+    def _drop(self, partitions: Sequence[int]) -> None:
+        """Discard the pending messages of partitions that were revoked or stopped."""
+        if partitions:
+            self._express.forget()
+            self.intake.chunk.drop(partitions)
+            self.intake.discard_backlog(partitions)
 
     def _drain(self) -> None:
         """Write the pending chunk, within the time that SIGTERM gives."""

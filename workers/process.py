@@ -23,19 +23,22 @@ from bulkgrpc.consume.ports import (
     DatasetRegistry,
     ExpressPorts,
     GroupNotLeft,
-    OffsetLost,
     RecordLogError,
     StoreError,
     StoreUnavailable,
     WorkerPorts,
 )
+from bulkgrpc.consume.topic_check import TopicCheck
+from bulkgrpc.ingest.ports import PostgresUnavailable
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.dead_letters import DeadLetters
 from bulkgrpc.kafka.express_log import KafkaExpressLog
 from bulkgrpc.kafka.message import from_headers
-from bulkgrpc.kafka.topics import KafkaUnavailable, end_offsets, ensure_topic
+from bulkgrpc.kafka.topic_log import KafkaTopicLog
+from bulkgrpc.kafka.topics import KafkaUnavailable, TopicMissing, end_offsets, ensure_topic
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.schema import SchemaMissing
+from bulkgrpc.postgres.topics import PostgresTopicLedger, may_create
 from bulkgrpc.postgres.worker_ports import (
     PostgresChunkWriter,
     PostgresDatasetRegistry,
@@ -49,6 +52,7 @@ from workers.drain import Drain
 from workers.express import Express
 from workers.maintenance import MaintenanceThread
 from workers.poller import Poller
+from workers.topic_watch import CheckingTopicWatch
 from workers.writer import WriterThread
 
 log = structlog.get_logger()
@@ -96,7 +100,7 @@ def run(
     signal.signal(signal.SIGINT, stop)
     try:
         check_schema(settings.postgres)
-        ensure_topic(settings)
+        open_topic(settings)
         registry = PostgresDatasetRegistry(settings.postgres)
         drain = wire_drain(settings, registry, stopping)
         poller = wire(settings, registry, stopping, drain.wake)
@@ -112,11 +116,22 @@ def run(
         _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {error}")
     except (SchemaMissing, KafkaUnavailable) as error:
         _fail(str(error))
-    except OffsetLost as error:
-        _fail(f"Kafka no longer has the offset that the ledger (table bulk.offsets) needs next: {error}")
     except (RecordLogError, StoreError) as error:
         log.exception("worker_failed")
         _fail(str(error))
+
+
+def open_topic(settings: WorkerSettings) -> None:
+    """Create the topic if nothing knows of one. A topic that was deleted is awaited: others of the worker's tasks run.
+
+    Raises KafkaUnavailable, StoreUnavailable.
+    """
+    try:
+        ensure_topic(settings, lambda: may_create(settings.postgres, settings.topic))
+    except TopicMissing as error:
+        log.warning("topic_missing", topic=settings.topic, reason=str(error))
+    except PostgresUnavailable as error:
+        raise StoreUnavailable(str(error)) from error
 
 
 def wire_drain(settings: WorkerSettings, registry: DatasetRegistry, stopping: threading.Event) -> Drain:
@@ -135,12 +150,14 @@ def wire(
     on_parked: Callable[[], None] = lambda: None,
 ) -> Poller:
     """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet. on_parked: called after parking."""
+    check = TopicCheck(KafkaTopicLog(settings), PostgresTopicLedger(settings.postgres, settings.topic))
     ports = WorkerPorts(
         log=RecordsConsumer(settings),
         ledger=PostgresLedger(settings.postgres, settings.topic),
         writer=PostgresChunkWriter(settings.postgres, settings.topic),
         registry=registry,
         dead_letters=DeadLetters(settings),
+        topic=CheckingTopicWatch(check, settings.topic, stopping),
     )
     express = ExpressPorts(
         open_log=partial(KafkaExpressLog, settings),

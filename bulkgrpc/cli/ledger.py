@@ -1,4 +1,4 @@
-"""The command `ledger show`: how far workers have applied each partition, and what they have parked."""
+"""The commands `ledger show`, `adopt-topic` and `accept-loss`: what workers have applied, and how to continue."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 import typer
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from bulkgrpc.cli import console
-from bulkgrpc.cli.blocks import age
+from bulkgrpc.cli.blocks import age, local
 from bulkgrpc.cli.connection_options import (
     SERVER,
     ConnectionOptions,
@@ -20,20 +21,19 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
+from bulkgrpc.cli.recovery import accept_loss, adopt_topic
 from bulkgrpc.client import LedgerSnapshot, ParkedQueue, PartitionPosition
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Show the ledger: how far workers have applied each partition, and what they have parked.\n\n"
+    help="Show the ledger: how far workers have applied each partition, and what they have parked. Continue partitions "
+    "that are stopped because Kafka lost what the ledger needs next.\n\n"
     "For example:\n\n    bulkgrpc ledger show\n\nEvery command has its own `--help`.",
 )
-
-
-@app.callback()
-def ledger() -> None:
-    """Keep `show` a subcommand: Typer makes the only command of an app the app itself."""
+app.command("adopt-topic")(adopt_topic)
+app.command("accept-loss")(accept_loss)
 
 
 @app.command("show")
@@ -44,7 +44,7 @@ def show(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show each partition's next offset and owner epoch, and each queue of parked messages, the oldest first.
+    """Show each partition's next offset and owner epoch, why it is stopped if it is, and the queues of parked messages.
 
     A queue is the parked messages of one tenant's dataset in one partition. The owner epoch grows each time that a
     worker acquires the partition. The token needs the scope `bulk.admin`.
@@ -77,9 +77,18 @@ def _partitions(topic: str, partitions: Sequence[PartitionPosition]) -> Table:
     table = Table(title=f"topic {topic}", title_justify="left", show_edge=False, pad_edge=False)
     for name in ("partition", "next offset", "owner epoch"):
         table.add_column(name, justify="right", no_wrap=True)
+    any_stopped = any(one.stop_reason for one in partitions)
+    if any_stopped:
+        table.add_column("stopped", overflow="fold", style="red")
     for one in partitions:
-        table.add_row(str(one.partition), f"{one.next_offset:,}", f"{one.owner_epoch:,}")
+        cells = [str(one.partition), f"{one.next_offset:,}", f"{one.owner_epoch:,}"]
+        table.add_row(*cells, *([escape(_stopped(one))] if any_stopped else []))
     return table
+
+
+def _stopped(one: PartitionPosition) -> str:
+    since = "" if one.stop_time is None else f" since {local(one.stop_time)}"
+    return f"{one.stop_reason}{since}" if one.stop_reason else ""
 
 
 def _queues(queues: Sequence[ParkedQueue]) -> Table:

@@ -51,7 +51,14 @@ def ledger_of(proto: ledger_pb2.GetLedgerResponse) -> LedgerSnapshot:
     return LedgerSnapshot(
         topic=proto.topic,
         partitions=tuple(
-            PartitionPosition(one.partition, one.next_offset, one.owner_epoch) for one in proto.partitions
+            PartitionPosition(
+                one.partition,
+                one.next_offset,
+                one.owner_epoch,
+                one.stop_reason,
+                time_of(one.stop_time) if one.HasField("stop_time") else None,
+            )
+            for one in proto.partitions
         ),
         queues=tuple(
             ParkedQueue(

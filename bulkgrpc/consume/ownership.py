@@ -16,8 +16,10 @@ class OwnedPartitions:
     |-------------|--------------------------------------------------------------------------|------------------------|
     | waiting     | to be acquired from the ledger, not before a time (seconds, monotonic)   | owned                  |
     | unconfirmed | acquired, but its next offset must be read from the ledger again         | owned; fenced: waiting |
-    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed; held      |
+    | owned       | may be written under its epoch, from its next offset on                  | unconfirmed; held;     |
+    |             |                                                                          | stopped                |
     | held        | owned, but its next message is of a newer format: it is not fetched      | unconfirmed            |
+    | stopped     | its log does not match the ledger (`log_identity.examine`)               | waiting                |
 
     A revoked partition is in none of them. held: the format, by partition; `owned` has these partitions, too.
     """
@@ -25,6 +27,7 @@ class OwnedPartitions:
     owned: dict[int, Ownership] = field(default_factory=dict)
     unconfirmed: dict[int, Ownership] = field(default_factory=dict)
     held: dict[int, int] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
     _waiting: dict[int, float] = field(default_factory=dict)
 
     def due(self, now_s: float) -> Sequence[int]:
@@ -37,7 +40,20 @@ class OwnedPartitions:
             self.owned.pop(partition, None)
             self.held.pop(partition, None)
             self.unconfirmed.pop(partition, None)
+            self.stopped.discard(partition)
             self._waiting[partition] = not_before_s
+
+    def stop(self, partitions: Iterable[int]) -> Sequence[int]:
+        """Stop those of the partitions that are assigned and not stopped yet. Returns them."""
+        stopped = [number for number in partitions if number in self.assigned - self.stopped]
+        self.release(stopped)
+        self.stopped.update(stopped)
+        return stopped
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """The partitions that are in any state."""
+        return frozenset(self.owned.keys() | self.unconfirmed.keys() | self._waiting.keys() | self.stopped)
 
     def confirm(self, ownerships: Mapping[int, Ownership]) -> None:
         """Make partitions owned, as the ledger reports them. Those that were revoked meanwhile are ignored."""
@@ -61,6 +77,7 @@ class OwnedPartitions:
             self.held.pop(partition, None)
             self.unconfirmed.pop(partition, None)
             self._waiting.pop(partition, None)
+            self.stopped.discard(partition)
 
     def release_all(self) -> None:
         """Forget every partition: the group was left."""
@@ -68,6 +85,7 @@ class OwnedPartitions:
         self.held.clear()
         self.unconfirmed.clear()
         self._waiting.clear()
+        self.stopped.clear()
 
     def hold(self, partition: int, newer_format: int) -> None:
         """Do not write an owned partition from its next message on, which is of a newer format."""

@@ -19,19 +19,13 @@ from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Failure
+from bulkgrpc.consume.log_identity import LogRange, Recorded, Stop
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobCounts, JobKey, Outcome, Ownership
 
 
 class RecordLogError(Exception):
     """The record log does not answer, or does not do what was asked."""
-
-
-class OffsetLost(Exception):
-    """The record log does not have the offset that the ledger needs next.
-
-    Its retention deleted the message, or the topic was recreated.
-    """
 
 
 class NewerFormat(Exception):
@@ -112,9 +106,12 @@ class RecordLog(Protocol):
         """Join the consumer group. Both callbacks run inside `fetch`."""
 
     def fetch(self, messages_max: int, timeout_s: float) -> Sequence[Fetched]:
-        """Return up to `messages_max` messages; wait up to `timeout_s` for the first.
+        """Return up to `messages_max` messages; wait up to `timeout_s` for the first."""
 
-        Raises OffsetLost if the log does not have the offset that a partition needs.
+    def take_failed(self) -> Mapping[int, str]:
+        """Return the partitions that `fetch` could not read since the last call, with the log's reason.
+
+        The log may not have the offset that a partition needs. It returns nothing more of it until `seek`.
         """
 
     def ends_reached(self) -> Sequence[EndReached]:
@@ -159,6 +156,29 @@ class Ledger(Protocol):
 
     def read(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
         """Return the positions of partitions and the epochs of their owners."""
+
+
+class TopicLog(Protocol):
+    """The identity of the records topic and the extent of its partitions. Every method raises RecordLogError."""
+
+    def topic_id(self) -> uuid.UUID | None:
+        """Return the topic's ID, None if there is no such topic."""
+
+    def ranges(self, partitions: Collection[int]) -> Mapping[int, LogRange]:
+        """Return what the log has of partitions. One for which it does not answer is left out."""
+
+
+class TopicLedger(Protocol):
+    """What the ledger knows of the records topic. Every method raises StoreUnavailable, or StoreError."""
+
+    def recorded(self) -> tuple[uuid.UUID | None, Mapping[int, Recorded]]:
+        """Return the recorded ID of the topic, and what the ledger has of its partitions."""
+
+    def record(self, found: uuid.UUID) -> uuid.UUID:
+        """Record the topic's ID if there is none; return the recorded one."""
+
+    def save(self, stops: Mapping[int, Stop | None], logs: Mapping[int, LogRange | None]) -> None:
+        """Store why partitions are stopped, None: they are not, and what the log has of them."""
 
 
 class DatasetRegistry(Protocol):
@@ -208,7 +228,7 @@ class ExpressPath(Protocol):
     def end(self) -> None:
         """Leave everything to the main path again."""
 
-    def was_applied(self, partition: int, offset: int) -> bool:
+    def was_applied(self, fetched: Fetched) -> bool:
         """Return whether the message that the main path has come to was applied. Forgets it."""
 
     def forget(self) -> None:
@@ -224,7 +244,7 @@ class ExpressLog(Protocol):
     caught_up: bool
 
     def fetch(self, messages_max: int, timeout_s: float, left: Container[str]) -> Sequence[Fetched]:
-        """Return the next messages but those of some tenants. Raises OffsetLost, RecordLogError."""
+        """Return the next messages but those of some tenants. Raises RecordLogError."""
 
     def close(self) -> None:
         """Stop reading."""
@@ -355,6 +375,28 @@ class MaintenanceStore(Protocol):
         """Release the connection, and the leadership with it."""
 
 
+class TopicWatch(Protocol):
+    """Whether the logs of this worker's partitions match the ledger. The poll loop uses it."""
+
+    def start(self) -> None:
+        """Begin to check in the background."""
+
+    def watch(self, partitions: Collection[int]) -> None:
+        """Check these partitions in the background from now on."""
+
+    def found(self) -> tuple[Collection[int], Mapping[int, Stop]] | None:
+        """Return what the last check found, once: the partitions that it examined, and those that must stop."""
+
+    def check(self, partitions: Collection[int]) -> tuple[Collection[int], Mapping[int, Stop]]:
+        """Check partitions now; return those that could be examined, and of them those that must stop.
+
+        Raises StoreUnavailable or StoreError, RecordLogError if the log does not answer or has no such topic.
+        """
+
+    def stop(self, partition: int, stop: Stop) -> None:
+        """Store that a partition is stopped for what the poll loop found. Raises StoreUnavailable, or StoreError."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExpressPorts:
     """What the express path is wired to. open_log: reads partitions from offsets on. clock: seconds, monotonic."""
@@ -375,4 +417,5 @@ class WorkerPorts:
     writer: ChunkWriter
     registry: DatasetRegistry
     dead_letters: DeadLetterQueue
+    topic: TopicWatch
     clock: Callable[[], float] = time.monotonic

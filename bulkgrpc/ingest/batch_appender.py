@@ -15,6 +15,7 @@ from bulkgrpc.ingest.messages import Batch, Seal, check_repeated, check_seal, ch
 from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.ports import RecordLog, RecordLogFull, RecordLogUnavailable
 from bulkgrpc.ingest.refusals import kafka_unavailable
+from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.model import JobSpec, Kind, Message, lane_of
 
 QUEUE_RETRY_S = 0.01
@@ -59,6 +60,7 @@ class LogAccess:
     turns: asyncio.Semaphore
     now: Callable[[], datetime]
     parked: ParkedLimit
+    topic: TopicGuard
 
 
 class BatchAppender:
@@ -93,14 +95,15 @@ class BatchAppender:
         """Append a checked batch; returns once the record log has queued it, which waits for a slow log.
 
         A batch that was accepted before this stream is already in the log: it is only compared with the accepted one.
-        Raises Unavailable (KAFKA_UNAVAILABLE) if the log takes nothing in time, TooMuch (DATASET_BLOCKED) if too much
-        of the dataset is parked; for a batch sent again that differs, or cannot be compared, Conflict (BATCH_CONFLICT)
-        or Unavailable (RESUME_NOT_READY).
+        Raises Unavailable (KAFKA_UNAVAILABLE) if the log takes nothing in time, or (TOPIC_REPLACED, TOPIC_MISSING) if
+        the ledger knows another one, TooMuch (DATASET_BLOCKED) if too much of the dataset is parked; for a batch sent
+        again that differs, or cannot be compared, Conflict (BATCH_CONFLICT) or Unavailable (RESUME_NOT_READY).
         """
         if batch.sequence < self._plan.next_sequence:
             check_repeated(batch, await self._accepted.digest(batch.sequence))
             self.deliveries.acknowledge_again()
         else:
+            self._access.topic.check()
             self._access.parked.check_batch(self._plan.spec.dataset, self._plan.spec.key.tenant)
             budget_bytes = await self._acquire(len(batch.payload))
             await self._send(batch, budget_bytes, self._batch_message(batch))
@@ -114,6 +117,7 @@ class BatchAppender:
         Raises Unavailable if the log does not store it in time; the job is then open or sealed; it may be sealed again.
         """
         await self.deliveries.all_stored()
+        self._access.topic.check()
         sequence, accepted = self.deliveries.next_sequence, self.deliveries.accepted
         for lane in range(len(self._plan.partitions)):
             await self._send(None, 0, self._message(Kind.SEAL, lane, sequence, job_records=accepted))

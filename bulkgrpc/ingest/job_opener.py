@@ -30,6 +30,7 @@ from bulkgrpc.ingest.ports import (
     RegisteredDataset,
 )
 from bulkgrpc.ingest.refusals import dataset_not_found, postgres_unavailable
+from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.model import Job, JobCounts, JobKey, JobSpec, JobState
 
 
@@ -74,6 +75,7 @@ class OpenerStores:
     datasets: DatasetCache
     log: RecordLog
     parked: ParkedLimit
+    topic: TopicGuard
 
 
 class JobOpener:
@@ -92,11 +94,12 @@ class JobOpener:
         """Open the job of a header and lease it while the context lasts.
 
         Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy
-        (JOB_BUSY), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), TooMuch (DATASET_BLOCKED).
+        (JOB_BUSY), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE, TOPIC_REPLACED,
+        TOPIC_MISSING), TooMuch (DATASET_BLOCKED).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
         dataset = await self._dataset(header)
-        await self._check_parked(key, header.dataset)
+        await self._check_accepted(key, header.dataset)
         version = header.dataset_version or dataset.version
         spec = JobSpec(key, header.idempotency_key, header.dataset, version, header.labels, header.options)
         holder = LeaseHolder(header.session_id or uuid.uuid4().hex, uuid.uuid4().hex)
@@ -119,9 +122,12 @@ class JobOpener:
                 check_same(spec, live.spec)
             raise busy
 
-    async def _check_parked(self, key: JobKey, dataset: str) -> None:
-        """Refuse a job without an acknowledged batch while too much is parked of its dataset; it is not created."""
-        refusal = self._stores.parked.refusal_of_job(dataset, key.tenant)
+    async def _check_accepted(self, key: JobKey, dataset: str) -> None:
+        """Refuse a job without an acknowledged batch, so that it is not created.
+
+        While too much is parked of its dataset, or its batches would be refused because of the topic.
+        """
+        refusal = self._stores.topic.refusal() or self._stores.parked.refusal_of_job(dataset, key.tenant)
         if refusal is None:
             return
         try:

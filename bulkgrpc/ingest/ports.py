@@ -183,6 +183,20 @@ class RecordLog(Protocol):
         """
 
 
+class TopicIdentity(Protocol):
+    """The identity of the records topic."""
+
+    async def topic_id(self) -> uuid.UUID | None:
+        """Return the topic's ID, None if there is no such topic. Raises RecordLogUnavailable."""
+
+
+class TopicRecord(Protocol):
+    """What the ledger knows of the records topic."""
+
+    async def recorded(self, found: uuid.UUID) -> uuid.UUID:
+        """Return the ID that the ledger has; if it has none, it records `found`. Raises PostgresUnavailable."""
+
+
 class JobStore(Protocol):
     """The job rows. Every method raises PostgresUnavailable; a method that writes may have been carried out anyway."""
 

@@ -12,22 +12,26 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import EndReached, Fetched
-from bulkgrpc.consume.ports import Assigned, GroupNotLeft, NewerFormat, OffsetLost, RecordLogError, Revoked
+from bulkgrpc.consume.ports import Assigned, GroupNotLeft, NewerFormat, RecordLogError, Revoked
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 
 END_TIMEOUT_S = 1.0
-QUEUE_BYTES_MAX = 1024 * 1024
-"""Prefetched payloads at which fetching stops, of all partitions together: they are one queue, in order of arrival, in
-which a message waits behind those of other partitions. Enough for the time of a fetch."""
-UNREADABLE = (
+OF_PARTITION = (
+    KafkaError._NOT_IMPLEMENTED,
     KafkaError._AUTO_OFFSET_RESET,
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError._BAD_MSG,
-    KafkaError._NOT_IMPLEMENTED,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_ID,
+    KafkaError.INCONSISTENT_TOPIC_ID,
+    KafkaError._LOG_TRUNCATION,
 )
-"""Errors after which librdkafka would continue behind messages that it did not return: they must not look like a gap.
-The last one is about a form of messages that it does not know."""
+"""Errors of one partition: its log may be another one, or lack what the ledger needs. The others are not affected."""
+QUEUE_BYTES_MAX = 1024 * 1024
+"""Prefetched payloads at which fetching stops, of all partitions together: they are one queue, in order of arrival, in
+which a message waits behind those of other partitions. Enough for the time of a fetch."""
 FETCH_BYTES_MAX = 256 * 1024
 """Of one partition in one answer of Kafka, compressed. A message that is larger comes alone."""
 
@@ -41,6 +45,7 @@ class RecordsConsumer:
         self._assigned: Assigned = lambda _: {}
         self._revoked: Revoked = lambda _: None
         self._ends: list[EndReached] = []
+        self._failed: dict[int, str] = {}
         self._consumer = Consumer(configuration(settings))
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
@@ -54,8 +59,8 @@ class RecordsConsumer:
     def fetch(self, messages_max: int, timeout_s: float) -> Sequence[Fetched]:
         """Return up to `messages_max` messages; wait up to `timeout_s` for the first.
 
-        Raises OffsetLost if Kafka no longer has the offset that a partition needs, RecordLogError on an error that
-        librdkafka does not recover from.
+        Raises RecordLogError on an error that librdkafka does not recover from. One of a single partition is for
+        `take_failed`.
         """
         self._ends = []
         with translated():
@@ -73,6 +78,8 @@ class RecordsConsumer:
                 self._ends.append(EndReached(int(message.partition() or 0), int(message.offset() or 0)))
             else:
                 raise_if_permanent(error)
+                if error.code() in OF_PARTITION and (partition := message.partition()) is not None:
+                    self._failed[partition] = f"{error.name()}: {error.str()}"
         return fetched
 
     def ends_reached(self) -> Sequence[EndReached]:
@@ -81,6 +88,14 @@ class RecordsConsumer:
         librdkafka queues the event behind the messages below it, and discards it with them after a seek.
         """
         return self._ends
+
+    def take_failed(self) -> Mapping[int, str]:
+        """Return the partitions that `fetch` could not read since the last call, with Kafka's reason.
+
+        A partition of -1 is the topic as a whole.
+        """
+        failed, self._failed = self._failed, {}
+        return failed
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Continue partitions at these offsets; paused ones resume.
@@ -195,9 +210,7 @@ def translated() -> Iterator[None]:
 
 
 def raise_if_permanent(error: KafkaError) -> None:
-    """Raise OffsetLost or RecordLogError for an error that librdkafka does not recover from."""
-    if error.code() in UNREADABLE:
-        raise OffsetLost(error.str())
+    """Raise RecordLogError for an error that librdkafka does not recover from."""
     if error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._MAX_POLL_EXCEEDED):
         raise RecordLogError(str(error))
 
@@ -225,7 +238,7 @@ def configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "client.id": f"bulkgrpc-worker-{os.getpid()}",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # If Kafka does not have the ledger's offset, stop: an operator decides about the lost span.
+        # If Kafka does not have the ledger's offset, report it: an operator decides about the lost span.
         "auto.offset.reset": "error",
         # A server uses no transactions, so what a transaction aborted was never acknowledged: it must not be applied.
         "isolation.level": "read_committed",

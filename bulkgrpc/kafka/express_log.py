@@ -8,7 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bulkgrpc.consume.assembly import Fetched
-from bulkgrpc.kafka.consumer import configuration, fetched_of, raise_if_permanent, translated
+from bulkgrpc.consume.ports import RecordLogError
+from bulkgrpc.kafka.consumer import OF_PARTITION, configuration, fetched_of, raise_if_permanent, translated
 from bulkgrpc.settings import WorkerSettings
 
 LINGER_S = 0.005
@@ -39,7 +40,7 @@ class KafkaExpressLog:
     def fetch(self, messages_max: int, timeout_s: float, left: Container[str]) -> Sequence[Fetched]:
         """Return up to `messages_max` messages but those of some tenants; wait up to `timeout_s` for the first.
 
-        Raises OffsetLost, RecordLogError.
+        Raises RecordLogError.
         """
         with translated():
             first = self._consumer.poll(timeout_s)
@@ -50,6 +51,9 @@ class KafkaExpressLog:
             if error is not None:
                 self.caught_up = self.caught_up or error.code() == KafkaError._PARTITION_EOF
                 raise_if_permanent(error)
+                if error.code() in OF_PARTITION:
+                    # librdkafka would go on behind messages that it did not return.
+                    raise RecordLogError(error.str())
             # The key is the tenant. Next to all messages are passed over, so their headers are not read.
             elif (message.key() or b"").decode(errors="replace") not in left:
                 fetched.append(fetched_of(message))

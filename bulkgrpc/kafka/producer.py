@@ -32,6 +32,8 @@ class RecordsProducer:
             {
                 "bootstrap.servers": settings.kafka,
                 "client.id": f"bulkgrpc-server-{os.getpid()}",
+                # A topic that was deleted is not created again by sending to it.
+                "allow.auto.create.topics": False,
                 "enable.idempotence": True,
                 "acks": "all",
                 "linger.ms": 1,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
+
 from confluent_kafka import KafkaError, KafkaException
 
+from bulkgrpc.consume.ports import RecordLogError
 from bulkgrpc.ingest.ports import Delivered, RecordLogFull, RecordLogUnavailable
 from bulkgrpc.kafka.partition import partitions_of
 from bulkgrpc.kafka.producer import RecordsProducer
+from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.model import Message
 
 
@@ -33,3 +38,17 @@ class KafkaRecordLog:
             raise RecordLogFull("the queue of librdkafka is full") from error
         except KafkaException as error:
             raise RecordLogUnavailable(str(error.args[0])) from error
+
+
+class KafkaTopicIdentity:
+    """Asks Kafka for the ID of the topic, in a thread. Implements `bulkgrpc.ingest.ports.TopicIdentity`."""
+
+    def __init__(self, log: KafkaTopicLog) -> None:
+        self._log = log
+
+    async def topic_id(self) -> uuid.UUID | None:
+        """Return the topic's ID, None if there is no such topic. Raises RecordLogUnavailable."""
+        try:
+            return await asyncio.to_thread(self._log.topic_id)
+        except RecordLogError as error:
+            raise RecordLogUnavailable(str(error)) from error

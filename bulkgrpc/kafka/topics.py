@@ -1,9 +1,10 @@
-"""The records topic: created if it is missing, its partitions counted, its end offsets read."""
+"""The records topic: created if it is missing and may be, its partitions counted, its end offsets read."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -24,12 +25,38 @@ class KafkaUnavailable(RecordLogError):
     """Kafka does not answer, or not in time."""
 
 
-def ensure_topic(settings: StackSettings) -> int:
-    """Create the records topic if it is missing and return its number of partitions.
+class TopicMissing(KafkaUnavailable):
+    """Kafka does not have the topic, and it must not be created: the ledger knows of one with this name."""
 
-    Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
+
+def administrator(settings: StackSettings) -> AdminClient:
+    """Return a client that never creates a topic by asking for it, as one of librdkafka does by default."""
+    return AdminClient({"bootstrap.servers": settings.kafka, "allow.auto.create.topics": False, "log_level": 0})
+
+
+def ensure_topic(settings: StackSettings, may_create: Callable[[], bool] = lambda: True) -> int:
+    """Create the records topic if it is missing and may be created; return its number of partitions.
+
+    may_create: called if the topic is missing. Raises TopicMissing if it may not be created, KafkaUnavailable if Kafka
+    does not answer within REQUEST_TIMEOUT_S, and what `may_create` raises.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+    admin = administrator(settings)
+    try:
+        found = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
+    except KafkaException as error:
+        raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+    if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        if not may_create():
+            raise TopicMissing(
+                f"Kafka at {settings.kafka} has no topic {settings.topic}, although the ledger has positions of it: "
+                "acknowledged records may be lost; restore the topic, or create it with as many partitions, and run "
+                "`bulkgrpc ledger adopt-topic`"
+            )
+        _create(admin, settings)
+    return count_partitions(admin, settings)
+
+
+def _create(admin: AdminClient, settings: StackSettings) -> None:
     topic = NewTopic(
         settings.topic,
         num_partitions=settings.partitions,
@@ -43,7 +70,6 @@ def ensure_topic(settings: StackSettings) -> int:
             raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
     except TimeoutError as error:
         raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer") from error
-    return count_partitions(admin, settings)
 
 
 def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
@@ -72,7 +98,7 @@ def end_offsets(settings: StackSettings) -> dict[int, int]:
 
     Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+    admin = administrator(settings)
     partitions = count_partitions(admin, settings)
     queries = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
     try:

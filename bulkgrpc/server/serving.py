@@ -33,16 +33,17 @@ from bulkgrpc.ingest.ports import (
 )
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, SessionParts
+from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.kafka.producer import RecordsProducer
-from bulkgrpc.kafka.record_log import KafkaRecordLog
-from bulkgrpc.kafka.topics import KafkaUnavailable, ensure_topic
-from bulkgrpc.limits import SERVER_STORES_S
-from bulkgrpc.postgres import blocks, catalog, jobs, schema
+from bulkgrpc.kafka.record_log import KafkaRecordLog, KafkaTopicIdentity
+from bulkgrpc.kafka.topic_log import KafkaTopicLog
+from bulkgrpc.postgres import blocks, catalog, jobs, schema, topics
 from bulkgrpc.postgres.deadlines import make_pool
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
 from bulkgrpc.server.grpc.endpoint import FrontDoorParts, GrpcEndpoint, grpc_endpoint
 from bulkgrpc.server.supervisor import SERVE_SIGNAL
+from bulkgrpc.server.topic import open_topic
 from bulkgrpc.settings import ServerSettings
 
 _log = structlog.get_logger()
@@ -80,6 +81,7 @@ class Background:
     progress: ProgressWriter
     watch: JobWatch
     parked: ParkedLimit
+    topic: TopicGuard
 
 
 async def serve(settings: ServerSettings, announce: Callable[[str], None], *, shared_port: bool) -> int:
@@ -130,7 +132,7 @@ async def drain(running: Serving, drain_s: float) -> None:
 async def serving(settings: ServerSettings, *, shared_port: bool = False) -> AsyncIterator[Serving]:
     """Serve while the context lasts. Raises CannotServe."""
     await _check_schema(settings)
-    partitions = await _partitions(settings)
+    partitions = await open_topic(settings)
     async with AsyncExitStack() as stack:
         live_jobs = await stack.enter_async_context(_live_jobs(settings))
         await _warn_of_eviction(live_jobs)
@@ -144,9 +146,17 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
             ProgressWriter(live_jobs),
             JobWatch(stores.jobs, live_jobs),
             ParkedLimit(stores.blocks, settings.parked_bytes_max),
+            TopicGuard(
+                settings.topic,
+                KafkaTopicIdentity(KafkaTopicLog(settings)),
+                topics.TopicRecord(pool, settings.topic),
+            ),
         )
+        # Before the first stream: the topic may be another one since the server ended.
+        await background.topic.look()
         stack.push_async_callback(background.progress.flush)
-        for task in (background.progress.run(), background.watch.run(), background.parked.run()):
+        tasks = (background.progress.run(), background.watch.run(), background.parked.run(), background.topic.run())
+        for task in tasks:
             stack.callback(asyncio.create_task(task).cancel)
         parts = _front_door_parts(settings, stores, background)
         endpoint = await stack.enter_async_context(grpc_endpoint(settings, parts, shared_port=shared_port))
@@ -157,12 +167,12 @@ def _front_door_parts(settings: ServerSettings, stores: Stores, background: Back
     """Wire the ingest session to its stores."""
     cache = DatasetCache(stores.catalog)
     opener = JobOpener(
-        OpenerStores(stores.jobs, stores.live_jobs, cache, stores.log, background.parked),
+        OpenerStores(stores.jobs, stores.live_jobs, cache, stores.log, background.parked, background.topic),
         settings.when_redis_is_down,
         _now,
     )
     budget = ByteBudget(settings.in_flight_bytes_max)
-    access = LogAccess(stores.log, budget, asyncio.Semaphore(1), _now, background.parked)
+    access = LogAccess(stores.log, budget, asyncio.Semaphore(1), _now, background.parked, background.topic)
     session = SessionParts(
         Admission(settings.streams_max),
         opener,
@@ -204,18 +214,6 @@ async def _check_schema(settings: ServerSettings) -> None:
         raise CannotServe(str(error)) from error
     except PostgresUnavailable as error:
         _log.warning("postgres_unavailable_at_start", error=str(error))
-
-
-async def _partitions(settings: ServerSettings) -> int:
-    """Return the number of the topic's partitions; brokers take a moment to report a topic that was just created."""
-    give_up_s = asyncio.get_running_loop().time() + SERVER_STORES_S
-    while True:
-        try:
-            return await asyncio.to_thread(ensure_topic, settings)
-        except KafkaUnavailable as error:
-            if asyncio.get_running_loop().time() > give_up_s:
-                raise CannotServe(f"{error}: check BULKGRPC_KAFKA") from error
-        await asyncio.sleep(0.2)
 
 
 async def _warn_of_eviction(live_jobs: RedisLiveJobs) -> None:

@@ -62,7 +62,8 @@ class IngestServiceStub:
     call (MISSING_SCOPE, FOREIGN_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
-    or the server drains (DRAINING); retry after RetryInfo.
+    the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
+    TOPIC_REPLACED), or the server drains (DRAINING); retry after RetryInfo.
     """
 
     def __init__(self, channel):
@@ -120,7 +121,8 @@ class IngestServiceServicer:
     call (MISSING_SCOPE, FOREIGN_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
-    or the server drains (DRAINING); retry after RetryInfo.
+    the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
+    TOPIC_REPLACED), or the server drains (DRAINING); retry after RetryInfo.
     """
 
     def SubmitRecords(self, request_iterator, context):
@@ -200,7 +202,8 @@ class IngestService:
     call (MISSING_SCOPE, FOREIGN_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
-    or the server drains (DRAINING); retry after RetryInfo.
+    the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
+    TOPIC_REPLACED), or the server drains (DRAINING); retry after RetryInfo.
     """
 
     @staticmethod

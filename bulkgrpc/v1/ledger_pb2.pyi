@@ -1,4 +1,7 @@
+import datetime
+
 from bulkgrpc.v1 import datasets_pb2 as _datasets_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -8,14 +11,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PartitionPosition(_message.Message):
-    __slots__ = ("partition", "next_offset", "owner_epoch")
+    __slots__ = ("partition", "next_offset", "owner_epoch", "stop_reason", "stop_time")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     OWNER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    STOP_TIME_FIELD_NUMBER: _ClassVar[int]
     partition: int
     next_offset: int
     owner_epoch: int
-    def __init__(self, partition: _Optional[int] = ..., next_offset: _Optional[int] = ..., owner_epoch: _Optional[int] = ...) -> None: ...
+    stop_reason: str
+    stop_time: _timestamp_pb2.Timestamp
+    def __init__(self, partition: _Optional[int] = ..., next_offset: _Optional[int] = ..., owner_epoch: _Optional[int] = ..., stop_reason: _Optional[str] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ParkedQueue(_message.Message):
     __slots__ = ("partition", "tenant", "dataset", "parked", "reason", "trials")

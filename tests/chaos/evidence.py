@@ -22,7 +22,7 @@ FROM chaos.readings GROUP BY 1, 2
 """
 _JOBS = """
 SELECT j.job_id::text, j.state, j.accepted, j.written, j.duplicate, j.rejected, j.expired,
-       (SELECT count(*) FROM bulk.rejections r WHERE r.job_id = j.job_id)
+       (SELECT count(*) FROM bulk.rejections r WHERE r.job_id = j.job_id), j.failure_reason
 FROM bulk.jobs j
 """
 _MOVES = "SELECT partition, from_offset, to_offset, owner_epoch FROM chaos.moves ORDER BY move_id"
@@ -61,6 +61,7 @@ class JobReport:
     rejected: int
     expired: int
     reported: int
+    failure_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

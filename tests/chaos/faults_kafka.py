@@ -16,7 +16,6 @@ from confluent_kafka import Producer
 
 from bulkgrpc.kafka.message import to_headers
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
-from tests.chaos.checker import LOUD
 from tests.chaos.fault import Fault, Hurt, repeating
 from tests.chaos.load import PARTITIONS
 from tests.chaos.rig import GROUP, TOPIC, Rig
@@ -133,7 +132,7 @@ def _transactions(rig: Rig, chance: random.Random) -> Iterator[None]:
     with repeating(transaction, TRANSACTION_EVERY_S):
         yield
     assert sum(rig.ends().values()) > before + 2 * PARTITIONS, "no transaction was written"
-    stopped = [worker.log.stem for worker in rig.workers if LOUD in worker.log.read_text()]
+    stopped = [worker.log.stem for worker in rig.workers if "partition_stopped" in worker.log.read_text()]
     assert not stopped, f"{stopped} took control records for lost messages"
 
 

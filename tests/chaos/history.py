@@ -22,6 +22,7 @@ Kind = Literal[
     "read",  # jobs: {key: [state, written, found]}, offsets: {partition: [next_offset, owner_epoch]}, in one snapshot
     "fault",  # name, phase: begun, healed
     "not_contained",  # names, ended: processes that ended while users' faults alone were in force
+    "stopped",  # partitions: those that workers stopped, with the cause of each
     "process",  # name, code, tail: a process ended by itself
     "caught_up",  # after_s: lag was zero and all sealed jobs ended, so long after the last fault healed
     "behind",  # after_s, what: it was not, by the deadline

@@ -129,10 +129,21 @@ def no_budget() -> None:
     _replace(RecordsProducer, "__init__", lambda self, settings, _queue_bytes_max: start(self, settings, 1 << 30))
 
 
+def blind_to_topics() -> None:
+    """Neither workers nor servers compare the topic with the ledger."""
+    from bulkgrpc.consume import topic_check
+    from bulkgrpc.ingest.topic_guard import TopicGuard
+
+    _replace(topic_check, "examine", lambda *_: None)
+    _replace(TopicGuard, "refusal", lambda _: None)
+
+
 def silent_reset() -> None:
     """If Kafka lost an offset, the worker continues with the next message that Kafka has."""
+    from bulkgrpc.consume import topic_check
     from bulkgrpc.kafka import consumer
 
+    _replace(topic_check, "examine", lambda *_: None)
     configuration = consumer.configuration
     _replace(consumer, "configuration", lambda settings: {**configuration(settings), "auto.offset.reset": "earliest"})
     from bulkgrpc.consume.ownership import OwnedPartitions
@@ -225,6 +236,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         silent_reset,
         strict_offsets,
         reads_aborted,
+        blind_to_topics,
         short_poll,
         newer_reader,
     )

@@ -160,10 +160,22 @@ class Rig:
         with self.database() as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")
             connection.execute("DELETE FROM bulk.offsets")
+            connection.execute("DELETE FROM bulk.topics")
+            connection.execute("DELETE FROM bulk.partition_logs")
         more = {"BULKGRPC_KAFKA": bootstrap, "BULKGRPC_REPLICATION": "3"}
         self.worker_environment.update(more)
         self.server.environment = {**self.server.environment, **more}
         self.disguise("none")
+
+    def stopped(self) -> dict[int, str]:
+        """Return the partitions that workers stopped, and the cause of each; note them if there are any."""
+        with self.database() as connection:
+            found = connection.execute(
+                "SELECT partition, stop_cause FROM bulk.partition_logs WHERE stop_cause IS NOT NULL"
+            ).fetchall()
+        if found:
+            self.history.note("rig", "stopped", partitions=dict(found))
+        return dict(found)
 
     def repair_ledger(self) -> None:
         """Set every partition of the ledger to its end, and end all jobs: a mutant can leave any position."""
@@ -174,6 +186,8 @@ class Rig:
             for place in self.ends().items():
                 connection.execute("UPDATE bulk.offsets SET next_offset = %s WHERE partition = %s", place[::-1])
             connection.execute("UPDATE bulk.jobs SET state = 6, end_time = now() WHERE state < 3")
+            # Workers record the topic that is there.
+            connection.execute("DELETE FROM bulk.topics")
 
     def tend(self) -> None:
         """Restart the processes that ended, and note that they ended."""

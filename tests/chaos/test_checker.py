@@ -81,10 +81,25 @@ def test_good_evidence_is_good() -> None:
                 events=[*GOOD.events, Event(5, "rig", "fault", {"name": "retention", "phase": "begun"})],
             ),
         ),
+        (
+            "P11",
+            replace(
+                GOOD,
+                batches=without(2),
+                events=[*GOOD.events, Event(5, "rig", "fault", {"name": "topic replaced", "phase": "begun"})],
+            ),
+        ),
     ],
 )
 def test_what_falsifies_a_promise_is_seen(promise: str, evidence: Evidence) -> None:
     assert promise in names(evidence)
+
+
+def test_a_job_that_says_that_it_lost_batches_accounts_for_them() -> None:
+    failed = replace(REPORT, state=5, accepted=2000, written=2000, failure_reason="LOST_IN_KAFKA: …")
+    lost = replace(GOOD, batches=without(2), jobs={job_id("c", "k"): failed})
+    assert not names(lost)
+    assert "P1" in names(replace(lost, jobs={job_id("c", "k"): replace(failed, failure_reason="other")}))
 
 
 def test_a_ledger_that_is_set_back_goes_back_once_even_if_a_reader_was_quicker() -> None:

@@ -1,4 +1,4 @@
-"""Kafka's retention deletes what the ledger needs next: the worker stops, reports it and skips nothing."""
+"""Kafka's retention deletes what the ledger needs next: the partition stops, says so, and nothing is skipped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def lose_a_span(rig: Rig, mutant: str) -> set[str]:
         rig.admin.delete_records([place])[place].result(10)
     rig.ended.clear()
     async with trial.attended(rig, [plan]):
-        await asyncio.to_thread(wait_for, lambda: any(code == 1 for _, code in rig.ended), STOPS_WITHIN_S / 2)
+        await asyncio.to_thread(wait_for, lambda: bool(rig.stopped()), STOPS_WITHIN_S / 2)
         await trial.catch_up(rig, 3.0)
     seen = evidence.collect(rig.postgres, rig.history)
     found = checker.check(seen)
@@ -45,5 +45,7 @@ async def test_a_silent_reset_breaks_p9(torn: Rig) -> None:
     assert "P9" in await lose_a_span(torn, "silent_reset")
 
 
-async def test_the_worker_stops_loudly(torn: Rig) -> None:
+async def test_the_partition_stops_and_the_worker_does_not(torn: Rig) -> None:
     assert not await lose_a_span(torn, "none")
+    assert "messages_deleted" in torn.stopped().values()
+    assert not any(code == 1 for _, code in torn.ended)

@@ -174,8 +174,12 @@ async def test_a_span_that_kafka_deleted_before_a_control_record_is_lost(feed: F
     KafkaAdministration(feed.settings.kafka).delete_records(feed.settings.topic, {0: 3})
     process = feed.worker()
     process.start()
-    assert process.wait() == 1
-    assert "bulk.offsets" in process.log.read_text()
+    try:
+        stopped = "SELECT stop_cause, lost_from, lost_to FROM bulk.partition_logs WHERE stop_cause IS NOT NULL"
+        assert await eventually(lambda: connection.execute(stopped).fetchone()) == ("messages_deleted", 1, 3)
+        assert process.ended is None
+    finally:
+        process.stop()
 
 
 @asynccontextmanager

@@ -385,12 +385,20 @@ async def test_partitions_move_to_workers_that_join(feed: Feed, worker: Process,
         joined.stop()
 
 
-async def test_an_offset_that_kafka_no_longer_has_stops_the_worker(feed: Feed, connection: Connection) -> None:
+async def test_an_offset_that_kafka_does_not_have_stops_its_partition_and_no_worker(
+    feed: Feed, connection: Connection
+) -> None:
     connection.execute("INSERT INTO bulk.offsets VALUES (%s, 0, 1000, 1)", [feed.settings.topic])
     process = feed.worker()
     process.start()
-    assert process.wait() == 1
-    assert "bulk.offsets" in process.log.read_text()
+    try:
+        await eventually(lambda: "accept-loss --partition 0" in process.log.read_text())
+        job = spec("k")
+        await send(feed, [batch(job, 0, 10, examples.reading_batch(0, 10)), seal(job, 1)], 1)
+        assert await ended(connection, job) == (3, 10, 10, 0, 0)
+        assert process.ended is None
+    finally:
+        process.stop()
 
 
 @pytest.mark.parametrize("site", ["mid_copy", "after_rows", "before_commit", "after_commit_before_kafka"])

@@ -18,6 +18,7 @@ from bulkgrpc.ingest.ports import (
     LeaseHolder,
     Opening,
     PostgresUnavailable,
+    RecordLogUnavailable,
     RedisUnavailable,
     RegisteredDataset,
     RegistrationPlan,
@@ -243,3 +244,22 @@ class MemoryCatalog:
 
     async def delete(self, name: str, *, drop_table: bool) -> bool:
         return self._registered.pop(name, None) is not None
+
+
+class MemoryTopic:
+    """A `TopicIdentity` and a `TopicRecord`. id: of the topic in this store, None if there is none."""
+
+    def __init__(self) -> None:
+        self.id: uuid.UUID | None = None
+        self.available = True
+
+    async def topic_id(self) -> uuid.UUID | None:
+        if not self.available:
+            raise RecordLogUnavailable
+        return self.id
+
+    async def recorded(self, found: uuid.UUID) -> uuid.UUID:
+        if not self.available:
+            raise PostgresUnavailable
+        self.id = self.id or found
+        return self.id

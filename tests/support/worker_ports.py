@@ -13,10 +13,12 @@ from types import MappingProxyType
 from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
+from bulkgrpc.consume.log_identity import Stop
 from bulkgrpc.consume.ports import (
     Applied,
     Assigned,
     DatasetNotFound,
+    RecordLogError,
     Revoked,
     StoreUnavailable,
     WorkerPorts,
@@ -43,6 +45,7 @@ class FakeLog:
         self.starts: dict[int, int | None] = {}
         self.reached: list[EndReached] = []
         self.rejoined = 0
+        self.failed: dict[int, str] = {}
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
         self.assigned, self.revoked = assigned, revoked
@@ -62,6 +65,10 @@ class FakeLog:
     def ends_reached(self) -> Sequence[EndReached]:
         found, self.reached = self.reached, []
         return found
+
+    def take_failed(self) -> Mapping[int, str]:
+        failed, self.failed = self.failed, {}
+        return failed
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         self.seeks.append(dict(offsets))
@@ -111,6 +118,37 @@ class FakeLedger:
     def _check(self) -> None:
         if not self.available:
             raise StoreUnavailable("the ledger is unavailable")
+
+
+class FakeTopicWatch:
+    """A `TopicWatch`. stops: what `check` returns. findings: what `found` returns, once."""
+
+    def __init__(self) -> None:
+        self.stops: dict[int, Stop] = {}
+        self.findings: tuple[Collection[int], Mapping[int, Stop]] | None = None
+        self.watched: Collection[int] = ()
+        self.unexamined: set[int] = set()
+        self.stored: dict[int, Stop] = {}
+        self.available = True
+
+    def start(self) -> None:
+        pass
+
+    def watch(self, partitions: Collection[int]) -> None:
+        self.watched = partitions
+
+    def found(self) -> tuple[Collection[int], Mapping[int, Stop]] | None:
+        found, self.findings = self.findings, None
+        return found
+
+    def check(self, partitions: Collection[int]) -> tuple[Collection[int], Mapping[int, Stop]]:
+        if not self.available:
+            raise RecordLogError("Kafka does not answer")
+        examined = set(partitions) - self.unexamined
+        return examined, {number: stop for number, stop in self.stops.items() if number in examined}
+
+    def stop(self, partition: int, stop: Stop) -> None:
+        self.stored[partition] = stop
 
 
 class FakeRegistry:
@@ -227,8 +265,8 @@ class FakeExpress:
     def end(self) -> None:
         self.hot = None
 
-    def was_applied(self, partition: int, offset: int) -> bool:
-        return (partition, offset) in self.applied
+    def was_applied(self, fetched: Fetched) -> bool:
+        return (fetched.partition, fetched.offset) in self.applied
 
     def forget(self) -> None:
         self.end()
@@ -246,11 +284,18 @@ class Fakes:
     dead_letters: FakeDeadLetters = field(default_factory=FakeDeadLetters)
     queue: FakeQueue = field(default_factory=FakeQueue)
     express: FakeExpress = field(default_factory=FakeExpress)
+    topic: FakeTopicWatch = field(default_factory=FakeTopicWatch)
     now_s: float = 1000.0
 
     def ports(self) -> WorkerPorts:
         return WorkerPorts(
-            self.log, self.ledger, FakeWriter(), self.registry, self.dead_letters, clock=lambda: self.now_s
+            self.log,
+            self.ledger,
+            FakeWriter(),
+            self.registry,
+            self.dead_letters,
+            self.topic,
+            clock=lambda: self.now_s,
         )
 
 

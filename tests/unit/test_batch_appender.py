@@ -18,10 +18,11 @@ from bulkgrpc.ingest.deliveries import Deliveries
 from bulkgrpc.ingest.messages import Batch, check_sequence
 from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.ports import Delivered, RecordLogFull, RecordLogUnavailable
+from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.limits import RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 from bulkgrpc.v1 import ingest_pb2
-from tests.support.ingest_ports import MemoryBlocks
+from tests.support.ingest_ports import MemoryBlocks, MemoryTopic
 
 SPEC = JobSpec(JobKey.derive("acme", "key"), "key", "weather", 1)
 FAILED = RecordLogUnavailable("message timed out")
@@ -81,7 +82,14 @@ def stream_to(
     )
     budget = budget or ByteBudget(1024 * 1024)
     parked = ParkedLimit(MemoryBlocks(), 0)
-    access = LogAccess(kafka, budget, asyncio.Semaphore(1), lambda: datetime.now(UTC), parked)
+    access = LogAccess(
+        kafka,
+        budget,
+        asyncio.Semaphore(1),
+        lambda: datetime.now(UTC),
+        parked,
+        TopicGuard("records", MemoryTopic(), MemoryTopic()),
+    )
     return BatchAppender(plan, access, Remembered(*others))
 
 

@@ -35,6 +35,8 @@ COMMANDS = [
     ("datasets", "resume"),
     ("datasets", "discard"),
     ("ledger", "show"),
+    ("ledger", "adopt-topic"),
+    ("ledger", "accept-loss"),
     ("migrate",),
     ("tune",),
     ("up",),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from uuid import UUID
 
 import pytest
 from rich.console import Console, RenderableType
 
-from bulkgrpc.cli import blocks, console, ledger
+from bulkgrpc.cli import blocks, console, ledger, recovery
 from bulkgrpc.cli.file_submission import LoadDisplay
 from bulkgrpc.client import (
     BlockedBy,
@@ -25,6 +26,11 @@ from bulkgrpc.client import (
     PartitionPosition,
     TenantParked,
 )
+from bulkgrpc.consume.log_identity import LogRange, Stop, StopCause
+from bulkgrpc.consume.recovery import PartitionPlan, Plan
+from bulkgrpc.model import JobKey
+from bulkgrpc.model import JobState as State
+from bulkgrpc.postgres.recovery import LostJob
 
 OPENED = datetime(2026, 1, 1, tzinfo=UTC)
 SMALL = JobCounts(26_115, 26_115)
@@ -158,6 +164,25 @@ def test_the_ledger_fits_80_columns_and_no_number_is_cut() -> None:
     )
     words = set(rendered(ledger.ledger_tables(snapshot), terminal()).split())
     assert {"123,456,789,012", "12,345", "12,345,678", "1,234,567,890", "missing", "applied", "1,234"} <= words
+
+
+def test_the_ledger_shows_which_partitions_are_stopped_and_why() -> None:
+    stopped = PartitionPosition(3, 11, 2, "messages_deleted: Kafka lost [11, 21)", datetime(2026, 1, 2, tzinfo=UTC))
+    snapshot = LedgerSnapshot("bulkgrpc.records", [PartitionPosition(0, 5, 1), stopped], [], omitted_queues=0)
+    words = rendered(ledger.ledger_tables(snapshot), terminal()).split()
+    assert {"stopped", "messages_deleted:", "[11,", "21)", "since"} <= set(words)
+
+
+def test_a_plan_of_recovery_fits_80_columns_and_names_spans_and_jobs() -> None:
+    stop = Stop(StopCause.TOPIC_REPLACED, 123_456_789, 123_456_999)
+    one = PartitionPlan(7, 123_456_789, LogRange(0, 12), stop, 0, fails_jobs=True, created_before=None)
+    plan = Plan("bulkgrpc.records", (one,), UUID(int=1), UUID(int=2), UUID(int=2))
+    key = JobKey.derive("acme", "k")
+    lost = [LostJob(key, "weather", State.SEALED, 5, datetime(2026, 1, 2, tzinfo=UTC))] * 30
+    text = rendered(recovery.plan_tables(plan, lost), terminal())
+    assert {"[123456789,", "123456999)", "topic_replaced", "SEALED", "10"} <= set(text.split())
+    assert "[123456789, 123456999) of partition 7" in plan.failure_reason
+    assert plan.failure_reason.startswith("LOST_IN_KAFKA: ")
 
 
 def test_what_would_be_discarded_fits_80_columns() -> None:

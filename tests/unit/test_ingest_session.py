@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,10 +23,11 @@ from bulkgrpc.ingest.jobs import Jobs, PageRequest
 from bulkgrpc.ingest.parked_limit import ParkedLimit
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, IngestSession, SealedJob, SessionParts
+from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.model import Job, JobKey, JobState, Kind
 from bulkgrpc.v1 import ingest_pb2
 from tests.support import examples
-from tests.support.ingest_ports import MemoryBlocks, MemoryCatalog, MemoryJobs, MemoryLiveJobs, MemoryLog
+from tests.support.ingest_ports import MemoryBlocks, MemoryCatalog, MemoryJobs, MemoryLiveJobs, MemoryLog, MemoryTopic
 from tests.support.jobs import NOW
 
 Message = ingest_pb2.StreamRecordsRequest
@@ -78,12 +80,14 @@ class Process:
         self.jobs = Jobs(self.rows, self.live_jobs, watch)
         self.blocks = MemoryBlocks()
         self.parked = ParkedLimit(self.blocks, 1000)
+        self.topic_log, self.topic_record = MemoryTopic(), MemoryTopic()
+        self.topic = TopicGuard("records", self.topic_log, self.topic_record)
         datasets = DatasetCache(MemoryCatalog(examples.readings()))
-        stores = OpenerStores(self.rows, self.live_jobs, datasets, self.log, self.parked)
+        stores = OpenerStores(self.rows, self.live_jobs, datasets, self.log, self.parked, self.topic)
         self.parts = SessionParts(
             Admission(10),
             JobOpener(stores, "accept", now),
-            LogAccess(self.log, ByteBudget(1 << 20), asyncio.Semaphore(1), now, self.parked),
+            LogAccess(self.log, ByteBudget(1 << 20), asyncio.Semaphore(1), now, self.parked, self.topic),
             ProgressWriter(self.live_jobs),
             self.rows,
             watch,
@@ -253,6 +257,48 @@ async def test_what_was_read_last_holds_while_postgresql_is_unavailable() -> Non
     process.blocks.unavailable = True
     await process.parked.read()
     assert (await process.refused(header(), batch(0), seal(1))).reason is Reason.DATASET_BLOCKED
+
+
+async def test_nothing_is_accepted_for_a_topic_that_the_ledger_does_not_know_until_it_is_adopted() -> None:
+    process = Process()
+    process.topic_log.id = former = uuid.uuid4()
+    await process.topic.look()
+    assert process.topic_record.id == former
+    await process.refused(header("open"), batch(0))  # without a seal: the job stays open
+    await process.stream(header("sealed"), batch(0), seal(1))
+    process.topic_log.id = uuid.uuid4()
+    await process.topic.look()
+    for messages in ((header("open"), batch(1)), (header("open"), seal(1)), (header("new"), batch(0), seal(1))):
+        refused = await process.refused(*messages)
+        assert (refused.reason, refused.retry_after_s) == (Reason.TOPIC_REPLACED, 10.0)
+        assert "adopt-topic" in refused.message
+    assert len(process.rows.rows) == 2
+    _, replayed = await process.stream(header("sealed"))
+    assert replayed.replayed
+    # A store that is unavailable changes nothing.
+    process.topic_record.available = False
+    await process.topic.look()
+    assert (await process.refused(header("new"), batch(0))).reason is Reason.TOPIC_REPLACED
+    process.topic_record.available, process.topic_record.id = True, process.topic_log.id
+    await process.topic.look()
+    await process.stream(header("new"), batch(0), seal(1))
+
+
+async def test_a_topic_that_is_missing_twice_is_refused_until_it_is_there_again() -> None:
+    process = Process()
+    process.topic_log.id = former = uuid.uuid4()
+    await process.topic.look()
+    process.topic_log.id = None
+    await process.topic.look()
+    await process.stream(header("one"), batch(0), seal(1))
+    await process.topic.look()
+    assert (await process.refused(header("two"), batch(0), seal(1))).reason is Reason.TOPIC_MISSING
+    process.topic_log.available = False
+    await process.topic.look()
+    assert (await process.refused(header("two"), batch(0), seal(1))).reason is Reason.TOPIC_MISSING
+    process.topic_log.available, process.topic_log.id = True, former
+    await process.topic.look()
+    await process.stream(header("two"), batch(0), seal(1))
 
 
 async def test_what_is_parked_is_read_again_after_an_unexpected_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,14 @@ import pytest
 from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched, Span
 from bulkgrpc.consume.backpressure import PAUSE_AFTER_S
 from bulkgrpc.consume.express import LATE_AFTER
-from bulkgrpc.consume.ports import Applied, OffsetLost, RecordLogError
+from bulkgrpc.consume.log_identity import Stop, StopCause
+from bulkgrpc.consume.ports import Applied, RecordLogError
 from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
 from bulkgrpc.model import Outcome, Ownership
 from bulkgrpc.settings import WorkerSettings, load
 from tests.support.worker_ports import FakeQueue, Fakes, fetched, seal
 from workers.intake import BACKLOG_BYTES_MAX, BACKLOG_MESSAGES_MAX, FETCH_MESSAGES_MAX, POLL_EVERY_S
-from workers.partitions import FENCED_WAIT_S
+from workers.partitions import CHECK_AGAIN_S, FENCED_WAIT_S
 from workers.poller import CALM_S, SHARED_CHUNK_S, Poller
 from workers.writer import Result
 
@@ -138,14 +139,113 @@ def test_chunks_are_smaller_while_the_express_path_serves_others(poller: Poller,
     assert poller.intake.chunk.bounds.rows_max == usual
 
 
-def test_a_gap_that_kafka_deleted_is_read_again_once_and_then_stops_the_worker(poller: Poller, fakes: Fakes) -> None:
+def test_a_gap_that_kafka_deleted_is_read_again_once_and_then_stops_its_partition(poller: Poller, fakes: Fakes) -> None:
     fakes.log.pending += [seal(0, 5)]
     poller.step()
     assert fakes.log.seeks == [{0: 0}]
     fakes.log.starts = {0: 5}
     fakes.log.pending += [seal(0, 5)]
-    with pytest.raises(OffsetLost, match="partition 0: the ledger needs offset 0, Kafka has none before 5"):
+    poller.step()
+    assert fakes.topic.stored == {0: Stop(StopCause.MESSAGES_DELETED, 0, 5)}
+    assert fakes.log.paused == {0}
+    fakes.log.pending += [seal(0, 6), seal(1, 0)]
+    poller.step()
+    assert submitted(fakes) == [{1}]
+
+
+def test_messages_before_a_gap_are_written(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.starts = {0: 5}
+    for _ in range(2):
+        fakes.log.pending += [seal(0, 0), seal(0, 5)]
         poller.step()
+        poller.step()
+    assert fakes.topic.stored == {0: Stop(StopCause.MESSAGES_DELETED, 1, 5)}
+    assert submitted(fakes) == [{0}]
+
+
+def test_a_partition_that_does_not_match_the_ledger_stops_and_others_continue(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.pending += [seal(1, 0)]
+    poller.step()
+    fakes.log.pending += [seal(0, 0), seal(1, 1)]
+    poller.step()
+    assert not poller.intake.chunk.empty
+    fakes.topic.findings = ({0, 1}, {0: Stop(StopCause.MESSAGES_DELETED, 0, 7)})
+    poller.step()
+    assert fakes.log.paused == {0}
+    assert fakes.topic.watched == {0, 1}
+    fakes.queue.apply()
+    poller.step()
+    assert submitted(fakes) == [{1}]
+
+
+def test_a_stopped_partition_continues_at_the_ledgers_position_once_it_matches(poller: Poller, fakes: Fakes) -> None:
+    fakes.topic.findings = ({0, 1}, {0: Stop(StopCause.MESSAGES_DELETED, 0, 7)})
+    poller.step()
+    fakes.ledger.positions[0] = replace(fakes.ledger.positions[0], next_offset=7)
+    fakes.topic.findings = ({1}, {})
+    poller.step()
+    assert fakes.log.paused == {0}
+    fakes.topic.findings = ({0, 1}, {})
+    poller.step()
+    assert fakes.log.paused == set()
+    assert fakes.log.seeks[-1] == {0: 7}
+
+
+def test_the_group_is_joined_again_once_another_topic_is_adopted(poller: Poller, fakes: Fakes) -> None:
+    stop = Stop(StopCause.TOPIC_REPLACED, 0, 0)
+    fakes.topic.findings = ({0, 1}, {0: stop, 1: stop})
+    poller.step()
+    assert fakes.log.paused == {0, 1}
+    fakes.topic.findings = ({0, 1}, {})
+    poller.step()
+    assert (fakes.log.rejoined, fakes.log.paused) == (1, set())
+    poller.step()
+    assert fakes.log.rejoined == 1
+
+
+def test_a_partition_that_does_not_match_when_it_is_assigned_is_not_acquired(fakes: Fakes) -> None:
+    fakes.topic.stops = {1: Stop(StopCause.LOG_TRUNCATED, 3, 9)}
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, fakes.express, threading.Event())
+    poller.join()
+    fakes.log.assign([0, 1])
+    assert fakes.log.paused == {1}
+    assert set(fakes.ledger.positions) == {0}
+    poller.step()
+    assert set(fakes.ledger.positions) == {0}
+
+
+def test_partitions_are_acquired_once_the_log_answers(fakes: Fakes) -> None:
+    fakes.topic.available = False
+    poller = Poller(SETTINGS, fakes.ports(), fakes.queue, fakes.express, threading.Event())
+    poller.join()
+    fakes.log.assign([0, 1])
+    poller.step()
+    assert not fakes.ledger.positions
+    fakes.topic.available = True
+    fakes.topic.unexamined = {1}
+    fakes.now_s += CHECK_AGAIN_S + 0.1
+    poller.step()
+    assert set(fakes.ledger.positions) == {0}
+    fakes.topic.unexamined = set()
+    fakes.now_s += CHECK_AGAIN_S + 0.1
+    poller.step()
+    assert fakes.log.paused == set()
+
+
+def test_an_error_of_one_partition_has_it_compared_with_the_ledger_and_read_again(poller: Poller, fakes: Fakes) -> None:
+    fakes.log.failed = {0: "OFFSET_OUT_OF_RANGE", -1: "UNKNOWN_TOPIC_OR_PART"}
+    poller.step()
+    assert fakes.log.paused == {0}
+    fakes.now_s += CHECK_AGAIN_S + 0.1
+    poller.step()
+    assert fakes.log.paused == set()
+    assert fakes.log.seeks[-1] == {0: 0}
+    fakes.topic.stops = {0: Stop(StopCause.MESSAGES_DELETED, 0, 7)}
+    fakes.log.failed = {0: "OFFSET_OUT_OF_RANGE"}
+    poller.step()
+    fakes.now_s += CHECK_AGAIN_S + 0.1
+    poller.step()
+    assert fakes.log.paused == {0}
 
 
 def spans(chunk: Chunk) -> list[tuple[int, int, int]]:
@@ -350,6 +450,11 @@ def test_chunks_become_smaller_after_rows_took_too_long(
     fakes.queue.time_out()
     poller.step()
     assert poller.intake.chunk.bounds.rows_max < before
+
+
+def submitted(fakes: Fakes) -> list[set[int]]:
+    """The partitions of each chunk that the writer has."""
+    return [{span.partition for span in chunk.spans} for chunk in fakes.queue.submitted]
 
 
 def of_rows(offset: int, rows: int) -> Fetched:

@@ -107,8 +107,13 @@ FROM (SELECT DISTINCT ON (dataset, tenant) dataset, tenant, job_id, reason
 LEFT JOIN sample s USING (dataset, tenant)
 
 -- name: partitions
--- The positions of a topic's partitions.
-SELECT partition, next_offset, owner_epoch FROM bulk.offsets WHERE topic = %(topic)s ORDER BY partition
+-- The positions of a topic's partitions, and why each is stopped if it is.
+SELECT partition, coalesce(o.next_offset, 0), coalesce(o.owner_epoch, 0),
+       coalesce(l.stop_cause || ': Kafka lost [' || l.lost_from || ', ' || coalesce(l.lost_to::text, '…') || ')', ''),
+       l.stop_time
+FROM (SELECT * FROM bulk.offsets WHERE topic = %(topic)s) o
+FULL JOIN (SELECT * FROM bulk.partition_logs WHERE topic = %(topic)s AND stop_cause IS NOT NULL) l USING (partition)
+ORDER BY partition
 
 -- name: queues
 -- The queues of a topic, those with the oldest messages first, and why each waits: its dataset, or the first job of it that

@@ -8,7 +8,7 @@ SELECT bulk.maintain_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
 
 -- name: abandoned_jobs
 -- Open jobs without a batch for a time, though everything that Kafka had of their partitions is applied and nothing of
--- them is parked. Jobs that a worker is writing are left for the next round.
+-- them is parked; not of stopped partitions. Jobs that a worker is writing are left for the next round.
 SELECT j.job_id, j.tenant
 FROM bulk.jobs j
 WHERE j.state = 1
@@ -18,6 +18,8 @@ WHERE j.state = 1
     FROM bulk.offsets o
     JOIN unnest(%(partitions)s::integer[], %(end_offsets)s::bigint[]) AS k (partition, end_offset) USING (partition)
     WHERE o.topic = %(topic)s AND o.next_offset >= k.end_offset
+      AND NOT EXISTS (SELECT FROM bulk.partition_logs l
+                      WHERE l.topic = o.topic AND l.partition = o.partition AND l.stop_cause IS NOT NULL)
   )
   AND NOT EXISTS (SELECT FROM bulk.parked p WHERE p.job_id = j.job_id)
 ORDER BY j.update_time

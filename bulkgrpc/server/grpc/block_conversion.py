@@ -45,7 +45,11 @@ def to_ledger(ledger: LedgerSnapshot) -> ledger_pb2.GetLedgerResponse:
         topic=ledger.topic,
         partitions=[
             ledger_pb2.PartitionPosition(
-                partition=one.partition, next_offset=one.next_offset, owner_epoch=one.owner_epoch
+                partition=one.partition,
+                next_offset=one.next_offset,
+                owner_epoch=one.owner_epoch,
+                stop_reason=one.stop_reason,
+                stop_time=one.stop_time,
             )
             for one in ledger.partitions
         ],

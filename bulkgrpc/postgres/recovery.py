@@ -1,0 +1,91 @@
+"""Carries out what an operator decided about lost messages: moves the ledger, fails jobs that may have lost any."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from bulkgrpc.consume.recovery import Plan, shifted
+from bulkgrpc.model import JobKey, JobState
+from bulkgrpc.postgres import statements
+from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.ledger import LOCK_OFFSETS
+
+_SQL = statements.family("recovery")
+
+
+class PlanOutdated(Exception):
+    """The ledger moved since a plan was made; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostJob:
+    """A job that has not ended and may have lost messages. written: records of it that are in the table."""
+
+    key: JobKey
+    dataset: str
+    state: JobState
+    written: int
+    create_time: datetime
+
+
+def first_day(connection: Connection) -> date:
+    """Return the day of the oldest job that the ledger has."""
+    row = connection.execute(_SQL["first_day"]).fetchone()
+    assert row is not None  # noqa: S101 — an aggregate returns a row
+    day: date = row[0]
+    return day
+
+
+def lost_jobs(connection: Connection, plan: Plan) -> list[LostJob]:
+    """Return the jobs that fail if a plan is carried out."""
+    failing = [one for one in plan.partitions if one.fails_jobs]
+    values = {
+        "topic": plan.topic,
+        "partitions": [one.partition for one in failing],
+        "befores": [one.created_before for one in failing],
+    }
+    return [
+        LostJob(JobKey(tenant, job_id), dataset, JobState(state), written, create_time)
+        for job_id, tenant, dataset, state, written, create_time in connection.execute(_SQL["lost_jobs"], values)
+    ]
+
+
+def carry_out(connection: Connection, plan: Plan) -> Sequence[LostJob]:
+    """Carry out a plan in one transaction; return the jobs that failed. Raises PlanOutdated."""
+    numbers = [one.partition for one in plan.partitions]
+    with connection.transaction():
+        # In the order of every worker: offsets, then jobs.
+        locked = connection.execute(LOCK_OFFSETS, {"topic": plan.topic, "partitions": numbers}).fetchall()
+        positions = {partition: next_offset for partition, next_offset, _ in locked}
+        for one in plan.partitions:
+            if positions.get(one.partition, 0) != one.next_offset:
+                raise PlanOutdated(
+                    f"partition {one.partition} is at offset {positions.get(one.partition, 0)} now, and was at "
+                    f"{one.next_offset} when the plan was made: run the command again"
+                )
+        lost = lost_jobs(connection, plan)
+        _fail(connection, [job.key.job_id for job in lost], plan.failure_reason)
+        for one in plan.partitions:
+            if shifted(one):
+                connection.execute(_SQL["shift_parked"], {"topic": plan.topic, "partition": one.partition})
+        values = {
+            "topic": plan.topic,
+            "topic_id": plan.adopted_id,
+            "partitions": numbers,
+            "next_offsets": [one.resume_at for one in plan.partitions],
+        }
+        connection.execute(_SQL["move_offsets"], values)
+        connection.execute(_SQL["clear_stops"], values)
+        if plan.adopted_id is not None:
+            connection.execute(_SQL["adopt_topic"], values)
+    return lost
+
+
+def _fail(connection: Connection, job_ids: Sequence[uuid.UUID], reason: str) -> None:
+    if job_ids:
+        values = {"job_ids": list(job_ids), "reason": reason}
+        connection.execute(_SQL["lock_jobs"], values)
+        connection.execute(_SQL["fail_jobs"], values)
