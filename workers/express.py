@@ -18,9 +18,8 @@ from bulkgrpc.consume.assembly import Chunk, ChunkBounds, ChunkBuilder, Fetched,
 from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.consume.express import LeftToMainPath, TenantShares, is_late
+from bulkgrpc.consume.express_ports import ExpressLog, ExpressPorts
 from bulkgrpc.consume.ports import (
-    ExpressLog,
-    ExpressPorts,
     NotNext,
     RecordLogError,
     StoreError,

@@ -12,7 +12,8 @@ from bulkgrpc import faults, metrics
 from bulkgrpc.consume.assembly import Chunk, ChunkBounds, Fetched
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.express import TenantShares, is_late
-from bulkgrpc.consume.ports import Applied, ExpressPath, RecordLogError, WorkerPorts
+from bulkgrpc.consume.express_ports import ExpressPath
+from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
 from bulkgrpc.model import Outcome
 from bulkgrpc.settings import WorkerSettings

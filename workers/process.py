@@ -19,9 +19,9 @@ import structlog
 import typer
 
 from bulkgrpc import allocator, logs
+from bulkgrpc.consume.express_ports import ExpressPorts
 from bulkgrpc.consume.ports import (
     DatasetRegistry,
-    ExpressPorts,
     GroupNotLeft,
     RecordLogError,
     StoreError,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import time
 import uuid
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
@@ -210,60 +210,6 @@ class ChunkWriter(Protocol):
         """Release the connection. The next `write` opens another."""
 
 
-class ExpressPath(Protocol):
-    """What the poll loop needs of the express path, which serves those who wait behind hot tenants.
-
-    serves: whether it has lately applied something.
-    """
-
-    @property
-    def serves(self) -> bool: ...  # noqa: D102
-
-    def start(self) -> None:
-        """Be ready for `begin`."""
-
-    def begin(self, owned: Mapping[int, Ownership], hot: frozenset[str]) -> None:
-        """Serve all tenants but the hot ones ahead of the main path, unless that is under way."""
-
-    def end(self) -> None:
-        """Leave everything to the main path again."""
-
-    def was_applied(self, fetched: Fetched) -> bool:
-        """Return whether the message that the main path has come to was applied. Forgets it."""
-
-    def forget(self) -> None:
-        """Forget what was applied, and leave everything to the main path."""
-
-
-class ExpressLog(Protocol):
-    """Partitions of the records topic, read ahead of the main path. One thread uses it.
-
-    caught_up: whether it was at the end of the log once.
-    """
-
-    caught_up: bool
-
-    def fetch(self, messages_max: int, timeout_s: float, left: Container[str]) -> Sequence[Fetched]:
-        """Return the next messages but those of some tenants. Raises RecordLogError."""
-
-    def close(self) -> None:
-        """Stop reading."""
-
-
-class ExpressWriter(Protocol):
-    """Applies messages ahead of the main path, each chunk in one transaction. One thread uses it."""
-
-    def write(self, prepared: PreparedChunk) -> Applied:
-        """Apply messages and commit.
-
-        Raises LeftToMainPath if some may not be applied ahead, NotNext if a partition has another owner, WriteFailed if
-        the store fails.
-        """
-
-    def close(self) -> None:
-        """Release the connection. The next `write` opens another."""
-
-
 class SliceFailed(StoreError):
     """A slice of parked messages was not applied. job_ids: of each of its messages."""
 
@@ -395,17 +341,6 @@ class TopicWatch(Protocol):
 
     def stop(self, partition: int, stop: Stop) -> None:
         """Store that a partition is stopped for what the poll loop found. Raises StoreUnavailable, or StoreError."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpressPorts:
-    """What the express path is wired to. open_log: reads partitions from offsets on. clock: seconds, monotonic."""
-
-    open_log: Callable[[Mapping[int, int]], ExpressLog]
-    ledger: Ledger
-    writer: ExpressWriter
-    registry: DatasetRegistry
-    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
