@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 WRITER_WAIT_S = 0.02
 """How long to wait for the writer before polling the log again."""
+HOT_FOR_S = 1.0
+"""How long some tenants must be hot without a break, while messages are late, before others are served ahead."""
 CALM_S = 5.0
 """After which without a late message nobody waits any more."""
 SHARED_CHUNK_S = 0.05
@@ -49,6 +51,7 @@ class Poller:
         self._express = express
         self._shares = TenantShares()
         self._late_at_s = 0.0
+        self._hot_since_s: float | None = None
         self._stopping = stopping
         self._on_parked = on_parked
         self._pressure = Backpressure()
@@ -195,10 +198,17 @@ class Poller:
         """While messages wait behind those of hot tenants, let the express path apply them."""
         now_s = self._now_s
         self._shares.add(chunk.items, self.intake.chunk.bounds, now_s)
-        if is_late(chunk.items, datetime.now(UTC)):
+        late = is_late(chunk.items, datetime.now(UTC))
+        hot = self._shares.hot() if late else frozenset[str]()
+        if late:
             self._late_at_s = now_s
-            if hot := self._shares.hot():
-                self._express.begin(self.partitions.owned.owned, hot)
+        if not hot:
+            self._hot_since_s = None
+            return
+        if self._hot_since_s is None:
+            self._hot_since_s = now_s
+        if now_s - self._hot_since_s >= HOT_FOR_S:
+            self._express.begin(self.partitions.owned.owned, hot)
 
     def _on_not_applied(self, result: NotApplied) -> None:
         """Discard what is pending, and continue every partition at the ledger's position."""
