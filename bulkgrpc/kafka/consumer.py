@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,24 +64,31 @@ class RecordsConsumer:
         `take_failed`.
         """
         self._ends = []
-        with translated():
-            first = self._consumer.poll(timeout_s)
-            if first is None:
-                return ()
-            messages = (first, *self._consumer.consume(messages_max - 1, 0))
-        fetched = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                fetched.append(fetched_of(message))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                # The stubs allow None for what this event always has.
-                self._ends.append(EndReached(int(message.partition() or 0), int(message.offset() or 0)))
-            else:
-                raise_if_permanent(error)
-                if error.code() in OF_PARTITION and (partition := message.partition()) is not None:
-                    self._failed[partition] = f"{error.name()}: {error.str()}"
-        return fetched
+        give_up_s = time.monotonic() + timeout_s
+        while True:
+            with translated():
+                first = self._consumer.poll(max(0.0, give_up_s - time.monotonic()))
+                if first is None:
+                    return ()
+                messages = (first, *self._consumer.consume(messages_max - 1, 0))
+            fetched = [fetched_of(message) for message in messages if self._is_message(message)]
+            # While a partition is read as fast as it grows, nearly each message is followed by an end: that alone is
+            # nothing to return for.
+            if fetched or self._failed or time.monotonic() >= give_up_s:
+                return fetched
+
+    def _is_message(self, message: Any) -> bool:
+        """Return whether this is a message; note the event if it is one."""
+        error = message.error()
+        if error is None:
+            return True
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._ends.append(EndReached(message.partition(), message.offset()))
+        else:
+            raise_if_permanent(error)
+            if error.code() in OF_PARTITION:
+                self._failed[message.partition()] = f"{error.name()}: {error.str()}"
+        return False
 
     def ends_reached(self) -> Sequence[EndReached]:
         """Return the ends of partitions that the last `fetch` reached.
