@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 WRITER_WAIT_S = 0.02
 """How long to wait for the writer before polling the log again."""
-HOT_FOR_S = 1.0
+HOT_FOR_S = 2.0
 """How long some tenants must be hot without a break, while messages are late, before others are served ahead."""
 CALM_S = 5.0
 """After which without a late message nobody waits any more."""
