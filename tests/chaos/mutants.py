@@ -198,6 +198,16 @@ def short_poll() -> None:
     )
 
 
+def eager_express() -> None:
+    """Not a mutant: a worker that serves all tenants but the largest ahead of the main path, however light the load."""
+    from bulkgrpc.consume.express import TenantShares
+    from workers import poller
+
+    _replace(poller, "HOT_FOR_S", 0.0)
+    _replace(poller, "is_late", lambda *_: True)
+    _replace(TenantShares, "hot", lambda self: frozenset(sorted(self._work, key=self._work.__getitem__)[-1:]))
+
+
 def newer_reader() -> None:
     """Not a mutant: a worker of a later version, which reads format 2, too. What changed in it is nothing."""
     from bulkgrpc.kafka import consumer, message
@@ -239,6 +249,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         blind_to_topics,
         short_poll,
         newer_reader,
+        eager_express,
     )
 }
 
