@@ -51,6 +51,16 @@ def test_good_evidence_is_good() -> None:
     assert not names(replace(GOOD, events=[*GOOD.events, job(5, 2), job(6, 3), job(7, 3)]))
 
 
+def test_only_accepted_and_expired_grow_together_once_a_job_has_ended_before_its_seal() -> None:
+    def of(**now: int) -> Evidence:
+        failed = replace(REPORT, state=5, failure_reason="LOST_IN_KAFKA: …", **now)
+        return replace(GOOD, events=[*GOOD.events, job(5, 5)], jobs={job_id("c", "k"): failed})
+
+    assert "P3" not in names(of(accepted=4000, expired=1000))
+    assert "P3" in names(of(accepted=4000))
+    assert "P3" in names(of(accepted=4000, expired=1000, rejected=1))
+
+
 @pytest.mark.parametrize(
     ("promise", "evidence"),
     [
