@@ -61,7 +61,7 @@ class Event(enum.StrEnum):
     )
     EXPRESS_ENDED = ("express_ended", "Applying ahead ended early, as `reason` says; everything is applied in order.")
     EXPRESS_FAILED = ("express_failed", "Applying ahead failed for a fault of ours; everything is applied in order.")
-    EXPRESS_OVER = ("express_over", "Nobody waits behind a hot tenant any more, or the partitions have changed.")
+    EXPRESS_OVER = ("express_over", "No tenant waits behind a hot one any more, or the partitions have changed.")
     GROUP_NOT_LEFT = (
         "group_not_left",
         "Kafka did not answer when the worker left its group; the partitions move when the session expires.",

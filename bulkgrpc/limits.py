@@ -74,7 +74,7 @@ REASON_CHARS_MAX = 1000
 
 MAX_POLL_INTERVAL_S = 300.0
 EXPRESS_ROWS_TIMEOUT_S = 0.5
-"""All statements that write a dataset's rows on the express path: the main path of the partition waits meanwhile."""
+"""All statements that write a dataset's rows on the express path: all other tenants that it serves wait meanwhile."""
 ROWS_TIMEOUT_S = 1.5
 """All statements that write a dataset's rows of a chunk: what takes longer is parked, and applied beside it."""
 DRAIN_ROWS_TIMEOUT_S = 5.0
@@ -177,7 +177,7 @@ RELATIONS: Final = (
     Relation("maintenance_interval_s", "DAY_S", "the partitions of a day would be created after it began"),
     Relation("IDLE_IN_TRANSACTION_S", "STATEMENT_TIMEOUT_S", "a frozen worker would lock rows for longer", strict=True),
     Relation("TCP_USER_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "a dead connection would be noticed too late", strict=True),
-    Relation("EXPRESS_ROWS_TIMEOUT_S", "ROWS_TIMEOUT_S", "the main path would wait too long", strict=True),
+    Relation("EXPRESS_ROWS_TIMEOUT_S", "ROWS_TIMEOUT_S", "those that must not wait would wait longer", strict=True),
     Relation("ROWS_TIMEOUT_S", "DRAIN_ROWS_TIMEOUT_S", "rows beside the main path would have less time", strict=True),
     Relation("DRAIN_ROWS_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "rows that are alone would have less time", strict=True),
     Relation("STATEMENT_TIMEOUT_S", "CHUNK_TRANSACTION_S_MAX", "a statement would outlast its chunk", strict=True),

@@ -8,6 +8,7 @@ topic_watch.py  the thread that compares the topic and its partitions with the l
 intake.py       fetched messages, until each is in a chunk
 writer.py       decodes each chunk on one thread, after its dead letters are stored; writes it on another until it is
                 applied, replayed or fenced
+express.py      the express path: a thread that applies what waits in Kafka behind hot tenants
 drain.py        the drain: three threads apply parked messages
 maintenance.py  the maintenance thread
 

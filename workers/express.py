@@ -14,17 +14,12 @@ from datetime import UTC, datetime
 import structlog
 
 from bulkgrpc import metrics
-from bulkgrpc.consume.assembly import Chunk, ChunkBounds, ChunkBuilder, Fetched, Received
+from bulkgrpc.consume.assembly import Chunk, ChunkBounds, ChunkBuilder, Fetched, received
 from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.consume.express import LeftToMainPath, TenantShares, is_late
 from bulkgrpc.consume.express_ports import ExpressLog, ExpressPorts
-from bulkgrpc.consume.ports import (
-    NotNext,
-    RecordLogError,
-    StoreError,
-    WriteFailed,
-)
+from bulkgrpc.consume.ports import NotNext, RecordLogError, StoreError, WriteFailed
 from bulkgrpc.model import Kind, Message, Ownership
 
 log = structlog.get_logger()
@@ -32,13 +27,13 @@ log = structlog.get_logger()
 FETCH_MESSAGES_MAX = 200
 IDLE_POLL_S = 0.1
 IDLE_WAIT_S = 1.0
-"""How long the thread takes at most to end without a run."""
+"""How often the thread looks whether the worker stops, while there is no run."""
 CHUNK = ChunkBounds(10_000, 4 * 1024 * 1024)
-"""Small: the main path waits while such a chunk is written."""
+"""Small: what waits behind hot tenants is to be visible soon."""
 APPLIED_MAX = 100_000
 """Applied messages that are remembered for the main path. It decodes any others again, and finds them known."""
 SERVES_FOR_S = 5.0
-"""How long after something was applied the path is taken to serve others."""
+"""For so long after something was applied, the express path counts as serving others."""
 RUN_S_MIN = 5.0
 """After which a run ends if others are hot: it begins again at the main path's position."""
 FAILED_WAIT_S = 1.0
@@ -67,7 +62,7 @@ class _Run:
 
 
 class Express:
-    """The thread. Start once; it ends when `stopping` is set. Everything but `start` is for the poll loop."""
+    """The thread. The poll loop uses it: `start` once; it ends when `stopping` is set. Implements `ExpressPath`."""
 
     def __init__(self, ports: ExpressPorts, stopping: threading.Event) -> None:
         self._ports = ports
@@ -85,7 +80,7 @@ class Express:
         self._thread.start()
 
     def begin(self, owned: Mapping[int, Ownership], hot: frozenset[str]) -> None:
-        """Serve all tenants but the hot ones ahead of the main path, or go on with that. owned: where.
+        """Serve all tenants but the hot ones ahead of the main path, or continue to. owned: the partitions.
 
         A tenant that was hot is served again in the next run.
         """
@@ -104,7 +99,7 @@ class Express:
         return self._ports.clock() - self._served_at_s < SERVES_FOR_S
 
     def end(self) -> None:
-        """End the run, if there is one: nobody waits, or the partitions change."""
+        """End the run, if there is one: no tenant waits, or the partitions change."""
         if (run := self._run) is not None:
             run.over.set()
 
@@ -187,7 +182,7 @@ class Express:
 
     def _leave_hot(self, run: _Run, fetched: Sequence[Fetched], messages: ExpressLog) -> None:
         """If this path is late as well, leave those to the main path that make the others wait here."""
-        items = [item for one in fetched if (item := _received(one)) is not None]
+        items = [item for one in fetched if (item := received(one)) is not None]
         run.shares.add(items, CHUNK, self._ports.clock())
         if messages.caught_up and run.shares.several and is_late(items, datetime.now(UTC)):
             run.left |= run.shares.hot()
@@ -200,7 +195,7 @@ def _chunks(fetched: Iterable[Fetched], owned: Mapping[int, Ownership], left: se
     """
     builder = ChunkBuilder(CHUNK)
     for one in fetched:
-        item = _received(one)
+        item = received(one)
         if item is None or item.message.lanes > 1:
             left.add(one.key.decode(errors="replace"))
             continue
@@ -219,10 +214,3 @@ def _identity(message: Message) -> _Identity:
 def _without(chunk: Chunk, left: set[str]) -> Chunk:
     items = tuple(item for item in chunk.items if item.message.spec.key.tenant not in left)
     return replace(chunk, items=items, rows=sum(item.message.records for item in items))
-
-
-def _received(fetched: Fetched) -> Received | None:
-    """Return a message that can be read."""
-    if fetched.message is None:
-        return None
-    return Received(fetched.partition, fetched.offset, fetched.message, fetched.payload, fetched.headers, fetched.key)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from bulkgrpc import faults
-from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, EndReached, Fetched, Received
+from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, EndReached, Fetched, received
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import WorkerPorts
 from bulkgrpc.model import Outcome
@@ -157,12 +157,7 @@ class Intake:
         owned = self._owned.owned[fetched.partition]
         if self._was_applied(fetched):
             self.chunk.pass_over(owned, fetched.offset + 1)
-        elif fetched.message is None:
+        elif (item := received(fetched)) is None:
             self.chunk.add_malformed(fetched, owned)
         else:
-            self.chunk.add(
-                Received(
-                    fetched.partition, fetched.offset, fetched.message, fetched.payload, fetched.headers, fetched.key
-                ),
-                owned,
-            )
+            self.chunk.add(item, owned)

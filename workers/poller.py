@@ -28,9 +28,9 @@ WRITER_WAIT_S = 0.02
 HOT_FOR_S = 2.0
 """How long some tenants must be hot without a break, while messages are late, before others are served ahead."""
 CALM_S = 5.0
-"""After which without a late message nobody waits any more."""
+"""A run of the express path ends after so long without a late message."""
 SHARED_CHUNK_S = 0.05
-"""How long a chunk may take while the express path serves others: it waits for the chunk of its partition."""
+"""How long a chunk may take while the express path serves others, so that PostgreSQL does not work for one tenant."""
 
 
 class Poller:

@@ -5,6 +5,10 @@ ownership.py     which partitions may be written, under which epoch, from which 
 assembly.py      chunks: what one transaction writes, and when a chunk is ready
 dead_letters.py  which messages belong to no job
 backpressure.py  when to pause the log, when to resume it, when to retry
+express.py       who is served ahead of the main path, and what may be applied so; express_ports.py: what it needs
+gaps.py          which offsets without a message are passed over
+log_identity.py  whether a partition's log is the ledger's; topic_check.py compares, recovery.py: what an operator does
+upgrade.py       which waits for a newer worker are logged
 stall.py         which partitions Kafka stopped delivering
 decode.py        protobuf payloads to Arrow columns
 plan.py          what becomes of each message, and the next sequences of the lanes

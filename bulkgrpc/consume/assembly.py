@@ -83,6 +83,10 @@ class ChunkBounds:
     rows_max: int
     bytes_max: int
 
+    def share(self, rows: int, payload_bytes: int) -> float:
+        """Return which part of a full chunk these take."""
+        return max(rows / self.rows_max, payload_bytes / self.bytes_max)
+
 
 @dataclass(slots=True)
 class ChunkBuilder:
@@ -137,8 +141,7 @@ class ChunkBuilder:
     def _count(self, partition: int, rows: int, payload_bytes: int) -> None:
         self.rows += rows
         self.payload_bytes += payload_bytes
-        share = max(rows / self.bounds.rows_max, payload_bytes / self.bounds.bytes_max)
-        self._shares[partition] = self.share(partition) + share
+        self._shares[partition] = self.share(partition) + self.bounds.share(rows, payload_bytes)
 
     def ready(self, now_s: float, linger_s: float, outstanding: int) -> bool:
         """Return whether the chunk should be written now, if the writer has room.
@@ -169,6 +172,13 @@ class ChunkBuilder:
         self.rows = sum(item.message.records for item in self._items)
         self.payload_bytes = sum(len(item.payload) for item in self._items)
         self.payload_bytes += sum(len(fetched.payload) for fetched in self._malformed)
+
+
+def received(fetched: Fetched) -> Received | None:
+    """Return a fetched message; None if its headers cannot be read."""
+    if fetched.message is None:
+        return None
+    return Received(fetched.partition, fetched.offset, fetched.message, fetched.payload, fetched.headers, fetched.key)
 
 
 def jobs_of(items: Sequence[Received]) -> list[JobKey]:

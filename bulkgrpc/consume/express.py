@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from bulkgrpc.consume.assembly import ChunkBounds, Received
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, defer
-from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, LedgerView, lanes_of
+from bulkgrpc.consume.plan import TAKEN, Fate, LanePlan, LedgerView
 from bulkgrpc.model import Kind
 
 LATE_AFTER = timedelta(seconds=0.2)
@@ -76,7 +76,7 @@ def left_to_main_path(
     """Return the tenants of the messages that may not be applied ahead.
 
     items: all messages of their tenants in their partitions since the main path's position, or the next ones after
-    those that were applied ahead. plan: of `items`. ledger: what it was made of.
+    those that were applied ahead. Their jobs passed `check_jobs_ahead`. plan: of `items`. ledger: what it was made of.
 
     | the message is                           | may be passed | why                                                 |
     |------------------------------------------|---------------|-----------------------------------------------------|
@@ -85,7 +85,7 @@ def left_to_main_path(
     | known, by the ledger before the chunk    | yes           | it is known later, too                              |
     | passed by the main path                  | yes           | nothing is done                                     |
     | deferred for any other reason            | no            | the main path parks it, and what follows            |
-    | of another digest, or late               | no            | it would be rejected once more when it comes again  |
+    | of another digest, or late               | no            | it would be reported again when it comes again      |
     | after a gap, or known within the chunk   | no            | later, with the gap closed, it would look different |
 
     All that follows of such a tenant is left to the main path as well, so the order of its queues holds.
@@ -101,11 +101,11 @@ def left_to_main_path(
 
 def _is_known_before(item: Received, ledger: LedgerView) -> bool:
     message = item.message
-    job_id = message.spec.key.job_id
-    found = [ledger.lanes.get((job_id, n)) for n in lanes_of(message, ledger.lane_counts.get(job_id, 1))]
-    if message.kind is Kind.SEAL:
-        return all(lane is not None and lane.sealed for lane in found)
-    return all(lane is not None and message.sequence < lane.next_sequence for lane in found)
+    # The only one: `check_jobs_ahead`.
+    lane = ledger.lanes.get((message.spec.key.job_id, 0))
+    if lane is None:
+        return False
+    return lane.sealed if message.kind is Kind.SEAL else message.sequence < lane.next_sequence
 
 
 def is_late(items: Sequence[Received], now: datetime) -> bool:
@@ -127,8 +127,7 @@ class TenantShares:
         work = {tenant: done * kept for tenant, done in self._work.items()}
         for item in items:
             tenant = item.message.spec.key.tenant
-            share = max(item.message.records / bounds.rows_max, len(item.payload) / bounds.bytes_max)
-            work[tenant] = work.get(tenant, 0.0) + share
+            work[tenant] = work.get(tenant, 0.0) + bounds.share(item.message.records, len(item.payload))
         least = FORGOTTEN_BELOW * sum(work.values())
         self._work = {tenant: done for tenant, done in work.items() if done >= least}
 

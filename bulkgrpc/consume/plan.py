@@ -118,7 +118,7 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
         message, job_id = item.message, item.message.spec.key.job_id
         lane_count = ledger.lane_counts.get(job_id, 1)
         fate = Fate.KNOWN
-        for number in lanes_of(message, lane_count):
+        for number in _lanes_of(message, lane_count):
             key = (job_id, number)
             lane = lanes.get(key) or Lane(number, sealed=False)
             found = _fate(message, lane, digests.get((job_id, message.sequence)))
@@ -138,7 +138,7 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     return LanePlan(tuple(fates), moved)
 
 
-def lanes_of(message: Message, lane_count: int) -> Sequence[int]:
+def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
     """Return the lanes of a job with `lane_count` lanes that a message belongs to.
 
     The job's row has the count. A server that could not read the row assumed one lane: its batches, all in one

@@ -169,10 +169,7 @@ class RecordsConsumer:
 
         Raises GroupNotLeft if Kafka does not answer within `timeout_s`.
         """
-        closing = threading.Thread(target=self._consumer.close, name="consumer-close", daemon=True)
-        closing.start()
-        closing.join(timeout_s)
-        if closing.is_alive():
+        if not closed_within(self._consumer, timeout_s):
             raise GroupNotLeft(f"Kafka did not answer within {timeout_s:.0f} s: the partitions move later")
 
     def _subscribe(self) -> None:
@@ -199,6 +196,14 @@ class RecordsConsumer:
         if consumer is self._consumer:
             self._revoked([partition.partition for partition in partitions])
         consumer.incremental_unassign(partitions)
+
+
+def closed_within(consumer: Consumer, timeout_s: float) -> bool:
+    """Close a consumer; return whether that took no longer than `timeout_s`. Else it is closed in the background."""
+    closing = threading.Thread(target=consumer.close, name="consumer-close", daemon=True)
+    closing.start()
+    closing.join(timeout_s)
+    return not closing.is_alive()
 
 
 def _end(consumer: Consumer, place: TopicPartition) -> int | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Container, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.ports import RecordLogError
-from bulkgrpc.kafka.consumer import OF_PARTITION, configuration, fetched_of, raise_if_permanent, translated
+from bulkgrpc.kafka.consumer import (
+    OF_PARTITION,
+    closed_within,
+    configuration,
+    fetched_of,
+    raise_if_permanent,
+    translated,
+)
 from bulkgrpc.settings import WorkerSettings
 
 LINGER_S = 0.005
-"""How long to wait for what comes with the first message, such as a job's seal: each transaction waits for another."""
+"""How long to wait for what comes with the first message, such as its job's seal, for one transaction of both."""
 QUEUE_BYTES_MAX = 16 * 1024 * 1024
 FETCH_BYTES_MAX = 1024 * 1024
-"""More than on the main path: nearly all of it is passed over, and what arrives while a chunk waits is read at once."""
+"""More than on the main path, because nearly all of it is passed over."""
 CLOSE_TIMEOUT_S = 5.0
 
 
@@ -52,15 +58,13 @@ class KafkaExpressLog:
                 self.caught_up = self.caught_up or error.code() == KafkaError._PARTITION_EOF
                 raise_if_permanent(error)
                 if error.code() in OF_PARTITION:
-                    # librdkafka would go on behind messages that it did not return.
+                    # librdkafka would continue behind messages that it did not return.
                     raise RecordLogError(error.str())
-            # The key is the tenant. Next to all messages are passed over, so their headers are not read.
+            # The key is the tenant. Nearly all messages are passed over, so their headers are not read.
             elif (message.key() or b"").decode(errors="replace") not in left:
                 fetched.append(fetched_of(message))
         return fetched
 
     def close(self) -> None:
         """Stop reading. A consumer that cannot be closed in time is abandoned."""
-        closing = threading.Thread(target=self._consumer.close, name="express-close", daemon=True)
-        closing.start()
-        closing.join(CLOSE_TIMEOUT_S)
+        closed_within(self._consumer, CLOSE_TIMEOUT_S)
