@@ -36,7 +36,8 @@ class RecordsProducer:
                 "allow.auto.create.topics": False,
                 "enable.idempotence": True,
                 "acks": "all",
-                "linger.ms": 1,
+                # A message waits for no other: under load librdkafka batches those that queue behind a request.
+                "linger.ms": 0,
                 "compression.type": "lz4",
                 "message.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
                 "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
