@@ -29,6 +29,20 @@ class Event(enum.StrEnum):
         "calls that need it, and logs each reason every 10 s.",
     )
 
+    # Server
+    KAFKA_UNAVAILABLE_AT_START = (
+        "kafka_unavailable_at_start",
+        "Kafka does not answer a server that starts, as `error` says; it tries again for 20 s.",
+    )
+    TOPIC_SETTINGS_UNKNOWN = (
+        "topic_settings_unknown",
+        "The server has no right DESCRIBE_CONFIGS on the records topic, and does not check its settings.",
+    )
+    TOPIC_SETTING = (
+        "topic_setting",
+        "A setting of the records topic can lose batches in an outage, as `reason` says; the server serves.",
+    )
+
     # Worker
     CHUNK_NOT_APPLIED = (
         "chunk_not_applied",

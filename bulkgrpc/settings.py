@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal, NoReturn, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bulkgrpc import limits
+from bulkgrpc.kafka_properties import WrongKafkaProperty, kafka_properties
 
 PREFIX = "BULKGRPC_"
 
@@ -19,6 +21,13 @@ class StackSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     kafka: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port separated by commas")
+    kafka_config: str = Field("", description="path of a file with properties of librdkafka, one NAME=VALUE a line")
+    kafka_token_command: str = Field(
+        "", description="with sasl.mechanism=OAUTHBEARER: command that prints a token, each time one is needed"
+    )
+    kafka_properties: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="properties of librdkafka; by `load` from file and environment"
+    )
     postgres: str = Field(
         "postgresql://bulkgrpc@127.0.0.1:5432/bulkgrpc", description="PostgreSQL connection string of libpq"
     )
@@ -95,7 +104,7 @@ class WorkerSettings(StackSettings):
     )
 
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound=StackSettings)
 
 
 def load(cls: type[S], **overrides: object) -> S:
@@ -104,12 +113,17 @@ def load(cls: type[S], **overrides: object) -> S:
     Exits with status 2 and one line per invalid setting, which names its variable.
     """
     try:
-        settings = cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        given = {name: value for name, value in overrides.items() if value is not None}
+        given.setdefault("kafka_properties", kafka_properties(os.environ, StackSettings.model_fields))
+        settings = cls(**given)  # type: ignore[arg-type]
         limits.check_limits(**{name: value for name, value in settings if isinstance(value, int | float)})
     except ValidationError as error:
         for problem in error.errors():
             name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
             sys.stderr.write(f"error: {name}: {problem['msg']} (got {problem['input']!r})\n")
+        _stop()
+    except WrongKafkaProperty as error:
+        sys.stderr.write(f"error: {error}\n")
         _stop()
     except limits.LimitError as error:
         for broken in error.broken:

@@ -30,12 +30,13 @@ from bulkgrpc.consume.ports import (
 )
 from bulkgrpc.consume.topic_check import TopicCheck
 from bulkgrpc.ingest.ports import PostgresUnavailable
+from bulkgrpc.kafka.connection import KafkaMisconfigured, KafkaUnavailable
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.dead_letters import DeadLetters
 from bulkgrpc.kafka.express_log import KafkaExpressLog
 from bulkgrpc.kafka.message import from_headers
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
-from bulkgrpc.kafka.topics import KafkaUnavailable, TopicMissing, end_offsets, ensure_topic
+from bulkgrpc.kafka.topics import TopicMissing, end_offsets, ensure_topic
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.schema import SchemaMissing
 from bulkgrpc.postgres.topics import PostgresTopicLedger, may_create
@@ -57,6 +58,8 @@ from workers.writer import WriterThread
 
 log = structlog.get_logger()
 
+WRONG_SETTINGS = 2
+"""Exit status if a restart would not help."""
 ARENAS = 2
 """Malloc arenas: one per thread that handles records."""
 
@@ -114,6 +117,8 @@ def run(
         _exit_now(error)
     except StoreUnavailable as error:
         _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {error}")
+    except KafkaMisconfigured as error:
+        _fail(str(error), WRONG_SETTINGS)
     except (SchemaMissing, KafkaUnavailable) as error:
         _fail(str(error))
     except (RecordLogError, StoreError) as error:
@@ -169,9 +174,9 @@ def wire(
     return Poller(settings, ports, writer, Express(express, stopping), stopping, on_parked)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 1) -> None:
     sys.stderr.write(f"error: {message}\n")
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def _exit_now(error: GroupNotLeft) -> None:

@@ -195,7 +195,7 @@ def bench_noisy(
 @contextmanager
 def _errors() -> Iterator[None]:
     """Turn a failure into one line on stderr and exit code 1."""
-    from bulkgrpc.kafka.topics import KafkaUnavailable
+    from bulkgrpc.kafka.connection import KafkaUnavailable
     from bulkgrpc.postgres.errors import PostgresError
 
     try:

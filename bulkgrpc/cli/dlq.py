@@ -10,8 +10,8 @@ from rich.table import Table
 
 from bulkgrpc.cli import console
 from bulkgrpc.consume.ports import NewerFormat
+from bulkgrpc.kafka.connection import KafkaUnavailable
 from bulkgrpc.kafka.dead_letters import DeadLetter, DeadLetters
-from bulkgrpc.kafka.topics import KafkaUnavailable
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
 

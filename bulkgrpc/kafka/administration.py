@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from confluent_kafka import ConsumerGroupState, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, KafkaUnavailable
+from bulkgrpc.kafka.connection import KafkaUnavailable
+from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S
 
 
 class KafkaAdministration:

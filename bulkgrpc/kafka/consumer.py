@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
@@ -14,6 +15,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.ports import Assigned, GroupNotLeft, NewerFormat, RecordLogError, Revoked
+from bulkgrpc.kafka.connection import consumer
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
 from bulkgrpc.settings import WorkerSettings
 
@@ -47,7 +49,7 @@ class RecordsConsumer:
         self._revoked: Revoked = lambda _: None
         self._ends: list[EndReached] = []
         self._failed: dict[int, str] = {}
-        self._consumer = Consumer(configuration(settings))
+        self._consumer = open_consumer(settings)
 
     def join(self, assigned: Assigned, revoked: Revoked) -> None:
         """Join the consumer group. Both callbacks run inside `fetch`.
@@ -138,7 +140,7 @@ class RecordsConsumer:
         end = _end(self._consumer, place)
         if end is None:
             # The consumer may have stalled, and not answer although Kafka does: then a new one answers.
-            fresh = Consumer(configuration(self._settings))
+            fresh = open_consumer(self._settings)
             end = _end(fresh, place)
             fresh.close()
         return end
@@ -161,7 +163,7 @@ class RecordsConsumer:
         """
         with contextlib.suppress(GroupNotLeft):
             self.close(timeout_s)
-        self._consumer = Consumer(configuration(self._settings))
+        self._consumer = open_consumer(self._settings)
         self._subscribe()
 
     def close(self, timeout_s: float) -> None:
@@ -242,13 +244,17 @@ def fetched_of(message: Any) -> Fetched:
     return Fetched(message.partition(), message.offset(), headers, key, payload, parsed, malformed, newer_format)
 
 
-def configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
-    """Return librdkafka's settings of a consumer of the records topic."""
-    chosen: dict[str, str | int | bool] = {
-        "bootstrap.servers": settings.kafka,
+def open_consumer(settings: WorkerSettings, tuned: Mapping[str, object] = MappingProxyType({})) -> Consumer:
+    """Return a consumer of the records topic. tuned: properties instead of ours. Raises KafkaMisconfigured."""
+    ours = {**_TUNED, "client.id": f"bulkgrpc-worker-{os.getpid()}", **tuned}
+    return consumer(settings, configuration(settings), ours)
+
+
+def configuration(settings: WorkerSettings) -> dict[str, object]:
+    """Return the properties of librdkafka on which the promises depend."""
+    fixed: dict[str, object] = {
         "group.id": settings.group,
         "group.protocol": settings.group_protocol,
-        "client.id": f"bulkgrpc-worker-{os.getpid()}",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         # If Kafka does not have the ledger's offset, report it: an operator decides about the lost span.
@@ -257,16 +263,21 @@ def configuration(settings: WorkerSettings) -> dict[str, str | int | bool]:
         "isolation.level": "read_committed",
         # Reports that the log ends with control records: nothing else would ever move the position past them.
         "enable.partition.eof": True,
-        "check.crcs": True,
         "max.poll.interval.ms": int(limits.MAX_POLL_INTERVAL_S * 1000),
+    }
+    if settings.group_protocol == "classic":
+        fixed["partition.assignment.strategy"] = "cooperative-sticky"
+    return fixed
+
+
+_TUNED: Mapping[str, object] = MappingProxyType(
+    {
+        "check.crcs": True,
         "queued.max.messages.kbytes": QUEUE_BYTES_MAX // 1024,
         "fetch.message.max.bytes": FETCH_BYTES_MAX,
         "fetch.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
         "fetch.wait.max.ms": 100,
         # The default of 1000 leaves the worker without messages for a second whenever the queue was full.
         "fetch.queue.backoff.ms": 5,
-        "log_level": 0,
     }
-    if settings.group_protocol == "classic":
-        chosen["partition.assignment.strategy"] = "cooperative-sticky"
-    return chosen
+)

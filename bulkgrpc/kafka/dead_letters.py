@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.cimpl import KafkaError, NewTopic
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.kafka.connection import Administrator, KafkaUnavailable, consumer, producer
 from bulkgrpc.kafka.message import MalformedMessage, from_headers
-from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, KafkaUnavailable
+from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, create, exists
 from bulkgrpc.settings import StackSettings
 
 Settlement = Literal["redriven", "discarded"]
@@ -62,14 +62,13 @@ class DeadLetters:
     @functools.cached_property
     def _producer(self) -> Producer:
         self._ensure_topic()
-        return Producer(
+        return producer(
+            self._settings,
             {
-                "bootstrap.servers": self._settings.kafka,
                 "enable.idempotence": True,
                 "message.max.bytes": limits.DEAD_LETTER_BYTES_MAX,
                 "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
-                "log_level": 0,
-            }
+            },
         )
 
     def add(self, message: Fetched, reason: str) -> None:
@@ -136,21 +135,15 @@ class DeadLetters:
     def _read(self) -> list[Any]:
         """Return every message of the topic, up to its end at the time of the call."""
         self._ensure_topic()
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self._settings.kafka,
-                "group.id": "bulkgrpc-dead-letters",
-                "enable.auto.commit": False,
-            }
-        )
+        reader = consumer(self._settings, {"group.id": "bulkgrpc-dead-letters", "enable.auto.commit": False})
         position = TopicPartition(self._topic, _PARTITION)
         try:
-            start, end = consumer.get_watermark_offsets(position, timeout=REQUEST_TIMEOUT_S)
-            consumer.assign([TopicPartition(self._topic, _PARTITION, start)])
+            start, end = reader.get_watermark_offsets(position, timeout=REQUEST_TIMEOUT_S)
+            reader.assign([TopicPartition(self._topic, _PARTITION, start)])
             messages: list[Any] = []
             deadline_s = time.monotonic() + _READ_S
             while start < end and time.monotonic() < deadline_s:
-                polled: list[Any] = [message for message in consumer.consume(500, 0.2) if message.error() is None]
+                polled: list[Any] = [message for message in reader.consume(500, 0.2) if message.error() is None]
                 messages += polled
                 start = polled[-1].offset() + 1 if polled else start
             if start < end:
@@ -159,20 +152,15 @@ class DeadLetters:
         except KafkaException as error:
             raise KafkaUnavailable(f"Kafka at {self._settings.kafka}: {error.args[0].str()}") from error
         finally:
-            consumer.close()
+            reader.close()
 
     def _ensure_topic(self) -> None:
         # One partition without retention: there are few messages, and a dead letter must not outlive its settlement.
         config = {"max.message.bytes": str(limits.DEAD_LETTER_BYTES_MAX), "retention.ms": "-1"}
         topic = NewTopic(self._topic, 1, self._settings.replication, config=config)
-        admin = AdminClient({"bootstrap.servers": self._settings.kafka, "log_level": 0})
-        try:
-            admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[self._topic].result(REQUEST_TIMEOUT_S)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise KafkaUnavailable(f"Kafka at {self._settings.kafka}: {error.args[0].str()}") from error
-        except TimeoutError as error:
-            raise KafkaUnavailable(f"Kafka at {self._settings.kafka} does not answer") from error
+        admin = Administrator(self._settings)
+        if not exists(admin, self._topic):
+            create(admin, topic)
 
 
 def _letter(message: Any) -> DeadLetter:

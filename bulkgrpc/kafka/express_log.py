@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.ports import RecordLogError
 from bulkgrpc.kafka.consumer import (
     OF_PARTITION,
     closed_within,
-    configuration,
     fetched_of,
+    open_consumer,
     raise_if_permanent,
     translated,
 )
@@ -30,13 +30,8 @@ class KafkaExpressLog:
     """Reads partitions from given offsets. Implements `ExpressLog`."""
 
     def __init__(self, settings: WorkerSettings, offsets: Mapping[int, int]) -> None:
-        self._consumer = Consumer(
-            {
-                **configuration(settings),
-                "queued.max.messages.kbytes": QUEUE_BYTES_MAX // 1024,
-                "fetch.message.max.bytes": FETCH_BYTES_MAX,
-            }
-        )
+        tuned = {"queued.max.messages.kbytes": QUEUE_BYTES_MAX // 1024, "fetch.message.max.bytes": FETCH_BYTES_MAX}
+        self._consumer = open_consumer(settings, tuned)
         self.caught_up = False
         with translated():
             self._consumer.assign(

@@ -8,9 +8,10 @@ import os
 import threading
 from collections.abc import Callable
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError
 
 from bulkgrpc import limits
+from bulkgrpc.kafka.connection import producer
 from bulkgrpc.kafka.message import to_headers
 from bulkgrpc.model import Message
 from bulkgrpc.settings import StackSettings
@@ -28,25 +29,26 @@ class RecordsProducer:
 
     def __init__(self, settings: StackSettings, queue_bytes_max: int) -> None:
         self._topic = settings.topic
-        self._producer = Producer(
+        self._producer = producer(
+            settings,
             {
-                "bootstrap.servers": settings.kafka,
-                "client.id": f"bulkgrpc-server-{os.getpid()}",
                 # A topic that was deleted is not created again by sending to it.
                 "allow.auto.create.topics": False,
                 "enable.idempotence": True,
                 "acks": "all",
-                # A message waits for no other: under load librdkafka batches those that queue behind a request.
-                "linger.ms": 0,
-                "compression.type": "lz4",
                 "message.max.bytes": limits.KAFKA_MESSAGE_BYTES_MAX,
                 "delivery.timeout.ms": int(limits.DELIVERY_TIMEOUT_S * 1000),
                 # More than the server's byte budget: the server stops reading from clients before this queue is full.
                 "queue.buffering.max.kbytes": queue_bytes_max * 2 // 1024,
                 "queue.buffering.max.messages": 100_000,
-                "log_level": 0,
                 "error_cb": self._on_error,
-            }
+            },
+            {
+                "client.id": f"bulkgrpc-server-{os.getpid()}",
+                # A message waits for no other: under load librdkafka batches those that queue behind a request.
+                "linger.ms": 0,
+                "compression.type": "lz4",
+            },
         )
         self._completed: collections.deque[tuple[Delivered, KafkaError | None]] = collections.deque()
         self._drain_scheduled = False

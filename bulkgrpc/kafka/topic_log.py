@@ -13,7 +13,7 @@ from confluent_kafka import admin as kafka_admin
 
 from bulkgrpc.consume.log_identity import LogRange
 from bulkgrpc.consume.ports import RecordLogError
-from bulkgrpc.kafka.topics import administrator
+from bulkgrpc.kafka.connection import Administrator
 from bulkgrpc.settings import StackSettings
 
 TIMEOUT_S = 2.0
@@ -28,7 +28,7 @@ class KafkaTopicLog:
 
     def __init__(self, settings: StackSettings) -> None:
         self._settings, self._topic = settings, settings.topic
-        self._admin = administrator(settings)
+        self._admin = Administrator(settings).client
 
     def topic_id(self) -> uuid.UUID | None:
         """Return the topic's ID, None if there is no such topic."""
@@ -74,7 +74,7 @@ class KafkaTopicLog:
         found = self._ask(partitions, spec)
         if missing := set(partitions) - found.keys():
             # A client may remember the epoch of an earlier leader, which brokers refuse: a new one does not.
-            self._admin = administrator(self._settings)
+            self._admin = Administrator(self._settings).client
             found |= self._ask(missing, spec)
         return found
 

@@ -9,70 +9,89 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka import admin as kafka_admin
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bulkgrpc import limits
-from bulkgrpc.consume.ports import RecordLogError
+from bulkgrpc.kafka.connection import Administrator, KafkaUnavailable
 from bulkgrpc.settings import StackSettings
 
 REQUEST_TIMEOUT_S = 10.0
+ATTEMPT_S = 2.0
+"""How long to wait for metadata until the connections are asked for what is wrong."""
 LEADER_POLL_S = 0.05
 _LATEST: Any = vars(kafka_admin)["OffsetSpec"].latest()  # the stubs do not export it
-
-
-class KafkaUnavailable(RecordLogError):
-    """Kafka does not answer, or not in time."""
+_NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 
 class TopicMissing(KafkaUnavailable):
     """Kafka does not have the topic, and it must not be created: the ledger knows of one with this name."""
 
 
-def administrator(settings: StackSettings) -> AdminClient:
-    """Return a client that never creates a topic by asking for it, as one of librdkafka does by default."""
-    return AdminClient({"bootstrap.servers": settings.kafka, "allow.auto.create.topics": False, "log_level": 0})
+class NoRight(KafkaUnavailable):
+    """The user has no right that is needed. str() names the right and the topic."""
 
 
 def ensure_topic(settings: StackSettings, may_create: Callable[[], bool] = lambda: True) -> int:
     """Create the records topic if it is missing and may be created; return its number of partitions.
 
-    may_create: called if the topic is missing. Raises TopicMissing if it may not be created, KafkaUnavailable if Kafka
-    does not answer within REQUEST_TIMEOUT_S, and what `may_create` raises.
+    may_create: called if the topic is missing. Raises TopicMissing if it may not be created, NoRight, KafkaUnavailable
+    if Kafka does not answer within REQUEST_TIMEOUT_S, and what `may_create` raises.
     """
-    admin = administrator(settings)
-    try:
-        found = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
-    except KafkaException as error:
-        raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
-    if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+    admin = Administrator(settings)
+    if not exists(admin, settings.topic):
         if not may_create():
             raise TopicMissing(
                 f"Kafka at {settings.kafka} has no topic {settings.topic}, although the ledger has positions of it: "
                 "acknowledged records may be lost; restore the topic, or create it with as many partitions, and run "
                 "`bulkgrpc ledger adopt-topic`"
             )
-        _create(admin, settings)
+        topic = NewTopic(
+            settings.topic,
+            num_partitions=settings.partitions,
+            replication_factor=settings.replication,
+            config={"max.message.bytes": str(limits.KAFKA_MESSAGE_BYTES_MAX)},
+        )
+        create(admin, topic)
     return count_partitions(admin, settings)
 
 
-def _create(admin: AdminClient, settings: StackSettings) -> None:
-    topic = NewTopic(
-        settings.topic,
-        num_partitions=settings.partitions,
-        replication_factor=settings.replication,
-        config={"max.message.bytes": str(limits.KAFKA_MESSAGE_BYTES_MAX)},
-    )
+def exists(admin: Administrator, topic: str) -> bool:
+    """Return whether Kafka has a topic. Raises NoRight, KafkaUnavailable."""
+    error = _metadata(admin, topic).error
+    if error is not None and error.code() in _NO_RIGHT:
+        raise NoRight(
+            f"Kafka does not show topic {topic} to this user: if it exists, grant DESCRIBE on it, and READ for "
+            f"workers, WRITE for servers; else create it: {_how_to_create(topic)}"
+        )
+    return error is None or error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def create(admin: Administrator, topic: NewTopic) -> None:
+    """Create a topic, unless it is there by now. Raises NoRight, KafkaUnavailable."""
     try:
-        admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[settings.topic].result(REQUEST_TIMEOUT_S)
+        admin.client.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic.topic].result(REQUEST_TIMEOUT_S)
     except KafkaException as error:
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+        code = error.args[0].code()
+        if code in _NO_RIGHT:
+            raise NoRight(
+                f"Kafka has no topic {topic.topic}, and this user may not create it: "
+                f"{_how_to_create(topic.topic, topic)}, or grant CREATE on it"
+            ) from error
+        if code != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise admin.unavailable(error) from error
     except TimeoutError as error:
-        raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer") from error
+        raise admin.unavailable(error) from error
 
 
-def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
+def _how_to_create(name: str, topic: NewTopic | None = None) -> str:
+    partitions = "N" if topic is None else str(topic.num_partitions)
+    return (
+        f"`kafka-topics.sh --create --topic {name} --partitions {partitions} "
+        f"--config max.message.bytes={limits.KAFKA_MESSAGE_BYTES_MAX}`"
+    )
+
+
+def count_partitions(admin: Administrator, settings: StackSettings) -> int:
     """Return the number of partitions of the records topic, once each has a leader.
 
     Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S, or a partition has no leader by then.
@@ -80,10 +99,7 @@ def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
     pause = threading.Event()
     deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
-        try:
-            found = admin.list_topics(settings.topic, timeout=REQUEST_TIMEOUT_S).topics[settings.topic]
-        except KafkaException as error:
-            raise KafkaUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+        found = _metadata(admin, settings.topic)
         leaders = [partition.leader for partition in found.partitions.values()]
         if found.error is None and leaders and min(leaders) >= 0:
             return len(leaders)
@@ -93,16 +109,27 @@ def count_partitions(admin: AdminClient, settings: StackSettings) -> int:
         pause.wait(LEADER_POLL_S)
 
 
+def _metadata(admin: Administrator, topic: str) -> Any:
+    """Return what Kafka says of a topic, as soon as it does. Raises KafkaUnavailable, soon if connections fail."""
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            return admin.client.list_topics(topic, timeout=ATTEMPT_S).topics[topic]
+        except KafkaException as error:
+            if time.monotonic() > give_up_s or admin.connections_failed():
+                raise admin.unavailable(error) from error
+
+
 def end_offsets(settings: StackSettings) -> dict[int, int]:
     """Return the end of each partition of the records topic: the offset that its next message will have.
 
     Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
     """
-    admin = administrator(settings)
+    admin = Administrator(settings)
     partitions = count_partitions(admin, settings)
     queries = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
     try:
-        found = admin.list_offsets(queries, request_timeout=REQUEST_TIMEOUT_S)
+        found = admin.client.list_offsets(queries, request_timeout=REQUEST_TIMEOUT_S)
         return {asked.partition: answer.result(REQUEST_TIMEOUT_S).offset for asked, answer in found.items()}
     except (KafkaException, TimeoutError) as error:
         raise KafkaUnavailable(

@@ -34,6 +34,7 @@ from bulkgrpc.ingest.ports import (
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, SessionParts
 from bulkgrpc.ingest.topic_guard import TopicGuard
+from bulkgrpc.kafka.connection import KafkaMisconfigured
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.record_log import KafkaRecordLog, KafkaTopicIdentity
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
@@ -139,7 +140,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         pool = make_pool(settings.postgres)
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, timeout=1.0)
-        producer = await stack.enter_async_context(RecordsProducer(settings, settings.in_flight_bytes_max))
+        producer = await stack.enter_async_context(_producer(settings))
         log = KafkaRecordLog(producer, partitions)
         stores = Stores(log, jobs.JobStore(pool), catalog.Catalog(pool), live_jobs, blocks.Blocks(pool, settings.topic))
         background = Background(
@@ -196,6 +197,13 @@ def _identification(settings: ServerSettings) -> Identification:
     try:
         return identification_for(settings)
     except ValueError as error:
+        raise CannotServe(str(error), WRONG_SETTINGS) from error
+
+
+def _producer(settings: ServerSettings) -> RecordsProducer:
+    try:
+        return RecordsProducer(settings, settings.in_flight_bytes_max)
+    except KafkaMisconfigured as error:
         raise CannotServe(str(error), WRONG_SETTINGS) from error
 
 

@@ -10,6 +10,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import ClassVar
 
 from bulkgrpc.kafka.probe import why_not_ready
 from bulkgrpc.stack.jars import install, jars_directory, java
@@ -28,7 +29,7 @@ class Kafka(Server):
 
     name = "kafka"
     title = "Kafka"
-    port_names = ("kafka", "kafka_controller")
+    port_names: ClassVar[tuple[str, ...]] = ("kafka", "kafka_controller")
 
     def __init__(self, directory: Path, heap_mib: int) -> None:
         super().__init__(directory)

@@ -25,7 +25,8 @@ from bulkgrpc.settings import ServerSettings
 from bulkgrpc.stack.ports import choose_free
 from tests.integration.server_peer import ServeWith, batch, header, refusal
 from tests.integration.test_redis import a_job
-from tests.integration.test_server_process import certificate, said
+from tests.integration.test_server_process import said
+from tests.support.certificates import Authority
 from tests.support.waiting import wait_for
 
 pytest_plugins = ["tests.integration.server_parts"]
@@ -113,7 +114,8 @@ async def test_a_full_memory_and_a_replica_are_told() -> None:
 async def tls_port(tmp_path: Path) -> AsyncIterator[int]:
     """A port where TLS is spoken, with a certificate that no authority signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate(tmp_path))
+    unknown = Authority(tmp_path).sign("redis")
+    context.load_cert_chain(unknown.certificate, unknown.key)
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     yield server.sockets[0].getsockname()[1]
     server.close()

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ import grpc
 import psutil
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
@@ -40,6 +36,7 @@ from tests.integration.server_peer import (
     refusal,
     rest,
 )
+from tests.support.certificates import Authority
 
 pytest_plugins = ["tests.integration.server_parts"]
 
@@ -327,34 +324,12 @@ async def test_a_key_set_that_is_nowhere_is_named(server_settings: ServerSetting
         assert "BULKGRPC_JWKS" in line
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = directory / "chain.pem", directory / "key.pem"
-    chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return chain, private
-
-
 async def test_with_a_certificate_the_server_speaks_tls_only(started: Started, tmp_path: Path) -> None:
-    chain, key = certificate(tmp_path)
-    async with started(tls_certificate=chain, tls_key=key) as (_, address):
+    authority = Authority(tmp_path)
+    server = authority.sign("server")
+    async with started(tls_certificate=server.certificate, tls_key=server.key) as (_, address):
         target = address.replace("127.0.0.1", "localhost")
-        credentials = grpc.ssl_channel_credentials(chain.read_bytes())
+        credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
         async with grpc.aio.secure_channel(target, credentials) as channel:
             assert await health_of(Peer(target, channel)) == health_pb2.HealthCheckResponse.SERVING
         async with peer(address) as client:
@@ -363,7 +338,7 @@ async def test_with_a_certificate_the_server_speaks_tls_only(started: Started, t
 
 
 async def test_a_half_configured_tls_is_named(server_settings: ServerSettings, tmp_path: Path) -> None:
-    chain, _ = certificate(tmp_path)
-    status, line = await said(server_settings, tls_certificate=chain)
+    certificate = Authority(tmp_path).sign("server").certificate
+    status, line = await said(server_settings, tls_certificate=certificate)
     assert status == 2
     assert "BULKGRPC_TLS_KEY" in line
