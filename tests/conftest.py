@@ -16,9 +16,13 @@ pytest_plugins = ["tests.support.database", "tests.support.tables"]
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """A running stack. BULKGRPC_TEST_STACK_DIR names one to use and leave running, for quick repeated runs."""
+    """A running stack. BULKGRPC_TEST_STACK_DIR names one to use and leave running, for quick repeated runs.
+
+    BULKGRPC_TEST_POSTGRES_PROGRAMS is the `bin` directory of another PostgreSQL.
+    """
     kept = os.environ.get("BULKGRPC_TEST_STACK_DIR")
-    running = Stack(Path(kept) if kept else new_data_dir())
+    programs = os.environ.get("BULKGRPC_TEST_POSTGRES_PROGRAMS")
+    running = Stack(Path(kept) if kept else new_data_dir(), postgres_programs=Path(programs) if programs else None)
     try:
         running.up()
         yield running

@@ -7,10 +7,11 @@ functions of a user's triggers may rely on them; `default_transaction_read_only`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -110,4 +111,54 @@ def connect(
     deadlines, more: as for `conninfo`. Raises psycopg.OperationalError if the server cannot be reached within
     CONNECT_TIMEOUT_S.
     """
-    return psycopg.connect(conninfo(postgres, name, deadlines, more), autocommit=True)
+    target = conninfo(postgres, name, deadlines, more)
+    while True:
+        try:
+            return psycopg.connect(fit(target), autocommit=True)
+        except psycopg.OperationalError as error:
+            if not learned(target, error):
+                raise
+
+
+class ServerConnection(psycopg.AsyncConnection[Any]):
+    """A connection of a pool to a server of any release."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        """Open a connection. Raises psycopg.OperationalError."""
+        while True:
+            try:
+                return await super().connect(fit(conninfo), **options)
+            except psycopg.OperationalError as error:
+                if not learned(conninfo, error):
+                    raise
+
+
+LATER = {"idle_session_timeout": 14, "transaction_timeout": 17}
+"""Settings that servers before these releases do not know: idle sessions stay there, and the deadlines of statements
+and of idle transactions have to do."""
+_UNKNOWN = re.compile(r'unrecognized configuration parameter "(\w+)"')
+_lacking: dict[str, set[str]] = {}  # by server
+
+
+def learned(target: str, error: psycopg.OperationalError) -> bool:
+    """Return whether a connection failed because of a setting that `fit` leaves out from now on."""
+    names = set(_UNKNOWN.findall(str(error))) & LATER.keys()
+    lacking = _lacking.setdefault(_server(target), set())
+    new = names - lacking
+    lacking |= new
+    return bool(new)
+
+
+def fit(target: str) -> str:
+    """Return a connection string without the settings that its server is known to lack."""
+    lacking = _lacking.get(_server(target))
+    if not lacking:
+        return target
+    options = str(conninfo_to_dict(target).get("options") or "")
+    return make_conninfo(target, options=re.sub(rf" *-c ({'|'.join(sorted(lacking))})=\d+", "", options))
+
+
+def _server(target: str) -> str:
+    found = conninfo_to_dict(target)
+    return " ".join(str(found.get(name)) for name in ("service", "host", "hostaddr", "port"))

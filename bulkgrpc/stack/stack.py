@@ -38,15 +38,22 @@ class Stack:
 
     data_dir: created by `up` if missing. For root, PostgreSQL's system user must be able to enter it.
     ports: a given port is used, or `up` fails; 0 is the port of the last start, or a free one.
-    kafka_heap_mib: maximum size of Kafka's heap.
+    kafka_heap_mib: maximum size of Kafka's heap. postgres_programs: the `bin` directory of another PostgreSQL.
     """
 
-    def __init__(self, data_dir: Path, ports: Ports = _ANY_PORTS, *, kafka_heap_mib: int = KAFKA_HEAP_MIB) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        ports: Ports = _ANY_PORTS,
+        *,
+        kafka_heap_mib: int = KAFKA_HEAP_MIB,
+        postgres_programs: Path | None = None,
+    ) -> None:
         self.data_dir = data_dir.resolve()
         self._state = StateFile(self.data_dir)
         self._parts = (
             Part(Kafka(self.data_dir / "kafka", kafka_heap_mib), self._state, ports.kafka),
-            Part(Postgres(self.data_dir / "postgres"), self._state, ports.postgres),
+            Part(Postgres(self.data_dir / "postgres", postgres_programs), self._state, ports.postgres),
             Part(Valkey(self.data_dir / "redis"), self._state, ports.redis),
         )
 

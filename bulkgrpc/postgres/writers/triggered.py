@@ -1,8 +1,9 @@
 """Writes rows into a table whose triggers may skip rows: what is written is what PostgreSQL counts.
 
 A BEFORE ROW trigger that returns NULL skips its row without an error. A trigger may change keys too, so a row is not
-recognized by its key afterwards. MERGE returns which of its source rows it wrote. It does so for new rows only: rows
-that may replace others (`update`) are counted by job, in a statement for each job of the chunk.
+recognized by its key afterwards. MERGE returns which of its source rows it wrote, from PostgreSQL 17 on. It does so for
+new rows only: rows that may replace others (`update`) are counted by job, in a statement for each job of the chunk. So
+are new rows before PostgreSQL 17.
 
 Not decidable, whatever the writer: a row whose key the trigger changed to one that the table has counts as skipped. So
 does one whose key another transaction had written and deletes before it is looked up. A row that a trigger skips counts
@@ -24,6 +25,9 @@ from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode
 
+MERGE_RETURNS = 170_000
+"""The first version of the server whose MERGE returns rows."""
+_INSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging}")
 _UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
 # The staging table is read in the order in which it was filled, by key, as by every writer.
 _MERGE = sql.SQL(
@@ -69,15 +73,26 @@ def _write_new(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write the rows, whose keys all differ, that have new keys. Raises RepeatedKeys."""
     known = staging.known(connection, rows, np.ones(len(job), np.bool_))
     try:
-        written = in_savepoint(connection, lambda: _merge(connection, rows, ~known))
+        written = in_savepoint(connection, lambda: _insert(connection, rows, job, ~known))
     except (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported) as error:
         # Another transaction wrote a key meanwhile, or a trigger changed one; or MERGE does not support the table.
         raise RepeatedKeys from error
-    rejected, jobs = RejectionBuilder(len(job)), int(job.max(initial=0)) + 1
+    rejected = RejectionBuilder(len(job))
     if rows.dataset.conflict_policy == "reject" and known.any():
         rejected.add(known, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, known))
-    counts = (np.bincount(job[mask], minlength=jobs).astype(np.int32) for mask in (written, ~known & ~written))
-    return Written(next(counts), rejected.build(), next(counts))
+    new = np.bincount(job[~known], minlength=len(written)).astype(np.int32)
+    return Written(written, rejected.build(), new - written)
+
+
+def _insert(connection: Connection, rows: Rows, job: Integers, chosen: Mask) -> Integers:
+    """Write the chosen rows, none of whose keys may be in the table; return how many of each job PostgreSQL wrote."""
+    jobs = int(job.max(initial=0)) + 1
+    if connection.info.server_version >= MERGE_RETURNS:
+        return np.bincount(job[_merge(connection, rows, chosen)], minlength=jobs).astype(np.int32)
+    written = np.zeros(jobs, np.int32)
+    for number in np.unique(job[chosen]).tolist():
+        written[number] = _execute(connection, rows, chosen & (job == number), _INSERT)
+    return written
 
 
 def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
@@ -93,16 +108,16 @@ def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
 def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows, whose keys all differ, over those with the same keys."""
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
+    action = update.on_conflict(rows.dataset)
     for number in np.unique(job).tolist():
         chosen = job == number
-        skipped[number] = np.count_nonzero(chosen) - _upsert(connection, rows, chosen)
+        skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)
     return Written(np.bincount(job).astype(np.int32) - skipped, skipped=skipped)
 
 
-def _upsert(connection: Connection, rows: Rows, chosen: Mask) -> int:
-    """Write the chosen rows; return how many PostgreSQL wrote."""
+def _execute(connection: Connection, rows: Rows, chosen: Mask, statement: sql.SQL, **clauses: sql.Composable) -> int:
+    """Write the chosen rows with a statement; return how many PostgreSQL wrote."""
     name = staging.stage(connection, rows, chosen)
-    statement = _UPSERT.format(**staging.clauses(rows.dataset, name), action=update.on_conflict(rows.dataset))
-    written = connection.execute(statement).rowcount
+    written = connection.execute(statement.format(**staging.clauses(rows.dataset, name), **clauses)).rowcount
     staging.clear(connection, name)
     return written
