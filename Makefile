@@ -7,7 +7,12 @@ UPGRADE ?=
 # Tests mostly wait: run two at a time, each process with its own stack.
 AT_ONCE ?= --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test chaos blast blast-catalog blast-short storm check format generate lock bench clean
+# What depends on the release of PostgreSQL.
+MATRIX := tests/conformance $(addprefix tests/integration/test_,blocks.py chunk_writer.py constraints.py dedupe.py \
+  hostile_triggers.py lanes.py maintenance.py parked.py partitions.py schema.py server_jobs.py table_contract.py types.py \
+  worker.py)
+
+.PHONY: help setup demo test matrix matrix-short chaos blast blast-catalog blast-short storm check format generate lock bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +32,15 @@ demo: setup ## Run the main job on a real stack and print its report
 
 test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey
 	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast
+
+matrix: setup ## Run the tests that write and read PostgreSQL on its releases 13 and 15
+	for release in 13 15; do \
+	  BULKGRPC_TEST_POSTGRES_PROGRAMS=$$($(BIN)/python -m tools.older_postgres $$release) \
+	    $(BIN)/pytest $(AT_ONCE) $(MATRIX) || exit; done
+
+matrix-short: setup ## Run some of them on PostgreSQL 13
+	BULKGRPC_TEST_POSTGRES_PROGRAMS=$$($(BIN)/python -m tools.older_postgres 13) \
+	  $(BIN)/pytest $(AT_ONCE) tests/conformance tests/integration/test_worker.py
 
 chaos: setup ## Inject each fault under load, and prove that the checker detects broken promises
 	$(BIN)/pytest $(AT_ONCE) tests/chaos
