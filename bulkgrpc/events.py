@@ -82,9 +82,9 @@ class Event(enum.StrEnum):
     )
     JOB_BLOCKED = (
         "job_blocked",
-        "A batch of a job can neither be written nor rejected in time; the job's messages are parked, and tried later.",
+        "A message of a job can neither be applied nor rejected now; the job's messages are parked, and tried later.",
     )
-    JOBS_ABANDONED = ("jobs_abandoned", "Open jobs without a batch for abandoned_after_s ended as EXPIRED.")
+    JOBS_ABANDONED = ("jobs_abandoned", "Open jobs ended as EXPIRED, sealed ones that lack batches as FAILED.")
     JOBS_OVERDUE = ("jobs_overdue", "Jobs are sealed for over 300 s and have not ended.")
     KAFKA_COMMIT_FAILED = (
         "kafka_commit_failed",

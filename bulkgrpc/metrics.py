@@ -16,7 +16,7 @@ jobs_overdue = _meter.create_gauge(
 jobs_abandoned = _meter.create_counter(
     "bulkgrpc.jobs.abandoned",
     unit="{job}",
-    description="Open jobs ended as EXPIRED because their client did not resume them in time",
+    description="Open jobs ended as EXPIRED because their client did not resume them in time, or sealed ones as FAILED",
 )
 records_written = _meter.create_counter(
     "bulkgrpc.records.written", unit="{record}", description="Records that this worker wrote to their table"

@@ -174,7 +174,8 @@ class BlockedBy(enum.StrEnum):
     PAUSED = "paused"
     """An operator paused its dataset."""
     JOB = "job"
-    """A batch of the job itself can neither be written nor rejected in time."""
+    """A message of the job itself can neither be applied nor rejected now: its rows take too long, its dataset's
+    version is missing, or its headers are damaged."""
     QUEUE = "queue"
     """A job before it in its queue is blocked: it may write the same keys."""
 
@@ -266,6 +267,8 @@ class Message:
     digest: `digest_of` the payload; empty for a seal.
     expires_at: when the batch expires if it is not applied; None is never.
     partitions: one per lane if the job has several lanes; else empty.
+    damage: why its headers cannot be read, of a message of which no more is known than its job, and of a batch what its
+    payload says; else empty. It is never applied.
     """
 
     kind: Kind
@@ -279,6 +282,7 @@ class Message:
     digest: bytes = b""
     expires_at: datetime | None = None
     partitions: tuple[int, ...] = ()
+    damage: str = ""
 
     @property
     def lanes(self) -> int:
@@ -288,7 +292,7 @@ class Message:
     @property
     def opens(self) -> bool:
         """Whether it is the first message of its lane: a worker may have to create the job's row from it."""
-        return self.sequence < self.lanes
+        return self.sequence < self.lanes and not self.damage
 
 
 def lane_of(sequence: int, lanes: int) -> int:

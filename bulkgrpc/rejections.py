@@ -51,6 +51,8 @@ class RejectionCode(enum.StrEnum):
     """The batch is of another version of the dataset than the one that its atomic job was opened with."""
     DATASET_DELETED = "DATASET_DELETED"
     """The dataset was deleted before the batch was applied."""
+    JOB_DISCARDED = "JOB_DISCARDED"
+    """An operator discarded the job, which had a message that could not be applied."""
     AFTER_SEAL = "AFTER_SEAL"
     """The batch arrived after its lane's seal. Of late batches (`bulk.late_batches`); no longer of rejections."""
 

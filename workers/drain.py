@@ -149,9 +149,13 @@ class _Rounds:
                 log.error("queue_waits_for_upgrade", **queue.key._asdict(), reason=str(error))
             return 0
         except SliceFailed as error:
-            if _about_rows(error):
+            consequence = _consequence(error)
+            if consequence is Consequence.BLOCK_JOB and len(set(error.job_ids)) == 1:
+                self._block_jobs(error)
+            elif consequence is Consequence.BLOCK_DATASET:
+                self._block(queue.key.dataset, error)
+            else:
                 return self._on_failed(queue.key, error)
-            self._block(queue.key.dataset, error)
             return 0
 
     def _drain_each(self) -> int:
@@ -193,13 +197,20 @@ class _Rounds:
         self._parked.block(dataset, BlockCause.ISOLATING if isolating else BlockCause.TABLE, error.failure)
         log.warning("dataset_still_blocked", dataset=dataset, sqlstate=error.failure.sqlstate, reason=str(error))
 
+    def _block_jobs(self, error: SliceFailed) -> None:
+        """Block the jobs of a slice: what follows them in their queues waits."""
+        for job_id in sorted(set(error.job_ids)):
+            self._parked.block_job(job_id, error.failure)
+            metrics.jobs_blocked.add(1)
+            log.error("job_blocked", job_id=str(job_id), sqlstate=error.failure.sqlstate, reason=str(error))
 
-def _about_rows(error: SliceFailed) -> bool:
-    """Return whether some messages of a slice may be at fault. Raises StoreError if PostgreSQL is."""
+
+def _consequence(error: SliceFailed) -> Consequence:
+    """Return what a slice that failed leads to. Raises StoreError if PostgreSQL is at fault."""
     consequence = classify(error.failure)
     if consequence is Consequence.RETRY and error.failure.where is not Where.ROWS:
         raise StoreError(str(error))
-    return consequence is not Consequence.BLOCK_DATASET
+    return consequence
 
 
 class QuickDrain(_Rounds):
@@ -245,9 +256,14 @@ class QuickDrain(_Rounds):
             if self._parked.try_dataset(dataset):
                 log.info("dataset_unblocked", dataset=dataset)
         except SliceFailed as error:
-            if classify(error.failure) is Consequence.RETRY:
+            consequence = classify(error.failure)
+            if consequence is Consequence.RETRY:
                 raise StoreError(str(error)) from error
-            self._block(dataset, error)
+            if consequence is Consequence.BLOCK_JOB:
+                # The next trial is of another job.
+                self._block_jobs(error)
+            else:
+                self._block(dataset, error)
 
 
 class _Isolating(_Rounds):
@@ -327,8 +343,5 @@ class LongestDrain(_Isolating):
 
     def _on_failed(self, queue: QueueKey, error: SliceFailed) -> int:
         self._slow[queue].longest = False
-        for job_id in error.job_ids:
-            self._parked.block_job(job_id, error.failure)
-            metrics.jobs_blocked.add(1)
-            log.error("job_blocked", job_id=str(job_id), sqlstate=error.failure.sqlstate, reason=str(error))
+        self._block_jobs(error)
         return 0

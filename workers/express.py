@@ -15,7 +15,7 @@ import structlog
 
 from bulkgrpc import metrics
 from bulkgrpc.consume.assembly import Chunk, ChunkBounds, ChunkBuilder, Fetched, received
-from bulkgrpc.consume.dead_letters import without_dead_letters
+from bulkgrpc.consume.dead_letters import load_datasets
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.consume.express import LeftToMainPath, TenantShares, is_late
 from bulkgrpc.consume.express_ports import ExpressLog, ExpressPorts
@@ -156,12 +156,9 @@ class Express:
     def _write(self, run: _Run, chunk: Chunk) -> None:
         """Apply a chunk without the tenants that are left to the main path."""
         while (chunk := _without(chunk, run.left)).items:
-            _, dead = without_dead_letters(chunk, self._ports.registry)
-            if dead:
-                run.left.update(message.message.spec.key.tenant for message, _ in dead if message.message is not None)
-                continue
+            codec_of = load_datasets(chunk, self._ports.registry)
             try:
-                applied = self._ports.writer.write(prepare(chunk, self._ports.registry.codec))
+                applied = self._ports.writer.write(prepare(chunk, codec_of))
             except LeftToMainPath as error:
                 run.left |= error.tenants
             except WriteFailed as error:
@@ -196,7 +193,7 @@ def _chunks(fetched: Iterable[Fetched], owned: Mapping[int, Ownership], left: se
     builder = ChunkBuilder(CHUNK)
     for one in fetched:
         item = received(one)
-        if item is None or item.message.lanes > 1:
+        if item is None or item.message.damage or item.message.lanes > 1:
             left.add(one.key.decode(errors="replace"))
             continue
         builder.add(item, owned[one.partition])

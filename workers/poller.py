@@ -175,6 +175,9 @@ class Poller:
         for job, batches in applied.late_batches.items():
             metrics.batches_late.add(batches)
             log.warning("late_batches", job=job.name, batches=batches)
+        for job, failure in applied.blocked.items():
+            metrics.jobs_blocked.add(1)
+            log.error("job_blocked", job_id=str(job.job_id), sqlstate=failure.sqlstate, reason=failure.message)
         if applied.parked:
             metrics.messages_parked.add(applied.parked)
             self._on_parked()

@@ -34,7 +34,7 @@ from bulkgrpc.kafka.connection import KafkaMisconfigured, KafkaUnavailable
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.dead_letters import DeadLetters
 from bulkgrpc.kafka.express_log import KafkaExpressLog
-from bulkgrpc.kafka.message import from_headers
+from bulkgrpc.kafka.message import message_of
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, end_offsets, ensure_topic
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
@@ -143,7 +143,7 @@ def wire_drain(settings: WorkerSettings, registry: DatasetRegistry, stopping: th
     """Return the drain on PostgreSQL. It does not connect yet."""
 
     def parked() -> PostgresParkedMessages:
-        return PostgresParkedMessages(settings.postgres, settings.topic, registry, from_headers)
+        return PostgresParkedMessages(settings.postgres, settings.topic, registry, message_of)
 
     return Drain(parked, stopping)
 

@@ -19,7 +19,7 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.assembly import Chunk, Fetched
-from bulkgrpc.consume.dead_letters import without_dead_letters
+from bulkgrpc.consume.dead_letters import load_datasets, without_dead_letters
 from bulkgrpc.consume.decode import PreparedChunk, prepare
 from bulkgrpc.consume.failures import (
     ROWS_ATTEMPTS_MAX,
@@ -155,6 +155,8 @@ class WriterThread:
         backoff = Backoff()
         while True:
             try:
+                codec_of = load_datasets(chunk, self._registry)
+                # Last: once this has returned, only `dead` has the messages that the chunk no longer has.
                 chunk, dead = without_dead_letters(chunk, self._registry)
                 break
             except StoreUnavailable as error:
@@ -165,7 +167,7 @@ class WriterThread:
         for message, reason in dead:
             if not self._add_dead_letter(message, reason):
                 return Result(chunk, NotApplied())
-        return prepare(chunk, self._registry.codec)
+        return prepare(chunk, codec_of)
 
     def _add_dead_letter(self, message: Fetched, reason: str) -> bool:
         """Store a dead letter, as often as it takes; return whether it is stored: not if the worker stops."""

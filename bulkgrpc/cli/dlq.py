@@ -9,9 +9,11 @@ import typer
 from rich.table import Table
 
 from bulkgrpc.cli import console
+from bulkgrpc.cli.redrive import redrive_job
 from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.kafka.connection import KafkaUnavailable
 from bulkgrpc.kafka.dead_letters import DeadLetter, DeadLetters
+from bulkgrpc.model import JobKey
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
 
@@ -47,11 +49,12 @@ def list_letters(as_json: AsJson = False) -> None:
     table = Table(show_edge=False, pad_edge=False)
     for name in ("offset", "bytes"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("from", "sha256", "reason"):
+    for name in ("from", "job", "sha256", "reason"):
         table.add_column(name, overflow="fold")
     for letter in letters:
         size = f"{len(letter.payload):,}"
-        table.add_row(str(letter.offset), size, _source(letter), letter.digest[:12], letter.reason)
+        job = "" if letter.message is None else letter.message.spec.key.name
+        table.add_row(str(letter.offset), size, _source(letter), job, letter.digest[:12], letter.reason)
     console.print_table(table)
 
 
@@ -85,20 +88,37 @@ def show(offset: Offset, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def redrive(offset: Offset, as_json: AsJson = False) -> None:
-    """Send a dead letter to its source partition again, where a worker reads it.
+def redrive(
+    offset: Annotated[int | None, typer.Argument(help="Offset of the dead letter; `dlq list` shows it.")] = None,
+    *,
+    job: Annotated[str, typer.Option(help="Restore this job, `tenants/TENANT/jobs/JOB`.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Send a dead letter to its source partition again, where a worker reads it; with its whole job, if it has one.
 
-    The message is sent unchanged. Fix the cause before you redrive it: `bulkgrpc dlq show` prints the reason. If the
-    cause remains, the message becomes a dead letter again. A message of a newer format is not sent.
+    A message of no job is sent unchanged. Fix the cause before you redrive it: `bulkgrpc dlq show` prints the reason.
+    If the cause remains, the message becomes a dead letter again. A message of a newer format is not sent.
 
-    For example:
+    Earlier releases stored batches of jobs as dead letters, too. Such a job is restored as a whole, in order: all its
+    dead letters, what was passed over behind them, and its seal. What is applied is recognized. `--job` does so also if
+    its dead letters were redriven before. If its dataset is still broken, the job is blocked, and waits.
+
+    BULKGRPC_KAFKA and BULKGRPC_POSTGRES are the addresses of the stores. For example:
 
         bulkgrpc dlq redrive 0
 
-    With --json, the command prints one JSON object.
+    With --json, the command prints one JSON object. Exit codes: 0 done; 1 failed, or some of the job was not found.
     """
     with console.failures():
+        if (offset is None) == (not job):
+            raise console.CommandFailed("name a dead letter by its offset, or a job with `--job`")
+        if offset is None:
+            _redrive_job(DeadLetters(load_settings(StackSettings)), _job_key(job), as_json)
+            return
         letters, letter = _find(offset)
+        if letter.message is not None:
+            _redrive_job(letters, letter.message.spec.key, as_json)
+            return
         try:
             letters.redrive(letter)
         except NewerFormat as error:
@@ -123,6 +143,39 @@ def discard(offset: Offset, as_json: AsJson = False) -> None:
         letters, letter = _find(offset)
         letters.discard(letter)
     _report(letter, "discarded", as_json)
+
+
+def _job_key(name: str) -> JobKey:
+    key = JobKey.parse(name)
+    if key is None:
+        raise console.CommandFailed(f"{name!r} is not of the form tenants/TENANT/jobs/JOB")
+    return key
+
+
+def _redrive_job(letters: DeadLetters, job: JobKey, as_json: bool) -> None:
+    try:
+        done = redrive_job(load_settings(StackSettings), letters, job)
+    except KafkaUnavailable as error:
+        raise console.CommandFailed(str(error)) from error
+    if as_json:
+        missing = [{"lane": lane, "from_sequence": sequence} for lane, sequence in sorted(done.missing.items())]
+        document = {
+            "job": job.name,
+            "messages": done.messages,
+            "settled": list(done.settled),
+            "complete": done.complete,
+        }
+        console.print_json({**document, "missing": missing})
+    else:
+        typer.echo(
+            f"{done.messages:,} messages of {job.name} are sent again; {len(done.settled):,} dead letters are settled."
+        )
+    if not done.complete:
+        sequence = min(done.missing.values())
+        raise console.CommandFailed(
+            f"{job.name} lacks what follows from batch {sequence} on: neither Kafka nor a dead letter has it. The job "
+            "ends as FAILED after BULKGRPC_ABANDONED_AFTER_S, or cancel it now; submit its records under another key"
+        )
 
 
 def _read() -> tuple[DeadLetters, list[DeadLetter]]:
@@ -152,6 +205,7 @@ def _document(letter: DeadLetter) -> dict[str, object]:
         "source_topic": letter.source_topic,
         "source_partition": letter.source_partition,
         "source_offset": letter.source_offset,
+        "job": "" if letter.message is None else letter.message.spec.key.name,
         "payload_bytes": len(letter.payload),
         "sha256": letter.digest,
     }

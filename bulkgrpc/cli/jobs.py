@@ -1,4 +1,4 @@
-"""The commands `jobs get`, `list`, `watch`, `cancel` and `delete`. `jobs rejections` has its own module."""
+"""The commands `jobs get`, `list`, `watch`, `cancel`, `discard` and `delete`. `jobs rejections` has its own module."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Show, follow, cancel and delete jobs, and list their rejected records.\n\n"
+    help="Show, follow, cancel, discard and delete jobs, and list their rejected records.\n\n"
     "For example:\n\n    bulkgrpc jobs list --state partially_succeeded\n\nEvery command has its own `--help`.",
 )
 JobArgument = Annotated[
@@ -168,6 +168,41 @@ def cancel(
         with options.client() as client:
             cancelled = client.job(options.job_name(job)).cancel()
     _print(cancelled, as_json=as_json)
+
+
+@app.command("discard")
+def discard(
+    job: JobArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for those who look at the job.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    server: ServerOption = SERVER,
+    tenant: TenantOption = "",
+    token: TokenOption = "",
+    tls_ca: TlsCaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give up a sealed job that a message of its own blocks. Records that are not written are rejected.
+
+    Written rows stay. The job ends as FAILED within seconds; its rejection report has the records. To give up an open
+    job, cancel it.
+
+    For example:
+
+        bulkgrpc jobs discard tenants/default/jobs/0b6ec6dc-… --reason "version 3 is lost"
+
+    With --json, the command prints the job as one JSON object.
+    """
+    with console.failures():
+        options = ConnectionOptions(server, tenant, token, tls_ca)
+        with options.client() as client:
+            handle = client.job(options.job_name(job))
+            if not yes:
+                found = handle.get()
+                console.stderr_console().print(console.job_table(found))
+                typer.confirm(f"Reject what is not applied of {found.name}?", abort=True, err=True)
+            discarded = handle.discard(reason=reason)
+    _print(discarded, as_json=as_json)
 
 
 @app.command("delete")

@@ -122,6 +122,19 @@ class AsyncJobHandle:
         self._job = model.job_of(response.job)
         return self._job
 
+    async def discard(self, *, reason: str = "") -> Job:
+        """Give up the sealed job, which a message of its own blocks; return it. What is not applied is rejected.
+
+        It ends as FAILED soon. reason: for those who look at the job. Raises Refused with JOB_ENDED or JOB_NOT_BLOCKED,
+        or another BulkError.
+        """
+        connection = self._client._connection
+        response: jobs_pb2.DiscardJobResponse = await connection.call(
+            connection.jobs.DiscardJob, jobs_pb2.DiscardJobRequest(name=self._name, reason=reason)
+        )
+        self._job = model.job_of(response.job)
+        return self._job
+
     async def delete(self) -> None:
         """Delete the job with its rejections and its idempotency key. Rows in the table stay.
 

@@ -114,6 +114,10 @@ class JobHandle:
         """Cancel the job and return it. See `AsyncJobHandle.cancel`."""
         return self._loop.run(self._handle.cancel())
 
+    def discard(self, *, reason: str = "") -> Job:
+        """Give up the sealed job, which is blocked, and return it. See `AsyncJobHandle.discard`."""
+        return self._loop.run(self._handle.discard(reason=reason))
+
     def delete(self) -> None:
         """Delete the job. See `AsyncJobHandle.delete`."""
         self._loop.run(self._handle.delete())

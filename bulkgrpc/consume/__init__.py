@@ -3,7 +3,7 @@
 ports.py         what the worker needs of log, ledger, registry, writer and dead-letter queue
 ownership.py     which partitions may be written, under which epoch, from which offset
 assembly.py      chunks: what one transaction writes, and when a chunk is ready
-dead_letters.py  which messages belong to no job
+dead_letters.py  which messages belong to no job; redrive.py: which messages of a job are sent again
 backpressure.py  when to pause the log, when to resume it, when to retry
 express.py       who is served ahead of the main path, and what may be applied so; express_ports.py: what it needs
 gaps.py          which offsets without a message are passed over

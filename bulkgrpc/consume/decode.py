@@ -6,11 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bulkgrpc.consume.assembly import Chunk
-from bulkgrpc.consume.failures import Failure, Where
+from bulkgrpc.consume.failures import DAMAGED_HEADERS, Failure, Where
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.model import Kind
+
+
+class DatasetNotFound(Exception):
+    """A message names a dataset version that the registry does not have, or that cannot be decoded.
+
+    missing_version: the version, if the registry does not have it; else 0.
+    """
+
+    def __init__(self, message: str, missing_version: int = 0) -> None:
+        super().__init__(message)
+        self.missing_version = missing_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +36,14 @@ class Group:
 class PreparedChunk:
     """A chunk with its payloads decoded: all that takes processor time is done before the transaction begins.
 
-    undecodable: the datasets whose payloads could not be decoded, and why. Their messages are in no group.
+    undecodable: the datasets whose payloads could not be decoded, and why. unreadable: by index of the item, why no
+    attempt can read a message before something else changes. The messages of both are in no group.
     """
 
     chunk: Chunk
     groups: tuple[Group, ...]
     undecodable: Mapping[str, Failure] = field(default_factory=dict)
+    unreadable: Mapping[int, Failure] = field(default_factory=dict)
 
     @property
     def datasets(self) -> frozenset[str]:
@@ -38,21 +51,30 @@ class PreparedChunk:
         return frozenset(item.message.spec.dataset for item in self.chunk.items)
 
     @property
-    def undecoded(self) -> frozenset[int]:
-        """Indices of the items that were not decoded."""
+    def undecoded(self) -> Mapping[int, Failure]:
+        """By index, the items that cannot be applied, and why. Seals of undecodable datasets are among them."""
+        if not (self.undecodable or self.unreadable):
+            return {}
         items = enumerate(self.chunk.items)
-        return frozenset(index for index, item in items if item.message.spec.dataset in self.undecodable)
+        names = {index: item.message.spec.dataset for index, item in items}
+        failed = {index: self.undecodable[name] for index, name in names.items() if name in self.undecodable}
+        return {**failed, **self.unreadable}
 
 
 def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> PreparedChunk:
     """Decode a chunk's payloads, one native call per dataset version.
 
-    codec_of: returns the codec of a dataset's name and version. What it raises, and what decoding raises beyond the
-    records that it rejects, concerns that dataset only: see `PreparedChunk.undecodable`.
+    codec_of: returns the codec of a dataset's name and version. If it raises DatasetNotFound, the messages of that
+    version are unreadable. What else it raises, and what decoding raises beyond the records that it rejects, concerns
+    that dataset only: see `PreparedChunk.undecodable`.
     """
     members: dict[tuple[str, int], list[int]] = {}
+    unreadable = dict[int, Failure]()
     for index, item in enumerate(chunk.items):
-        if item.message.kind is Kind.BATCH:
+        if item.message.damage:
+            dataset = item.message.spec.dataset
+            unreadable[index] = Failure(Where.DECODE, "", DAMAGED_HEADERS, item.message.damage, dataset=dataset)
+        elif item.message.kind is Kind.BATCH:
             members.setdefault((item.message.spec.dataset, item.message.spec.dataset_version), []).append(index)
     groups, undecodable = [], dict[str, Failure]()
     # Sorted, as in every worker: those that write the same tables wait for each other in one order.
@@ -63,7 +85,12 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
             groups.append(Group(to_rows(codec_of(name, version), payloads), tuple(indices)))
         except (KeyboardInterrupt, SystemExit):
             raise
+        except DatasetNotFound as error:
+            failure = Failure(
+                Where.DECODE, "", type(error).__name__, str(error), dataset=name, missing_version=error.missing_version
+            )
+            unreadable |= dict.fromkeys(indices, failure)
         except BaseException as error:  # noqa: BLE001 — a panic of native code is an exception that is no Exception
             undecodable[name] = Failure(Where.DECODE, "", type(error).__name__, str(error), dataset=name)
     kept = tuple(group for group in groups if group.rows.dataset.name not in undecodable)
-    return PreparedChunk(chunk, kept, undecodable)
+    return PreparedChunk(chunk, kept, undecodable, unreadable)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -46,6 +46,8 @@ class DeferralReason(enum.StrEnum):
     """Its job is blocked: a batch of it can neither be written nor rejected in time."""
     PASSED = "passed"
     """The main path has passed it, so what becomes of it is decided. On the express path only."""
+    UNREADABLE = "unreadable"
+    """It cannot be read: its dataset's version is missing, or its headers are damaged. Its job is blocked then."""
     NOT_DECODED = "not_decoded"
     """It was blocked when the chunk was prepared, so it was not decoded, and it is no longer blocked."""
 
@@ -55,8 +57,9 @@ class DeferralView:
     """What is deferred, for the partitions of a chunk or of a slice of parked messages.
 
     blocked_datasets: blocked or paused. discarding_datasets: those whose parked messages an operator discards; only for
-    a drain, because what arrives later is not discarded. parked_queues: the queues that have a parked message, whether
-    or not it may be applied. discard_reason: why messages of a slice are discarded.
+    a drain, because what arrives later is not discarded. discarded_jobs: those that an operator discards, and why; only
+    for a drain, which alone rejects their records. parked_queues: the queues that have a parked message, whether or not
+    it may be applied. discard_reason: why messages of a slice are discarded.
 
     Only `parked_queues` decides whether a message may be applied directly. The other fields may be out of date: then a
     message is parked too late or too early, which is safe.
@@ -67,6 +70,7 @@ class DeferralView:
     blocked_jobs: frozenset[uuid.UUID] = frozenset()
     parked_queues: frozenset[QueueKey] = frozenset()
     discard_reason: str = ""
+    discarded_jobs: Mapping[uuid.UUID, str] = field(default_factory=dict)
 
     def on_trial(self, dataset: str) -> DeferralView:
         """Return the view for the transaction that tries whether a blocked dataset can be written again."""
@@ -77,27 +81,33 @@ Deferrals = tuple[DeferralReason | None, ...]
 """For each message of a chunk, why it is deferred; None if it is planned."""
 
 
-def defer(items: Sequence[Received], view: DeferralView, undecoded: Container[int] = ()) -> Deferrals:
+def defer(
+    items: Sequence[Received], view: DeferralView, undecoded: Container[int] = (), unreadable: Container[int] = ()
+) -> Deferrals:
     """Return for each message of a chunk why it is deferred; None for those that the lane plan decides.
 
     items: in the order of each partition's offsets. undecoded: indices of the items that were not decoded when the
-    chunk was prepared; they are deferred.
+    chunk was prepared; they are deferred. unreadable: those of them that cannot be read: the caller blocks the jobs of
+    those that are UNREADABLE in the same transaction.
 
-    | queue has parked messages | dataset | job     | result          |
-    |---------------------------|---------|---------|-----------------|
-    | yes                       | any     | any     | BEHIND_PARKED   |
-    | no                        | blocked | any     | DATASET_BLOCKED |
-    | no                        | free    | blocked | JOB_BLOCKED     |
-    | no                        | free    | free    | None: planned   |
+    | queue has parked messages | dataset | job     | message    | result          |
+    |---------------------------|---------|---------|------------|-----------------|
+    | yes                       | any     | any     | any        | BEHIND_PARKED   |
+    | no                        | blocked | any     | any        | DATASET_BLOCKED |
+    | no                        | free    | blocked | any        | JOB_BLOCKED     |
+    | no                        | free    | free    | unreadable | UNREADABLE      |
+    | no                        | free    | free    | decoded    | None: planned   |
 
-    A message that is deferred here makes the later ones of its queue BEHIND_PARKED. An operator who discards what is
-    parked of a dataset does not discard these messages: they arrived later.
+    A message that is deferred here makes the later ones of its queue BEHIND_PARKED, the seal of its job among them. An
+    operator who discards what is parked of a dataset does not discard these messages: they arrived later.
     """
     parked = set(view.parked_queues)
     deferrals: list[DeferralReason | None] = []
     for index, item in enumerate(items):
         queue = queue_of(item)
         reason = DeferralReason.BEHIND_PARKED if queue in parked else _reason(item, view)
+        if reason is None and index in unreadable:
+            reason = DeferralReason.UNREADABLE
         if reason is None and index in undecoded:
             reason = DeferralReason.NOT_DECODED
         if reason is not None:
@@ -123,7 +133,9 @@ def plan_chunk(
     ledger: read after `view`. Returns one fate for each item. No lane moves for a deferred message.
     """
     direct = [item for item, reason in zip(items, deferrals, strict=True) if reason is None]
-    plan = plan_lanes(direct, replace(ledger, discarding_datasets=view.discarding_datasets), now)
+    jobs = frozenset(view.discarded_jobs)
+    ledger = replace(ledger, discarding_datasets=view.discarding_datasets, discarded_jobs=jobs)
+    plan = plan_lanes(direct, ledger, now)
     fates: Iterator[Fate] = iter(plan.fates)
     return LanePlan(tuple(next(fates) if reason is None else Fate.DEFERRED for reason in deferrals), plan.lanes)
 

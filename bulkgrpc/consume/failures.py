@@ -42,6 +42,8 @@ class Consequence(enum.Enum):
     """The dataset's table cannot be written now: park its batches; others continue."""
     DEFER_JOB = "defer the job"
     """The rows take too long: write fewer at once; one batch that still takes too long defers its job."""
+    BLOCK_JOB = "block the job"
+    """A message of the job cannot be read, however few are read at once: park the rest of the job; others continue."""
     STOP_PARTITION = "stop the partition"
     """The service's own accounting does not hold: write nothing more of the partition, and report it."""
     STOP_PROCESS = "stop the process"
@@ -53,7 +55,8 @@ class Failure:
     """A failure as a value, without a driver's types.
 
     sqlstate: PostgreSQL's code, empty if it sent none. exception: name of the Python class. context: where in the
-    server it arose, as PostgreSQL reports it. dataset: empty if unknown.
+    server it arose, as PostgreSQL reports it. dataset: empty if unknown. missing_version: the version of the dataset
+    that the registry does not have, if that is the failure; else 0.
     """
 
     where: Where
@@ -62,6 +65,7 @@ class Failure:
     message: str
     context: str = ""
     dataset: str = ""
+    missing_version: int = 0
 
 
 IN_FUNCTION: Final = r"^[^\n]*(PL/\w|SQL)"
@@ -102,8 +106,12 @@ POSTGRES_CLASSES: Final = frozenset({
 })
 # fmt: on
 _UNAVAILABLE: Final = frozenset({"OperationalError", "InterfaceError", "StoreUnavailable"})
-_OF_DATASET: Final = frozenset({"TableMisfit", "DatasetNotFound", "InvalidDataset", "StoreError"})
-"""Exceptions that are about a dataset as a whole: its table, or a version that is missing or no longer valid."""
+_OF_DATASET: Final = frozenset({"TableMisfit", "InvalidDataset", "StoreError"})
+"""Exceptions that are about a dataset as a whole: its table."""
+DAMAGED_HEADERS: Final = "DamagedHeaders"
+"""The exception of a failure that is about a message whose headers cannot be read; none is raised."""
+_OF_JOB: Final = frozenset({"DatasetNotFound", DAMAGED_HEADERS})
+"""Exceptions that are about messages that cannot be read. Other versions of their dataset, and other jobs, can be."""
 _UNCLEAR_CLASSES: Final = ("58", "XX")
 """Internal errors may be about one value, such as a geometry that an extension cannot parse, or about the table."""
 _BROKEN_BUILD: Final = frozenset({"ImportError", "ModuleNotFoundError"})
@@ -121,7 +129,7 @@ def classify(failure: Failure) -> Consequence:
     | rows             | any other error inside a function, data, integrity, limits   | REJECT_ROWS    |
     | rows             | ended for its time; an internal error, an unknown exception  | DEFER_JOB      |
     | rows             | everything else: table, right, type, lock, disk, unknown     | BLOCK_DATASET  |
-    | decode           | the dataset's version is missing or no longer valid          | BLOCK_DATASET  |
+    | rows, decode     | the dataset's version is missing, the headers are damaged    | BLOCK_JOB      |
     | decode           | everything else: a batch that the decoder does not survive   | DEFER_JOB      |
     | ledger, commit   | data or integrity: the service's own accounting              | STOP_PARTITION |
     | ledger, commit … | everything else                                              | RETRY          |
@@ -149,6 +157,8 @@ def _without_code(failure: Failure) -> Consequence:
     if failure.exception in _UNAVAILABLE or failure.where is Where.CONNECT:
         return Consequence.RETRY
     if failure.where in (Where.ROWS, Where.DECODE):
+        if failure.exception in _OF_JOB:
+            return Consequence.BLOCK_JOB
         return Consequence.BLOCK_DATASET if failure.exception in _OF_DATASET else Consequence.DEFER_JOB
     return Consequence.STOP_PARTITION
 
@@ -238,11 +248,13 @@ def step_after(failure: Failure, rows_failed: int, refused: int) -> Step:
     | BLOCK_DATASET  | any                              | any                            | BLOCK        |
     | REJECT_ROWS    | any                              | any                            | BLOCK        |
     | DEFER_JOB      | any                              | any                            | ISOLATE      |
+    | BLOCK_JOB      | any                              | any                            | ISOLATE      |
     | STOP_PARTITION | any                              | any                            | ISOLATE      |
     | RETRY          | rows                             | rows_failed: ROWS_ATTEMPTS_MAX | ISOLATE      |
     | RETRY          | ledger, commit: it was refused   | refused: LEDGER_ATTEMPTS_MAX   | ISOLATE      |
     | RETRY          | any                              | otherwise                      | RETRY        |
 
+    BLOCK_JOB arises here for the staged rows of an atomic job only: unreadable messages are parked by the plan.
     REJECT_ROWS does not leave the writer of the rows; if it does, isolating the rows did not work. What fails again and
     again behind the rows may be due to a function of a user's table, which left something in the transaction.
     """
@@ -251,7 +263,7 @@ def step_after(failure: Failure, rows_failed: int, refused: int) -> Step:
         return Step.STOP_PROCESS
     if consequence in (Consequence.BLOCK_DATASET, Consequence.REJECT_ROWS):
         return Step.BLOCK
-    if consequence in (Consequence.DEFER_JOB, Consequence.STOP_PARTITION):
+    if consequence in (Consequence.DEFER_JOB, Consequence.BLOCK_JOB, Consequence.STOP_PARTITION):
         return Step.ISOLATE
     if failure.where is Where.ROWS:
         return Step.ISOLATE if rows_failed >= ROWS_ATTEMPTS_MAX else Step.RETRY

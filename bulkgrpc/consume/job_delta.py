@@ -106,6 +106,11 @@ def why_rejected(message: Message, fate: Fate) -> tuple[RejectionCode, str]:
             f"batch {message.sequence} is of version {spec.dataset_version} of dataset {spec.dataset}, and its job is "
             "atomic and was opened with another: submit all of it again as another job",
         )
+    if fate is Fate.DISCARDED_JOB:
+        return (
+            RejectionCode.JOB_DISCARDED,
+            f"the job was discarded before batch {message.sequence} was applied: the job's failure_reason says why",
+        )
     if fate in (Fate.CONFLICT, Fate.LATE_CONFLICT):
         return RejectionCode.BATCH_CONFLICT, f"another batch with sequence {message.sequence} was applied before"
     return RejectionCode.AFTER_SEAL, f"batch {message.sequence} arrived after the job's seal"

@@ -36,6 +36,8 @@ class Fate(enum.Enum):
     """It is next, but its dataset's version was deleted. It was acknowledged, so its records are rejected."""
     OTHER_VERSION = "other version"
     """It is next, but its job is atomic and has another version of its dataset: its records are rejected."""
+    DISCARDED_JOB = "discarded job"
+    """It is next, and an operator discards its job: its records are rejected."""
     KNOWN = "known"
     """It was applied before, or follows a gap and so was never acknowledged: nothing is done."""
     CONFLICT = "conflict"
@@ -52,7 +54,7 @@ class Fate(enum.Enum):
 
 EXPIRED = (Fate.DISCARD, Fate.EXPIRED_CONFLICT)
 """The fates of a batch whose records count as expired."""
-TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED, Fate.OTHER_VERSION)
+TAKEN = (Fate.APPLY, Fate.DISCARD, Fate.DELETED, Fate.OTHER_VERSION, Fate.DISCARDED_JOB)
 """The fates of a batch that is next: the lane advances past it."""
 REPORTED_LATE = (Fate.LATE, Fate.LATE_CONFLICT)
 """The fates of a batch that changes no count, because those of its job may have been reported as final."""
@@ -65,7 +67,7 @@ class LedgerView:
     ended: jobs that have ended. lanes: those with a row. digests: by job and sequence, of the chunk's batches that were
     applied before. lane_counts: of jobs with several lanes. deleted_versions: per job, the last deleted version of its
     dataset. atomic_versions: per atomic job, the dataset version that it was opened with. discarding_datasets: those
-    whose next batches are discarded because an operator asked for it.
+    whose next batches are discarded because an operator asked for it. discarded_jobs: those that an operator discards.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
@@ -75,6 +77,7 @@ class LedgerView:
     deleted_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
     atomic_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
     discarding_datasets: frozenset[str] = frozenset()
+    discarded_jobs: frozenset[uuid.UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,9 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     | seal, after a gap, or a second one       | KNOWN                           | KNOWN                |
 
     A seal below the next sequence is valid: its server did not know of batches that an earlier stream had sent.
+
+    Of a job that an operator discards, a batch that is next is DISCARDED_JOB, and a seal after a gap APPLY: it ends the
+    job. A damaged batch has the fate of any other; the caller has no rows of it, and must not apply it.
     """
     lanes = dict(ledger.lanes)
     digests = dict(ledger.digests)
@@ -121,7 +127,8 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
         for number in _lanes_of(message, lane_count):
             key = (job_id, number)
             lane = lanes.get(key) or Lane(number, sealed=False)
-            found = _fate(message, lane, digests.get((job_id, message.sequence)))
+            known = digests.get((job_id, message.sequence))
+            found = _fate(message, lane, known, is_discarded=job_id in ledger.discarded_jobs)
             if found is Fate.KNOWN:
                 continue
             if found is Fate.CONFLICT and job_id in ledger.ended:
@@ -149,10 +156,11 @@ def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
     return (message.lane,) if message.lanes == lane_count else range(lane_count)
 
 
-def _fate(message: Message, lane: Lane, known: bytes | None) -> Fate:
+def _fate(message: Message, lane: Lane, known: bytes | None, *, is_discarded: bool) -> Fate:
     outcome = may_apply_batch(lane.next_sequence, message.sequence)
     if message.kind is Kind.SEAL:
-        return Fate.KNOWN if outcome is Outcome.GAP or lane.sealed else Fate.APPLY
+        waits = outcome is Outcome.GAP and not is_discarded
+        return Fate.KNOWN if waits or lane.sealed else Fate.APPLY
     if outcome is Outcome.REPLAY:
         if known is None or known == message.digest:
             return Fate.KNOWN
@@ -168,6 +176,10 @@ def _fate_of_next(message: Message, ledger: LedgerView, now: datetime) -> Fate:
     too_old = message.expires_at is not None and message.expires_at <= now
     if too_old or job_id in ledger.ended or message.spec.dataset in ledger.discarding_datasets:
         return Fate.DISCARD
+    if job_id in ledger.discarded_jobs:
+        return Fate.DISCARDED_JOB
+    if message.damage:
+        return Fate.APPLY
     version = message.spec.dataset_version
     if version <= ledger.deleted_versions.get(job_id, 0):
         return Fate.DELETED

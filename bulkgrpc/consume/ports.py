@@ -59,10 +59,6 @@ class WriteFailed(StoreError):
         self.failure = failure
 
 
-class DatasetNotFound(Exception):
-    """A message names a dataset version that the registry does not have, or that cannot be decoded."""
-
-
 class NotNext(Exception):
     """The ledger does not accept a chunk: a span of it is replayed, follows a gap or is fenced.
 
@@ -79,7 +75,8 @@ class NotNext(Exception):
 class Applied:
     """A chunk that is committed. counts: what it did for each job. parked: how many of its messages were parked.
 
-    late_batches: how many batches were reported as late, of those jobs that have some.
+    late_batches: how many batches were reported as late, of those jobs that have some. blocked: jobs that were blocked
+    because a message of each cannot be read, and why.
     rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
     """
 
@@ -88,6 +85,7 @@ class Applied:
     total_s: float = 0.0
     parked: int = 0
     late_batches: Mapping[JobKey, int] = field(default_factory=dict)
+    blocked: Mapping[JobKey, Failure] = field(default_factory=dict)
 
 
 Assigned = Callable[[Sequence[int]], Mapping[int, int]]
@@ -189,8 +187,11 @@ class DatasetRegistry(Protocol):
 
         The first call compiles it: that may take a second.
 
-        Raises DatasetNotFound, StoreUnavailable, StoreError.
+        Raises decode.DatasetNotFound, StoreUnavailable, StoreError.
         """
+
+    def has_job(self, job: JobKey) -> bool:
+        """Return whether the ledger has a job. Raises StoreUnavailable, StoreError."""
 
 
 class ChunkWriter(Protocol):
@@ -303,7 +304,7 @@ class MaintenanceStore(Protocol):
         """Create the partitions of datasets' tables that are needed next; return why others could not be created."""
 
     def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
-        """End open jobs without a batch for `abandoned_after_s`; return how many."""
+        """End open jobs without a batch for `abandoned_after_s`, and sealed ones that lack one; return how many."""
 
     def delete_orphaned_staged_rows(self) -> None:
         """Delete staged rows of jobs that have ended."""

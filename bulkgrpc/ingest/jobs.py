@@ -1,4 +1,4 @@
-"""Jobs as callers see them: read, listed, watched, cancelled, deleted, with their rejections."""
+"""Jobs as callers see them: read, listed, watched, cancelled, discarded, deleted, with their rejections."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from bulkgrpc.ingest.paging import (
 )
 from bulkgrpc.ingest.ports import JobStore, LeaseHolder, LiveJobs, PostgresUnavailable, RedisUnavailable
 from bulkgrpc.ingest.refusals import invalid_field, job_not_found, postgres_unavailable, redis_unavailable
-from bulkgrpc.limits import REJECTIONS_PAGE_BYTES_MAX
-from bulkgrpc.model import Job, JobKey, JobState, is_tenant
+from bulkgrpc.limits import REASON_CHARS_MAX, REJECTIONS_PAGE_BYTES_MAX
+from bulkgrpc.model import BlockedBy, Job, JobKey, JobState, is_tenant
 from bulkgrpc.rejections import Rejection
 
 PARENT_PREFIX = "tenants/"
@@ -109,6 +109,35 @@ class Jobs:
             raise NotNow(Reason.JOB_ENDED, f"{key.name} has ended as {job.state.name} and cannot be cancelled")
         await self._save_end(job)
         self._watch.publish(job)
+        return job
+
+    async def discard(self, caller: Caller, name: str, reason: str) -> Job:
+        """Let the records of a sealed job that is blocked be rejected, and return the job.
+
+        Raises NotNow (JOB_ENDED, JOB_NOT_BLOCKED).
+        """
+        key = _own_key(caller, name, "name")
+        if len(reason) > REASON_CHARS_MAX:
+            raise invalid_field("reason", f"a reason of {len(reason)} characters; at most {REASON_CHARS_MAX}")
+        try:
+            job = await self._store.discard_job(key, reason)
+        except PostgresUnavailable as error:
+            raise postgres_unavailable(error) from error
+        if job is None:
+            job = await self._find(key)
+        if job.state.ended:
+            raise NotNow(Reason.JOB_ENDED, f"{key.name} has ended as {job.state.name} and cannot be discarded")
+        blocked = job.block is not None and job.block.cause is BlockedBy.JOB
+        if job.state is not JobState.SEALED or not blocked:
+            way_out = "cancel it" if job.state is JobState.OPEN else "it is applied once what it waits for is over"
+            raise NotNow(
+                Reason.JOB_NOT_BLOCKED,
+                f"{key.name} is {job.state.name} and "
+                + (f"{job.block}" if job.block else "is not blocked")
+                + ": only a "
+                f"sealed job that a message of its own blocks can be discarded; {way_out}",
+                field="name",
+            )
         return job
 
     async def delete(self, caller: Caller, name: str) -> None:

@@ -234,6 +234,12 @@ class JobStore(Protocol):
         Once this returns, nothing more is written for the job.
         """
 
+    async def discard_job(self, key: JobKey, reason: str) -> Job | None:
+        """Let workers reject what is not applied of a sealed job that is blocked; return it, None if it has no row.
+
+        A job that is not sealed, or that no message of its own blocks, stays as it is.
+        """
+
     async def delete_job(self, key: JobKey) -> bool:
         """Delete a job that has ended and whose seal is applied on every lane; return whether it is gone.
 

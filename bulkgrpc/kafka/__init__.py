@@ -7,5 +7,6 @@ consumer.py   the RecordLog of a worker
 express_log.py  the ExpressLog of a worker
 topic_log.py  the identity of the records topic, the extent of its partitions
 dead_letters.py  the DeadLetterQueue of a worker, and what an operator does with it
+records_topic.py  reads a job's messages again and sends some (operators)
 topics.py     creates topics and asks for their ends
 """

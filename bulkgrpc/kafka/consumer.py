@@ -16,7 +16,7 @@ from bulkgrpc import limits
 from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.ports import Assigned, GroupNotLeft, NewerFormat, RecordLogError, Revoked
 from bulkgrpc.kafka.connection import consumer
-from bulkgrpc.kafka.message import MalformedMessage, from_headers
+from bulkgrpc.kafka.message import MalformedMessage, message_of
 from bulkgrpc.settings import WorkerSettings
 
 END_TIMEOUT_S = 1.0
@@ -236,7 +236,7 @@ def fetched_of(message: Any) -> Fetched:
     headers, key, payload = message.headers() or (), message.key() or b"", message.value() or b""
     parsed, malformed, newer_format = None, "", 0
     try:
-        parsed = from_headers(headers)
+        parsed = message_of(headers, payload)
     except MalformedMessage as error:
         malformed = str(error)
     except NewerFormat as error:

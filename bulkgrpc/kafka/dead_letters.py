@@ -18,9 +18,11 @@ from confluent_kafka.cimpl import KafkaError, NewTopic
 
 from bulkgrpc import limits
 from bulkgrpc.consume.assembly import Fetched
+from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.kafka.connection import Administrator, KafkaUnavailable, consumer, producer
-from bulkgrpc.kafka.message import MalformedMessage, from_headers
+from bulkgrpc.kafka.message import MalformedMessage, from_headers, message_of
 from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S, create, exists
+from bulkgrpc.model import Message
 from bulkgrpc.settings import StackSettings
 
 Settlement = Literal["redriven", "discarded"]
@@ -46,6 +48,18 @@ class DeadLetter:
     headers: tuple[tuple[str, bytes], ...]
     key: bytes
     payload: bytes
+
+    @property
+    def message(self) -> Message | None:
+        """The message, if it says which job it is of: an earlier release stored such messages, too. Else None."""
+        try:
+            return message_of(self.headers, self.payload)
+        except (MalformedMessage, NewerFormat):
+            return None
+
+    def fetched(self) -> Fetched:
+        """Return the message as a worker read it."""
+        return Fetched(self.source_partition, self.source_offset, self.headers, self.key, self.payload, self.message)
 
 
 class DeadLetters:
@@ -85,15 +99,19 @@ class DeadLetters:
 
     def unsettled(self) -> Sequence[DeadLetter]:
         """Return the dead letters that are neither redriven nor discarded, oldest first."""
+        return [letter for letter, settled in self.all() if not settled]
+
+    def all(self) -> Sequence[tuple[DeadLetter, bool]]:
+        """Return every dead letter, oldest first, and whether it is settled."""
         letters: dict[int, DeadLetter] = {}
+        settled = set[int]()
         for message in self._read():
-            headers = dict(message.headers() or ())
-            settled = headers.get(f"{_PREFIX}settles")
-            if settled is None:
+            settles = dict(message.headers() or ()).get(f"{_PREFIX}settles")
+            if settles is None:
                 letters[message.offset()] = _letter(message)
             else:
-                letters.pop(int(settled), None)
-        return list(letters.values())
+                settled.add(int(settles))
+        return [(letter, offset in settled) for offset, letter in letters.items()]
 
     def redrive(self, letter: DeadLetter) -> None:
         """Send a dead letter unchanged to the topic and partition where it was read, then settle it.
@@ -103,6 +121,10 @@ class DeadLetters:
         with contextlib.suppress(MalformedMessage):
             from_headers(letter.headers)
         self._send(letter.source_topic, letter.source_partition, list(letter.headers), letter.key, letter.payload)
+        self.settle_redriven(letter)
+
+    def settle_redriven(self, letter: DeadLetter) -> None:
+        """Settle a dead letter that was sent again with its job."""
         self._settle(letter, "redriven")
 
     def discard(self, letter: DeadLetter) -> None:

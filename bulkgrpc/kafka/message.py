@@ -9,11 +9,15 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import NoReturn
+
+from google.protobuf.message import DecodeError
 
 from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.limits import MESSAGE_RECORDS_MAX
-from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, from_us, is_dataset, is_tenant, to_us
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of, from_us, is_dataset, is_tenant, to_us
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 FORMAT = b"1"
 """A version that changes what headers mean raises it, and reads the formats before it, too."""
@@ -22,7 +26,7 @@ INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 2
 
 
 class MalformedMessage(ValueError):
-    """A message on the records topic that no bulkgrpc server wrote."""
+    """A message on the records topic that no bulkgrpc server wrote, or whose headers were damaged since."""
 
 
 def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
@@ -100,6 +104,47 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedMessage(f"headers cannot be read: {error}") from error
+
+
+def message_of(headers: Sequence[tuple[str, bytes]] | None, payload: bytes) -> Message:
+    """Return a message of a job; one with damaged headers says so in `Message.damage`.
+
+    Raises NewerFormat, and MalformedMessage if the headers are damaged and do not say whose message it is.
+    """
+    try:
+        return from_headers(headers)
+    except MalformedMessage as error:
+        message = _damaged(dict(headers or ()), payload, str(error))
+        if message is None:
+            raise
+        return message
+
+
+def _damaged(values: dict[str, bytes], payload: bytes, damage: str) -> Message | None:
+    """Return what is known of a message with damaged headers; None if they name no job, tenant and dataset.
+
+    Sequence and number of records are in the payload of a batch as well; a payload that cannot be read is no batch's.
+    """
+    try:
+        tenant, dataset = values["tenant"].decode(), values["dataset"].decode()
+        job = JobKey(tenant, uuid.UUID(values["job"].decode()))
+        batch = RecordBatch.FromString(payload)
+    except (KeyError, ValueError, AttributeError, DecodeError):
+        return None
+    if not is_tenant(tenant) or not is_dataset(dataset) or batch.sequence < 0:
+        return None
+    is_batch = bool(payload) or values.get("kind") == Kind.BATCH.encode()
+    return Message(
+        kind=Kind.BATCH if is_batch else Kind.SEAL,
+        spec=JobSpec(job, "", dataset, 0),
+        lane=0,
+        sequence=batch.sequence,
+        records=len(batch.records),
+        job_records=0,
+        sent_at=datetime.now(UTC),
+        digest=digest_of(payload) if is_batch else b"",
+        damage=f"a message of the job has damaged headers: {damage}",
+    )
 
 
 def _raise_for(message_format: bytes) -> NoReturn:

@@ -17,11 +17,12 @@ import psycopg
 
 from bulkgrpc import faults, limits
 from bulkgrpc.consume.assembly import Received, jobs_of
-from bulkgrpc.consume.decode import Group
+from bulkgrpc.consume.decode import DatasetNotFound, Group
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, plan_chunk
 from bulkgrpc.consume.express import LeftToMainPath, left_to_main_path
+from bulkgrpc.consume.failures import Failure
 from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
-from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan
+from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan, LedgerView
 from bulkgrpc.consume.report import report
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
@@ -49,17 +50,28 @@ class RowsFailed(Exception):
         self.dataset = dataset
 
 
+class NotDecoded(Exception):
+    """A message is to be applied and was not decoded; nothing was applied. index: of the first such item."""
+
+    def __init__(self, index: int, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.index = index
+        self.failure = failure
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Messages to apply. groups: their rows by dataset version. deferrals: why some of them are parked instead.
 
-    ahead: on the express path.
+    undecoded: by index, why items are in no group: they may be discarded, rejected or parked, and not applied. ahead:
+    on the express path.
     """
 
     items: Sequence[Received]
     groups: Sequence[Group]
     deferrals: Deferrals
     view: DeferralView
+    undecoded: Mapping[int, Failure] = field(default_factory=dict)
     ahead: bool = False
 
 
@@ -80,8 +92,8 @@ class Effect:
 def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
     """Apply messages up to what `Effect.conclude` does; those that are deferred only get their jobs' rows.
 
-    jobs: those of all messages, locked. Raises RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error, and ahead of
-    the main path LeftToMainPath. The caller rolls back then.
+    jobs: those of all messages, locked. Raises NotDecoded, RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error, and
+    ahead of the main path LeftToMainPath. The caller rolls back then.
     """
     with writer.contracts.one_transaction(connection):
         return _apply(connection, work, jobs, writer)
@@ -95,6 +107,7 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
     plan = plan_chunk(items, work.deferrals, work.view, ledger_view, datetime.now(UTC))
     if work.ahead and (tenants := left_to_main_path(items, work.deferrals, plan, ledger_view)):
         raise LeftToMainPath(tenants)
+    _check_decoded(work, plan, ledger_view)
     applied = _Applied(items, plan, jobs, {job: JobDelta() for job in jobs_of(items)})
     rows_begun_s = time.perf_counter()
     for group in work.groups:
@@ -130,6 +143,19 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
 
     late_batches = {job: delta.late_batches for job, delta in applied.deltas.items() if delta.late_batches}
     return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude, late_batches)
+
+
+def _check_decoded(work: Work, plan: LanePlan, ledger_view: LedgerView) -> None:
+    """Check that no message is applied that was not decoded: its records would count as duplicates. Raises NotDecoded.
+
+    The seal of a job that has ended, or that an operator discards, seals its lane, whatever else it says.
+    """
+    for index, failure in sorted(work.undecoded.items()):
+        message = work.items[index].message
+        job_id = message.spec.key.job_id
+        over = job_id in ledger_view.ended or job_id in work.view.discarded_jobs
+        if plan.fates[index] is Fate.APPLY and not (message.kind is Kind.SEAL and over):
+            raise NotDecoded(index, failure)
 
 
 @contextmanager
@@ -248,7 +274,12 @@ def _decide(
     if row.state.ended:
         return
     counts = row.counts + delta.counts
-    delta.failure_reason = failure_reason(row.atomic, row.rejections_max, counts.rejected, counts.expired)
+    discarded = view.discarded_jobs.get(spec.key.job_id)
+    if discarded is None:
+        delta.failure_reason = failure_reason(row.atomic, row.rejections_max, counts.rejected, counts.expired)
+    elif delta.ends_at:
+        # Not before its seal: the report is to have every record.
+        delta.failure_reason = discarded
     if not row.atomic:
         delta.count_duplicates()
         return
@@ -272,8 +303,9 @@ def _apply_staged(
     # The row's version: the seal may have arrived on a stream with another.
     dataset = get_dataset(connection, spec.dataset, row.dataset_version)
     if dataset is None:
-        delta.failure_reason = f"dataset {spec.dataset} version {row.dataset_version} does not exist"
-        return 0, 0
+        # It may return, as with a standby that lacked it.
+        missing = row.dataset_version
+        raise DatasetNotFound(f"version {missing} of dataset {spec.dataset} is not in the registry", missing)
     try:
         with connection.transaction():
             fit = writer.check(connection, dataset)

@@ -115,14 +115,14 @@ class JobStore:
         Workers that write for a job with several lanes find it ended and roll back instead.
         """
         values = {"job_id": key.job_id, "tenant": key.tenant, "state": JobState.CANCELLED.value}
-        async with self._cursor() as cursor, cursor.connection.transaction():
-            if not await _writer_ended(cursor, values):
-                await cursor.execute(_SQL["interrupt_drain"], values)
-                await cursor.execute(_SQL["await_writer"], values)
-            await cursor.execute(_SQL["end_job"], values)
-            await cursor.execute(_SQL["get_job"], values)
-            row = await cursor.fetchone()
-        return None if row is None else _job(row)
+        return await self._change_when_idle("end_job", values)
+
+    @within(CALL_DEADLINE_S)
+    async def discard_job(self, key: JobKey, reason: str) -> Job | None:
+        """Let workers reject what is not applied of a sealed job that is blocked; return it, None if it has no row."""
+        why = f"discarded by an operator: {reason}" if reason else "discarded by an operator"
+        values = {"job_id": key.job_id, "tenant": key.tenant, "reason": why.replace("\0", "\\0")}
+        return await self._change_when_idle("discard_job", values)
 
     @within(CALL_DEADLINE_S)
     async def delete_job(self, key: JobKey) -> bool:
@@ -174,6 +174,17 @@ class JobStore:
         async with self._cursor() as cursor:
             await cursor.execute(_SQL["list_jobs"], values)
             return [_job(row) for row in await cursor.fetchall()]
+
+    async def _change_when_idle(self, statement: str, values: Mapping[str, object]) -> Job | None:
+        """Execute a statement on a job while no worker writes for it, and return the job; None if it has no row."""
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            if not await _writer_ended(cursor, values):
+                await cursor.execute(_SQL["interrupt_drain"], values)
+                await cursor.execute(_SQL["await_writer"], values)
+            await cursor.execute(_SQL[statement], values)
+            await cursor.execute(_SQL["get_job"], values)
+            row = await cursor.fetchone()
+        return None if row is None else _job(row)
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[psycopg.AsyncCursor[dict[str, Any]]]:

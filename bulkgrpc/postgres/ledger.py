@@ -124,6 +124,12 @@ class JobsFound:
     lanes: Mapping[LaneKey, Lane]
 
 
+def has_job(connection: Connection, job: JobKey) -> bool:
+    """Return whether there is a row of a job."""
+    row = connection.execute(_SQL["has_job"], {"job_id": job.job_id, "tenant": job.tenant}).fetchone()
+    return row is not None
+
+
 def lock_jobs(connection: Connection, jobs: Sequence[JobKey]) -> JobsFound:
     """Return those of the jobs that have a row; none of them is ended by others until the transaction ends."""
     return jobs_of_rows(connection.execute(LOCK_JOBS, jobs_values(jobs)))

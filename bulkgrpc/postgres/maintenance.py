@@ -15,6 +15,10 @@ _SQL = statements.family("maintenance")
 _JOBS = statements.family("jobs")
 JOBS_PER_ROUND_MAX = 1000
 ROWS_PER_DELETE_MAX = 50_000
+INCOMPLETE = (
+    "INCOMPLETE: what was acknowledged from batch {} on is neither written nor parked, and Kafka has no more of it: "
+    "an earlier release stored it as dead letters, or it is lost; submit the job again under another idempotency key"
+)
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
 """A table that somebody locks is left for the next round."""
 
@@ -28,10 +32,11 @@ def is_maintenance_leader(connection: Connection) -> bool:
 def expire_abandoned(
     connection: Connection, topic: str, end_offsets: Mapping[int, int], abandoned_after_s: float
 ) -> int:
-    """End open jobs without a batch for `abandoned_after_s`; return how many.
+    """End open jobs without a batch for `abandoned_after_s`, and sealed ones that lack one; return how many.
 
-    end_offsets: end of Kafka's log of each partition, read before this call. A job with a partition that is not applied
-    up to there may have unapplied batches, and is not ended.
+    A sealed job ends as FAILED: what it lacks was acknowledged. end_offsets: end of Kafka's log of each partition, read
+    before this call. A job with a partition that is not applied up to there may have unapplied batches, and is not
+    ended.
     """
     values = {
         "topic": topic,
@@ -42,9 +47,12 @@ def expire_abandoned(
     }
     with connection.transaction():
         abandoned = connection.execute(_SQL["abandoned_jobs"], values).fetchall()
-        for job_id, tenant in abandoned:
+        for job_id, tenant, state, missing_from in abandoned:
             ended = {"job_id": job_id, "tenant": tenant, "state": JobState.EXPIRED.value}
-            connection.execute(_JOBS["end_job"], ended)
+            if state == JobState.OPEN:
+                connection.execute(_JOBS["end_job"], ended)
+            else:
+                connection.execute(_SQL["fail_incomplete"], {**ended, "reason": INCOMPLETE.format(missing_from)})
     return len(abandoned)
 
 

@@ -42,7 +42,7 @@ class PostgresMaintenanceStore:
             return partitions.maintain_partitions(self._leader(), today).not_created
 
     def expire_abandoned(self, end_offsets: Mapping[int, int], abandoned_after_s: float) -> int:
-        """End open jobs without a batch for `abandoned_after_s`; return how many."""
+        """End open jobs without a batch for `abandoned_after_s`, and sealed ones that lack one; return how many."""
         with self._translated():
             return maintenance.expire_abandoned(self._leader(), self._topic, end_offsets, abandoned_after_s)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -33,8 +33,8 @@ SLICE_RECORDS_MAX: Final = 20_000
 SLICE_BYTES_MAX: Final = 8 * 1024 * 1024
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '200ms'"
 
-HeaderReader = Callable[[Sequence[tuple[str, bytes]]], Message]
-"""Reads the headers of a message that was accepted before. Raises NewerFormat if a newer version wrote them."""
+MessageReader = Callable[[Sequence[tuple[str, bytes]], bytes], Message]
+"""Reads headers and payload of a message of a job. Raises NewerFormat if a newer version wrote it."""
 
 
 class Undecodable(Exception):
@@ -72,6 +72,7 @@ def view_values(topic: str, items: Sequence[Received], *, main_path: bool) -> di
 def view_of_rows(rows: Iterable[tuple[Any, ...]]) -> DeferralView:
     """Return what VIEW found."""
     blocked, discarding, jobs, parked = set[str](), set[str](), set[uuid.UUID](), set[QueueKey]()
+    discarded_jobs = dict[uuid.UUID, str]()
     discard_reason = ""
     for kind, name, detail, partition in rows:
         if kind == "dataset":
@@ -81,10 +82,12 @@ def view_of_rows(rows: Iterable[tuple[Any, ...]]) -> DeferralView:
             discard_reason = detail
         elif kind == "job":
             jobs.add(uuid.UUID(name))
+        elif kind == "discarded_job":
+            discarded_jobs[uuid.UUID(name)] = detail
         else:
             parked.add(QueueKey(partition, name, detail))
     return DeferralView(
-        frozenset(blocked), frozenset(discarding), frozenset(jobs), frozenset(parked), discard_reason=discard_reason
+        frozenset(blocked), frozenset(discarding), frozenset(jobs), frozenset(parked), discard_reason, discarded_jobs
     )
 
 
@@ -117,7 +120,7 @@ def queue_of_dataset(connection: Connection, topic: str, dataset: str) -> QueueK
 
 
 def select(
-    connection: Connection, topic: str, queue: QueueKey, messages_max: int, read_headers: HeaderReader
+    connection: Connection, topic: str, queue: QueueKey, messages_max: int, read: MessageReader
 ) -> Sequence[Received]:
     """Return the first messages of a queue that may be applied, in the order of their offsets, without a lock.
 
@@ -133,7 +136,7 @@ def select(
     for offset, headers, payload in connection.execute(_SQL["select_slice"], values):
         pairs = [(name, bytes.fromhex(value)) for name, value in headers]
         try:
-            message = read_headers(pairs)
+            message = read(pairs, payload)
         except NewerFormat:
             if not found:
                 raise
@@ -177,7 +180,10 @@ def lock_offset(connection: Connection, topic: str, partition: int) -> bool:
 
 
 def delete(connection: Connection, topic: str, items: Sequence[Received]) -> None:
-    """Delete messages of one partition, locked before, that this transaction applies; their jobs are not blocked."""
+    """Delete messages of one partition, locked before, that this transaction applies; their jobs are not blocked.
+
+    A job that an operator discards stays so until `end_job_discards`.
+    """
     values = {
         "topic": topic,
         "partition": items[0].partition,
@@ -206,17 +212,24 @@ def prolong_isolation(connection: Connection, dataset: str) -> None:
 
 def block_job(connection: Connection, job_id: uuid.UUID, failure: Failure) -> None:
     """Defer a job as a whole, until its next trial."""
-    values = {
-        "job_id": job_id,
-        "sqlstate": failure.sqlstate,
-        "reason": _text(failure.message),
-        "trial_s_max": JOB_TRIAL_S_MAX,
-    }
-    connection.execute(_SQL["block_job"], values)
+    connection.execute(_SQL["block_job"], {**_of_jobs({job_id: failure}), "trial_s_max": JOB_TRIAL_S_MAX})
+
+
+def block_jobs(connection: Connection, failures: Mapping[uuid.UUID, Failure]) -> None:
+    """Defer jobs as a whole in the transaction that parks their messages. One that is deferred already stays so."""
+    connection.execute(_SQL["block_jobs"], _of_jobs(failures))
+
+
+def end_job_discards(connection: Connection, job_ids: Collection[uuid.UUID]) -> None:
+    """Forget what an operator decided about those of the jobs that have ended."""
+    connection.execute(_SQL["end_job_discards"], {"job_ids": list(job_ids)})
 
 
 def claim_trial(connection: Connection) -> str | None:
-    """Claim a blocked dataset whose next trial is due, so that no other worker tries it now."""
+    """Claim a blocked dataset whose next trial is due, so that no other worker tries it now.
+
+    Jobs that wait for a dataset's version are tried from now on if the registry has it.
+    """
     row = connection.execute(_SQL["claim_trial"], {"trial_s_max": TRIAL_S_MAX}).fetchone()
     return None if row is None else str(row[0])
 
@@ -243,6 +256,18 @@ def explain_discard(connection: Connection, job_ids: Sequence[uuid.UUID], reason
 
 def _values(topic: str, queue: QueueKey) -> dict[str, object]:
     return {"topic": topic, "partition": queue.partition, "tenant": queue.tenant, "dataset": queue.dataset}
+
+
+def _of_jobs(failures: Mapping[uuid.UUID, Failure]) -> dict[str, object]:
+    # Sorted, as in every worker: several may block the same jobs.
+    jobs = sorted(failures)
+    return {
+        "job_ids": jobs,
+        "sqlstates": [failures[job].sqlstate for job in jobs],
+        "reasons": [_text(failures[job].message) for job in jobs],
+        "datasets": [failures[job].dataset for job in jobs],
+        "missing_versions": [failures[job].missing_version for job in jobs],
+    }
 
 
 def _text(reason: str) -> str:

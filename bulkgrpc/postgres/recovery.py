@@ -1,12 +1,16 @@
-"""Carries out what an operator decided about lost messages: moves the ledger, fails jobs that may have lost any."""
+"""Carries out what an operator decided about lost messages: moves the ledger, fails jobs that may have lost any.
+
+Returns where a job is, for one whose dead letters are sent again.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from bulkgrpc.consume.plan import Lane
 from bulkgrpc.consume.recovery import Plan, shifted
 from bulkgrpc.model import JobKey, JobState
 from bulkgrpc.postgres import statements
@@ -29,6 +33,28 @@ class LostJob:
     state: JobState
     written: int
     create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobPosition:
+    """Where a job is. partitions: of its lanes. lanes: every lane, by number."""
+
+    state: JobState
+    partitions: Sequence[int]
+    create_time: datetime
+    lanes: Mapping[int, Lane]
+
+
+def job_position(connection: Connection, key: JobKey) -> JobPosition | None:
+    """Return where a job is, None if the ledger does not have it."""
+    row = connection.execute(_SQL["job_position"], {"job_id": key.job_id, "tenant": key.tenant}).fetchone()
+    if row is None:
+        return None
+    state, partitions, create_time, *moved = row
+    lanes = {number: Lane(number, sealed=False) for number in range(len(partitions))}
+    for number, next_sequence, sealed in zip(*moved, strict=True):
+        lanes[number] = Lane(next_sequence, sealed=sealed)
+    return JobPosition(JobState(state), partitions, create_time, lanes)
 
 
 def first_day(connection: Connection) -> date:

@@ -17,14 +17,16 @@ from psycopg.pq import TransactionStatus
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Chunk, Received, jobs_of
 from bulkgrpc.consume.decode import PreparedChunk, prepare
-from bulkgrpc.consume.deferral import Deferrals, DeferralView, QueueKey, defer, eligible
+from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, defer, eligible
 from bulkgrpc.consume.express import check_deferrals_ahead, check_jobs_ahead, defer_ahead
+from bulkgrpc.consume.failures import Consequence, Failure, classify
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.model import JobKey
 from bulkgrpc.postgres import ledger, multi_lane_jobs, parked
-from bulkgrpc.postgres.apply import RowsFailed, Work, apply
+from bulkgrpc.postgres.apply import NotDecoded, RowsFailed, Work, apply
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.parked import HeaderReader, Undecodable
+from bulkgrpc.postgres.parked import MessageReader, Undecodable
 from bulkgrpc.postgres.writers.table import TableWriter
 
 
@@ -59,18 +61,30 @@ def _write_chunk(
     with _rolled_back_after_a_failure(connection):
         view, jobs = _begin(connection, topic, prepared.chunk)
         view = replace(view, blocked_datasets=view.blocked_datasets.union(blocked))
-        deferrals = defer(items, view, prepared.undecoded)
+        deferrals = defer(items, view, prepared.undecoded, prepared.unreadable)
         effect = apply(connection, Work(items, prepared.groups, deferrals, view), jobs, writer)
         deferred = [item for item, reason in zip(items, deferrals, strict=True) if reason is not None]
         if deferred:
             parked.park(connection, topic, deferred)
+        unreadable = _unreadable(prepared, deferrals)
+        if unreadable:
+            parked.block_jobs(connection, {job.job_id: failure for job, failure in unreadable.items()})
         faults.reach("before_commit")
         with connection.pipeline():
             effect.conclude()
             ledger.advance_offsets(connection, topic, prepared.chunk.spans)
             connection.execute("COMMIT")
     total_s = time.perf_counter() - begun_s
-    return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches)
+    return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches, unreadable)
+
+
+def _unreadable(prepared: PreparedChunk, deferrals: Deferrals) -> dict[JobKey, Failure]:
+    """Return the jobs of messages that cannot be read, and why. What is parked behind others is read again later."""
+    return {
+        prepared.chunk.items[index].message.spec.key: failure
+        for index, failure in prepared.unreadable.items()
+        if deferrals[index] is DeferralReason.UNREADABLE
+    }
 
 
 _AHEAD_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '1s'"
@@ -203,13 +217,13 @@ class Drain:
     queue: QueueKey
     messages_max: int
     codec_of: Callable[[str, int], BatchCodec]
-    read_headers: HeaderReader
+    read: MessageReader
     trial: bool = False
     merges: bool = False
 
     def select(self, connection: Connection) -> Sequence[Received]:
         """Return the next slice of the queue."""
-        return parked.select(connection, self.topic, self.queue, self.messages_max, self.read_headers)
+        return parked.select(connection, self.topic, self.queue, self.messages_max, self.read)
 
 
 def drain_slice(connection: Connection, drain: Drain, writer: TableWriter) -> int:
@@ -239,6 +253,14 @@ def drain_slice(connection: Connection, drain: Drain, writer: TableWriter) -> in
                     return _drain(connection, drain, prepared, writer)
             except multi_lane_jobs.PlanOutdated:
                 continue
+            except NotDecoded as error:
+                if classify(error.failure) is not Consequence.BLOCK_JOB:
+                    raise RowsFailed(error.failure.dataset) from Undecodable(error.failure)
+                if error.index == 0:
+                    raise SliceAborted(items[:1]) from Undecodable(error.failure)
+                # What is before the message that cannot be read need not wait for it.
+                items, last = items[: error.index], False
+                prepared = _prepare(items, drain)
     except RowsFailed as error:
         raise SliceAborted(items, error.dataset) from error.__cause__
     except psycopg.Error as error:
@@ -260,12 +282,10 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
     # Messages may have been applied, or blocked, since they were selected.
     if not all(eligible(items, view)) or not parked.lock_slice(connection, drain.topic, drain.queue, items):
         return 0
-    if not discards:
-        for dataset, failure in prepared.undecodable.items():
-            raise RowsFailed(dataset) from Undecodable(failure)
     groups = () if discards else prepared.groups
     jobs = ledger.lock_jobs(connection, jobs_of(items))
-    effect = apply(connection, Work(items, groups, (None,) * len(items), view), jobs, writer)
+    work = Work(items, groups, (None,) * len(items), view, prepared.undecoded)
+    effect = apply(connection, work, jobs, writer)
     with connection.pipeline():
         effect.conclude()
     parked.delete(connection, drain.topic, items)
@@ -273,6 +293,8 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
         lost = [job.job_id for job, counts in effect.counts.items() if counts.expired]
         parked.explain_discard(connection, lost, view.discard_reason)
         parked.end_discards(connection, drain.topic)
+    if view.discarded_jobs:
+        parked.end_job_discards(connection, view.discarded_jobs)
     if drain.trial:
         parked.unblock_dataset(connection, drain.queue.dataset)
     return len(items)

@@ -14,13 +14,12 @@ from contextlib import contextmanager, suppress
 import psycopg
 
 from bulkgrpc import limits
-from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.decode import DatasetNotFound, PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.express import LeftToMainPath
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import (
     Applied,
-    DatasetNotFound,
     DatasetRegistry,
     NewerFormat,
     NotNext,
@@ -34,7 +33,7 @@ from bulkgrpc.consume.ports import (
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.table_fit import TableMisfit
-from bulkgrpc.model import Ownership
+from bulkgrpc.model import JobKey, Ownership
 from bulkgrpc.postgres import ledger, parked, schema
 from bulkgrpc.postgres.apply import RowsFailed
 from bulkgrpc.postgres.catalog import get_dataset
@@ -64,7 +63,8 @@ def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure
     if isinstance(error, Undecodable):
         return error.failure
     if not isinstance(error, psycopg.Error):
-        return Failure(where, "", type(error).__name__, str(error).strip(), dataset=dataset)
+        missing = error.missing_version if isinstance(error, DatasetNotFound) else 0
+        return Failure(where, "", type(error).__name__, str(error).strip(), dataset=dataset, missing_version=missing)
     # An InternalError without a code is libpq's: the server's answer did not fit the protocol.
     name = "OperationalError" if isinstance(error, psycopg.InternalError) else type(error).__name__
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
@@ -131,7 +131,16 @@ class PostgresDatasetRegistry:
                 return BatchCodec(dataset)
         except InvalidDataset as error:
             raise DatasetNotFound(f"dataset {name} version {version} is no longer valid: {error}") from error
-        raise DatasetNotFound(f"dataset {name} version {version} is not in the registry")
+        raise DatasetNotFound(
+            f"version {version} of dataset {name} is not in the registry: register its message type again, or restore "
+            "the registry; the records are kept and are written then",
+            version,
+        )
+
+    def has_job(self, job: JobKey) -> bool:
+        """Return whether the ledger has a job."""
+        with translated(), connect(self._postgres, "bulkgrpc-worker-catalog") as connection:
+            return ledger.has_job(connection, job)
 
 
 class _Session:
@@ -225,8 +234,8 @@ class PostgresExpressWriter:
 class PostgresParkedMessages:
     """Implements `ParkedMessages`."""
 
-    def __init__(self, postgres: str, topic: str, registry: DatasetRegistry, read_headers: parked.HeaderReader) -> None:
-        self._topic, self._registry, self._read_headers = topic, registry, read_headers
+    def __init__(self, postgres: str, topic: str, registry: DatasetRegistry, read: parked.MessageReader) -> None:
+        self._topic, self._registry, self._read = topic, registry, read
         self._session = _Session(postgres, "bulkgrpc-worker-drain")
         seconds = {
             Pace.USUAL: limits.ROWS_TIMEOUT_S,
@@ -305,7 +314,7 @@ class PostgresParkedMessages:
     def _drain(
         self, queue: QueueKey, messages_max: int, pace: Pace, *, trial: bool = False, merges: bool = False
     ) -> int:
-        how = Drain(self._topic, queue, messages_max, self._registry.codec, self._read_headers, trial, merges)
+        how = Drain(self._topic, queue, messages_max, self._registry.codec, self._read, trial, merges)
         with self._translated():
             connection = self._session.open()
         try:

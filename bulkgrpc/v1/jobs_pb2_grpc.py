@@ -63,6 +63,11 @@ class JobServiceStub:
                 request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.DiscardJob = channel.unary_unary(
+                '/bulkgrpc.v1.JobService/DiscardJob',
+                request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DiscardJobRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.DiscardJobResponse.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/bulkgrpc.v1.JobService/DeleteJob',
                 request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
@@ -137,6 +142,21 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscardJob(self, request, context):
+        """Gives up a sealed job that a message of its own blocks. Needs the scope `bulk.write`. Its records that are not applied
+        are rejected (`JOB_DISCARDED`), and the job ends as FAILED when its seal is reached, which takes a second or two. What
+        is written stays. Repeating it changes nothing.
+
+        INVALID_ARGUMENT, NOT_FOUND: as for GetJob.
+        INVALID_ARGUMENT: the reason is too long (INVALID_FIELD).
+        FAILED_PRECONDITION: the job has ended (JOB_ENDED), is not sealed, or no message of its own blocks it
+        (JOB_NOT_BLOCKED).
+        UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE); retry after RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """Deletes an ended job: its row, its rejections and its idempotency key. Needs the scope `bulk.write`. Rows in the
         dataset's table stay.
@@ -184,6 +204,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobRequest.FromString,
                     response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'DiscardJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardJob,
+                    request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.DiscardJobRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DiscardJobResponse.SerializeToString,
             ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
@@ -313,6 +338,33 @@ class JobService:
             '/bulkgrpc.v1.JobService/CancelJob',
             bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
             bulkgrpc_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.JobService/DiscardJob',
+            bulkgrpc_dot_v1_dot_jobs__pb2.DiscardJobRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_jobs__pb2.DiscardJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

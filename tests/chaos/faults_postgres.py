@@ -212,6 +212,29 @@ def _taken_over(rig: Rig, _: random.Random) -> Iterator[None]:
         connection.execute("UPDATE bulk.offsets SET owner_epoch = owner_epoch + 1")
 
 
+@contextmanager
+def _forgotten(rig: Rig, _: random.Random) -> Iterator[None]:
+    """The registry lacks the datasets, as that of a standby which was behind; the workers that knew them are gone."""
+    with rig.database() as connection:
+        connection.execute("CREATE TABLE chaos.forgotten AS SELECT * FROM bulk.datasets")
+        connection.execute("DELETE FROM bulk.datasets")
+    for worker in rig.workers:
+        rig.signal(worker, signal.SIGKILL)
+    try:
+        yield
+        struck = wait_for(lambda: _blocks_jobs(rig), ENDS_WITHIN_S)
+    finally:
+        with rig.database() as connection:
+            connection.execute("INSERT INTO bulk.datasets SELECT * FROM chaos.forgotten")
+            connection.execute("DROP TABLE chaos.forgotten")
+    assert struck, "no job was blocked"
+
+
+def _blocks_jobs(rig: Rig) -> bool:
+    with rig.database() as connection:
+        return connection.execute("SELECT FROM bulk.blocked_jobs WHERE missing_version > 0").fetchone() is not None
+
+
 POSTGRES_FAULTS = (
     Fault("postgres: ledger locked, then taken over", "postgres", _taken_over, 3.0),
     Fault("postgres: SIGKILL of all", "postgres", _down(signal.SIGKILL)),
@@ -225,4 +248,5 @@ POSTGRES_FAULTS = (
     Fault("postgres: serialization failures", "postgres", _serialization, 2.0),
     Fault("postgres: no connection left", "postgres", _crowded, 3.0),
     Fault("postgres: disk full", "postgres", _full_disk, 2.0),
+    Fault("postgres: the registry forgets dataset versions", "postgres", _forgotten, 2.0),
 )

@@ -162,6 +162,19 @@ def silent_reset() -> None:
     holes()
 
 
+def seal_passes() -> None:
+    """A seal is applied although a batch of its job was set aside."""
+    from bulkgrpc.consume.deferral import defer
+    from bulkgrpc.model import Kind
+    from bulkgrpc.postgres import transaction
+
+    def careless(items: Any, *arguments: Any) -> Any:
+        reasons = zip(items, defer(items, *arguments), strict=True)
+        return tuple(None if item.message.kind is Kind.SEAL else reason for item, reason in reasons)
+
+    _replace(transaction, "defer", careless)
+
+
 def strict_offsets() -> None:
     """A worker waits for the messages of offsets that Kafka shows to no consumer."""
     from bulkgrpc.consume.gaps import GapStep
@@ -210,7 +223,7 @@ def eager_express() -> None:
 
 def newer_reader() -> None:
     """Not a mutant: a worker of a later version, which reads format 2, too. What changed in it is nothing."""
-    from bulkgrpc.kafka import consumer, message
+    from bulkgrpc.kafka import message
 
     read = message.from_headers
 
@@ -219,7 +232,6 @@ def newer_reader() -> None:
         return read([("format", message.FORMAT) if pair == later else pair for pair in headers or ()])
 
     _replace(message, "from_headers", newer)
-    _replace(consumer, "from_headers", newer)
 
 
 def without_key_check() -> None:
@@ -244,6 +256,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_retry,
         no_budget,
         silent_reset,
+        seal_passes,
         strict_offsets,
         reads_aborted,
         blind_to_topics,

@@ -38,9 +38,13 @@ ALONE = frozenset(
     }
 )
 # A ledger that goes back is an operator's doing, and would hide that it went back by itself.
-# Nor does a storm end all its jobs while a server is stopped.
+# Nor does a storm end all its jobs while a server is stopped, or lose the datasets that it registers meanwhile.
 NOT_IN_STORMS = frozenset(
-    {"kafka: partitions replayed from 0", "server: SIGSTOP past its leases, jobs sealed elsewhere"}
+    {
+        "kafka: partitions replayed from 0",
+        "server: SIGSTOP past its leases, jobs sealed elsewhere",
+        "postgres: the registry forgets dataset versions",
+    }
 )
 
 

@@ -138,6 +138,10 @@ async def test_without_trying_again_p8_is_broken(disguised: Rig) -> None:
     assert "P8" in await attempt(disguised, "no_retry", Fault("hung up", "postgres", hung_up), 5.0)
 
 
+async def test_with_a_seal_that_passes_what_was_set_aside_p8_is_broken(disguised: Rig) -> None:
+    assert "P8" in await attempt(disguised, "seal_passes", FAULTS["postgres: the registry forgets dataset versions"])
+
+
 async def test_with_control_records_waited_for_p8_is_broken(disguised: Rig) -> None:
     assert "P8" in await attempt(disguised, "strict_offsets", FAULTS["kafka: transactions in the topic"], 5.0)
 

@@ -299,6 +299,9 @@ async def test_an_open_job_is_cancelled_and_stays_for_what_may_still_come(colour
     with pytest.raises(Refused, match="cancel it first") as caught:
         await colour.of(handle, "delete")
     assert caught.value.reason == "JOB_NOT_ENDED"
+    with pytest.raises(Refused, match=r"is OPEN and is not blocked.*cancel it") as caught:
+        await colour.of(handle, "discard")
+    assert caught.value.reason == "JOB_NOT_BLOCKED"
     cancelled = await colour.of(handle, "cancel")
     assert (cancelled.state, cancelled.ended) == (JobState.CANCELLED, True)
     again = await colour.submit(READINGS, batches(2), idempotency_key="k")

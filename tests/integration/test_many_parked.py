@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from bulkgrpc.blocks import DatasetState
 from bulkgrpc.model import BlockedBy, JobKey
 from bulkgrpc.postgres import blocks
+from bulkgrpc.postgres.statements import family
 from tests.integration.test_blocks import NAME, Operator, operator, worker  # noqa: F401
 from tests.integration.test_parked import Worker
 from tests.integration.test_transaction import TOPIC, batch
@@ -36,7 +37,7 @@ def block_job(connection: Connection, job_id: uuid.UUID) -> None:
     )
 
 
-def blocks_read(connection: Connection, query: str, values: Sequence[object] = ()) -> int:
+def blocks_read(connection: Connection, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> int:
     """How many blocks of tables and indexes a query reads."""
     row = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", values).fetchone()
     assert row is not None
@@ -61,6 +62,32 @@ def test_whether_a_job_is_blocked_costs_the_same_with_many_messages_of_a_blocked
         assert connection.execute(query, [job_id, NAME]).fetchall() == []
         assert blocks_read(connection, query, [job_id, NAME]) < 200
     assert operator.job().block is None
+
+
+def test_a_slice_of_a_queue_costs_the_same_with_many_blocked_jobs(
+    connection: Connection, worker: Worker, operator: Operator
+) -> None:
+    """As when many jobs are of a dataset version that is missing."""
+    operator.pause()
+    worker.write(batch(0, 0, 10))
+    operator.resume()
+    connection.execute(
+        "INSERT INTO bulk.blocked_jobs (job_id, reason, next_trial_time) "
+        "SELECT gen_random_uuid(), 'missing', 'infinity' FROM generate_series(1, %s)",
+        [MANY],
+    )
+    connection.execute(
+        "INSERT INTO bulk.parked (topic, partition, message_offset, tenant, dataset, job_id, records, headers, "
+        "payload) SELECT %s, 0, 1000000 + row_number() OVER (), 'other', %s, job_id, 0, '[]', '' "
+        "FROM bulk.blocked_jobs",
+        [TOPIC, NAME],
+    )
+    connection.execute("VACUUM ANALYZE bulk.parked")
+    values = {"topic": TOPIC, "partition": 0, "tenant": "acme", "dataset": NAME}
+    bounds = {"messages_max": 256, "records_max": 20_000, "bytes_max": 1 << 23}
+    query = family("parked")["select_slice"].decode()
+    assert len(connection.execute(query.encode(), {**values, **bounds}).fetchall()) == 1
+    assert blocks_read(connection, query, {**values, **bounds}) < 200
 
 
 def test_a_job_waits_for_a_blocked_job_that_has_messages_before_one_of_its_own(

@@ -17,7 +17,7 @@ from bulkgrpc.consume.ports import Applied, Pace, SliceFailed
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.rows import Rows, to_rows
-from bulkgrpc.kafka.message import from_headers, to_headers
+from bulkgrpc.kafka.message import message_of, to_headers
 from bulkgrpc.model import JobKey, JobOptions, JobState, Message
 from bulkgrpc.postgres import ledger, parked
 from bulkgrpc.postgres.jobs import JobStore
@@ -37,10 +37,11 @@ class Worker:
     def __init__(self, postgres: str, connection: Connection) -> None:
         self.connection = connection
         self.registry = PostgresDatasetRegistry(postgres)
+        self.dead_letters = FakeDeadLetters()
         self.thread = WriterThread(
-            PostgresChunkWriter(postgres, TOPIC), self.registry, FakeDeadLetters(), threading.Event()
+            PostgresChunkWriter(postgres, TOPIC), self.registry, self.dead_letters, threading.Event()
         )
-        self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, from_headers)
+        self.parked = PostgresParkedMessages(postgres, TOPIC, self.registry, message_of)
         self.slow: SlowQueues = {}
         self.quick_drain = QuickDrain(self.parked, self.slow, threading.Event(), lambda: None)
         self.slow_drain = SlowDrain(self.parked, self.slow, threading.Event(), lambda: None)
@@ -50,7 +51,7 @@ class Worker:
         self.thread.start()
 
     def write(self, *messages: tuple[Message, bytes]) -> Applied | NotApplied:
-        self.thread.submit(self._chunk(messages))
+        self.thread.submit(self.chunk(*messages))
         result = self.thread.result(30)
         assert result is not None
         return result.outcome
@@ -75,7 +76,7 @@ class Worker:
             {queue: (slow.messages, slow.longest) for queue, slow in self.slow.items()},
         )
 
-    def _chunk(self, messages: tuple[tuple[Message, bytes], ...]) -> Chunk:
+    def chunk(self, *messages: tuple[Message, bytes]) -> Chunk:
         start = self.next_offset
         self.next_offset += len(messages)
         items = tuple(Received(0, start + n, m, payload, _headers(m)) for n, (m, payload) in enumerate(messages))
@@ -98,7 +99,8 @@ async def cancel(database: str, job: str) -> None:
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]]:
-    return [(name, value) for name, value in to_headers(message) if isinstance(value, bytes)]
+    lost = ("sequence", "records") if message.damage else ()
+    return [(name, value) for name, value in to_headers(message) if isinstance(value, bytes) and name not in lost]
 
 
 def blocked(connection: Connection) -> list[tuple[object, ...]]:
@@ -384,9 +386,9 @@ def of_other_tenant(sent: tuple[Message, bytes]) -> tuple[Message, bytes]:
     return replace(message, spec=replace(message.spec, key=JobKey.derive("other", "k"))), payload
 
 
-def read_newer(headers: Sequence[tuple[str, bytes]]) -> Message:
-    """As a later version reads headers: format 2, too."""
-    return from_headers([("format", b"1") if pair == ("format", b"2") else pair for pair in headers])
+def read_newer(headers: Sequence[tuple[str, bytes]], payload: bytes) -> Message:
+    """As a later version reads messages: format 2, too."""
+    return message_of([("format", b"1") if pair == ("format", b"2") else pair for pair in headers], payload)
 
 
 @pytest.mark.parametrize("newer_offset", [0, 1], ids=["the first of its queue", "behind another"])

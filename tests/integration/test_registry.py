@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bulkgrpc.consume.ports import DatasetNotFound
+from bulkgrpc.consume.decode import DatasetNotFound
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.definition import Dataset

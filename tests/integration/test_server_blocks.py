@@ -113,6 +113,56 @@ async def test_a_dataset_is_paused_shown_discarded_and_resumed(client: Peer, ser
     assert not (await client.job(job.name)).HasField("block")
 
 
+def block_job(settings: ServerSettings, job: str) -> None:
+    with psycopg.connect(settings.postgres) as connection:
+        connection.execute(
+            "INSERT INTO bulk.blocked_jobs (job_id, reason, next_trial_time) "
+            "VALUES (%s, 'version 2 is missing', 'infinity')",
+            [uuid.UUID(job.rpartition("/")[2])],
+        )
+
+
+async def discard_job(peer: Peer, name: str, reason: str = "") -> jobs_pb2.Job:
+    request = jobs_pb2.DiscardJobRequest(name=name, reason=reason)
+    job: jobs_pb2.Job = (await peer.jobs.DiscardJob(request, timeout=DEADLINE_S)).job
+    return job
+
+
+async def test_a_resubmission_of_a_job_with_records_that_are_set_aside_says_so(
+    client: Peer, server_settings: ServerSettings
+) -> None:
+    key = a_key()
+    job = (await client.submit(header(idempotency_key=key), batch(0))).job
+    park(server_settings, job.name)
+    block_job(server_settings, job.name)
+    opened, sealed = await client.exchange(header(idempotency_key=key))
+    for found in (opened.opened, sealed.sealed):
+        assert found.replayed
+        assert found.job.state == jobs_pb2.JOB_STATE_SEALED
+        assert (found.job.block.cause, found.job.block.reason) == (jobs_pb2.JobBlock.CAUSE_JOB, "version 2 is missing")
+        assert found.job.block.HasField("block_time")
+
+
+async def test_a_sealed_job_that_is_blocked_can_be_discarded_and_no_other(
+    client: Peer, server_settings: ServerSettings
+) -> None:
+    job = (await client.submit(header(idempotency_key=a_key()), batch(0))).job
+    code, refused = await refusal(discard_job(client, job.name))
+    assert (code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.JOB_NOT_BLOCKED)
+    assert "is SEALED and is not blocked" in refused.message
+    park(server_settings, job.name)
+    block_job(server_settings, job.name)
+    for reason in ("it is lost", "once more"):
+        assert (await discard_job(client, job.name, reason)).state == jobs_pb2.JOB_STATE_SEALED
+    with psycopg.connect(server_settings.postgres) as connection:
+        found = connection.execute("SELECT discard_reason, next_trial_time < now() FROM bulk.blocked_jobs").fetchall()
+    assert found == [("discarded by an operator: it is lost; it was blocked: version 2 is missing", True)]
+    code, refused = await refusal(discard_job(client, job.name, "x" * 1001))
+    assert (code, refused.field) == (grpc.StatusCode.INVALID_ARGUMENT, "reason")
+    code, refused = await refusal(discard_job(client, f"tenants/default/jobs/{uuid.uuid4()}"))
+    assert (code, refused.reason) == (grpc.StatusCode.NOT_FOUND, Reason.JOB_NOT_FOUND)
+
+
 async def test_a_dataset_that_is_not_registered_is_not_found(client: Peer) -> None:
     name = f"datasets/d_{uuid.uuid4().hex[:8]}"
     for call in (status_of(client, name), pause(client, name), resume(client, name), discard(client, name)):

@@ -595,6 +595,8 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "after": "",
         "message_type": "M",
         "descriptors": b"",
+        "sqlstates": [""],
+        "missing_versions": [0],
         "create_days": [datetime.now(UTC).date()],
         "expired": [0],
         "skipped": [0],

@@ -136,18 +136,21 @@ class Database:
     parked: dict[Place, Received] = field(default_factory=dict)
     blocked: dict[str, Block] = field(default_factory=dict)
     blocked_jobs: set[uuid.UUID] = field(default_factory=set)
+    discarded_jobs: set[uuid.UUID] = field(default_factory=set)
     decisions: dict[Place, Decision] = field(default_factory=dict)
     park_reasons: dict[Place, DeferralReason] = field(default_factory=dict)
     locks: dict[Hashable, Transaction] = field(default_factory=dict)
     sharers: dict[uuid.UUID, set[Transaction]] = field(default_factory=dict)
     excluders: dict[uuid.UUID, Transaction] = field(default_factory=dict)
 
-    def deferral_view(self, partitions: Iterable[int]) -> DeferralView:
+    def deferral_view(self, partitions: Iterable[int], *, main_path: bool = False) -> DeferralView:
         chosen = set(partitions)
+        discarded = self.discarded_jobs
         return DeferralView(
             blocked_datasets=frozenset(self.blocked),
             discarding_datasets=frozenset(name for name, block in self.blocked.items() if block.discarding),
-            blocked_jobs=frozenset(self.blocked_jobs),
+            blocked_jobs=frozenset(self.blocked_jobs | discarded if main_path else self.blocked_jobs - discarded),
+            discarded_jobs={} if main_path else dict.fromkeys(discarded, "given up"),
             parked_queues=frozenset(queue_of(item) for place, item in self.parked.items() if place[0] in chosen),
         )
 

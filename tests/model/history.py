@@ -127,6 +127,12 @@ class History:
     def poison(self, number: int, poison: bool) -> None:
         (self.shell.poison.add if poison else self.shell.poison.discard)(self.job(number).job_id)
 
+    def version(self, number: int, missing: bool) -> None:
+        (self.shell.missing.add if missing else self.shell.missing.discard)(self.job(number).job_id)
+
+    def discard_job(self, number: int) -> None:
+        self.world.discard_job(self.job(number))
+
     def pause(self, dataset: str) -> None:
         self.shell.pause(dataset)
 
@@ -192,6 +198,8 @@ EVENTS = {
     "crash": Event(History.crash, {"actor": KILLABLE}, 1),
     "table": Event(History.table, {"dataset": DATASETS, "broken": BOTH}, 2),
     "poison": Event(History.poison, {"number": JOBS, "poison": BOTH}, 1),
+    "version": Event(History.version, {"number": JOBS, "missing": (True, True, False)}, 1),
+    "discard_job": Event(History.discard_job, {"number": JOBS}, 1),
     "pause": Event(History.pause, {"dataset": DATASETS}, 1),
     "resume": Event(History.resume, {"dataset": DATASETS}, 1),
     "discard": Event(History.discard, {"dataset": DATASETS}, 1),

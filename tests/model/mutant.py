@@ -13,6 +13,8 @@ class Mutant(enum.Enum):
     QUEUE_PER_JOB = "a message waits for the parked messages of its job only, not for those of its queue"
     NOT_BEHIND_OWN_CHUNK = "a message is applied although the same chunk parks an earlier one of its queue"
     SEAL_NOT_DEFERRED = "a seal is applied although batches of its lane are parked"
+    SET_ASIDE_ALONE = "a batch that cannot be read is set aside, and what follows it is applied"
+    DISCARD_ENDS_EARLY = "a job that is discarded ends at its first rejected batch"
     NO_TRACE = "a job that begins with a parked message gets no row"
     COPIES_DROPPED = "a batch is not parked if one with its sequence and digest is"
     OLD_EPOCH = "a chunk is written under an old epoch"

@@ -5,6 +5,7 @@ Each function is a generator that stops where other transactions may run. A cras
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from bulkgrpc.model import JobCounts, JobState, Kind, Outcome, Ownership, may_ap
 from tests.model.database import Block, Database, JobRow, Steps, Transaction, require
 from tests.model.mutant import Mutant
 
+BLOCKS = (DeferralReason.UNREADABLE,)
+"""Of a message that is deferred for this reason, the job is blocked in the same transaction."""
 RECORDS = 2
 """In each batch. A batch whose digest starts with `r` has one that the table rejects."""
 
@@ -44,12 +47,21 @@ class PoisonBatch(Exception):
         self.job_id = job_id
 
 
+class Unreadable(Exception):
+    """A slice has a batch to apply that cannot be read. before: how many messages are before it."""
+
+    def __init__(self, before: int, job_id: uuid.UUID) -> None:
+        super().__init__(before)
+        self.before, self.job_id = before, job_id
+
+
 @dataclass(eq=False)
 class Shell:
     """Database, users' tables, and what the workers' memories say.
 
-    broken: datasets whose table cannot be written. poison: jobs with a batch that cannot be decided. paused:
-    datasets, by operators. transactions: of each actor. What starts with `ever_` is for the checks.
+    broken: datasets whose table cannot be written. poison: jobs with a batch that cannot be decided. missing: jobs
+    whose batches cannot be read: the registry lacks their dataset's version. paused: datasets, by operators.
+    transactions: of each actor. What starts with `ever_` is for the checks.
     """
 
     now: datetime
@@ -58,6 +70,7 @@ class Shell:
     broken: set[str] = field(default_factory=set)
     paused: set[str] = field(default_factory=set)
     poison: set[uuid.UUID] = field(default_factory=set)
+    missing: set[uuid.UUID] = field(default_factory=set)
     transactions: dict[str, Transaction] = field(default_factory=dict)
     ever_blocked: set[str] = field(default_factory=set)
     ever_blocked_jobs: set[uuid.UUID] = field(default_factory=set)
@@ -105,10 +118,12 @@ class Shell:
         blocked: set[str] = set()
         jobs: set[uuid.UUID] = set()
         early, done = prepared
+        unreadable = self.unreadable(items)
         yield False
         while True:
             try:
-                yield from self._write_chunk(actor, spans, items, done, (early, frozenset(blocked), frozenset(jobs)))
+                known = (early, frozenset(blocked), frozenset(jobs), unreadable)
+                yield from self._write_chunk(actor, spans, items, done, known)
                 return
             except Overtaken:
                 self.rollback(actor)
@@ -130,7 +145,7 @@ class Shell:
         spans: Sequence[Span],
         items: Sequence[Received],
         done: Done,
-        known: tuple[DeferralView, frozenset[str], frozenset[uuid.UUID]],
+        known: tuple[DeferralView, frozenset[str], frozenset[uuid.UUID], frozenset[int]],
     ) -> Steps:
         database, transaction = self.database, self.begin(actor)
         yield from transaction.lock(*(("offset", span.partition) for span in spans))
@@ -143,10 +158,10 @@ class Shell:
         ledger = database.ledger_view(transaction)
         if Mutant.LANES_BEFORE_VIEW in self.mutants:
             yield False
-        early, blocked, jobs = known
+        early, blocked, jobs, unreadable = known
         view = early if Mutant.VIEW_BEFORE_LOCK in self.mutants else self.view(span.partition for span in spans)
         view = replace(view, blocked_datasets=view.blocked_datasets | blocked, blocked_jobs=view.blocked_jobs | jobs)
-        deferrals = self._defer(items, view, early)
+        deferrals = self._defer(items, view, early, unreadable)
         yield False
         yield from self._open_jobs(transaction, items, deferrals)
         if Mutant.SHARES_UNLOCKED not in self.mutants:
@@ -159,6 +174,8 @@ class Shell:
         plan = deferral.plan_chunk(items, deferrals, view, ledger, self.now)
         yield False
         yield from self._apply(transaction, items, plan, ledger, view)
+        for job_id in {i.message.spec.key.job_id for i, r in zip(items, deferrals, strict=True) if r in BLOCKS}:
+            transaction.writes.append(functools.partial(self.block_job, job_id))
         park = self._park(items, deferrals)
         if Mutant.OFFSET_BEFORE_PARKED not in self.mutants:
             transaction.writes.append(park)
@@ -172,20 +189,30 @@ class Shell:
         done(outcomes)
 
     def view(self, partitions: Iterable[int]) -> DeferralView:
-        return self.database.deferral_view(partitions)
+        return self.database.deferral_view(partitions, main_path=True)
+
+    def unreadable(self, items: Sequence[Received]) -> frozenset[int]:
+        """Return the indices of the batches that cannot be read now."""
+        messages = enumerate(item.message for item in items)
+        return frozenset(n for n, m in messages if m.kind is Kind.BATCH and m.spec.key.job_id in self.missing)
 
     def _outcome(self, span: Span) -> Outcome:
         position = self.database.offsets[span.partition]
         epoch = position.owner_epoch if Mutant.OLD_EPOCH in self.mutants else span.owner_epoch
         return may_apply_span(position.next_offset, position.owner_epoch, span.from_offset, epoch)
 
-    def _defer(self, items: Sequence[Received], view: DeferralView, early: DeferralView) -> Deferrals:
+    def _defer(
+        self, items: Sequence[Received], view: DeferralView, early: DeferralView, unreadable: frozenset[int]
+    ) -> Deferrals:
         # The first half of the chunk was decoded by an older view than the second: what it says is blocked was not.
         first_half = items[: (len(items) + 1) // 2]
         undecoded = {n for n, may in enumerate(deferral.eligible(first_half, early)) if not may}
         if Mutant.NOT_BEHIND_PARKED in self.mutants:
             view = replace(view, parked_queues=frozenset())
-        deferrals = deferral.defer(items, view, undecoded)
+        deferrals = deferral.defer(items, view, undecoded, unreadable)
+        if Mutant.SET_ASIDE_ALONE in self.mutants:
+            others = deferral.defer(items, view, undecoded)
+            deferrals = tuple(r if n in unreadable else others[n] for n, r in enumerate(deferrals))
         if Mutant.NOT_BEHIND_OWN_CHUNK in self.mutants:
             deferrals = tuple(
                 deferral.defer([item], view, {0} if n in undecoded else ())[0] for n, item in enumerate(items)
@@ -321,7 +348,7 @@ class Shell:
             yield False
             if Mutant.AHEAD_VIEW_FIRST not in self.mutants:
                 view = self.view([span.partition])
-            deferrals = defer_ahead(items, view, (), positions)
+            deferrals = defer_ahead(items, view, self.unreadable(items), positions)
             begun = {
                 item.message.spec.key.job_id
                 for item, reason in zip(items, deferrals, strict=True)
@@ -434,7 +461,7 @@ class Shell:
         accepted = sum(message.records for message, fate in batches if fate not in (Fate.KNOWN, *REPORTED_LATE))
         expired = sum(message.records for message, fate in batches if fate in EXPIRED)
         rejected = sum(message.digest.startswith(b"r") for message in applied)
-        rejected += sum(message.records for message, fate in batches if fate is Fate.CONFLICT)
+        rejected += sum(message.records for message, fate in batches if fate in (Fate.CONFLICT, Fate.DISCARDED_JOB))
         written, staged, fails = accepted - expired - rejected, 0, False
         if not row.state.ended:
             counts = row.counts
@@ -446,6 +473,8 @@ class Shell:
             )
             # Discarding an atomic job's dataset fails the job at its seal: its staged rows must not be applied.
             fails = fails or (atomic and sealed and spec.dataset in view.discarding_datasets)
+            if spec.key.job_id in view.discarded_jobs:
+                fails = sealed or Mutant.DISCARD_ENDS_EARLY in self.mutants
             if atomic:
                 waiting = row.staged + written
                 if fails:
@@ -475,6 +504,13 @@ class Shell:
             yield from self._drain(actor, queue, slice_max, prepared, (trial, merge))
         except Overtaken:
             self.rollback(actor)
+        except Unreadable as error:
+            self.rollback(actor)
+            yield False
+            if error.before:
+                yield from self.drain(actor, queue, error.before, trial=trial, merge=False)
+            else:
+                self.block_job(error.job_id)
         except TableBroken as error:
             self.rollback(actor)
             yield False
@@ -509,6 +545,7 @@ class Shell:
             if Mutant.DISCARD_WITHOUT_LANES in self.mutants and queue.dataset in view.discarding_datasets:
                 fates = [Fate.DISCARD if item.message.kind is Kind.BATCH else Fate.APPLY for item in items]
                 plan = LanePlan(tuple(fates), plan.lanes)
+            self._check_readable(items, plan)
             yield False
             yield from self._apply(transaction, items, plan, ledger, view)
             transaction.writes.append(lambda: self._delete(items))
@@ -542,6 +579,11 @@ class Shell:
             if unlocked or place in self.database.parked:
                 items.append(item)
         return items
+
+    def _check_readable(self, items: Sequence[Received], plan: LanePlan) -> None:
+        for n in sorted(self.unreadable(items)):
+            if plan.fates[n] is Fate.APPLY:
+                raise Unreadable(n, items[n].message.spec.key.job_id)
 
     def _delete(self, items: Sequence[Received]) -> None:
         if Mutant.DRAIN_KEEPS_ROWS in self.mutants:
@@ -599,6 +641,14 @@ class Shell:
         row = self.database.jobs[job_id]
         counts = row.counts + JobCounts(expired=row.staged)
         self.database.jobs[job_id] = replace(row, state=state, counts=counts, staged=0)
+
+    def discard_job(self, job_id: uuid.UUID) -> bool:
+        """DiscardJob, for a job that is blocked; return whether workers reject what is not applied of it."""
+        row = self.database.jobs.get(job_id)
+        if row is None or row.state.ended or job_id not in self.database.blocked_jobs:
+            return False
+        self.database.discarded_jobs.add(job_id)
+        return True
 
     def forget(self, job_id: uuid.UUID) -> bool:
         """DeleteJob, or a day past retention; return whether the job is gone."""

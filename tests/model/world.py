@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.plan import Fate
-from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, Outcome, Ownership, lane_of
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, Outcome, Ownership, lane_of
 from tests.model.database import Decision, JobRow, Place, Steps, Violation, require
 from tests.model.mutant import Mutant
 from tests.model.oracle import single_cursor
@@ -19,7 +19,7 @@ from tests.model.shell import RECORDS, Shell
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PARTITIONS = (0, 1)
 ROUNDS_MAX = 300
-DISCARDS = ({Fate.APPLY, Fate.DISCARD}, {Fate.CONFLICT, Fate.EXPIRED_CONFLICT})
+DISCARDS = ({Fate.APPLY, Fate.DISCARD, Fate.DISCARDED_JOB}, {Fate.CONFLICT, Fate.EXPIRED_CONFLICT})
 """What becomes of a batch before its job ends, and after."""
 """In which everything must be applied once nothing is blocked and no message is appended."""
 
@@ -39,6 +39,7 @@ class Submission:
     excused: bool = False
     forgotten: bool = False
     late: bool = False
+    discarded: bool = False
     digests: dict[int, bytes] = field(default_factory=dict)
 
     @property
@@ -276,6 +277,11 @@ class World:
         for job in self.jobs:
             job.excused |= job.spec.dataset == dataset
 
+    def discard_job(self, job: Submission) -> None:
+        """Only a sealed job can be discarded: the report is to have every record."""
+        if job.sealed and self.shell.discard_job(job.job_id):
+            job.excused = job.discarded = True
+
     def cancel(self, job: Submission) -> None:
         job.excused |= self.shell.cancel(job.job_id)
 
@@ -306,6 +312,7 @@ class World:
             self.crash(actor)
         self.shell.broken.clear()
         self.shell.poison.clear()
+        self.shell.missing.clear()
         self.database.blocked_jobs.clear()
         for dataset in sorted(self.shell.paused | set(self.database.blocked)):
             block = self.database.blocked.get(dataset)
@@ -342,7 +349,7 @@ class World:
             job = jobs[item.message.spec.key.job_id]
             options = job.spec.options
             may_discard = job.excused or options.time_to_live_s or options.rejections_max or options.atomic
-            same = found is fate or (may_discard and {found, fate} in DISCARDS)
+            same = found is fate or (may_discard and any({found, fate} <= kinds for kinds in DISCARDS))
             require(bool(same), f"message {place} of job {job.job_id.int}: {found}, should be {fate}")
         for job in self.jobs:
             row = self.database.jobs.get(job.job_id)
@@ -356,6 +363,8 @@ class World:
         require(counts.accepted == total, f"{name}: the counts do not add up: {row}")
         require(not job.sealed or row.state.ended, f"{name} has not ended")
         require(not row.state.ended or not row.staged, f"{name} has ended with staged records")
+        if job.discarded and row.state is JobState.FAILED and not (job.late or job.spec.options != JobOptions()):
+            require(not counts.expired, f"{name}: discarded records expired instead of being reported: {counts}")
         if job.excused or job.spec.options.time_to_live_s:
             return
         require(counts.accepted == expected.counts.accepted, f"{name}: {counts}, should be {expected.counts}")

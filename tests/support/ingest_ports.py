@@ -116,6 +116,9 @@ class MemoryJobs:
     async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
         return await self._end(key, JobState.SEALED, seal_time)
 
+    async def discard_job(self, key: JobKey, reason: str) -> Job | None:
+        raise NotImplementedError
+
     async def cancel_job(self, key: JobKey) -> Job | None:
         return await self._end(key, JobState.CANCELLED, None)
 

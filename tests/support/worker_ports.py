@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
-from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.decode import DatasetNotFound, PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.log_identity import Stop
 from bulkgrpc.consume.ports import (
     Applied,
     Assigned,
-    DatasetNotFound,
     RecordLogError,
     Revoked,
     StoreUnavailable,
@@ -152,10 +151,11 @@ class FakeTopicWatch:
 
 
 class FakeRegistry:
-    """A `DatasetRegistry`. codecs: by name and version. asked: set by the first call of `codec`."""
+    """A `DatasetRegistry`. codecs: by name and version. jobs: the ledger's. asked: set by the first call of `codec`."""
 
     def __init__(self, codecs: Mapping[tuple[str, int], BatchCodec] = MappingProxyType({})) -> None:
         self.codecs = dict(codecs)
+        self.jobs: set[JobKey] = set()
         self.available = True
         self.asked = threading.Event()
 
@@ -164,8 +164,11 @@ class FakeRegistry:
         if not self.available:
             raise StoreUnavailable("the registry is unavailable")
         if (name, version) not in self.codecs:
-            raise DatasetNotFound(f"dataset {name} version {version} is not in the registry")
+            raise DatasetNotFound(f"version {version} of dataset {name} is not in the registry", version)
         return self.codecs[name, version]
+
+    def has_job(self, job: JobKey) -> bool:
+        return job in self.jobs
 
 
 class FakeDeadLetters:

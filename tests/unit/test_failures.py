@@ -117,8 +117,15 @@ def test_a_lock_that_a_trigger_does_not_get_may_be_about_one_batch() -> None:
     assert classify(failure(Where.ROWS, "55P03", in_function=True)) is Consequence.DEFER_JOB
 
 
-def test_a_dataset_without_a_decoder_is_blocked_and_one_that_cannot_be_looked_up_is_tried_again() -> None:
-    assert classify(Failure(Where.DECODE, "", "DatasetNotFound", "text")) is Consequence.BLOCK_DATASET
+@pytest.mark.parametrize("exception", ["DatasetNotFound", "DamagedHeaders"])
+@pytest.mark.parametrize("where", [Where.DECODE, Where.ROWS])
+def test_a_message_that_cannot_be_read_blocks_its_job_and_no_dataset(where: Where, exception: str) -> None:
+    found = Failure(where, "", exception, "text")
+    assert classify(found) is Consequence.BLOCK_JOB
+    assert step_after(found, 1, 0) is Step.ISOLATE
+
+
+def test_a_dataset_that_cannot_be_looked_up_is_tried_again() -> None:
     assert classify(Failure(Where.ROWS, "", "TableMisfit", "text")) is Consequence.BLOCK_DATASET
     assert classify(Failure(Where.DECODE, "", "StoreUnavailable", "text")) is Consequence.RETRY
 

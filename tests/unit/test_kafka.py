@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from bulkgrpc.consume.ports import NewerFormat
 from bulkgrpc.kafka.consumer import OF_PARTITION, raise_if_permanent
-from bulkgrpc.kafka.message import MalformedMessage, from_headers, to_headers
+from bulkgrpc.kafka.message import MalformedMessage, from_headers, message_of, to_headers
 from bulkgrpc.kafka.partition import murmur2, partition_of, partitions_of
-from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
+from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 
 # Source: org.apache.kafka.common.utils.UtilsTest.testMurmur2
@@ -118,3 +119,31 @@ def test_a_missing_or_garbled_header_is_never_another_error(message: Message, da
     headers[victim] = (headers[victim][0], data.draw(st.binary()))
     with contextlib.suppress(MalformedMessage, NewerFormat):
         from_headers(headers)
+    with contextlib.suppress(MalformedMessage, NewerFormat):
+        message_of(headers, data.draw(st.binary()))
+
+
+@pytest.mark.parametrize("lost", ["sequence", "records", "kind", "lane", "sent-at-us", "version", "format"])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_message_with_damaged_headers_says_whose_it_is_and_its_payload_the_rest(lost: str, kind: Kind) -> None:
+    spec = JobSpec(JobKey.derive("acme", "k"), "k", "readings", 3)
+    payload = RecordBatch(sequence=7, records=[b"a", b"b"]).SerializeToString() if kind is Kind.BATCH else b""
+    message = Message(kind, spec, 0, 7, 2, 0, datetime.now(UTC), digest=digest_of(payload) if payload else b"")
+    found = message_of([pair for pair in _bytes(message) if pair[0] != lost], payload)
+    assert (found.kind, found.spec.key, found.spec.dataset) == (kind, spec.key, "readings")
+    assert (found.sequence, found.records) == ((7, 2) if payload else (0, 0))
+    assert f"header '{lost}' is missing" in found.damage
+    assert not found.opens
+
+
+@pytest.mark.parametrize("lost", ["job", "tenant", "dataset"])
+def test_a_message_that_does_not_say_whose_it_is_cannot_be_attributed(lost: str) -> None:
+    message = Message(Kind.SEAL, JobSpec(JobKey.derive("acme", "k"), "k", "d", 1), 0, 0, 0, 0, datetime.now(UTC))
+    with pytest.raises(MalformedMessage, match=lost):
+        message_of([pair for pair in _bytes(message) if pair[0] != lost], b"")
+
+
+def test_damaged_headers_with_a_payload_that_cannot_be_read_are_of_no_job() -> None:
+    message = Message(Kind.BATCH, JobSpec(JobKey.derive("acme", "k"), "k", "d", 1), 0, 0, 1, 0, datetime.now(UTC))
+    with pytest.raises(MalformedMessage, match="sequence"):
+        message_of([pair for pair in _bytes(message) if pair[0] != "sequence"], b"\xff\xff")

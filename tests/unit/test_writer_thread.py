@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from bulkgrpc.consume.assembly import Chunk, Fetched, Received, Span
+from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, NotNext, RecordLogError, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.model import Kind, Outcome, Ownership
+from bulkgrpc.model import JobKey, Kind, Outcome, Ownership
 from tests.support import examples
 from tests.support.worker_ports import FakeDeadLetters, FakeRegistry, FakeWriter, fetched, seal
 from workers.writer import NotApplied, Result, WriterThread
@@ -166,17 +168,35 @@ def test_a_message_of_no_job_is_a_dead_letter_and_the_others_are_written() -> No
         result = thread.result(WITHIN_S)
     finally:
         thread.stop(WITHIN_S)
-    assert dead_letters.added == [
-        (unreadable, "unknown format b'9'"),
-        (unknown, "dataset unknown version 1 is not in the registry"),
-    ]
+    assert dead_letters.added == [(unreadable, "unknown format b'9'")]
     assert result is not None
     assert result.chunk.spans == chunk.spans
-    assert [item.offset for item in writer.written[0].chunk.items] == [2, 3]
+    # What belongs to a job is for the transaction to park, with what follows it.
+    assert [item.offset for item in writer.written[0].chunk.items] == [1, 2, 3]
+    ((index, failure),) = writer.written[0].unreadable.items()
+    assert (index, failure.missing_version) == (0, 1)
+    assert failure.message == "version 1 of dataset unknown is not in the registry"
+
+
+def test_a_damaged_message_is_a_dead_letter_only_if_its_job_is_unknown() -> None:
+    fetched_batches = [batch(offset) for offset in range(3)]
+    items = [received(one) for one in fetched_batches]
+    keys = [JobKey("acme", uuid.UUID(int=n)) for n in (1, 2, 3)]
+    items = [
+        replace(item, message=replace(item.message, spec=replace(item.message.spec, key=key), damage="x"))
+        for item, key in zip(items, keys, strict=True)
+    ]
+    # The first message of the third job is in the chunk; the ledger has the second.
+    items.append(replace(items[2], offset=3, message=replace(items[2].message, damage="")))
+    registry = FakeRegistry()
+    registry.jobs.add(keys[1])
+    kept, dead = without_dead_letters(Chunk((), tuple(items), 0), registry)
+    assert [item.offset for item in kept.items] == [1, 2, 3]
+    assert [(letter.offset, reason) for letter, reason in dead] == [(0, f"x; the ledger has no {keys[0].name}")]
 
 
 def test_a_batch_waits_while_its_dataset_cannot_be_looked_up() -> None:
-    chunk = Chunk((Span(0, 0, 1, 1),), (received(batch(0)),), 0)
+    chunk = Chunk((Span(0, 0, 2, 1),), (received(batch(0)),), 0, (fetched(0, 1, None, "unknown format b'9'"),))
     registry, writer, dead_letters = FakeRegistry(), FakeWriter(Applied({})), FakeDeadLetters()
     registry.available = False
     thread = WriterThread(writer, registry, dead_letters, threading.Event())
@@ -191,8 +211,8 @@ def test_a_batch_waits_while_its_dataset_cannot_be_looked_up() -> None:
         thread.stop(WITHIN_S)
     assert result is not None
     assert isinstance(result.outcome, Applied)
-    assert len(dead_letters.added) == 1
-    assert not writer.written[0].chunk.items
+    assert [reason for _, reason in dead_letters.added] == ["unknown format b'9'"]
+    assert list(writer.written[0].unreadable) == [0]
 
 
 def test_a_codec_that_cannot_be_made_concerns_its_dataset_only() -> None:

@@ -117,6 +117,13 @@ UPDATE bulk.jobs
 SET state = %(state)s, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = expired + staged, staged = 0
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
 
+-- name: discard_job
+-- Let workers reject what is not applied of a sealed job that is blocked. After await_writer, in the same transaction.
+UPDATE bulk.blocked_jobs b
+SET discard_reason = %(reason)s || '; it was blocked: ' || b.reason, next_trial_time = clock_timestamp(), missing_version = 0
+FROM bulk.jobs j
+WHERE b.job_id = %(job_id)s AND j.job_id = b.job_id AND j.tenant = %(tenant)s AND j.state = 2 AND b.discard_reason = ''
+
 -- name: delete_job
 -- Delete an ended job with its lanes, batches, rejections and late batches.
 WITH gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),

@@ -22,6 +22,10 @@ SET next_offset = v.to_offset
 FROM unnest(%(partitions)s::integer[], %(to_offsets)s::bigint[]) AS v (partition, to_offset)
 WHERE o.topic = %(topic)s AND o.partition = v.partition
 
+-- name: has_job
+-- Whether a tenant has a job.
+SELECT FROM bulk.jobs WHERE job_id = %(job_id)s AND tenant = %(tenant)s
+
 -- name: lock_jobs
 -- A chunk's jobs and their lanes. A transaction that ends one waits for the chunk (FOR UPDATE, in lock_job_row); one that
 -- seals it does not.

@@ -35,11 +35,28 @@ WHERE dataset = %(dataset)s AND cause = 'isolating'
 
 -- name: block_job
 -- Defer a job as a whole, until its next trial.
-INSERT INTO bulk.blocked_jobs AS b (job_id, sqlstate, reason, next_trial_time)
-VALUES (%(job_id)s, %(sqlstate)s, %(reason)s, clock_timestamp() + interval '5 seconds')
+INSERT INTO bulk.blocked_jobs AS b (job_id, sqlstate, reason, missing_dataset, missing_version, next_trial_time)
+SELECT v.job_id, v.sqlstate, v.reason, v.dataset, v.missing_version, clock_timestamp() + interval '5 seconds'
+FROM unnest(%(job_ids)s::uuid[], %(sqlstates)s::text[], %(reasons)s::text[], %(datasets)s::text[],
+            %(missing_versions)s::integer[]) AS v (job_id, sqlstate, reason, dataset, missing_version)
 ON CONFLICT (job_id) DO UPDATE
-SET sqlstate = excluded.sqlstate, reason = excluded.reason, trials = b.trials + 1,
+SET sqlstate = excluded.sqlstate, reason = excluded.reason, missing_dataset = excluded.missing_dataset,
+    missing_version = excluded.missing_version, trials = b.trials + 1,
     next_trial_time = clock_timestamp() + make_interval(secs => least(5 * power(2, least(b.trials + 1, 20)), %(trial_s_max)s))
+
+-- name: block_jobs
+-- Defer jobs as a whole because a message of each cannot be read.
+INSERT INTO bulk.blocked_jobs (job_id, sqlstate, reason, missing_dataset, missing_version, next_trial_time)
+SELECT v.job_id, v.sqlstate, v.reason, v.dataset, v.missing_version, clock_timestamp() + interval '5 seconds'
+FROM unnest(%(job_ids)s::uuid[], %(sqlstates)s::text[], %(reasons)s::text[], %(datasets)s::text[],
+            %(missing_versions)s::integer[]) AS v (job_id, sqlstate, reason, dataset, missing_version)
+ON CONFLICT (job_id) DO NOTHING
+
+-- name: end_job_discards
+-- Forget what an operator decided about jobs that have ended.
+DELETE FROM bulk.blocked_jobs b
+WHERE b.job_id = ANY (%(job_ids)s::uuid[])
+  AND NOT EXISTS (SELECT FROM bulk.jobs j WHERE j.job_id = b.job_id AND j.state < 3)
 
 -- name: queues
 -- The queues with parked messages, except those of datasets that are blocked and not discarded; isolation is no block for
@@ -94,28 +111,29 @@ LIMIT 1
 -- name: select_slice
 -- The first messages of a queue, in the order of their offsets: those that are discarded, or, if there are none, up to the
 -- first one of a blocked job; bounded by messages, records and bytes, the first in any case.
-WITH heads AS (
-  SELECT p.message_offset, p.records, octet_length(p.payload) AS payload_bytes
+WITH discards AS (
+  SELECT d.to_offset FROM bulk.discards d
+  WHERE d.dataset = %(dataset)s AND d.topic = %(topic)s AND d.partition = %(partition)s
+), heads AS (
+  SELECT p.message_offset, p.job_id, p.records, octet_length(p.payload) AS payload_bytes
   FROM bulk.parked p
   WHERE p.topic = %(topic)s AND p.partition = %(partition)s AND p.tenant = %(tenant)s AND p.dataset = %(dataset)s
-    AND p.message_offset < coalesce(
-      (SELECT d.to_offset FROM bulk.discards d
-       WHERE d.dataset = %(dataset)s AND d.topic = %(topic)s AND d.partition = %(partition)s),
-      (SELECT min(first.message_offset)
-       FROM bulk.blocked_jobs j CROSS JOIN LATERAL (
-         SELECT waiting.message_offset FROM bulk.parked waiting
-         WHERE waiting.job_id = j.job_id AND waiting.topic = %(topic)s AND waiting.partition = %(partition)s
-           AND waiting.tenant = %(tenant)s AND waiting.dataset = %(dataset)s
-         ORDER BY waiting.message_offset LIMIT 1
-       ) first
-       WHERE j.next_trial_time > clock_timestamp()),
-      9223372036854775807)
+    AND p.message_offset < coalesce((SELECT to_offset FROM discards), 9223372036854775807)
   ORDER BY p.message_offset
   LIMIT %(messages_max)s
+), waiting AS (
+  -- Jobs may be blocked by the thousand: each message is one look-up, whatever the planner expects.
+  SELECT min(h.message_offset) AS message_offset
+  FROM heads h CROSS JOIN LATERAL (
+    SELECT FROM bulk.blocked_jobs j WHERE j.job_id = h.job_id AND j.next_trial_time > clock_timestamp() LIMIT 1
+  ) blocked
+  WHERE NOT EXISTS (SELECT FROM discards)
 ), bounded AS (
   SELECT message_offset,
          sum(records) OVER w - records AS records_before, sum(payload_bytes) OVER w - payload_bytes AS bytes_before
-  FROM heads WINDOW w AS (ORDER BY message_offset)
+  FROM heads
+  WHERE message_offset < coalesce((SELECT message_offset FROM waiting), 9223372036854775807)
+  WINDOW w AS (ORDER BY message_offset)
 )
 SELECT p.message_offset, p.headers, p.payload
 FROM bounded b
@@ -150,14 +168,19 @@ FOR UPDATE
 SELECT FROM bulk.offsets WHERE topic = %(topic)s AND partition = %(partition)s FOR UPDATE
 
 -- name: delete
--- Forget messages that are applied in this transaction, and that their jobs were blocked.
-WITH unblocked AS (DELETE FROM bulk.blocked_jobs WHERE job_id = ANY (%(job_ids)s::uuid[]))
+-- Forget messages that are applied in this transaction, and that their jobs were blocked, unless these are discarded.
+WITH unblocked AS (DELETE FROM bulk.blocked_jobs WHERE job_id = ANY (%(job_ids)s::uuid[]) AND discard_reason = '')
 DELETE FROM bulk.parked
 WHERE topic = %(topic)s AND partition = %(partition)s AND message_offset = ANY (%(offsets)s::bigint[])
 
 -- name: claim_trial
 -- A blocked dataset whose trial is due: one worker claims it, and the next trial is later. None while it is discarded: the
--- message of the trial would be written.
+-- message of the trial would be written. Jobs that wait for a version of a dataset are tried at once when it is there.
+WITH returned AS (
+  UPDATE bulk.blocked_jobs j SET next_trial_time = clock_timestamp(), missing_version = 0
+  WHERE j.missing_version > 0
+    AND EXISTS (SELECT FROM bulk.datasets d WHERE d.dataset = j.missing_dataset AND d.version = j.missing_version)
+)
 UPDATE bulk.blocked_datasets b
 SET trials = trials + 1,
     next_trial_time = clock_timestamp() + make_interval(secs => least(power(2, least(trials, 20)), %(trial_s_max)s))

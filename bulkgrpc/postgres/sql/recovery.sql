@@ -32,6 +32,16 @@ SET state = 5, failure_reason = %(reason)s, end_time = clock_timestamp(), update
     expired = expired + staged, staged = 0
 WHERE job_id = ANY (%(job_ids)s::uuid[]) AND state < 3
 
+-- name: job_position
+-- A job, and its lanes: those that a worker has moved.
+SELECT j.state, j.partitions, j.create_time,
+       ARRAY(SELECT l.lane FROM bulk.lanes l WHERE l.create_day = j.create_day AND l.job_id = j.job_id ORDER BY l.lane),
+       ARRAY(SELECT l.next_sequence FROM bulk.lanes l
+             WHERE l.create_day = j.create_day AND l.job_id = j.job_id ORDER BY l.lane),
+       ARRAY(SELECT l.sealed FROM bulk.lanes l WHERE l.create_day = j.create_day AND l.job_id = j.job_id ORDER BY l.lane)
+FROM bulk.jobs j
+WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
+
 -- name: move_offsets
 -- Continue partitions at other offsets. Their owners read them when they acquire the partitions again.
 INSERT INTO bulk.offsets AS o (topic, partition, next_offset, owner_epoch)

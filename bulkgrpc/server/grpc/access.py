@@ -23,6 +23,7 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOBS}/WatchJob": READ,
     f"/{JOBS}/ListRejections": READ,
     f"/{JOBS}/CancelJob": WRITE,
+    f"/{JOBS}/DiscardJob": WRITE,
     f"/{JOBS}/DeleteJob": WRITE,
     f"/{DATASETS}/RegisterDataset": ADMIN,
     f"/{DATASETS}/DeleteDataset": ADMIN,

@@ -48,6 +48,11 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         """End a job that has not ended."""
         return jobs_pb2.CancelJobResponse(job=self._public(await self._jobs.cancel(current_caller(), request.name)))
 
+    async def DiscardJob(self, request: jobs_pb2.DiscardJobRequest, context: Context) -> jobs_pb2.DiscardJobResponse:
+        """Give up a sealed job that is blocked."""
+        job = await self._jobs.discard(current_caller(), request.name, request.reason)
+        return jobs_pb2.DiscardJobResponse(job=self._public(job))
+
     async def DeleteJob(self, request: jobs_pb2.DeleteJobRequest, context: Context) -> jobs_pb2.DeleteJobResponse:
         """Delete an ended job."""
         await self._jobs.delete(current_caller(), request.name)
