@@ -88,12 +88,22 @@ class Event(enum.StrEnum):
     JOBS_OVERDUE = ("jobs_overdue", "Jobs are sealed for over 300 s and have not ended.")
     KAFKA_COMMIT_FAILED = (
         "kafka_commit_failed",
-        "Kafka did not take the next offsets of partitions. Only lag metrics need them: the ledger has them.",
+        "Kafka did not take the next offsets of partitions. The ledger has them.",
     )
     LATE_BATCHES = (
         "late_batches",
         "Batches of a job arrived after its seal, as from a server that was paused. They are in bulk.late_batches, and "
         "the job's counts stay.",
+    )
+    LEDGER_NOT_WATCHED = (
+        "ledger_not_watched",
+        "No heartbeat of the ledger was stored, or it could not be compared with Kafka's; tried again after 5 s.",
+    )
+    LEDGER_OLDER = (
+        "ledger_older",
+        "PostgreSQL came back older than what workers had applied, as after a restore. What it lost is read again from "
+        "Kafka: `read_again` has the offsets. What was done between `ledger_time` and `known_time` and is not in Kafka "
+        "is gone: see `bulkgrpc doctor`.",
     )
     MAINTENANCE_FAILED = ("maintenance_failed", "A maintenance round ended early; the next one starts in time.")
     MAINTENANCE_TASK_FAILED = (
@@ -141,6 +151,10 @@ class Event(enum.StrEnum):
     PARTITIONS_STALLED = (
         "partitions_stalled",
         "Kafka has messages of partitions and does not deliver them; the worker joins its group again.",
+    )
+    POSTGRES_RESTARTED = (
+        "postgres_restarted",
+        "PostgreSQL restarted, or another server took over; partitions are acquired again at the ledger's positions.",
     )
     QUEUE_WAITS_FOR_UPGRADE = (
         "queue_waits_for_upgrade",

@@ -65,6 +65,11 @@ partitions_stopped = _meter.create_gauge(
     unit="{partition}",
     description="Partitions of this worker that it does not apply: their logs do not match the ledger",
 )
+ledger_older = _meter.create_counter(
+    "bulkgrpc.ledger.older",
+    unit="{restore}",
+    description="Times that this worker found the ledger older than what was applied, as after a restore of PostgreSQL",
+)
 messages_dead = _meter.create_counter(
     "bulkgrpc.messages.dead",
     unit="{message}",

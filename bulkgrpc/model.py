@@ -202,7 +202,8 @@ class Job:
     partitions: one per lane, where the lane's batches go. next_sequence: of the next batch to be acknowledged or
     applied. failure_reason: why the job failed; else empty. block: why batches of it wait in PostgreSQL; None if none
     does. discard_reason: why an operator discarded records of it; else empty. late_batches: that arrived after its
-    seal; no count has their records. lease_epoch: raised by each stream that opened the job.
+    seal; no count has their records. lease_epoch: raised by each stream that opened the job; lease_session: the session
+    of the last one.
     """
 
     spec: JobSpec
@@ -218,6 +219,7 @@ class Job:
     discard_reason: str = ""
     late_batches: int = 0
     lease_epoch: int = 0
+    lease_session: str = ""
 
     def overdue_s(self, now: datetime) -> float:
         """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not.
@@ -269,6 +271,7 @@ class Message:
     partitions: one per lane if the job has several lanes; else empty.
     damage: why its headers cannot be read, of a message of which no more is known than its job, and of a batch what its
     payload says; else empty. It is never applied.
+    schema: digest of the definition of the dataset's version; empty if it is not known.
     """
 
     kind: Kind
@@ -283,6 +286,7 @@ class Message:
     expires_at: datetime | None = None
     partitions: tuple[int, ...] = ()
     damage: str = ""
+    schema: bytes = b""
 
     @property
     def lanes(self) -> int:
@@ -319,6 +323,8 @@ class Outcome(enum.Enum):
     """Something before it is missing."""
     FENCED = "fenced"
     """Another worker owns the partition."""
+    RESTARTED = "restarted"
+    """PostgreSQL restarted, or another server took over: what is known of its ledger may not be there any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,25 +332,35 @@ class Ownership:
     """A worker's right to write a partition: from `next_offset` on, under `owner_epoch`.
 
     Acquiring a partition raises its epoch in the ledger. That fences the former owner, as a leader epoch does.
+    server_start: when the PostgreSQL server started that this was read from. A restored database, or a standby that
+    was promoted, has another one, and may be older than what the worker remembers.
     """
 
     partition: int
     next_offset: int
     owner_epoch: int
+    server_start: datetime | None = None
 
 
-def may_apply_span(ledger_next_offset: int, ledger_epoch: int, from_offset: int, owner_epoch: int) -> Outcome:
+def may_apply_span(
+    ledger_next_offset: int, ledger_epoch: int, from_offset: int, owner_epoch: int, *, same_server: bool = True
+) -> Outcome:
     """Return whether a span of offsets that starts at `from_offset` may be applied under `owner_epoch`.
 
-    | ledger's epoch | ledger's next offset | outcome | the worker then                                   |
-    |----------------|----------------------|---------|---------------------------------------------------|
-    | != owner_epoch | any                  | FENCED  | rolls back and releases the partition             |
-    | = owner_epoch  | = from_offset        | NEXT    | applies the span                                  |
-    | = owner_epoch  | > from_offset        | REPLAY  | discards the span and seeks to the next offset    |
-    | = owner_epoch  | < from_offset        | GAP     | seeks to the next offset; stops if Kafka lost it  |
+    same_server: whether the ledger is read from the server that the position was read from, not restarted since.
+
+    | ledger's epoch | server  | ledger's next offset | outcome   | the worker then                                  |
+    |----------------|---------|----------------------|-----------|--------------------------------------------------|
+    | != owner_epoch | any     | any                  | FENCED    | rolls back and releases the partition            |
+    | = owner_epoch  | another | any                  | RESTARTED | discards the span, acquires the partition again  |
+    | = owner_epoch  | same    | = from_offset        | NEXT      | applies the span                                 |
+    | = owner_epoch  | same    | > from_offset        | REPLAY    | discards the span and seeks to the next offset   |
+    | = owner_epoch  | same    | < from_offset        | GAP       | seeks to the next offset; stops if Kafka lost it |
     """
     if ledger_epoch != owner_epoch:
         return Outcome.FENCED
+    if not same_server:
+        return Outcome.RESTARTED
     if ledger_next_offset == from_offset:
         return Outcome.NEXT
     return Outcome.REPLAY if ledger_next_offset > from_offset else Outcome.GAP

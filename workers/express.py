@@ -49,6 +49,7 @@ _Identity = tuple[uuid.UUID, Kind, int, bytes]
 class _Run:
     """One run: from the ledger's positions to the end of the log, and on with it, until the main path is in time.
 
+    applied: where it remembers what it applied; not what the main path uses, once that has forgotten it.
     hot: the tenants for whose sake it began. left: all tenants that are left to the main path until the run is over, so
     that the order of their messages holds. begun_at_s: seconds of the monotonic clock.
     """
@@ -56,6 +57,7 @@ class _Run:
     owned: Mapping[int, Ownership]
     hot: frozenset[str]
     begun_at_s: float
+    applied: dict[tuple[int, int], _Identity]
     left: set[str] = field(default_factory=set)
     over: threading.Event = field(default_factory=threading.Event)
     shares: TenantShares = field(default_factory=TenantShares)
@@ -86,7 +88,7 @@ class Express:
         """
         now_s = self._ports.clock()
         if (run := self._run) is None:
-            self._run = _Run(dict(owned), hot, now_s, set(hot))
+            self._run = _Run(dict(owned), hot, now_s, self._applied, set(hot))
             self._begun.set()
             return
         run.left.update(hot)
@@ -113,7 +115,8 @@ class Express:
     def forget(self) -> None:
         """Forget what was applied: the ledger decides again."""
         self.end()
-        self._applied.clear()
+        # A new one: the run may be about to add what it has just applied, to a database that is gone.
+        self._applied = {}
 
     def _serve_runs(self) -> None:
         while not self._stopping.is_set():
@@ -134,10 +137,11 @@ class Express:
 
     def _serve(self, run: _Run) -> None:
         found = self._ports.ledger.read(sorted(run.owned))
-        owned = {p: at for p, at in found.items() if at.owner_epoch == run.owned[p].owner_epoch}
+        owned = {p: at for p, at in found.items() if replace(at, next_offset=0) == replace(run.owned[p], next_offset=0)}
         # A copy: the poll loop removes some meanwhile.
-        remembered = list(self._applied.items())
-        self._applied = {at: one for at, one in remembered if at[0] in owned and at[1] >= owned[at[0]].next_offset}
+        for at in list(run.applied):
+            if at[0] not in owned or at[1] < owned[at[0]].next_offset:
+                run.applied.pop(at, None)
         now_s = self._ports.clock()
         self._left_until_s = {tenant: until_s for tenant, until_s in self._left_until_s.items() if until_s > now_s}
         run.left.update(self._left_until_s)
@@ -173,8 +177,8 @@ class Express:
                 if any(counts.accepted for counts in applied.counts.values()):
                     self._served_at_s = self._ports.clock()
                 metrics.messages_express.add(len(chunk.items))
-                if len(self._applied) < APPLIED_MAX:
-                    self._applied |= {(item.partition, item.offset): _identity(item.message) for item in chunk.items}
+                if len(run.applied) < APPLIED_MAX:
+                    run.applied |= {(item.partition, item.offset): _identity(item.message) for item in chunk.items}
                 return
 
     def _leave_hot(self, run: _Run, fetched: Sequence[Fetched], messages: ExpressLog) -> None:

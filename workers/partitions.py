@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from bulkgrpc import metrics
-from bulkgrpc.consume.assembly import EndReached, Fetched
+from bulkgrpc.consume.assembly import EndReached, Fetched, Span
 from bulkgrpc.consume.backpressure import Backpressure
 from bulkgrpc.consume.gaps import Gap, GapStep, GapWatch, gaps_in, step_after
 from bulkgrpc.consume.log_identity import Stop, StopCause
@@ -15,6 +15,7 @@ from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import RecordLogError, StoreError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
 from bulkgrpc.consume.upgrade import WaitLog
+from bulkgrpc.model import Ownership
 
 log = structlog.get_logger()
 
@@ -35,6 +36,8 @@ class Partitions:
         self._log = ports.log
         self._ledger = ports.ledger
         self._topic = ports.topic
+        self._ledger_watch = ports.ledger_watch
+        self._registry = ports.registry
         self._clock = ports.clock
         self._pressure = pressure
         self._stall = StallWatch()
@@ -45,6 +48,8 @@ class Partitions:
         self._stops: dict[int, Stop] = {}
         self._topic_returned = False
         self.owned = OwnedPartitions()
+        # Of each partition that was acquired: the ledger's next offset, as far as this worker knows.
+        self._positions: dict[int, int] = {}
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Acquire partitions that were assigned; return where each starts. Without PostgreSQL, retry later."""
@@ -65,10 +70,11 @@ class Partitions:
         Call it only when no chunk of theirs is with the writer.
         """
         now_s = self._clock()
-        waiting, unconfirmed = self.owned.due(now_s), list(self.owned.unconfirmed)
-        if not (waiting or unconfirmed) or not self._pressure.may_acquire(now_s):
+        unconfirmed = list(self.owned.unconfirmed)
+        if not (unconfirmed or self.owned.due(now_s)) or not self._pressure.may_acquire(now_s):
             return ()
-        starts = {**self._acquire(waiting), **self._confirm(unconfirmed)}
+        confirmed = self._confirm(unconfirmed)
+        starts = {**confirmed, **self._acquire(self.owned.due(now_s))}
         try:
             self._log.seek(starts)
         except RecordLogError as error:
@@ -76,6 +82,15 @@ class Partitions:
             self.owned.unconfirm()
             self._pressure.retry_later(now_s)
         return list(starts)
+
+    @property
+    def positions(self) -> Mapping[int, int]:
+        """The next offsets that the ledger has of the owned partitions."""
+        return {partition: self._positions[partition] for partition in self.owned.owned}
+
+    def applied(self, spans: Sequence[Span]) -> None:
+        """Note that a chunk was applied."""
+        self._positions |= {span.partition: span.to_offset for span in spans}
 
     def restart(self) -> None:
         """Stop fetching every owned partition, until the ledger confirms where it continues."""
@@ -204,6 +219,8 @@ class Partitions:
             examined, stops = self._topic.check(partitions)
             matching = [partition for partition in partitions if partition in examined and partition not in stops]
             acquired = self._ledger.acquire(matching) if matching else {}
+            if acquired:
+                self._ledger_watch.acquired(acquired)
         except StoreUnavailable as error:
             self.retry_later(error)
             return {}
@@ -213,8 +230,7 @@ class Partitions:
             return {}
         self.owned.wait(set(partitions) - set(examined), self._clock() + CHECK_AGAIN_S)
         self._stop(stops)
-        self.owned.confirm(acquired)
-        return {partition: ownership.next_offset for partition, ownership in acquired.items()}
+        return self._confirmed(acquired)
 
     def _confirm(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Read the positions of acquired partitions. One that has another owner now is acquired again later."""
@@ -225,14 +241,27 @@ class Partitions:
         except StoreUnavailable as error:
             self.retry_later(error)
             return {}
-        epochs = {partition: owned.owner_epoch for partition, owned in self.owned.unconfirmed.items()}
-        ours = {p: owned for p, owned in found.items() if owned.owner_epoch == epochs[p]}
-        fenced = [partition for partition in partitions if partition not in ours]
+        before = self.owned.unconfirmed
+        # The epochs of an older ledger may be given out again: only one that was acquired there is this worker's.
+        restarted = [p for p, owned in found.items() if owned.server_start != before[p].server_start]
+        if restarted:
+            log.warning("postgres_restarted", partitions=restarted)
+            self._registry.forget()
+            self.owned.wait(restarted, 0)
+        ours = {p: one for p, one in found.items() if p in before and one.owner_epoch == before[p].owner_epoch}
+        fenced = [p for p in partitions if p not in ours and p not in restarted]
         if fenced:
             log.warning("partitions_fenced", partitions=fenced)
             self.owned.wait(fenced, self._clock() + FENCED_WAIT_S)
-        self.owned.confirm(ours)
-        return {partition: owned.next_offset for partition, owned in ours.items()}
+        return self._confirmed(ours)
+
+    def _confirmed(self, found: Mapping[int, Ownership]) -> Mapping[int, int]:
+        """Make partitions owned; return where each starts."""
+        self.owned.confirm(found)
+        starts = {partition: owned.next_offset for partition, owned in found.items()}
+        self._positions |= starts
+        self._ledger_watch.watch(self.owned.owned)
+        return starts
 
     def _stop(self, stops: Mapping[int, Stop]) -> Sequence[int]:
         """Stop partitions and say so, once for each cause; return those that were not stopped yet."""
@@ -254,4 +283,5 @@ class Partitions:
 
     def _watch_assigned(self) -> None:
         self._topic.watch(self.owned.assigned)
+        self._ledger_watch.watch(self.owned.owned)
         metrics.partitions_stopped.set(len(self.owned.stopped))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -57,6 +57,7 @@ class Poller:
         self._pressure = Backpressure()
         self._tuner = ChunkTuner(settings.chunk_rows_min, settings.chunk_rows_max, settings.chunk_commit_ms / 1000)
         self._results_to_ignore = 0  # of chunks that were submitted before one that was not applied
+        self._note = ""
         self.partitions = Partitions(ports, self._pressure)
         bounds = ChunkBounds(self._tuner.rows, settings.chunk_bytes_max)
         self.intake = Intake(ports, self.partitions.owned, bounds, express.was_applied)
@@ -69,6 +70,7 @@ class Poller:
         self._writer.start()
         self._express.start()
         self.ports.topic.start()
+        self.ports.ledger_watch.start()
         try:
             self.join()
             while not self._stopping.is_set():
@@ -89,6 +91,7 @@ class Poller:
         """
         self._take_results(0)
         self._drop(self.partitions.take_stopped())
+        self._watch_ledger()
         self._resume_if_idle()
         self._acquire_partitions()
         self.partitions.report_held()
@@ -108,6 +111,14 @@ class Poller:
     @property
     def _now_s(self) -> float:
         return self.ports.clock()
+
+    def _watch_ledger(self) -> None:
+        """Read the positions again if PostgreSQL restarted; else report the last heartbeat with them."""
+        if self.ports.ledger_watch.restarted():
+            self._restart()
+        elif (heartbeat := self.ports.ledger_watch.heartbeat()) is not None:
+            self._note = heartbeat.to_note()
+            self._commit(self.partitions.positions)
 
     def _acquire_partitions(self) -> None:
         """Restart the partitions whose position must come from the ledger; join the group again if some stall."""
@@ -188,14 +199,18 @@ class Poller:
             self._tuner.measured(chunk.rows, applied.rows_s, applied.total_s)
         self._serve_others(chunk)
         self._set_bounds()
+        self.partitions.applied(chunk.spans)
         owned = self.partitions.owned.owned
-        try:
-            self.ports.log.commit({s.partition: s.to_offset for s in chunk.spans if s.partition in owned})
-        except RecordLogError as error:
-            # The ledger has the offsets. Kafka's copy serves lag metrics only.
-            log.info("kafka_commit_failed", error=str(error))
+        self._commit({s.partition: s.to_offset for s in chunk.spans if s.partition in owned})
         if self._pressure.resume():
             self.ports.log.resume(self.partitions.owned.fetched)
+
+    def _commit(self, offsets: Mapping[int, int]) -> None:
+        try:
+            self.ports.log.commit(offsets, self._note)
+        except RecordLogError as error:
+            # The ledger has the offsets. Kafka's copy serves lag metrics, and shows that a ledger came back older.
+            log.info("kafka_commit_failed", error=str(error))
 
     def _serve_others(self, chunk: Chunk) -> None:
         """While messages wait behind those of hot tenants, let the express path apply them."""

@@ -34,9 +34,11 @@ from bulkgrpc.kafka.connection import KafkaMisconfigured, KafkaUnavailable
 from bulkgrpc.kafka.consumer import RecordsConsumer
 from bulkgrpc.kafka.dead_letters import DeadLetters
 from bulkgrpc.kafka.express_log import KafkaExpressLog
+from bulkgrpc.kafka.group_offsets import KafkaGroupOffsets
 from bulkgrpc.kafka.message import message_of
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, end_offsets, ensure_topic
+from bulkgrpc.postgres.heartbeats import PostgresHeartbeats
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.schema import SchemaMissing
 from bulkgrpc.postgres.topics import PostgresTopicLedger, may_create
@@ -51,6 +53,7 @@ from bulkgrpc.postgres.worker_ports import (
 from bulkgrpc.settings import WorkerSettings, load
 from workers.drain import Drain
 from workers.express import Express
+from workers.ledger_watch import BeatingLedgerWatch
 from workers.maintenance import MaintenanceThread
 from workers.poller import Poller
 from workers.topic_watch import CheckingTopicWatch
@@ -163,6 +166,9 @@ def wire(
         registry=registry,
         dead_letters=DeadLetters(settings),
         topic=CheckingTopicWatch(check, settings.topic, stopping),
+        ledger_watch=BeatingLedgerWatch(
+            PostgresHeartbeats(settings.postgres, settings.topic), KafkaGroupOffsets(settings), stopping
+        ),
     )
     express = ExpressPorts(
         open_log=partial(KafkaExpressLog, settings),

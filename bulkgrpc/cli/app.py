@@ -50,6 +50,7 @@ COMMANDS = {
     "server": Command("service:server", _SERVICE, _PROCESS),
     "worker": Command("service:worker", _SERVICE, _PROCESS),
     "migrate": Command("service:migrate", _SERVICE),
+    "doctor": Command("doctor:doctor", _SERVICE),
     "bench": Command("bench:app", _SERVICE),
     "tune": Command("tune:tune", _SERVICE),
     "up": Command("stack:up", _STACK),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from bulkgrpc.model import JobKey, Message, Ownership
 
@@ -54,12 +55,16 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The offsets [from_offset, to_offset) of a partition that is owned under `owner_epoch`."""
+    """The offsets [from_offset, to_offset) of a partition that is owned under `owner_epoch`.
+
+    server_start: of the server that the owner's position was read from, see `Ownership`; None: of any.
+    """
 
     partition: int
     from_offset: int
     to_offset: int
     owner_epoch: int
+    server_start: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ class ChunkBuilder:
         """Add the offsets from the partition's next one up to `to_offset`: nothing of them is to be done."""
         span = self._spans.get(owned.partition)
         start = owned.next_offset if span is None else span.from_offset
-        self._spans[owned.partition] = Span(owned.partition, start, to_offset, owned.owner_epoch)
+        self._spans[owned.partition] = Span(owned.partition, start, to_offset, owned.owner_epoch, owned.server_start)
 
     def _count(self, partition: int, rows: int, payload_bytes: int) -> None:
         self.rows += rows

@@ -10,7 +10,7 @@ from bulkgrpc.consume.failures import DAMAGED_HEADERS, Failure, Where
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.rows import Rows, to_rows
-from bulkgrpc.model import Kind
+from bulkgrpc.model import Kind, Message
 
 
 class DatasetNotFound(Exception):
@@ -68,21 +68,22 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
     version are unreadable. What else it raises, and what decoding raises beyond the records that it rejects, concerns
     that dataset only: see `PreparedChunk.undecodable`.
     """
-    members: dict[tuple[str, int], list[int]] = {}
+    members: dict[tuple[str, int, bytes], list[int]] = {}
     unreadable = dict[int, Failure]()
     for index, item in enumerate(chunk.items):
         if item.message.damage:
             dataset = item.message.spec.dataset
             unreadable[index] = Failure(Where.DECODE, "", DAMAGED_HEADERS, item.message.damage, dataset=dataset)
         elif item.message.kind is Kind.BATCH:
-            members.setdefault((item.message.spec.dataset, item.message.spec.dataset_version), []).append(index)
+            members.setdefault(version_of(item.message), []).append(index)
     groups, undecodable = [], dict[str, Failure]()
     # Sorted, as in every worker: those that write the same tables wait for each other in one order.
-    for (name, version), indices in sorted(members.items()):
+    for (name, version, schema), indices in sorted(members.items()):
         items = [chunk.items[index] for index in indices]
         payloads = [Payload(item.message.spec.key.tenant, item.message.records, item.payload) for item in items]
         try:
-            groups.append(Group(to_rows(codec_of(name, version), payloads), tuple(indices)))
+            codec = check_schema(codec_of(name, version), schema)
+            groups.append(Group(to_rows(codec, payloads), tuple(indices)))
         except (KeyboardInterrupt, SystemExit):
             raise
         except DatasetNotFound as error:
@@ -94,3 +95,22 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
             undecodable[name] = Failure(Where.DECODE, "", type(error).__name__, str(error), dataset=name)
     kept = tuple(group for group in groups if group.rows.dataset.name not in undecodable)
     return PreparedChunk(chunk, kept, undecodable, unreadable)
+
+
+def version_of(message: Message) -> tuple[str, int, bytes]:
+    """Return the dataset version of a batch: name, version, and digest of the definition that its server knew."""
+    return message.spec.dataset, message.spec.dataset_version, message.schema
+
+
+def check_schema(codec: BatchCodec, schema: bytes) -> BatchCodec:
+    """Return a codec if it is of the definition with this digest; one that is not known is empty.
+
+    A registry that was restored gives version numbers again, perhaps to another message. Raises DatasetNotFound then.
+    """
+    dataset = codec.dataset
+    if schema == dataset.schema_digest or not (schema and dataset.schema_digest):
+        return codec
+    raise DatasetNotFound(
+        f"version {dataset.version} of dataset {dataset.name} is another definition than the one that the batch was "
+        "accepted for: the registry was restored, and the number was given again"
+    )

@@ -285,9 +285,10 @@ def refused_behind_rows(failure: Failure) -> bool:
 def was_applied(spans: Sequence[Span], outcomes: Mapping[int, Outcome], ledger: Mapping[int, Ownership]) -> bool:
     """Return whether a chunk that the ledger does not accept was applied by an earlier attempt with an unknown result.
 
-    It was if the ledger is at the end of each span under the chunk's owner.
+    It was if the ledger is at the end of each span under the chunk's owner, also after a restart of PostgreSQL.
     """
     return all(
-        outcomes.get(span.partition) is Outcome.REPLAY and ledger[span.partition].next_offset == span.to_offset
+        outcomes.get(span.partition) in (Outcome.REPLAY, Outcome.RESTARTED)
+        and ledger[span.partition].next_offset == span.to_offset
         for span in spans
     )

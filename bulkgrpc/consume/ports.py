@@ -19,6 +19,7 @@ from bulkgrpc.consume.assembly import EndReached, Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Failure
+from bulkgrpc.consume.heartbeat_ports import LedgerWatch
 from bulkgrpc.consume.log_identity import LogRange, Recorded, Stop
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobCounts, JobKey, Outcome, Ownership
@@ -130,8 +131,8 @@ class RecordLog(Protocol):
     def resume(self, partitions: Iterable[int]) -> None:
         """Fetch partitions again."""
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
-        """Report the next offset of partitions, for lag metrics and tools. Does not wait."""
+    def commit(self, offsets: Mapping[int, int], note: str = "") -> None:
+        """Report the next offset of partitions, for lag metrics and tools. Does not wait. note: stored with them."""
 
     def end(self, partition: int) -> int | None:
         """Return the offset after a partition's last message, None if the log does not answer in time."""
@@ -192,6 +193,9 @@ class DatasetRegistry(Protocol):
 
     def has_job(self, job: JobKey) -> bool:
         """Return whether the ledger has a job. Raises StoreUnavailable, StoreError."""
+
+    def forget(self) -> None:
+        """Return nothing any more that was loaded before: PostgreSQL may have given version numbers again."""
 
 
 class ChunkWriter(Protocol):
@@ -354,4 +358,5 @@ class WorkerPorts:
     registry: DatasetRegistry
     dead_letters: DeadLetterQueue
     topic: TopicWatch
+    ledger_watch: LedgerWatch
     clock: Callable[[], float] = time.monotonic

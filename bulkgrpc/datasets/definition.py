@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from google.protobuf.descriptor import Descriptor
@@ -47,7 +47,8 @@ class Dataset:
     what happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if
     they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job sets no time to
     live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key.
-    time_partitions: None if it is not partitioned by time.
+    time_partitions: None if it is not partitioned by time. schema_digest: of the definition, as it was registered;
+    empty if it is not known.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     time_to_live_s: float = 0.0
     hash_partitions: int = 0
     time_partitions: TimePartitions | None = None
+    schema_digest: bytes = field(default=b"", compare=False)
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -222,14 +224,14 @@ def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tu
             "key", f"{len(options.key)} key fields; name 1 to {limits.KEY_COLUMNS_MAX} that identify a record"
         )
     by_field = {column.field: column for column in columns[1:]}
-    for field in options.key:
-        if field not in by_field:
-            raise InvalidDataset("key", f"key field {field!r} is no field of the message")
-        if by_field[field].type not in KEY_TYPES:
-            raise InvalidDataset("key", f"key field {field!r} of type {by_field[field].type} cannot identify a record")
+    for name in options.key:
+        if name not in by_field:
+            raise InvalidDataset("key", f"key field {name!r} is no field of the message")
+        if by_field[name].type not in KEY_TYPES:
+            raise InvalidDataset("key", f"key field {name!r} of type {by_field[name].type} cannot identify a record")
     if len(set(options.key)) != len(options.key):
         raise InvalidDataset("key", "a key field is named twice")
-    return tuple(by_field[field].name for field in options.key)
+    return tuple(by_field[name].name for name in options.key)
 
 
 def _snake_case(name: str) -> str:

@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from psycopg import sql
 
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.ddl import column_of, table
 from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.datasets.meaning import meaning_of
 from bulkgrpc.datasets.overrides import InvalidDataset
 
 _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
-_OURS = ("google/", "bulkgrpc/", "buf/")
 _WIDER = {
     FieldDescriptor.TYPE_INT32: FieldDescriptor.TYPE_INT64,
     FieldDescriptor.TYPE_UINT32: FieldDescriptor.TYPE_UINT64,
@@ -31,7 +30,7 @@ class Incompatible(InvalidDataset):
 
 def same(old: Dataset, new: Dataset) -> bool:
     """Return whether two definitions are the same: their files differ at most in those of Google and of bulkgrpc."""
-    return _meaning(old) == _meaning(new)
+    return meaning_of(old) == meaning_of(new)
 
 
 def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
@@ -138,14 +137,6 @@ def _change_columns(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
     for column in new.columns:
         statements += _changed(new, known[column.name], column) if column.name in known else [_added(new, column)]
     return tuple(statements)
-
-
-def _meaning(dataset: Dataset) -> tuple[object, ...]:
-    files = FileDescriptorSet.FromString(dataset.descriptors)
-    for file in files.file:
-        file.ClearField("source_code_info")
-    written = [file.SerializeToString(deterministic=True) for file in files.file if not file.name.startswith(_OURS)]
-    return (dataset.message_type, dataset.key, dataset.columns, dataset.conflict_policy, sorted(written))
 
 
 def _added(dataset: Dataset, column: Column) -> sql.Composed:

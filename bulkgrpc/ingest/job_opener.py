@@ -39,6 +39,7 @@ class OpenJob:
     """A job as a stream found it, with the stream's lease and the digests of the job's accepted batches.
 
     spec: the job's, with the dataset version of the stream's batches. time_to_live_s: of its batches; 0 is none.
+    schema: digest of the definition of that version if it is the newest one; else empty.
     """
 
     job: Job
@@ -46,6 +47,7 @@ class OpenJob:
     accepted: AcceptedDigests
     spec: JobSpec
     time_to_live_s: float
+    schema: bytes
 
     @property
     def replayed(self) -> bool:
@@ -114,7 +116,8 @@ class JobOpener:
                 # Not an option of the job: options are compared when it is opened again, and a dataset's may change.
                 time_to_live_s = job.spec.options.time_to_live_s or dataset.time_to_live_s
                 accepted = AcceptedDigests(key, stores.jobs, stores.live_jobs)
-                yield OpenJob(job, lease, accepted, of_stream, time_to_live_s)
+                schema = dataset.schema_digest if of_stream.dataset_version == dataset.version else b""
+                yield OpenJob(job, lease, accepted, of_stream, time_to_live_s, schema)
         except Busy as busy:
             # A different request with the key of a leased job can never succeed: refuse it as a conflict instead.
             live = await self._views.progress(key)

@@ -54,7 +54,7 @@ def standing(renewed: Renewed | None, own_epoch: int, row_epoch: int | None) -> 
     """Return what the stores say of a lease.
 
     renewed: None if Redis is unavailable. own_epoch: 0 if the stream was opened without PostgreSQL. row_epoch: the
-    job's now; None if PostgreSQL is unavailable or was not asked, -1 if the job has no row.
+    job's now; None if PostgreSQL is unavailable or was not asked, -1 if the job has no row, or another session's.
 
     | Redis                  | own epoch | the row's  | standing    |
     |------------------------|-----------|------------|-------------|
@@ -183,7 +183,8 @@ class Lease:
             row = await self._stores.jobs.get_job(self._key)
         except PostgresUnavailable:
             return None
-        return -1 if row is None else row.lease_epoch
+        # A restored row may give an epoch to a stream of another session again.
+        return row.lease_epoch if row is not None and row.lease_session == self.holder.session_id else -1
 
 
 @asynccontextmanager

@@ -134,6 +134,7 @@ class IngestSession:
             batch_bytes_max=batch_limits.bytes_max,
             batch_records_max=batch_limits.records_max,
             trace_context=self._transport.trace_context,
+            schema=opened.schema,
         )
         return BatchAppender(plan, self._parts.log_access, opened.accepted)
 

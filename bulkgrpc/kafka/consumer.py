@@ -127,10 +127,13 @@ class RecordsConsumer:
         with translated():
             self._consumer.resume(self._partitions(partitions))
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
-        """Report the next offset of partitions, for lag metrics and tools; the ledger decides. Does not wait."""
+    def commit(self, offsets: Mapping[int, int], note: str = "") -> None:
+        """Report the next offset of partitions, for lag metrics and tools; the ledger decides. Does not wait.
+
+        note: stored with each, and returned by `KafkaGroupOffsets`.
+        """
         if offsets:
-            positions = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
+            positions = [TopicPartition(self._topic, partition, offset, note) for partition, offset in offsets.items()]
             with translated():
                 self._consumer.commit(offsets=positions, asynchronous=True)
 

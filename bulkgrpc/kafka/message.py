@@ -55,6 +55,8 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
         pairs.append(("options", json.dumps(asdict(message.spec.options)).encode()))
     if message.digest:
         pairs.append(("digest", message.digest.hex().encode()))
+    if message.schema:
+        pairs.append(("schema", message.schema.hex().encode()))
     if message.expires_at is not None:
         pairs.append(("expires-at-us", b"%d" % to_us(message.expires_at)))
     if message.trace_context:
@@ -99,6 +101,7 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
             expires_at=from_us(int(values["expires-at-us"])) if "expires-at-us" in values else None,
             trace_context=values.get("traceparent", b"").decode(),
             partitions=partitions,
+            schema=bytes.fromhex(values.get("schema", b"").decode()),
         )
     except KeyError as error:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error

@@ -16,6 +16,7 @@ from bulkgrpc.datasets.ddl import create_periods, create_table
 from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, Incompatible, evolve, same, take_over
+from bulkgrpc.datasets.meaning import digest_of_schema
 from bulkgrpc.datasets.table_fit import Fit, Misfit, fit, unusable
 from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset, RegistrationPlan, TableInUse
 from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
@@ -121,7 +122,8 @@ class Catalog:
             ) from error
         assert row is not None  # noqa: S101 — INSERT … RETURNING returns a row
         first_version = 1 if known is None else known.first_version
-        return RegisteredDataset(planned.dataset, row[0], first_version)
+        registered = replace(planned.dataset, schema_digest=digest_of_schema(planned.dataset))
+        return RegisteredDataset(registered, row[0], first_version)
 
     @within(CALL_DEADLINE_S)
     async def delete(self, name: str, *, drop_table: bool) -> bool:
@@ -200,9 +202,11 @@ def _values(dataset: Dataset) -> dict[str, object]:
         "version": dataset.version,
         "message_type": dataset.message_type,
         "descriptors": dataset.descriptors,
+        "schema_digest": digest_of_schema(dataset),
     }
 
 
 def _registered(row: Row) -> RegisteredDataset:
-    _, version, message_type, descriptors, create_time, first_version = row
-    return RegisteredDataset(define(descriptors, message_type, version), create_time, first_version)
+    _, version, message_type, descriptors, create_time, first_version, digest = row
+    dataset = replace(define(descriptors, message_type, version), schema_digest=digest)
+    return RegisteredDataset(dataset, create_time, first_version)

@@ -248,6 +248,7 @@ def _job(row: dict[str, Any]) -> Job:
         discard_reason=row["discard_reason"],
         late_batches=row["late_batches"],
         lease_epoch=row["lease_epoch"],
+        lease_session=row["lease_session"],
     )
 
 

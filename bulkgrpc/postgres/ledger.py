@@ -55,19 +55,7 @@ def check_spans(locked: Iterable[Row], spans: Sequence[Span]) -> None:
     Raises NotNext unless every span is the next one of its partition under its owner's epoch (`may_apply_span`).
     """
     ledger = _ownerships(locked)
-    outcomes = {
-        span.partition: (
-            may_apply_span(
-                ledger[span.partition].next_offset,
-                ledger[span.partition].owner_epoch,
-                span.from_offset,
-                span.owner_epoch,
-            )
-            if span.partition in ledger
-            else Outcome.FENCED
-        )
-        for span in spans
-    }
+    outcomes = {span.partition: _outcome(ledger.get(span.partition), span) for span in spans}
     if any(outcome is not Outcome.NEXT for outcome in outcomes.values()):
         raise NotNext(outcomes, ledger)
 
@@ -75,16 +63,16 @@ def check_spans(locked: Iterable[Row], spans: Sequence[Span]) -> None:
 def positions(rows: Iterable[Row], spans: Sequence[Span]) -> dict[int, int]:
     """Return the next offset of each partition in the rows of READ_OFFSETS.
 
-    Raises NotNext if a partition of the spans has another owner.
+    Raises NotNext if a partition of the spans has another owner, or PostgreSQL is not the server that it was.
     """
     ledger = _ownerships(rows)
-    fenced = [
-        span.partition
+    fenced = {
+        span.partition: outcome
         for span in spans
-        if span.partition not in ledger or ledger[span.partition].owner_epoch != span.owner_epoch
-    ]
+        if (outcome := _outcome(ledger.get(span.partition), span)) in (Outcome.FENCED, Outcome.RESTARTED)
+    }
     if fenced:
-        raise NotNext(dict.fromkeys(fenced, Outcome.FENCED), ledger)
+        raise NotNext(fenced, ledger)
     return {partition: owned.next_offset for partition, owned in ledger.items()}
 
 
@@ -277,6 +265,15 @@ def _job_row(create_day: date, state: int, counts: Sequence[int], *rest: Any) ->
 
 def _of_jobs(jobs: Mapping[uuid.UUID, JobRow]) -> dict[str, Any]:
     return {"create_days": sorted({row.create_day for row in jobs.values()}), "job_ids": list(jobs)}
+
+
+def _outcome(ledger: Ownership | None, span: Span) -> Outcome:
+    if ledger is None:
+        return Outcome.FENCED
+    same_server = span.server_start in (None, ledger.server_start)
+    return may_apply_span(
+        ledger.next_offset, ledger.owner_epoch, span.from_offset, span.owner_epoch, same_server=same_server
+    )
 
 
 def _ownerships(rows: Iterable[Row]) -> dict[int, Ownership]:

@@ -85,7 +85,7 @@ def carry_out(connection: Connection, plan: Plan) -> Sequence[LostJob]:
     with connection.transaction():
         # In the order of every worker: offsets, then jobs.
         locked = connection.execute(LOCK_OFFSETS, {"topic": plan.topic, "partitions": numbers}).fetchall()
-        positions = {partition: next_offset for partition, next_offset, _ in locked}
+        positions = {partition: next_offset for partition, next_offset, *_ in locked}
         for one in plan.partitions:
             if positions.get(one.partition, 0) != one.next_offset:
                 raise PlanOutdated(
@@ -105,6 +105,7 @@ def carry_out(connection: Connection, plan: Plan) -> Sequence[LostJob]:
         }
         connection.execute(_SQL["move_offsets"], values)
         connection.execute(_SQL["clear_stops"], values)
+        connection.execute(_SQL["note_move"], values)
         if plan.adopted_id is not None:
             connection.execute(_SQL["adopt_topic"], values)
     return lost

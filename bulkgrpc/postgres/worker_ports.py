@@ -99,7 +99,7 @@ class PostgresLedger:
 
 
 class PostgresDatasetRegistry:
-    """Implements `DatasetRegistry`. Caches every decoder: a registered version never changes."""
+    """Implements `DatasetRegistry`. Caches every decoder: a registered version never changes, unless it is restored."""
 
     def __init__(self, postgres: str) -> None:
         self._postgres = postgres
@@ -122,6 +122,10 @@ class PostgresDatasetRegistry:
                     # Names that are not registered may be any number.
                     self._loading.pop((name, version), None)
             return codec
+
+    def forget(self) -> None:
+        """Load every decoder again."""
+        self._codecs = {}
 
     def _load(self, name: str, version: int) -> BatchCodec:
         try:

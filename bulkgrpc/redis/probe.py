@@ -15,3 +15,13 @@ def why_not_ready(host: str, port: int, timeout_s: float) -> str | None:
     finally:
         client.close()
     return None
+
+
+def why_no_answer(url: str, timeout_s: float) -> str | None:
+    """Send PING to the server of a URL. Return None if it answers, or else the reason."""
+    try:
+        with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        return str(error)
+    return None

@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from bulkgrpc.datasets.ddl import create_table
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.meaning import digest_of_schema
 from bulkgrpc.postgres import dedupe, schema, staged
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.statements import family
@@ -56,6 +57,7 @@ def register(connection: Connection, dataset: Dataset) -> None:
         "version": dataset.version,
         "message_type": dataset.message_type,
         "descriptors": dataset.descriptors,
+        "schema_digest": digest_of_schema(dataset),
     }
     connection.execute(create_table(dataset))
     connection.execute(staged.create(dataset))

@@ -77,7 +77,6 @@ class MemoryJobs:
 
     def __init__(self) -> None:
         self.rows: dict[uuid.UUID, Job] = {}
-        self.sessions: dict[uuid.UUID, str] = {}
         self.seal_wait_s = 0.05
         self.unavailable = False
 
@@ -95,9 +94,9 @@ class MemoryJobs:
         row = await self.open_job(spec, partitions, create_time)
         if row.state is not JobState.OPEN:
             return Opening(row, 0, 0.0)
-        clean = not known or released_epoch == row.lease_epoch or self.sessions.get(spec.key.job_id) == session_id
-        row = self.rows[spec.key.job_id] = replace(row, lease_epoch=row.lease_epoch + 1)
-        self.sessions[spec.key.job_id] = session_id
+        clean = not known or released_epoch == row.lease_epoch or row.lease_session == session_id
+        row = replace(row, lease_epoch=row.lease_epoch + 1, lease_session=session_id)
+        self.rows[spec.key.job_id] = row
         return Opening(row, row.lease_epoch, 0.0 if clean else self.seal_wait_s)
 
     async def get_job(self, key: JobKey) -> Job | None:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
 from bulkgrpc.consume.decode import DatasetNotFound, PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
+from bulkgrpc.consume.heartbeat import Heartbeat
 from bulkgrpc.consume.log_identity import Stop
 from bulkgrpc.consume.ports import (
     Applied,
@@ -40,6 +41,7 @@ class FakeLog:
         self.paused: set[int] = set()
         self.seeks: list[Mapping[int, int]] = []
         self.committed: dict[int, int] = {}
+        self.notes: dict[int, str] = {}
         self.ends: dict[int, int | None] = {}
         self.starts: dict[int, int | None] = {}
         self.reached: list[EndReached] = []
@@ -79,8 +81,9 @@ class FakeLog:
     def resume(self, partitions: Iterable[int]) -> None:
         self.paused -= set(partitions)
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
+    def commit(self, offsets: Mapping[int, int], note: str = "") -> None:
         self.committed |= offsets
+        self.notes |= dict.fromkeys(offsets, note)
 
     def end(self, partition: int) -> int | None:
         return self.ends.get(partition, 0)
@@ -102,12 +105,15 @@ class FakeLedger:
     def __init__(self) -> None:
         self.positions: dict[int, Ownership] = {}
         self.available = True
+        self.server_start: datetime | None = None
 
     def acquire(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
         self._check()
         for partition in partitions:
             before = self.positions.get(partition, Ownership(partition, 0, 0))
-            self.positions[partition] = Ownership(partition, before.next_offset, before.owner_epoch + 1)
+            self.positions[partition] = Ownership(
+                partition, before.next_offset, before.owner_epoch + 1, self.server_start
+            )
         return {partition: self.positions[partition] for partition in partitions}
 
     def read(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
@@ -150,6 +156,36 @@ class FakeTopicWatch:
         self.stored[partition] = stop
 
 
+class FakeLedgerWatch:
+    """A `LedgerWatch`. restarts, beat: what `restarted` and `heartbeat` return, once."""
+
+    def __init__(self) -> None:
+        self.restarts = False
+        self.beat: Heartbeat | None = None
+        self.watched: Mapping[int, Ownership] = {}
+        self.compared: list[Mapping[int, Ownership]] = []
+        self.available = True
+
+    def start(self) -> None:
+        pass
+
+    def watch(self, owned: Mapping[int, Ownership]) -> None:
+        self.watched = dict(owned)
+
+    def acquired(self, acquired: Mapping[int, Ownership]) -> None:
+        if not self.available:
+            raise RecordLogError("Kafka does not answer")
+        self.compared.append(acquired)
+
+    def restarted(self) -> bool:
+        found, self.restarts = self.restarts, False
+        return found
+
+    def heartbeat(self) -> Heartbeat | None:
+        found, self.beat = self.beat, None
+        return found
+
+
 class FakeRegistry:
     """A `DatasetRegistry`. codecs: by name and version. jobs: the ledger's. asked: set by the first call of `codec`."""
 
@@ -157,6 +193,7 @@ class FakeRegistry:
         self.codecs = dict(codecs)
         self.jobs: set[JobKey] = set()
         self.available = True
+        self.forgotten = 0
         self.asked = threading.Event()
 
     def codec(self, name: str, version: int) -> BatchCodec:
@@ -169,6 +206,9 @@ class FakeRegistry:
 
     def has_job(self, job: JobKey) -> bool:
         return job in self.jobs
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
 
 class FakeDeadLetters:
@@ -288,6 +328,7 @@ class Fakes:
     queue: FakeQueue = field(default_factory=FakeQueue)
     express: FakeExpress = field(default_factory=FakeExpress)
     topic: FakeTopicWatch = field(default_factory=FakeTopicWatch)
+    ledger_watch: FakeLedgerWatch = field(default_factory=FakeLedgerWatch)
     now_s: float = 1000.0
 
     def ports(self) -> WorkerPorts:
@@ -298,6 +339,7 @@ class Fakes:
             self.registry,
             self.dead_letters,
             self.topic,
+            self.ledger_watch,
             clock=lambda: self.now_s,
         )
 

@@ -39,6 +39,7 @@ COMMANDS = [
     ("ledger", "adopt-topic"),
     ("ledger", "accept-loss"),
     ("migrate",),
+    ("doctor",),
     ("tune",),
     ("up",),
     ("down",),

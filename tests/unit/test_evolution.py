@@ -10,6 +10,7 @@ import pytest
 from bulkgrpc.datasets import sources
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import Incompatible, evolve, same
+from bulkgrpc.datasets.meaning import digest_of_schema
 
 HEAD = """syntax = "proto3";
 import "bulkgrpc/v1/options.proto";
@@ -41,6 +42,9 @@ def test_the_same_definition_is_the_same_whatever_its_comments(of) -> None:  # t
     assert same(of(BASE), of("// Said otherwise.\n" + BASE))
     assert not same(of(BASE), of(BASE + "int32 more = 8;"))
     assert not same(of(BASE), of(BASE, nested="int32 b = 2;"))
+    assert digest_of_schema(of(BASE)) == digest_of_schema(of("// Said otherwise.\n" + BASE))
+    others = (of(BASE + "int32 more = 8;"), of(BASE, nested="int32 b = 2;"), of(BASE.replace("name", "title")))
+    assert len({digest_of_schema(one) for one in (of(BASE), *others)}) == 4
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ MESSAGES = st.builds(
     digest=st.sampled_from([b"", b"\x01" * 16]),
     expires_at=st.one_of(st.none(), TIMES),
     partitions=st.sampled_from([(), (1, 0), tuple(range(8))]),
+    schema=st.sampled_from([b"", b"\x02" * 8]),
 ).map(lambda message: replace(message, lane=message.lane % message.lanes))
 
 

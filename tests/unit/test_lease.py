@@ -139,6 +139,20 @@ async def test_without_the_lease_in_redis_the_row_decides(lost: str) -> None:
     assert await refusal(second) is None
 
 
+async def test_a_restored_row_that_gives_an_epoch_again_confirms_it_to_the_later_session_only() -> None:
+    stores = Stores()
+    first = await stores.open("one")
+    stores.rows.rows.clear()  # restored to a time before the job was opened
+    stores.redis.lose()
+    second = await stores.open("two")
+    assert second.epoch == first.epoch
+    stores.redis.lose()
+    stores.now_s += RIGHT_S
+    assert await refusal(first) is Busy
+    stores.redis.lose()
+    assert await refusal(second) is None
+
+
 async def test_without_both_stores_nothing_is_acknowledged_and_the_stream_is_told_to_retry() -> None:
     stores = Stores()
     lease = await stores.open("one")

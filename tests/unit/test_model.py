@@ -69,6 +69,8 @@ def test_the_ledger_takes_only_the_next_span_of_its_owner(
     ledger_offset: int, ledger_epoch: int, start: int, epoch: int, outcome: Outcome
 ) -> None:
     assert model.may_apply_span(ledger_offset, ledger_epoch, start, epoch) is outcome
+    restarted = outcome if outcome is Outcome.FENCED else Outcome.RESTARTED
+    assert model.may_apply_span(ledger_offset, ledger_epoch, start, epoch, same_server=False) is restarted
 
 
 @given(st.integers(0, 9), st.integers(0, 9))

@@ -3,7 +3,7 @@
 SELECT dataset, version, message_type, descriptors, create_time,
        (SELECT coalesce(max(d.version), 0) + 1
         FROM bulk.datasets d
-        WHERE d.dataset = %(dataset)s AND d.delete_time IS NOT NULL) AS first_version
+        WHERE d.dataset = %(dataset)s AND d.delete_time IS NOT NULL) AS first_version, schema_digest
 FROM bulk.datasets
 WHERE dataset = %(dataset)s AND (version = %(version)s OR %(version)s = 0)
 ORDER BY version DESC
@@ -11,7 +11,7 @@ LIMIT 1
 
 -- name: list_datasets
 -- The newest version of each dataset, by name, after the last one of the previous page.
-SELECT DISTINCT ON (dataset) dataset, version, message_type, descriptors, create_time, 1 AS first_version
+SELECT DISTINCT ON (dataset) dataset, version, message_type, descriptors, create_time, 1 AS first_version, schema_digest
 FROM bulk.datasets
 WHERE dataset > %(after)s AND delete_time IS NULL
 ORDER BY dataset, version DESC
@@ -19,7 +19,7 @@ LIMIT %(page_size)s
 
 -- name: list_versions
 -- The versions of a dataset, the newest first, those before the last one of the previous page.
-SELECT dataset, version, message_type, descriptors, create_time, 1 AS first_version
+SELECT dataset, version, message_type, descriptors, create_time, 1 AS first_version, schema_digest
 FROM bulk.datasets
 WHERE dataset = %(dataset)s AND (version < %(before)s OR %(before)s = 0) AND delete_time IS NULL
 ORDER BY version DESC
@@ -35,8 +35,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('bulkgrpc jobs of ' || %(dataset)s
 
 -- name: add_dataset
 -- Register a version.
-INSERT INTO bulk.datasets (dataset, version, message_type, descriptors)
-VALUES (%(dataset)s, %(version)s, %(message_type)s, %(descriptors)s)
+INSERT INTO bulk.datasets (dataset, version, message_type, descriptors, schema_digest)
+VALUES (%(dataset)s, %(version)s, %(message_type)s, %(descriptors)s, %(schema_digest)s)
 RETURNING create_time
 
 -- name: jobs_not_ended

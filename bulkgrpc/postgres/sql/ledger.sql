@@ -3,17 +3,17 @@
 INSERT INTO bulk.offsets (topic, partition, next_offset, owner_epoch)
 SELECT %(topic)s, p, 0, 1 FROM unnest(%(partitions)s::integer[]) AS p ORDER BY p
 ON CONFLICT (topic, partition) DO UPDATE SET owner_epoch = bulk.offsets.owner_epoch + 1
-RETURNING partition, next_offset, owner_epoch
+RETURNING partition, next_offset, owner_epoch, pg_postmaster_start_time()
 
 -- name: read_offsets
 -- Positions of partitions.
-SELECT partition, next_offset, owner_epoch
+SELECT partition, next_offset, owner_epoch, pg_postmaster_start_time()
 FROM bulk.offsets
 WHERE topic = %(topic)s AND partition = ANY (%(partitions)s::integer[])
 
 -- name: lock_offsets
 -- Positions of partitions, locked until the transaction ends: a stale owner waits here, then reads the new epoch.
-SELECT * FROM bulk.lock_offsets(%(topic)s, %(partitions)s::integer[])
+SELECT *, pg_postmaster_start_time() FROM bulk.lock_offsets(%(topic)s, %(partitions)s::integer[])
 
 -- name: advance_offsets
 -- Advance partitions to the end of the chunk.

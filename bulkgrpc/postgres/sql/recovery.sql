@@ -70,6 +70,11 @@ UPDATE bulk.partition_logs
 SET log_start = NULL, log_end = NULL, stop_cause = NULL, lost_from = NULL, lost_to = NULL, stop_time = NULL
 WHERE topic = %(topic)s AND partition = ANY (%(partitions)s::integer[])
 
+-- name: note_move
+-- What the consumer group committed before now says nothing about these offsets.
+INSERT INTO bulk.heartbeats AS h (topic, beat, beat_time, moved_at) VALUES (%(topic)s, 1, clock_timestamp(), 1)
+ON CONFLICT (topic) DO UPDATE SET beat = h.beat + 1, beat_time = clock_timestamp(), moved_at = h.beat + 1
+
 -- name: adopt_topic
 -- From now on the ledger's offsets are those of the topic with this ID.
 INSERT INTO bulk.topics (topic, topic_id) VALUES (%(topic)s, %(topic_id)s)
