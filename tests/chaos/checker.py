@@ -18,6 +18,8 @@ from tests.chaos.history import Event
 
 LOST = "LOST_IN_KAFKA"
 """How the failure reason of a job begins that may have lost batches in Kafka."""
+TAKEN_BACK = ()
+"""Among what a job reported: PostgreSQL was restored here, and the job is as it was at an earlier time."""
 _TERMINAL = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED)
 
 
@@ -103,6 +105,10 @@ def submitted(events: Sequence[Event]) -> list[Submitted]:
         if event.kind == "submit":
             fresh = Submitted(event.who, **event.data)
             jobs.setdefault((event.who, event.data["key"]), fresh)
+            continue
+        if event.kind == "restored":
+            for known in jobs.values():
+                known.reported.append(TAKEN_BACK)
             continue
         job = jobs.get((event.who, event.data.get("key", "")))
         if job is None:
@@ -214,6 +220,7 @@ def _reported(name: str, job: Submitted, report: JobReport) -> Iterator[Violatio
     """What GetJob has reported must never be revoked: of an ended job neither its state nor any count.
 
     If the job ended before its seal was applied, `accepted` and `expired` may grow by the same number: docs/jobs.md.
+    A restore takes an end back until the job's messages are read again; then it ends in the same way.
     """
     early = bool(report.failure_reason) or report.state in (JobState.CANCELLED, JobState.EXPIRED)
 
@@ -222,17 +229,21 @@ def _reported(name: str, job: Submitted, report: JobReport) -> Iterator[Violatio
             return state, accepted - expired, written, rejected
         return state, accepted, written, rejected, expired
 
-    known, ended = 0, None
+    known, ended, ends = 0, None, False
     for told in job.reported:
+        if told == TAKEN_BACK:
+            known, ends = 0, False
+            continue
         state, _, written, _, _ = told
         # While PostgreSQL is unavailable, GetJob answers from Redis, with `written = 0`. See docs/guarantees.md.
         if 0 < written < known:
             yield Violation(P3, f"{name} reported {known} records as written, then {written}")
         known = max(known, written)
-        if ended is not None and final(*ended) != final(*told) and (state in _TERMINAL or written):
+        final_again = state in _TERMINAL or (ends and written)
+        if ended is not None and final(*ended) != final(*told) and final_again:
             yield Violation(P3, f"{name} was reported as {ended}, then as {told}")
         if state in _TERMINAL:
-            ended = told
+            ended, ends = told, True
     now = (report.state, report.accepted, report.written, report.rejected, report.expired)
     if ended is not None and final(*ended) != final(*now):
         yield Violation(P3, f"{name} was reported as {ended}, and is {report}")
@@ -244,9 +255,12 @@ def _reads(events: Sequence[Event]) -> Iterator[Violation]:
     offsets: dict[str, tuple[int, int]] = {}
     restored: set[str] = set()
     for event in events:
-        if event.kind == "fault" and event.data["name"] in ("replay", "restored"):
+        if event.kind == "restored" or (event.kind == "fault" and event.data["name"] in ("replay", "restored")):
             # Each once, and not at once: setting the ledger back waits for the workers that are at it.
             restored.update(offsets)
+        if event.kind == "restored":
+            # What a reader saw of a job is taken back with the ledger.
+            jobs.clear()
         if event.kind != "read":
             continue
         for key, (state, written, found) in event.data["jobs"].items():

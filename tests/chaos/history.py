@@ -21,6 +21,7 @@ Kind = Literal[
     "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob reported
     "read",  # jobs: {key: [state, written, found]}, offsets: {partition: [next_offset, owner_epoch]}, in one snapshot
     "fault",  # name, phase: begun, healed
+    "restored",  # PostgreSQL is at an earlier time from now on
     "not_contained",  # names, ended: processes that ended while users' faults alone were in force
     "stopped",  # partitions: those that workers stopped, with the cause of each
     "process",  # name, code, tail: a process ended by itself

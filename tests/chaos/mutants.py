@@ -22,7 +22,7 @@ def no_fence() -> None:
     """The ledger accepts any span, under any epoch, at any offset."""
     from bulkgrpc.postgres import ledger
 
-    _replace(ledger, "may_apply_span", lambda *_: Outcome.NEXT)
+    _replace(ledger, "may_apply_span", lambda *_, **__: Outcome.NEXT)
 
 
 def ledger_apart() -> None:
@@ -136,6 +136,18 @@ def blind_to_topics() -> None:
 
     _replace(topic_check, "examine", lambda *_: None)
     _replace(TopicGuard, "refusal", lambda _: None)
+
+
+def trusts_its_position() -> None:
+    """A worker continues from the position that it remembers, although the ledger came back older."""
+    from bulkgrpc.postgres import ledger
+    from workers.ledger_watch import BeatingLedgerWatch
+
+    def trusting(_next: int, ledger_epoch: int, _from: int, owner_epoch: int, **_: bool) -> Outcome:
+        return Outcome.NEXT if ledger_epoch == owner_epoch else Outcome.FENCED
+
+    _replace(ledger, "may_apply_span", trusting)
+    _replace(BeatingLedgerWatch, "restarted", lambda _: False)
 
 
 def silent_reset() -> None:
@@ -257,6 +269,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_budget,
         silent_reset,
         seal_passes,
+        trusts_its_position,
         strict_offsets,
         reads_aborted,
         blind_to_topics,

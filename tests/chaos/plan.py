@@ -10,10 +10,19 @@ from tests.chaos.faults_around import NETWORK_FAULTS, REDIS_FAULTS
 from tests.chaos.faults_kafka import KAFKA_FAULTS
 from tests.chaos.faults_postgres import POSTGRES_FAULTS
 from tests.chaos.faults_process import PROCESS_FAULTS
+from tests.chaos.faults_restore import RESTORE_FAULTS
 from tests.chaos.faults_user import USER_FAULTS
 
 FAULTS = {
-    fault.name: fault for fault in (*PROCESS_FAULTS, *POSTGRES_FAULTS, *KAFKA_FAULTS, *REDIS_FAULTS, *NETWORK_FAULTS)
+    fault.name: fault
+    for fault in (
+        *PROCESS_FAULTS,
+        *POSTGRES_FAULTS,
+        *RESTORE_FAULTS,
+        *KAFKA_FAULTS,
+        *REDIS_FAULTS,
+        *NETWORK_FAULTS,
+    )
 }
 STORM_FAULTS = {**FAULTS, **{fault.name: fault for faults in USER_FAULTS.values() for fault in faults}}
 """Those of users are tried one by one in tests/blast."""

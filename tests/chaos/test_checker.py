@@ -51,6 +51,21 @@ def test_good_evidence_is_good() -> None:
     assert not names(replace(GOOD, events=[*GOOD.events, job(5, 2), job(6, 3), job(7, 3)]))
 
 
+def test_a_restore_takes_an_end_back_until_the_job_ends_again_in_the_same_way() -> None:
+    restored = Event(6, "rig", "restored", {})
+    seen = [*GOOD.events, read(4.5, 3, 3000, 3000), job(5, 3)]
+    again = [read(6.5, 1, 1000, 1000, 2), job(6.6, 1), read(6.7, 2, 2000, 2000), job(6.8, 2), job(7, 3)]
+    assert not names(replace(GOOD, events=[*seen, restored, *again]))
+    assert names(replace(GOOD, events=[*seen, *again])) == {"P3", "P5"}
+    # Nothing more: not another end, not a second way back, not a loss.
+    assert names(replace(GOOD, events=[*seen, restored, job(7, 4)])) == {"P3"}
+    assert names(replace(GOOD, events=[*seen, restored, *again, read(7.5, 3, 3000, 3000), read(8, 2, 2000, 2000)])) == {
+        "P3"
+    }
+    assert names(replace(GOOD, events=[*seen, restored, *again, read(8, 3, 3000, 3000, 2)])) == {"P5"}
+    assert "P1" in names(replace(GOOD, events=[*seen, restored, *again], batches=without(1)))
+
+
 def test_only_accepted_and_expired_grow_together_once_a_job_has_ended_before_its_seal() -> None:
     def of(**now: int) -> Evidence:
         failed = replace(REPORT, state=5, failure_reason="LOST_IN_KAFKA: …", **now)

@@ -150,6 +150,10 @@ async def test_with_aborted_transactions_applied_p2_is_broken(disguised: Rig) ->
     assert "P2" in await attempt(disguised, "reads_aborted", FAULTS["kafka: transactions in the topic"])
 
 
+async def test_with_a_position_that_outlives_a_restore_p1_is_broken(disguised: Rig) -> None:
+    assert "P1" in await attempt(disguised, "trusts_its_position", FAULTS["postgres: restored to an earlier time"])
+
+
 async def test_without_a_byte_budget_p7_is_broken(disguised: Rig) -> None:
     assert "P7" in await press(disguised, "no_budget")
 
