@@ -143,10 +143,8 @@ def trusts_its_position() -> None:
     from bulkgrpc.postgres import ledger
     from workers.ledger_watch import BeatingLedgerWatch
 
-    def trusting(_next: int, ledger_epoch: int, _from: int, owner_epoch: int, **_: bool) -> Outcome:
-        return Outcome.NEXT if ledger_epoch == owner_epoch else Outcome.FENCED
-
-    _replace(ledger, "may_apply_span", trusting)
+    # Whatever the epochs are: an older ledger has older ones.
+    _replace(ledger, "may_apply_span", lambda *_, **__: Outcome.NEXT)
     _replace(BeatingLedgerWatch, "restarted", lambda _: False)
 
 
