@@ -35,6 +35,7 @@ class AppendPlan:
     """What a stream appends to: the job, the partitions of its lanes, its progress, the limits of a batch.
 
     spec: the job's, with the dataset version of the stream's batches. time_to_live_s: of its batches; 0 is none.
+    attempt: the job's.
     """
 
     spec: JobSpec
@@ -45,6 +46,7 @@ class AppendPlan:
     batch_records_max: int
     trace_context: str = ""
     time_to_live_s: float = 0.0
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class BatchAppender:
             sent_at=self._access.now(),
             trace_context=self._plan.trace_context,
             partitions=partitions if len(partitions) > 1 else (),
+            stored_sequence=self.deliveries.next_sequence,
+            attempt=self._plan.attempt,
         )
 
     async def _acquire(self, size_bytes: int) -> int:
