@@ -138,6 +138,13 @@ def blind_to_topics() -> None:
     _replace(TopicGuard, "refusal", lambda _: None)
 
 
+def blind_to_losses() -> None:
+    """Nothing is made of what messages say was stored."""
+    from bulkgrpc.consume import plan
+
+    _replace(plan, "loss_shown_by", lambda *_: None)
+
+
 def silent_reset() -> None:
     """If Kafka lost an offset, the worker continues with the next message that Kafka has."""
     from bulkgrpc.consume import topic_check
@@ -260,6 +267,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         strict_offsets,
         reads_aborted,
         blind_to_topics,
+        blind_to_losses,
         short_poll,
         newer_reader,
         eager_express,
