@@ -84,6 +84,11 @@ class Event(enum.StrEnum):
         "job_blocked",
         "A message of a job can neither be applied nor rejected now; the job's messages are parked, and tried later.",
     )
+    JOB_LOST_IN_KAFKA = (
+        "job_lost_in_kafka",
+        "A later message of a job shows that Kafka lost batches of it that were acknowledged. The job failed, and its "
+        "client can submit it again.",
+    )
     JOBS_ABANDONED = ("jobs_abandoned", "Open jobs ended as EXPIRED, sealed ones that lack batches as FAILED.")
     JOBS_OVERDUE = ("jobs_overdue", "Jobs are sealed for over 300 s and have not ended.")
     KAFKA_COMMIT_FAILED = (

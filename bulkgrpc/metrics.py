@@ -34,6 +34,11 @@ batches_late = _meter.create_counter(
     unit="{batch}",
     description="Batches that arrived after the end of their job or lane; reported apart, neither written nor counted",
 )
+jobs_lost = _meter.create_counter(
+    "bulkgrpc.jobs.lost",
+    unit="{job}",
+    description="Jobs that failed because a later message shows that Kafka lost acknowledged batches of them",
+)
 chunk_rows = _meter.create_gauge(
     "bulkgrpc.chunk.rows", unit="{row}", description="Rows at which a chunk of this worker is full, as tuned"
 )

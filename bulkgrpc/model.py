@@ -45,7 +45,8 @@ class JobState(enum.IntEnum):
     """The state of a job. The values are those of `bulkgrpc.v1.JobState` and of `bulk.jobs.state`.
 
     OPEN → SEALED → SUCCEEDED | PARTIALLY_SUCCEEDED | FAILED. An OPEN job can also become FAILED, CANCELLED or EXPIRED,
-    a SEALED one FAILED or CANCELLED. A job that has ended never changes its state.
+    a SEALED one FAILED or CANCELLED. A job that has ended never changes its state, except that a client opens it again
+    if it FAILED because Kafka lost batches of it.
     """
 
     OPEN = 1
@@ -58,7 +59,8 @@ class JobState(enum.IntEnum):
     """Ended: some records were rejected or expired, others were not. Set by the worker that applies the last seal."""
     FAILED = 5
     """Ended: all records were rejected or expired, more than `rejections_max` were rejected, or the job is atomic and
-    could not be applied as a whole. Set by a worker."""
+    could not be applied as a whole, or Kafka lost batches of it. Set by a worker, or by an operator who accepts a
+    loss."""
     CANCELLED = 6
     """Ended by CancelJob. Set by a server."""
     EXPIRED = 7
@@ -203,7 +205,8 @@ class Job:
     applied. failure_reason: why the job failed; else empty. block: why batches of it wait in PostgreSQL; None if none
     does. discard_reason: why an operator discarded records of it; else empty. late_batches: that arrived after its
     seal; no count has their records. lease_epoch: raised by each stream that opened the job; lease_session: the session
-    of the last one.
+    of the last one. lost: whether it failed because Kafka lost batches of it; it can be opened again, at
+    `next_sequence`. attempt: how often that was done.
     """
 
     spec: JobSpec
@@ -220,6 +223,8 @@ class Job:
     late_batches: int = 0
     lease_epoch: int = 0
     lease_session: str = ""
+    lost: bool = False
+    attempt: int = 0
 
     def overdue_s(self, now: datetime) -> float:
         """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not.
@@ -272,6 +277,9 @@ class Message:
     damage: why its headers cannot be read, of a message of which no more is known than its job, and of a batch what its
     payload says; else empty. It is never applied.
     schema: digest of the definition of the dataset's version; empty if it is not known.
+    stored_sequence: the log has every batch of the job before this one, each earlier in its partition than this
+    message; 0 if that is not known. A lane that needs such a batch next has lost it.
+    attempt: `Job.attempt` as its server knew it.
     """
 
     kind: Kind
@@ -287,6 +295,8 @@ class Message:
     partitions: tuple[int, ...] = ()
     damage: str = ""
     schema: bytes = b""
+    stored_sequence: int = 0
+    attempt: int = 0
 
     @property
     def lanes(self) -> int:
@@ -373,7 +383,8 @@ def may_apply_batch(lane_next_sequence: int, sequence: int) -> Outcome:
     |---------------------|---------|----------------------------------------------------------------------------------|
     | = the lane's next   | NEXT    | apply it                                                                         |
     | < the lane's next   | REPLAY  | it was applied before                                                            |
-    | > the lane's next   | GAP     | a batch before it was never acknowledged, so neither was this: both are resent   |
+    | > the lane's next   | GAP     | a batch before it is missing: if it was never acknowledged, neither was this:    |
+    |                     |         | both are resent; `Message.stored_sequence` shows whether it is lost instead      |
     """
     if sequence == lane_next_sequence:
         return Outcome.NEXT

@@ -37,7 +37,7 @@ P2: Final = Promise(
 P3: Final = Promise(
     "P3",
     "What a job reports as written is durably in the table at that moment; a reported end is final: neither the state "
-    "nor a count of a job that ended by its seal changes.",
+    "nor a count of a job that ended by its seal changes. Only a job that lost batches in Kafka is opened again.",
     "postgres/transaction.py (one transaction), postgres/connection.py (synchronous_commit), consume/plan.py (late "
     "batches)",
     "a count that differs from the rows in one snapshot; an ended job that reports another state or count later",
@@ -89,9 +89,11 @@ P10: Final = Promise(
 
 P11: Final = Promise(
     "P11",
-    "No acknowledged record is lost in silence: a job that may have lost one in Kafka ends as FAILED and says so.",
-    "consume/topic_check.py, ingest/topic_guard.py, consume/recovery.py, postgres/recovery.py",
-    "an acknowledged batch that is missing after the topic was replaced, in a job that is not FAILED for it",
+    "No acknowledged record is lost in silence: a job that lost one in Kafka ends as FAILED and names the batch from "
+    "which on it is to be sent again. Submitted again, it continues there, and nothing is written twice.",
+    "consume/losses.py, postgres/maintenance.py (expire_abandoned), consume/topic_check.py, ingest/topic_guard.py, "
+    "consume/recovery.py, postgres/recovery.py",
+    "an acknowledged batch that is missing in a job whose failure reason does not name it",
 )
 
 PROMISES: Final = (P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11)

@@ -189,6 +189,9 @@ class Poller:
         for job, failure in applied.blocked.items():
             metrics.jobs_blocked.add(1)
             log.error("job_blocked", job_id=str(job.job_id), sqlstate=failure.sqlstate, reason=failure.message)
+        for job, reason in applied.lost.items():
+            metrics.jobs_lost.add(1)
+            log.error("job_lost_in_kafka", job=job.name, reason=reason)
         if applied.parked:
             metrics.messages_parked.add(applied.parked)
             self._on_parked()

@@ -137,7 +137,7 @@ def plan_chunk(
     ledger = replace(ledger, discarding_datasets=view.discarding_datasets, discarded_jobs=jobs)
     plan = plan_lanes(direct, ledger, now)
     fates: Iterator[Fate] = iter(plan.fates)
-    return LanePlan(tuple(next(fates) if reason is None else Fate.DEFERRED for reason in deferrals), plan.lanes)
+    return replace(plan, fates=tuple(next(fates) if reason is None else Fate.DEFERRED for reason in deferrals))
 
 
 def eligible(parked: Sequence[Received], view: DeferralView) -> tuple[bool, ...]:

@@ -87,6 +87,7 @@ def left_to_main_path(
     | deferred for any other reason            | no            | the main path parks it, and what follows            |
     | of another digest, or late               | no            | it would be reported again when it comes again      |
     | after a gap, or known within the chunk   | no            | later, with the gap closed, it would look different |
+    | of a job that lost batches, or shows it  | no            | the main path fails the job                         |
 
     All that follows of such a tenant is left to the main path as well, so the order of its queues holds.
     """

@@ -16,8 +16,8 @@ class JobDelta:
 
     accepted = written + duplicate + rejected + expired + skipped + the records that an atomic job keeps staged.
     sealed_at: when the seal that the chunk applies was sent. unsealed: whether a lane is not sealed after the chunk.
-    failure_reason: why the job fails here; only set for a job that has not ended. late_batches: reported as late; no
-    count has their records.
+    failure_reason: why the job fails here; only set for a job that has not ended. lost: whether that is because Kafka
+    lost batches of it. late_batches: reported as late; no count has their records.
     """
 
     accepted: int = 0
@@ -29,6 +29,7 @@ class JobDelta:
     sealed_at: datetime | None = None
     unsealed: bool = False
     failure_reason: str = ""
+    lost: bool = False
     late_batches: int = 0
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bulkgrpc.consume.assembly import Received
+from bulkgrpc.consume.losses import Loss, loss_shown_by
 from bulkgrpc.model import Kind, Message, Outcome, lane_of, may_apply_batch
 
 LaneKey = tuple[uuid.UUID, int]
@@ -39,7 +40,10 @@ class Fate(enum.Enum):
     DISCARDED_JOB = "discarded job"
     """It is next, and an operator discards its job: its records are rejected."""
     KNOWN = "known"
-    """It was applied before, or follows a gap and so was never acknowledged: nothing is done."""
+    """Nothing is done: it was applied before; it follows a gap and so was never acknowledged; or its job failed because
+    Kafka lost batches of it, and all of the job from there on is sent again."""
+    LOST = "lost"
+    """It shows that its lane lost batches that were acknowledged: its job fails, and is opened again by its client."""
     CONFLICT = "conflict"
     """Another batch with its sequence was applied before. It may be acknowledged, so its records are rejected."""
     LATE = "late"
@@ -64,10 +68,11 @@ REPORTED_LATE = (Fate.LATE, Fate.LATE_CONFLICT)
 class LedgerView:
     """What the ledger has of a chunk's jobs, read in the chunk's transaction.
 
-    ended: jobs that have ended. lanes: those with a row. digests: by job and sequence, of the chunk's batches that were
-    applied before. lane_counts: of jobs with several lanes. deleted_versions: per job, the last deleted version of its
-    dataset. atomic_versions: per atomic job, the dataset version that it was opened with. discarding_datasets: those
-    whose next batches are discarded because an operator asked for it. discarded_jobs: those that an operator discards.
+    ended: jobs that have ended. lost: those of them that failed because Kafka lost batches of them. attempts: of every
+    job that has a row. lanes: those with a row. digests: by job and sequence, of the chunk's batches that were applied
+    before. lane_counts: of jobs with several lanes. deleted_versions: per job, the last deleted version of its dataset.
+    atomic_versions: per atomic job, the dataset version that it was opened with. discarding_datasets: those whose next
+    batches are discarded because an operator asked for it. discarded_jobs: those that an operator discards.
     """
 
     ended: frozenset[uuid.UUID] = frozenset()
@@ -78,17 +83,21 @@ class LedgerView:
     atomic_versions: Mapping[uuid.UUID, int] = field(default_factory=dict)
     discarding_datasets: frozenset[str] = frozenset()
     discarded_jobs: frozenset[uuid.UUID] = frozenset()
+    lost: frozenset[uuid.UUID] = frozenset()
+    attempts: Mapping[uuid.UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
     """What becomes of each message of a chunk.
 
-    fates: one per item. lanes: those that change, with their state after the chunk.
+    fates: one per item. lanes: those that change, with their state after the chunk. losses: of the jobs that fail
+    because Kafka lost batches of them, what the first message shows that shows any.
     """
 
     fates: tuple[Fate, ...]
     lanes: Mapping[LaneKey, Lane]
+    losses: Mapping[uuid.UUID, Loss] = field(default_factory=dict)
 
     def mask(self, fate: Fate) -> npt.NDArray[np.bool_]:
         """Return a mask over the items: True where the item has this fate."""
@@ -110,39 +119,63 @@ def plan_lanes(items: Sequence[Received], ledger: LedgerView, now: datetime) -> 
     | batch, next or above, lane sealed        | LATE                            | LATE                 |
     | seal, at or below the next of its lane   | APPLY                           | APPLY: the lane only |
     | seal, after a gap, or a second one       | KNOWN                           | KNOWN                |
+    | any, and shows a loss (`loss_shown_by`)  | LOST: what follows is KNOWN     | as if it did not     |
+    | any, of a job that failed for a loss     |                                 | KNOWN                |
+    | seal of an earlier attempt               | KNOWN                           | KNOWN                |
 
     A seal below the next sequence is valid: its server did not know of batches that an earlier stream had sent.
 
     Of a job that an operator discards, a batch that is next is DISCARDED_JOB, and a seal after a gap APPLY: it ends the
     job. A damaged batch has the fate of any other; the caller has no rows of it, and must not apply it.
     """
-    lanes = dict(ledger.lanes)
-    digests = dict(ledger.digests)
+    lanes, digests, lost = dict(ledger.lanes), dict(ledger.digests), set(ledger.lost)
     moved: dict[LaneKey, Lane] = {}
+    losses: dict[uuid.UUID, Loss] = {}
     fates = []
     for item in items:
         message, job_id = item.message, item.message.spec.key.job_id
-        lane_count = ledger.lane_counts.get(job_id, 1)
         fate = Fate.KNOWN
+        if job_id not in lost and (loss := _loss_shown_by(message, lanes, ledger)) is not None:
+            fate, losses[job_id] = Fate.LOST, loss
+            lost.add(job_id)
+        if job_id in lost:
+            fates.append(fate)
+            continue
+        lane_count = ledger.lane_counts.get(job_id, 1)
         for number in _lanes_of(message, lane_count):
-            key = (job_id, number)
-            lane = lanes.get(key) or Lane(number, sealed=False)
-            known = digests.get((job_id, message.sequence))
-            found = _fate(message, lane, known, is_discarded=job_id in ledger.discarded_jobs)
+            lane = _lane(lanes, job_id, number)
+            found = _fate(message, lane, digests.get((job_id, message.sequence)), ledger)
             if found is Fate.KNOWN:
                 continue
-            if found is Fate.CONFLICT and job_id in ledger.ended:
-                found = Fate.EXPIRED_CONFLICT
             is_next = found is Fate.APPLY and message.kind is Kind.BATCH
             fate = _fate_of_next(message, ledger, now) if is_next else found
             if message.kind is Kind.SEAL:
                 # A seal has no sequence of its own: the next sequence stays.
-                lanes[key] = moved[key] = Lane(lane.next_sequence, sealed=True)
+                lanes[job_id, number] = moved[job_id, number] = Lane(lane.next_sequence, sealed=True)
             elif fate in TAKEN:
-                lanes[key] = moved[key] = Lane(lane.next_sequence + lane_count, sealed=False)
+                lanes[job_id, number] = moved[job_id, number] = Lane(lane.next_sequence + lane_count, sealed=False)
                 digests[job_id, message.sequence] = message.digest
         fates.append(fate)
-    return LanePlan(tuple(fates), moved)
+    return LanePlan(tuple(fates), moved, losses)
+
+
+def _lane(lanes: Mapping[LaneKey, Lane], job_id: uuid.UUID, number: int) -> Lane:
+    return lanes.get((job_id, number)) or Lane(number, sealed=False)
+
+
+def _loss_shown_by(message: Message, lanes: Mapping[LaneKey, Lane], ledger: LedgerView) -> Loss | None:
+    """Return what a message shows that its job, which has not ended, has lost."""
+    job_id = message.spec.key.job_id
+    # An operator discards a job whose batches may be unreadable: those are not lost.
+    if not message.stored_sequence or job_id in ledger.ended or job_id in ledger.discarded_jobs:
+        return None
+    attempt = ledger.attempts.get(job_id)
+    for number in _lanes_of(message, ledger.lane_counts.get(job_id, 1)):
+        lane = _lane(lanes, job_id, number)
+        # What follows its lane's seal is late, whatever it says.
+        if not lane.sealed and (loss := loss_shown_by(message, number, lane.next_sequence, attempt)) is not None:
+            return loss
+    return None
 
 
 def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
@@ -156,15 +189,19 @@ def _lanes_of(message: Message, lane_count: int) -> Sequence[int]:
     return (message.lane,) if message.lanes == lane_count else range(lane_count)
 
 
-def _fate(message: Message, lane: Lane, known: bytes | None, *, is_discarded: bool) -> Fate:
+def _fate(message: Message, lane: Lane, known: bytes | None, ledger: LedgerView) -> Fate:
+    job_id = message.spec.key.job_id
     outcome = may_apply_batch(lane.next_sequence, message.sequence)
     if message.kind is Kind.SEAL:
-        waits = outcome is Outcome.GAP and not is_discarded
-        return Fate.KNOWN if waits or lane.sealed else Fate.APPLY
+        waits = outcome is Outcome.GAP and job_id not in ledger.discarded_jobs
+        is_old = message.attempt < ledger.attempts.get(job_id, 0)
+        return Fate.KNOWN if waits or lane.sealed or is_old else Fate.APPLY
     if outcome is Outcome.REPLAY:
         if known is None or known == message.digest:
             return Fate.KNOWN
-        return Fate.LATE_CONFLICT if lane.sealed else Fate.CONFLICT
+        if lane.sealed:
+            return Fate.LATE_CONFLICT
+        return Fate.EXPIRED_CONFLICT if job_id in ledger.ended else Fate.CONFLICT
     if lane.sealed:
         return Fate.LATE
     return Fate.KNOWN if outcome is Outcome.GAP else Fate.APPLY

@@ -77,7 +77,8 @@ class Applied:
     """A chunk that is committed. counts: what it did for each job. parked: how many of its messages were parked.
 
     late_batches: how many batches were reported as late, of those jobs that have some. blocked: jobs that were blocked
-    because a message of each cannot be read, and why.
+    because a message of each cannot be read, and why. lost:
+    the jobs that it failed because Kafka lost batches of them, and the reason of each.
     rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
     """
 
@@ -87,6 +88,7 @@ class Applied:
     parked: int = 0
     late_batches: Mapping[JobKey, int] = field(default_factory=dict)
     blocked: Mapping[JobKey, Failure] = field(default_factory=dict)
+    lost: Mapping[JobKey, str] = field(default_factory=dict)
 
 
 Assigned = Callable[[Sequence[int]], Mapping[int, int]]

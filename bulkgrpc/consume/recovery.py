@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from bulkgrpc import limits
 from bulkgrpc.consume.log_identity import LogRange, Recorded, Stop, StopCause, resume_offset
+from bulkgrpc.consume.losses import LOST_IN_KAFKA
 
 CLOCK_SKEW_S = 60.0
 """How far the clocks of servers, Kafka and PostgreSQL may be apart."""
@@ -70,11 +71,11 @@ class Plan:
 
     @property
     def failure_reason(self) -> str:
-        """Why the jobs fail that may have lost messages."""
+        """Why the jobs fail that may have lost messages, without where they continue."""
         spans = ", ".join(f"{one.stop.lost} of partition {one.partition}" for one in self.partitions if one.fails_jobs)
         return (
-            f"LOST_IN_KAFKA: Kafka lost messages before they were applied ({self.topic}: {spans}), and batches of the "
-            "job may be among them; what is written stays: submit the job again with another idempotency key"
+            f"{LOST_IN_KAFKA}: Kafka lost messages before they were applied ({self.topic}: {spans}), and batches of "
+            "the job may be among them"
         )
 
 

@@ -35,7 +35,7 @@ class AppendPlan:
     """What a stream appends to: the job, the partitions of its lanes, its progress, the limits of a batch.
 
     spec: the job's, with the dataset version of the stream's batches. time_to_live_s: of its batches; 0 is none.
-    schema: digest of the definition of that version; empty if it is not known.
+    schema: digest of the definition of that version; empty if it is not known. attempt: the job's.
     """
 
     spec: JobSpec
@@ -47,6 +47,7 @@ class AppendPlan:
     trace_context: str = ""
     time_to_live_s: float = 0.0
     schema: bytes = b""
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,8 @@ class BatchAppender:
             trace_context=self._plan.trace_context,
             partitions=partitions if len(partitions) > 1 else (),
             schema=self._plan.schema,
+            stored_sequence=self.deliveries.next_sequence,
+            attempt=self._plan.attempt,
         )
 
     async def _acquire(self, size_bytes: int) -> int:

@@ -29,7 +29,7 @@ from bulkgrpc.ingest.ports import (
     RedisUnavailable,
     RegisteredDataset,
 )
-from bulkgrpc.ingest.refusals import dataset_not_found, postgres_unavailable
+from bulkgrpc.ingest.refusals import dataset_not_found, job_ended, postgres_unavailable
 from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.model import Job, JobCounts, JobKey, JobSpec, JobState
 
@@ -65,6 +65,7 @@ class OpenJob:
             self.job.create_time,
             seal_time,
             deliveries.take_digests(),
+            attempt=self.job.attempt,
         )
 
 
@@ -95,9 +96,10 @@ class JobOpener:
     async def open(self, tenant: str, header: Header) -> AsyncIterator[OpenJob]:
         """Open the job of a header and lease it while the context lasts.
 
+        A job that failed because Kafka lost batches of it is opened again, unless the client no longer has them.
         Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy
-        (JOB_BUSY), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE, TOPIC_REPLACED,
-        TOPIC_MISSING), TooMuch (DATASET_BLOCKED).
+        (JOB_BUSY), NotNow (JOB_ENDED: such a job), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE,
+        REDIS_UNAVAILABLE, TOPIC_REPLACED, TOPIC_MISSING), TooMuch (DATASET_BLOCKED).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
         dataset = await self._dataset(header)
@@ -110,6 +112,9 @@ class JobOpener:
             leases = LeaseStores(stores.live_jobs, stores.jobs)
             async with leased(leases, key, holder, required=self._lease_required) as lease:
                 job = await self._open(spec, header, dataset, lease)
+                if job.lost:
+                    await self._open_again(job, header.first_sequence)
+                    job = await self._open(spec, header, dataset, lease)
                 check_resume(job, header.first_sequence)
                 check_version(job, header.dataset_version)
                 of_stream = replace(job.spec, dataset_version=header.dataset_version or job.spec.dataset_version)
@@ -167,6 +172,25 @@ class JobOpener:
         except DatasetDeleted as error:
             raise dataset_not_found(spec.dataset, "header.dataset") from error
 
+    async def _open_again(self, job: Job, first_sequence: int) -> None:
+        """Open a job again that lost batches, if the client can still send all from where it continues.
+
+        Raises NotNow (JOB_ENDED) if it cannot; Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE).
+        """
+        if first_sequence > job.next_sequence:
+            raise job_ended(job)
+        try:
+            opened = await self._stores.jobs.open_again(job.spec.key)
+        except PostgresUnavailable as error:
+            raise postgres_unavailable(error) from error
+        if not opened:
+            raise Unavailable(
+                Reason.RESUME_NOT_READY,
+                f"the staged rows of {job.spec.key.name}, which failed, are not deleted yet: retry shortly",
+                field="header.idempotency_key",
+                next_sequence="0",
+            )
+
     async def _find_or_create(self, spec: JobSpec, lanes: int, lease: Lease) -> Job:
         """Return the view of the job of a spec; a job that neither store knows is new.
 
@@ -198,7 +222,7 @@ class JobOpener:
             row = new if live is None else live.as_job()
         check_same(spec, row.spec)
         job = merge(row, live)
-        if live is None:
+        if live is None or live.attempt < job.attempt:
             await self._save(job)
         return job
 
@@ -271,8 +295,11 @@ def check_resume(job: Job, first_sequence: int) -> None:
     """Check that a client that no longer has the batches before `first_sequence` can resume a job.
 
     Those batches were acknowledged, so they are in the record log; if Redis lost the job's progress, the job's position
-    is known again once workers have applied them. Raises Unavailable (RESUME_NOT_READY).
+    is known again once workers have applied them. Raises Unavailable (RESUME_NOT_READY), NotNow (JOB_ENDED).
     """
+    if job.lost:
+        # It lost batches once more, between two statements.
+        raise job_ended(job)
     if job.state is JobState.OPEN and first_sequence > job.next_sequence:
         raise Unavailable(
             Reason.RESUME_NOT_READY,

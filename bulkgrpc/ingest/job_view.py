@@ -7,6 +7,7 @@ what was applied. Where both are known, each value has one source:
 |---------------------------------------------|-------------------------------------------------------------------|
 | every value, once the row has ended         | the row: only a row says that a job has ended                     |
 | every value, if progress says that it ended | the row: progress is then older than the row, or about to expire  |
+| every value, if progress is of another attempt | the row: progress is of before a loss, or the row is             |
 | request, options, labels, version, creation | the row                                                           |
 | partitions of the lanes                     | the progress: the next batch must follow those that were sent     |
 | state                                       | the later one: OPEN, then SEALED                                  |
@@ -43,7 +44,7 @@ def merge(row: Job | None, live: LiveJob | None) -> Job | None:
     """Return the view of a job by the rules of this module's table; None if neither store knows the job."""
     if row is None:
         return None if live is None else live.as_job()
-    if live is None or row.state.ended or live.state.ended:
+    if live is None or row.state.ended or live.state.ended or live.attempt != row.attempt:
         return row
     ahead = live.next_sequence > row.next_sequence
     return replace(

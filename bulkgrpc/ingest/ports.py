@@ -225,8 +225,14 @@ class JobStore(Protocol):
     async def list_jobs(self, tenant: str, page_size: int, after: JobPosition | None) -> Sequence[Job]:
         """Return up to `page_size` jobs of a tenant, newest first, from the one after `after`."""
 
-    async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
-        """Mark a job sealed unless it has ended, and return it; None if it has no row."""
+    async def open_again(self, key: JobKey) -> bool:
+        """Open a job again that failed because Kafka lost batches of it; any other job stays as it is.
+
+        False: the staged rows of the atomic job that failed are not deleted yet.
+        """
+
+    async def seal_job(self, key: JobKey, seal_time: datetime, attempt: int = 0) -> Job | None:
+        """Mark a job sealed unless it has ended or has another attempt, and return it; None if it has no row."""
 
     async def cancel_job(self, key: JobKey) -> Job | None:
         """End a job as CANCELLED unless it has ended, and return it; None if it has no row.

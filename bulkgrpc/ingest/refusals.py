@@ -70,6 +70,8 @@ def missing_seal(key: JobKey) -> NotNow:
 
 def job_ended(job: Job) -> NotNow:
     """Return the refusal of a batch for a job that ended before its seal; it says how the job ended."""
+    if job.lost:
+        return NotNow(Reason.JOB_ENDED, f"{job.spec.key.name} failed: {job.failure_reason}", state=job.state.name)
     early = {JobState.CANCELLED: "was cancelled", JobState.EXPIRED: "expired: its client did not resume it in time"}
     how = early.get(job.state, f"failed: {job.failure_reason}" if job.failure_reason else f"ended as {job.state.name}")
     return NotNow(

@@ -21,6 +21,7 @@ from bulkgrpc.ingest.identity import Caller
 from bulkgrpc.ingest.job_opener import JobOpener, OpenJob
 from bulkgrpc.ingest.job_view import merge
 from bulkgrpc.ingest.job_watch import JobWatch
+from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.messages import Seal, parse_header, parse_message
 from bulkgrpc.ingest.ports import JobStore, PostgresUnavailable
 from bulkgrpc.ingest.progress_writer import ProgressWriter
@@ -135,6 +136,7 @@ class IngestSession:
             batch_records_max=batch_limits.records_max,
             trace_context=self._transport.trace_context,
             schema=opened.schema,
+            attempt=job.attempt,
         )
         return BatchAppender(plan, self._parts.log_access, opened.accepted)
 
@@ -198,13 +200,13 @@ class IngestSession:
         live = opened.progress(appender.deliveries, seal_time)
         # By the progress writer: of 200 streams that end together, Redis gets a few round trips only.
         self._parts.progress.record(live)
-        row, _ = await asyncio.gather(self._seal_row(live.spec.key, seal_time), self._parts.progress.flush())
+        row, _ = await asyncio.gather(self._seal_row(live, seal_time), self._parts.progress.flush())
         return SealedJob(merge(row, live), replayed=False)
 
-    async def _seal_row(self, key: JobKey, seal_time: datetime) -> Job | None:
+    async def _seal_row(self, live: LiveJob, seal_time: datetime) -> Job | None:
         """Mark the row sealed; without PostgreSQL the worker that applies the seal does."""
         try:
-            return await self._parts.jobs.seal_job(key, seal_time)
+            return await self._parts.jobs.seal_job(live.spec.key, seal_time, live.attempt)
         except PostgresUnavailable:
             return None
 

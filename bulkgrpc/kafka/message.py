@@ -45,6 +45,11 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
     ]
     if message.kind is Kind.SEAL:
         pairs.append(("job-records", b"%d" % message.job_records))
+    # Both are optional, and a reader that ignores them does what it did before there were any.
+    if message.stored_sequence:
+        pairs.append(("stored-sequence", b"%d" % message.stored_sequence))
+    if message.attempt:
+        pairs.append(("attempt", b"%d" % message.attempt))
     if message.partitions:
         pairs.append(("partitions", b",".join(b"%d" % partition for partition in message.partitions)))
     if message.opens:
@@ -102,6 +107,8 @@ def from_headers(headers: Sequence[tuple[str, bytes]] | None) -> Message:
             trace_context=values.get("traceparent", b"").decode(),
             partitions=partitions,
             schema=bytes.fromhex(values.get("schema", b"").decode()),
+            stored_sequence=_whole(values.get("stored-sequence", b"0"), INT8_MAX),
+            attempt=_whole(values.get("attempt", b"0"), INT4_MAX),
         )
     except KeyError as error:
         raise MalformedMessage(f"header {error.args[0]!r} is missing") from error

@@ -31,6 +31,7 @@ from bulkgrpc.postgres import dedupe, ledger, multi_lane_jobs, rejections, stage
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.ledger import JobRow, JobsFound
+from bulkgrpc.postgres.multi_lane_jobs import LockedJobs
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.table import TableWriter
@@ -79,6 +80,8 @@ class Work:
 class Effect:
     """What was done for each job, and the seconds that the rows took. late_batches: of those jobs that have some.
 
+    lost: the jobs that fail because Kafka lost batches of them, and the reason of each.
+
     conclude: executes the statements that are left: lanes, digests and counts. It reads no result, so it may be called
     in a pipeline, before the commit.
     """
@@ -87,6 +90,7 @@ class Effect:
     rows_s: float
     conclude: Callable[[], None]
     late_batches: Mapping[JobKey, int]
+    lost: Mapping[JobKey, str]
 
 
 def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
@@ -131,6 +135,7 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
     }
     for spec in planned.values():
         applied.deltas[spec.key].unsealed = spec.key.job_id in locked.unsealed
+        _note_loss(spec.key.job_id, plan, locked, applied.deltas[spec.key])
         if spec.key.job_id in jobs:
             with _of_dataset(spec.dataset):
                 _decide(connection, spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view, writer)
@@ -142,7 +147,8 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
         _conclude(connection, applied, locked.jobs)
 
     late_batches = {job: delta.late_batches for job, delta in applied.deltas.items() if delta.late_batches}
-    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude, late_batches)
+    lost = {job: delta.failure_reason for job, delta in applied.deltas.items() if delta.lost}
+    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude, late_batches, lost)
 
 
 def _check_decoded(work: Work, plan: LanePlan, ledger_view: LedgerView) -> None:
@@ -252,7 +258,7 @@ def _count(index: int, applied: _Applied) -> None:
     """
     message, fate = applied.items[index].message, applied.plan.fates[index]
     delta = applied.deltas[message.spec.key]
-    if fate in (Fate.KNOWN, Fate.DEFERRED):
+    if fate in (Fate.KNOWN, Fate.LOST, Fate.DEFERRED):
         return
     if message.kind is Kind.SEAL:
         delta.sealed_at = message.sent_at
@@ -267,6 +273,16 @@ def _count(index: int, applied: _Applied) -> None:
         applied.reject(Rejections.of_payload(index, message.records, *why_rejected(message, fate)))
 
 
+def _note_loss(job_id: uuid.UUID, plan: LanePlan, locked: LockedJobs, delta: JobDelta) -> None:
+    """Have a job fail if the chunk shows that Kafka lost batches of it."""
+    loss = plan.losses.get(job_id)
+    if loss is not None:
+        # Of an atomic job nothing is kept.
+        applied_to = locked.next_sequences.get(job_id, loss.from_sequence)
+        delta.failure_reason = loss.reason(0 if locked.jobs[job_id].atomic else applied_to)
+        delta.lost = True
+
+
 def _decide(
     connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, view: DeferralView, writer: TableWriter
 ) -> None:
@@ -275,15 +291,15 @@ def _decide(
         return
     counts = row.counts + delta.counts
     discarded = view.discarded_jobs.get(spec.key.job_id)
-    if discarded is None:
+    if discarded is None and not delta.lost:
         delta.failure_reason = failure_reason(row.atomic, row.rejections_max, counts.rejected, counts.expired)
-    elif delta.ends_at:
+    elif discarded is not None and delta.ends_at:
         # Not before its seal: the report is to have every record.
         delta.failure_reason = discarded
     if not row.atomic:
         delta.count_duplicates()
         return
-    if spec.dataset in view.discarding_datasets and (delta.expired or delta.ends_at):
+    if not delta.lost and spec.dataset in view.discarding_datasets and (delta.expired or delta.ends_at):
         delta.failure_reason = f"the job is atomic and its parked messages are discarded: {view.discard_reason}"
     if delta.failure_reason or delta.ends_at:
         # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.

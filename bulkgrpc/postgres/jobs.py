@@ -20,7 +20,7 @@ from bulkgrpc.model import BlockedBy, Job, JobBlock, JobCounts, JobKey, JobOptio
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.rejections import page
-from bulkgrpc.postgres.staged import StagedTable, discard
+from bulkgrpc.postgres.staged import StagedTable, any_of, discard
 from bulkgrpc.rejections import Rejection
 
 _SQL = statements.family("jobs")
@@ -99,10 +99,26 @@ class JobStore:
         return None if row is None else _job(row)
 
     @within(STREAM_DEADLINE_S)
-    async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
-        """Mark a job sealed unless it has ended, and return it; None if it has no row."""
+    async def open_again(self, key: JobKey) -> bool:
+        """Open a job again that failed because Kafka lost batches of it; False: it still has staged rows."""
+        values = {"job_id": key.job_id, "tenant": key.tenant}
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await cursor.execute(_SQL["lock_job_row"], values)
+            row = await cursor.fetchone()
+            if row is not None and row["atomic"] and not row["deleted"]:
+                staged = any_of(StagedTable(row["dataset"], row["dataset_version"]))
+                await cursor.execute(staged, values)
+                if await cursor.fetchone() is not None:
+                    return False
+            await cursor.execute(_SQL["open_again"], values)
+        return True
+
+    @within(STREAM_DEADLINE_S)
+    async def seal_job(self, key: JobKey, seal_time: datetime, attempt: int = 0) -> Job | None:
+        """Mark a job sealed unless it has ended or has another attempt, and return it; None if it has no row."""
         async with self._cursor() as cursor:
-            await cursor.execute(_SQL["seal_job"], {"job_id": key.job_id, "seal_time": seal_time})
+            values = {"job_id": key.job_id, "seal_time": seal_time, "attempt": attempt}
+            await cursor.execute(_SQL["seal_job"], values)
             await cursor.execute(_SQL["get_job"], {"job_id": key.job_id, "tenant": key.tenant})
             row = await cursor.fetchone()
         return None if row is None else _job(row)
@@ -239,7 +255,8 @@ def _job(row: dict[str, Any]) -> Job:
         counts=JobCounts(
             row["accepted"], row["written"], row["duplicate"], row["rejected"], row["expired"], row["skipped"]
         ),
-        next_sequence=row["next_sequence"],
+        # Nothing of an atomic job is kept that lost batches.
+        next_sequence=0 if row["lost"] and row["atomic"] else row["next_sequence"],
         create_time=row["create_time"],
         seal_time=row["seal_time"],
         end_time=row["end_time"],
@@ -249,6 +266,8 @@ def _job(row: dict[str, Any]) -> Job:
         late_batches=row["late_batches"],
         lease_epoch=row["lease_epoch"],
         lease_session=row["lease_session"],
+        lost=row["lost"],
+        attempt=row["attempt"],
     )
 
 

@@ -90,7 +90,8 @@ def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -
 class JobRow:
     """What a chunk needs to know of a job: the day that its rows are kept under, its state, its options, its counts.
 
-    lanes: how many. deleted_version: the last version of its dataset that was deleted, 0 if none was.
+    lanes: how many. deleted_version: the last version of its dataset that was deleted, 0 if none was. attempt, lost:
+    `Job.attempt`, `Job.lost`.
     """
 
     create_day: date
@@ -102,6 +103,8 @@ class JobRow:
     dataset_version: int
     deleted_version: int
     staged: int
+    attempt: int
+    lost: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,8 @@ def view(connection: Connection, items: Sequence[Received], jobs: JobsFound) -> 
         return LedgerView()
     found = LedgerView(
         ended=frozenset(job_id for job_id, row in rows.items() if row.state.ended),
+        lost=frozenset(job_id for job_id, row in rows.items() if row.lost),
+        attempts={job_id: row.attempt for job_id, row in rows.items()},
         lane_counts={job_id: row.lanes for job_id, row in rows.items() if row.lanes > 1},
         lanes=jobs.lanes,
         deleted_versions={job_id: row.deleted_version for job_id, row in rows.items()},
@@ -251,6 +256,7 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
         ],
         "seal_times": [delta.ends_at for delta in deltas],
         "failure_reasons": [delta.failure_reason for delta in deltas],
+        "lost": [delta.lost for delta in deltas],
     }
     connection.execute(_SQL["add_counts"], values)
 

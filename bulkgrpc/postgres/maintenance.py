@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import psycopg
 from psycopg import sql
 
+from bulkgrpc.consume.losses import ways_out
 from bulkgrpc.model import ENDS_WITHIN_S, JobState
 from bulkgrpc.postgres import staged, statements
 from bulkgrpc.postgres.connection import Connection
@@ -17,7 +18,7 @@ JOBS_PER_ROUND_MAX = 1000
 ROWS_PER_DELETE_MAX = 50_000
 INCOMPLETE = (
     "INCOMPLETE: what was acknowledged from batch {} on is neither written nor parked, and Kafka has no more of it: "
-    "an earlier release stored it as dead letters, or it is lost; submit the job again under another idempotency key"
+    "an earlier release stored it as dead letters, or it is lost; {}"
 )
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
 """A table that somebody locks is left for the next round."""
@@ -34,9 +35,9 @@ def expire_abandoned(
 ) -> int:
     """End open jobs without a batch for `abandoned_after_s`, and sealed ones that lack one; return how many.
 
-    A sealed job ends as FAILED: what it lacks was acknowledged. end_offsets: end of Kafka's log of each partition, read
-    before this call. A job with a partition that is not applied up to there may have unapplied batches, and is not
-    ended.
+    A sealed job ends as FAILED, and can be opened again: what it lacks was acknowledged. end_offsets: end of Kafka's
+    log of each partition, read before this call. A job with a partition that is not applied up to there may have
+    unapplied batches, and is not ended.
     """
     values = {
         "topic": topic,
@@ -47,12 +48,13 @@ def expire_abandoned(
     }
     with connection.transaction():
         abandoned = connection.execute(_SQL["abandoned_jobs"], values).fetchall()
-        for job_id, tenant, state, missing_from in abandoned:
+        for job_id, tenant, state, missing_from, next_sequence in abandoned:
             ended = {"job_id": job_id, "tenant": tenant, "state": JobState.EXPIRED.value}
             if state == JobState.OPEN:
                 connection.execute(_JOBS["end_job"], ended)
             else:
-                connection.execute(_SQL["fail_incomplete"], {**ended, "reason": INCOMPLETE.format(missing_from)})
+                reason = INCOMPLETE.format(missing_from, ways_out(next_sequence))
+                connection.execute(_SQL["fail_incomplete"], {**ended, "reason": reason})
     return len(abandoned)
 
 

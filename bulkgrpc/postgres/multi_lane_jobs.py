@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bulkgrpc.consume.plan import LanePlan, LedgerView
 from bulkgrpc.postgres import ledger
@@ -22,10 +22,15 @@ class PlanOutdated(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LockedJobs:
-    """A chunk's jobs, which no other worker changes now. unsealed: those with a lane not sealed after the chunk."""
+    """A chunk's jobs, which no other worker changes now.
+
+    unsealed: those with a lane not sealed after the chunk. next_sequences: of those with several lanes, the first batch
+    that is not applied after the chunk.
+    """
 
     jobs: Mapping[uuid.UUID, JobRow]
     unsealed: frozenset[uuid.UUID] = frozenset()
+    next_sequences: Mapping[uuid.UUID, int] = field(default_factory=dict)
 
 
 def lock(connection: Connection, jobs: Mapping[uuid.UUID, JobRow], planned: LedgerView, plan: LanePlan) -> LockedJobs:
@@ -48,4 +53,8 @@ def lock(connection: Connection, jobs: Mapping[uuid.UUID, JobRow], planned: Ledg
     after = {**lanes, **plan.lanes}
     sealed = {key for key, lane in after.items() if lane.sealed}
     unsealed = {job_id for job_id, row in shared.items() if any((job_id, n) not in sealed for n in range(row.lanes))}
-    return LockedJobs({**jobs, **found}, frozenset(unsealed))
+    next_sequences = {
+        job_id: min(lane.next_sequence if (lane := after.get((job_id, n))) else n for n in range(row.lanes))
+        for job_id, row in shared.items()
+    }
+    return LockedJobs({**jobs, **found}, frozenset(unsealed), next_sequences)

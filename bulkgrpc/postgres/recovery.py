@@ -5,11 +5,11 @@ Returns where a job is, for one whose dead letters are sent again.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from bulkgrpc.consume.losses import ways_out
 from bulkgrpc.consume.plan import Lane
 from bulkgrpc.consume.recovery import Plan, shifted
 from bulkgrpc.model import JobKey, JobState
@@ -26,13 +26,17 @@ class PlanOutdated(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LostJob:
-    """A job that has not ended and may have lost messages. written: records of it that are in the table."""
+    """A job that has not ended and may have lost messages. written: records of it that are in the table.
+
+    next_sequence: the batch at which it continues when it is opened again.
+    """
 
     key: JobKey
     dataset: str
     state: JobState
     written: int
     create_time: datetime
+    next_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,10 @@ def lost_jobs(connection: Connection, plan: Plan) -> list[LostJob]:
         "befores": [one.created_before for one in failing],
     }
     return [
-        LostJob(JobKey(tenant, job_id), dataset, JobState(state), written, create_time)
-        for job_id, tenant, dataset, state, written, create_time in connection.execute(_SQL["lost_jobs"], values)
+        LostJob(JobKey(tenant, job_id), dataset, JobState(state), written, create_time, next_sequence)
+        for job_id, tenant, dataset, state, written, create_time, next_sequence in connection.execute(
+            _SQL["lost_jobs"], values
+        )
     ]
 
 
@@ -92,8 +98,10 @@ def carry_out(connection: Connection, plan: Plan) -> Sequence[LostJob]:
                     f"partition {one.partition} is at offset {positions.get(one.partition, 0)} now, and was at "
                     f"{one.next_offset} when the plan was made: run the command again"
                 )
+        # Twice: workers are at other partitions of these jobs, until they are locked.
+        _lock(connection, lost_jobs(connection, plan))
         lost = lost_jobs(connection, plan)
-        _fail(connection, [job.key.job_id for job in lost], plan.failure_reason)
+        fail_jobs(connection, {job.key: f"{plan.failure_reason}; {ways_out(job.next_sequence)}" for job in lost})
         for one in plan.partitions:
             if shifted(one):
                 connection.execute(_SQL["shift_parked"], {"topic": plan.topic, "partition": one.partition})
@@ -111,8 +119,11 @@ def carry_out(connection: Connection, plan: Plan) -> Sequence[LostJob]:
     return lost
 
 
-def _fail(connection: Connection, job_ids: Sequence[uuid.UUID], reason: str) -> None:
-    if job_ids:
-        values = {"job_ids": list(job_ids), "reason": reason}
-        connection.execute(_SQL["lock_jobs"], values)
-        connection.execute(_SQL["fail_jobs"], values)
+def _lock(connection: Connection, lost: Sequence[LostJob]) -> None:
+    connection.execute(_SQL["lock_jobs"], {"job_ids": [job.key.job_id for job in lost]})
+
+
+def fail_jobs(connection: Connection, reasons: Mapping[JobKey, str]) -> None:
+    """End jobs that lost batches as FAILED, each with a reason; their clients can open them again. They are locked."""
+    values = {"job_ids": [key.job_id for key in reasons], "reasons": list(reasons.values())}
+    connection.execute(_SQL["fail_jobs"], values)

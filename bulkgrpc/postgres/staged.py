@@ -164,6 +164,11 @@ def discard(staged: StagedTable) -> sql.Composed:
     return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(staged.identifier, sql.Identifier(JOB))
 
 
+def any_of(staged: StagedTable) -> sql.Composed:
+    """Return the query that returns a row if a job has staged rows."""
+    return sql.SQL("SELECT FROM {} WHERE {} = %(job_id)s LIMIT 1").format(staged.identifier, sql.Identifier(JOB))
+
+
 def drop(staged: StagedTable) -> sql.Composed:
     """Return the statement that drops a dataset version's table of staged rows."""
     return sql.SQL("DROP TABLE IF EXISTS {}").format(staged.identifier)

@@ -6,6 +6,7 @@ Rows, rejections, counts, parked messages and offsets are committed together or 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ def _write_chunk(
             ledger.advance_offsets(connection, topic, prepared.chunk.spans)
             connection.execute("COMMIT")
     total_s = time.perf_counter() - begun_s
-    return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches, unreadable)
+    return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches, unreadable, effect.lost)
 
 
 def _unreadable(prepared: PreparedChunk, deferrals: Deferrals) -> dict[JobKey, Failure]:
@@ -102,7 +103,7 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
     # Before their jobs are locked: a drain may have one for a minute, and then a message of its queue is parked.
     check_deferrals_ahead(items, defer(items, parked.view(connection, topic, items, main_path=True)))
     with _rolled_back_after_a_failure(connection):
-        deferrals, view, jobs = _begin_ahead(connection, topic, prepared, "BEGIN", _AHEAD_LOCK_TIMEOUT)
+        deferrals, view, jobs, locked = _begin_ahead(connection, topic, prepared, "BEGIN", _AHEAD_LOCK_TIMEOUT)
         begun = [
             item
             for item, reason in zip(items, deferrals, strict=True)
@@ -112,8 +113,9 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
             for item in sorted(begun, key=lambda item: item.message.spec.key.job_id):
                 ledger.open_job(connection, item)
             # The main path may have come to these jobs before their rows were there to be locked.
-            deferrals, view, jobs = _begin_ahead(connection, topic, prepared)
-        check_jobs_ahead(items, deferrals, {job_id: row.lanes for job_id, row in jobs.rows.items()})
+            deferrals, view, jobs, locked = _begin_ahead(connection, topic, prepared)
+        # The main path may have created the row of another job since the jobs were locked.
+        check_jobs_ahead(items, deferrals, {job_id: row.lanes for job_id, row in jobs.rows.items() if job_id in locked})
         effect = apply(connection, Work(items, prepared.groups, deferrals, view, ahead=True), jobs, writer)
         faults.reach("before_commit")
         with connection.pipeline():
@@ -124,15 +126,15 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
 
 def _begin_ahead(
     connection: Connection, topic: str, prepared: PreparedChunk, *before: str
-) -> tuple[Deferrals, DeferralView, ledger.JobsFound]:
-    """Lock the jobs of the express path, and return what is known of them then.
+) -> tuple[Deferrals, DeferralView, ledger.JobsFound, frozenset[uuid.UUID]]:
+    """Lock the jobs of the express path, and return what is known of them then, and which are locked.
 
     The order matters: what is read once no other transaction is at these jobs shows all that was done to them; and what
     the main path has passed, by its offset, is parked in the view if it is parked.
     """
     chunk = prepared.chunk
     jobs = ledger.jobs_values(jobs_of(chunk.items))
-    _, offsets, view, found = _send(
+    locked, offsets, view, found = _send(
         connection,
         (ledger.LOCK_JOBS_ALONE, jobs),
         (ledger.READ_OFFSETS, ledger.offsets_values(topic, chunk.spans)),
@@ -142,7 +144,8 @@ def _begin_ahead(
     )
     viewed = parked.view_of_rows(view)
     positions = ledger.positions(offsets, chunk.spans)
-    return defer_ahead(chunk.items, viewed, prepared.undecoded, positions), viewed, ledger.jobs_of_rows(found)
+    deferrals = defer_ahead(chunk.items, viewed, prepared.undecoded, positions)
+    return deferrals, viewed, ledger.jobs_of_rows(found), frozenset(job_id for (job_id,) in locked)
 
 
 def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralView, ledger.JobsFound]:

@@ -55,6 +55,7 @@ def from_fields(fields: Mapping[str, str]) -> LiveJob | None:
             create_time=from_us(int(fields["create_time_us"])),
             seal_time=from_us(seal_time_us) if seal_time_us else None,
             released_epoch=int(fields.get("released_epoch", "0")),
+            attempt=int(fields.get("attempt", "0")),
         )
     except (KeyError, ValueError, TypeError):
         return None

@@ -39,7 +39,17 @@ CONNECTIONS_MAX: Final = 16
 
 # The digests in ARGV are those right before next_sequence. If they are not contiguous with the known ones, the ring
 # contains digests of other batches: it is deleted first.
+# A job that was opened again after a loss begins anew: of its hash only what is about its streams is kept.
 _SAVE = """
+local attempt = tonumber(redis.call('HGET', KEYS[1], 'attempt') or 0)
+if tonumber(ARGV[9]) < attempt then return 0 end
+if tonumber(ARGV[9]) > attempt then
+  local kept = redis.call('HMGET', KEYS[1], 'stream', 'released_epoch')
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'attempt', ARGV[9])
+  if kept[1] then redis.call('HSET', KEYS[1], 'stream', kept[1]) end
+  if kept[2] then redis.call('HSET', KEYS[1], 'released_epoch', kept[2]) end
+end
 local fields = redis.call('HMGET', KEYS[1], 'next_sequence', 'accepted', 'state')
 local next_sequence, accepted, state = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local known = tonumber(fields[1] or -1)
@@ -57,7 +67,7 @@ elseif next_sequence == known and accepted > tonumber(fields[2] or 0) then
   redis.call('HSET', KEYS[1], 'accepted', ARGV[3])
 end
 if state > tonumber(fields[3] or 0) then redis.call('HSET', KEYS[1], 'state', ARGV[4]) end
-for i = 9, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 10, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -250,7 +260,7 @@ def _arguments(live: LiveJob) -> list[str | int]:
     digests = "".join(digest.hex() for digest in live.recent_digests)
     progress = [JOB_TTL_S, live.next_sequence, live.accepted, int(live.state)]
     partitions = ",".join(map(str, live.partitions))
-    return [*progress, digests, DIGEST_CHARS, RECENT_DIGESTS_MAX, partitions, *pairs]
+    return [*progress, digests, DIGEST_CHARS, RECENT_DIGESTS_MAX, partitions, live.attempt, *pairs]
 
 
 def _job(key: JobKey) -> str:

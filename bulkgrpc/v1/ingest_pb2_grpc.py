@@ -56,7 +56,9 @@ class IngestServiceStub:
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job's lease, which expires by itself, or has opened the job since (JOB_BUSY).
     FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
-    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
+    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED). If that was because Kafka lost batches
+    of it, the message begins with the job's name and has LOST_IN_KAFKA: submit it again with the same idempotency key, with
+    a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
     UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
     call (MISSING_SCOPE, FOREIGN_TENANT).
@@ -115,7 +117,9 @@ class IngestServiceServicer:
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job's lease, which expires by itself, or has opened the job since (JOB_BUSY).
     FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
-    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
+    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED). If that was because Kafka lost batches
+    of it, the message begins with the job's name and has LOST_IN_KAFKA: submit it again with the same idempotency key, with
+    a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
     UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
     call (MISSING_SCOPE, FOREIGN_TENANT).
@@ -196,7 +200,9 @@ class IngestService:
     one with several lanes that was opened with another version of the dataset (IDEMPOTENCY_CONFLICT).
     ABORTED: another stream holds the job's lease, which expires by itself, or has opened the job since (JOB_BUSY).
     FAILED_PRECONDITION: the stream ended without a `Seal` (MISSING_SEAL), and the job stays open; the job is sealed and
-    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED).
+    takes no more batches (JOB_SEALED); or the job ended before its seal (JOB_ENDED). If that was because Kafka lost batches
+    of it, the message begins with the job's name and has LOST_IN_KAFKA: submit it again with the same idempotency key, with
+    a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
     UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
     call (MISSING_SCOPE, FOREIGN_TENANT).

@@ -7,6 +7,7 @@ different jobs may come in any order.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from bulkgrpc.promises import P1, P2, P3, P4, P5, P6, P7, P8, P9, P11, Promise
 from tests.chaos.evidence import Evidence, JobReport, job_id
 from tests.chaos.history import Event
 
-LOST = "LOST_IN_KAFKA"
-"""How the failure reason of a job begins that may have lost batches in Kafka."""
 TAKEN_BACK = ()
 """Among what a job reported: PostgreSQL was restored here, and the job is as it was at an earlier time."""
+_LOST = re.compile(r"LOST_IN_KAFKA: .* continues at batch (\d+)", re.DOTALL)
+"""The failure reason of a job that lost batches in Kafka: all of it from that batch on is to be sent again."""
 _TERMINAL = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED)
 
 
@@ -95,6 +96,8 @@ def check(evidence: Evidence) -> list[Violation]:
             found.append(Violation(P9, "records are lost and no partition stopped for it"))
         if "topic replaced" in faults:
             found.append(Violation(P11, "records are lost with the topic, and their jobs do not say so"))
+        if "batch lost" in faults:
+            found.append(Violation(P11, "records are lost in the log, and their jobs do not say so"))
     return found
 
 
@@ -124,9 +127,11 @@ def submitted(events: Sequence[Event]) -> list[Submitted]:
         elif event.kind in ("refused", "unknown"):
             job.outcome = event.kind
         elif event.kind == "job":
-            job.reported.append(
-                tuple(event.data[name] for name in ("state", "accepted", "written", "rejected", "expired"))
-            )
+            values = [event.data[name] for name in ("state", "accepted", "written", "rejected", "expired")]
+            if event.data.get("lost"):
+                # It says itself that it is no end: it is to be opened again.
+                values[0] = JobState.OPEN
+            job.reported.append(tuple(values))
     return list(jobs.values())
 
 
@@ -138,7 +143,7 @@ def summarize(evidence: Evidence) -> Summary:
         job.good
         for job in jobs
         for number in range(job.acknowledged)
-        if (job.who, job.base // job.rows + number) not in evidence.batches and not _excused(evidence, job)
+        if (job.who, job.base // job.rows + number) not in evidence.batches and not _excused(evidence, job, number)
     )
     return Summary(
         sent=sum(job.sent * job.rows for job in jobs),
@@ -151,14 +156,16 @@ def summarize(evidence: Evidence) -> Summary:
     )
 
 
-def _excused(evidence: Evidence, job: Submitted) -> bool:
-    """Return whether the job reports expired records, or a loss: a missing batch is then accounted for."""
+def _excused(evidence: Evidence, job: Submitted, number: int) -> bool:
+    """Return whether a missing batch is accounted for: the job reports expired records, or names it as lost."""
     report = evidence.jobs.get(job_id(job.who, job.key))
-    return report is not None and (report.expired > 0 or _says_lost(report))
+    return report is not None and (report.expired > 0 or number >= _continues_at(report, job.batches))
 
 
-def _says_lost(report: JobReport) -> bool:
-    return report.state == JobState.FAILED and report.failure_reason.startswith(LOST)
+def _continues_at(report: JobReport, otherwise: int) -> int:
+    """Return the batch from which on a job that lost some is to be sent again, `otherwise` if it lost none."""
+    found = _LOST.match(report.failure_reason) if report.state == JobState.FAILED else None
+    return otherwise if found is None else int(found[1])
 
 
 def _strays(evidence: Evidence, jobs: list[Submitted]) -> Iterator[Violation]:
@@ -178,7 +185,7 @@ def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
             yield Violation(P2, f"{name}: {rows - distinct} records are there twice")
         if distinct not in (0, job.good):
             yield Violation(P2 if job.bad == 0 else P6, f"{name}: {distinct} of {job.good} good records are there")
-        if number < job.acknowledged and distinct == 0 and not _excused(evidence, job):
+        if number < job.acknowledged and distinct == 0 and not _excused(evidence, job, number):
             yield Violation(P1, f"{name} was acknowledged and is not there")
         lane = number % job.lanes
         if distinct and not is_there[lane]:
@@ -208,7 +215,7 @@ def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
 def _ended(name: str, job: Submitted, report: JobReport) -> Iterator[Violation]:
     if report.state not in _TERMINAL:
         yield Violation(P8, f"{name} was sealed and is {JobState(report.state).name}")
-    if _says_lost(report):
+    if _continues_at(report, -1) >= 0:
         return
     if report.accepted != job.batches * job.rows:
         yield Violation(P1, f"{name} was sealed with {job.batches * job.rows} records and reports {report.accepted}")

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from confluent_kafka import Producer
 
 from bulkgrpc.kafka.message import to_headers
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from bulkgrpc.stack.part import Part
 from tests.chaos.fault import Fault, Hurt, repeating
-from tests.chaos.load import PARTITIONS
+from tests.chaos.hole import cut, provable, read_unapplied
+from tests.chaos.load import PARTITIONS, Gate, Load, Plan
 from tests.chaos.rig import GROUP, TOPIC, Rig
 from tests.support import examples
+from tests.support.waiting import wait_for
 
 REPLAYED_MAX = 2000
 DELETED_WITHIN_S = 60.0
+LOST_WITHIN_S = 30.0
+STEADY_BATCHES = 10
+STEADY_PAUSE_S = 0.2
+STEADY_S = 60.0
 TRANSACTION_S = 10.0
 TRANSACTION_EVERY_S = 0.1
 _DELETE_GROUP = """
@@ -136,6 +145,67 @@ def _transactions(rig: Rig, chance: random.Random) -> Iterator[None]:
     assert not stopped, f"{stopped} took control records for lost messages"
 
 
+def losing_a_batch(*, seen: bool = True) -> Hurt:
+    """Have the log lose a batch that no worker has applied, and that later messages say was stored.
+
+    seen: whether the loss must be seen: a job fails for it.
+    """
+
+    @contextmanager
+    def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
+        part, before = rig.stack.part("kafka"), _losses(rig)
+        with ExitStack() as stack:
+            with rig.untended(*rig.workers):
+                for worker in rig.workers:
+                    worker.kill(signal.SIGKILL)
+                stack.enter_context(_steady(rig, chance))
+                lost = _lose(rig, part, chance)
+            assert lost, "no record batch was cut out"
+            rig.history.note("rig", "fault", name="batch lost", phase="begun", places=lost)
+            rig.tend()
+            yield
+            if seen:
+                assert wait_for(lambda: _losses(rig) > before, LOST_WITHIN_S), f"no job failed for the loss of {lost}"
+
+    return hurt
+
+
+@contextmanager
+def _steady(rig: Rig, chance: random.Random) -> Iterator[None]:
+    """A client sends batches one by one, so that each message says that those before it were stored."""
+    who = f"steady-{chance.randrange(10**9)}"
+    gate = Gate(pause_s=STEADY_PAUSE_S)
+    gate.healed.set()
+    plan = Plan(who, who, chance.randrange(10**6) * 10**6, STEADY_BATCHES)
+    running = threading.Thread(target=asyncio.run, args=(Load(rig.address, rig.history, gate).one(plan, STEADY_S),))
+    running.start()
+    try:
+        yield
+    finally:
+        running.join()
+
+
+def _lose(rig: Rig, part: Part, chance: random.Random) -> dict[int, tuple[int, int]]:
+    """Cut a record batch out of the log of each partition that has one; return their first and last offsets."""
+
+    def unapplied() -> dict[int, set[int]]:
+        return {place: found for place, messages in read_unapplied(rig).items() if (found := provable(messages))}
+
+    assert wait_for(lambda: bool(unapplied()), LOST_WITHIN_S), "no message says that one before it was stored"
+    offsets = unapplied()
+    part.stop()
+    cuts = {place: cut(part.directory / "data" / f"{TOPIC}-{place}", found, chance) for place, found in offsets.items()}
+    part.start()
+    return {place: found for place, found in cuts.items() if found is not None}
+
+
+def _losses(rig: Rig) -> int:
+    """Return how often a job has failed for a loss."""
+    with rig.database() as connection:
+        row = connection.execute("SELECT coalesce(sum(attempt + lost::integer), 0) FROM bulk.jobs").fetchone()
+    return int(row[0]) if row else 0
+
+
 KAFKA_FAULTS = (
     Fault("kafka: SIGKILL", "kafka", _down(signal.SIGKILL)),
     Fault("kafka: SIGSTOP", "kafka", _frozen, 5.0),
@@ -143,4 +213,5 @@ KAFKA_FAULTS = (
     Fault("kafka: group offsets deleted", "group", _offsets_deleted),
     Fault("kafka: partitions replayed from 0", "group", _replayed),
     Fault("kafka: transactions in the topic", "kafka", _transactions, 3.0),
+    Fault("kafka: a stored batch vanishes", "kafka", losing_a_batch()),
 )

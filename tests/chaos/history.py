@@ -17,8 +17,9 @@ Kind = Literal[
     "acknowledged",  # key, batches: all before this one were acknowledged
     "sealed",  # key: the submission returned
     "refused",  # key, reason: the server refused the call for good; unacknowledged batches may be there or not
+    "lost",  # key, reason: the server says that the job lost batches; the client submits it again
     "unknown",  # key, reason: the client broke off or gave up; the same
-    "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob reported
+    "job",  # key, state, accepted, written, duplicate, rejected, expired: what GetJob reported; lost: of a loss
     "read",  # jobs: {key: [state, written, found]}, offsets: {partition: [next_offset, owner_epoch]}, in one snapshot
     "fault",  # name, phase: begun, healed
     "restored",  # PostgreSQL is at an earlier time from now on

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, ClientConfig, Job, Progress
+from bulkgrpc.consume.losses import LOST_IN_KAFKA
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.kafka.partition import partition_of
 from tests.chaos.evidence import ROWS
@@ -79,6 +80,11 @@ def _on_partition(name: str, partition: int) -> str:
     return next(who for n in range(10_000) if partition_of(who := f"{name}-{n}", PARTITIONS) == partition)
 
 
+def _is_lost(text: str) -> bool:
+    """Return whether a failure reason or a refusal says that a job lost batches, and to submit it again."""
+    return LOST_IN_KAFKA in text
+
+
 @dataclass(slots=True)
 class Gate:
     """How a fault and the load wait for each other. hold_at: share of each job that is sent before `healed`."""
@@ -115,9 +121,11 @@ class Load:
         async with AsyncBulkClient(self._address, tenant=plan.who, config=CONFIG) as client:
             if plan.quits_at and not await self._quit(client, plan):
                 return
-            handle = await self._until_sealed(client, plan, ends_within_s)
-            if handle is not None:
-                await self._until_ended(handle, plan, ends_within_s)
+            while (handle := await self._until_sealed(client, plan, ends_within_s)) is not None:
+                job = await self._until_ended(handle, plan, ends_within_s)
+                if job is None or not _is_lost(job.failure_reason):
+                    return
+                self._history.note(plan.who, "lost", key=plan.key, reason=job.failure_reason)
 
     async def _quit(self, client: AsyncBulkClient, plan: Plan) -> bool:
         """Break off in the middle; return whether to submit again."""
@@ -138,9 +146,10 @@ class Load:
                     try:
                         return await self._submit(client, plan, None)
                     except BulkError as error:
-                        kind: Kind = "unknown" if error.retriable else "refused"
+                        lost = _is_lost(error.message)
+                        kind: Kind = "lost" if lost else "unknown" if error.retriable else "refused"
                         self._history.note(plan.who, kind, key=plan.key, reason=f"{error.reason}: {error.message}")
-                        if not error.retriable:
+                        if not (error.retriable or lost):
                             return None
         except TimeoutError:
             self._history.note(plan.who, "unknown", key=plan.key, reason=f"not sealed within {within_s} s")
@@ -172,7 +181,7 @@ class Load:
         if sum(self._acknowledged.values()) >= self._gate.hurt_at * self._total:
             self._gate.hurt.set()
 
-    async def _until_ended(self, handle: AsyncJobHandle, plan: Plan, within_s: float) -> None:
+    async def _until_ended(self, handle: AsyncJobHandle, plan: Plan, within_s: float) -> Job | None:
         def note(job: Job) -> None:
             counts = job.counts
             self._history.note(
@@ -185,17 +194,17 @@ class Load:
                 duplicate=counts.duplicate,
                 rejected=counts.rejected,
                 expired=counts.expired,
+                lost=_is_lost(job.failure_reason),
             )
 
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + within_s
         while (left_s := ends_at_s - loop.time()) > 0:
             try:
-                await handle.wait(deadline_s=left_s, on_progress=note)
+                return await handle.wait(deadline_s=left_s, on_progress=note)
             except BulkError as error:
                 self._history.note(plan.who, "unknown", key=plan.key, reason=f"GetJob: {error.message}")
-            else:
-                return
+        return None
 
     async def _batches(self, plan: Plan, *, holds: bool) -> AsyncIterator[Batch]:
         hold_at = int(plan.batches * self._gate.hold_at)

@@ -148,6 +148,13 @@ def trusts_its_position() -> None:
     _replace(BeatingLedgerWatch, "restarted", lambda _: False)
 
 
+def blind_to_losses() -> None:
+    """Nothing is made of what messages say was stored."""
+    from bulkgrpc.consume import plan
+
+    _replace(plan, "loss_shown_by", lambda *_: None)
+
+
 def silent_reset() -> None:
     """If Kafka lost an offset, the worker continues with the next message that Kafka has."""
     from bulkgrpc.consume import topic_check
@@ -271,6 +278,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         strict_offsets,
         reads_aborted,
         blind_to_topics,
+        blind_to_losses,
         short_poll,
         newer_reader,
         eager_express,

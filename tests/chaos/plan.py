@@ -41,6 +41,7 @@ ALONE = frozenset(
         "postgres: serialization failures",
         "postgres: no connection left",
         "kafka: group offsets deleted",
+        "kafka: a stored batch vanishes",
         "worker: a zombie with a pending chunk",
         "worker: a zombie before its COMMIT",
         "worker: SIGSTOP past max.poll.interval",

@@ -114,6 +114,14 @@ def test_only_accepted_and_expired_grow_together_once_a_job_has_ended_before_its
                 events=[*GOOD.events, Event(5, "rig", "fault", {"name": "topic replaced", "phase": "begun"})],
             ),
         ),
+        (
+            "P11",
+            replace(
+                GOOD,
+                batches=without(2),
+                events=[*GOOD.events, Event(5, "rig", "fault", {"name": "batch lost", "phase": "begun"})],
+            ),
+        ),
     ],
 )
 def test_what_falsifies_a_promise_is_seen(promise: str, evidence: Evidence) -> None:
@@ -121,10 +129,21 @@ def test_what_falsifies_a_promise_is_seen(promise: str, evidence: Evidence) -> N
 
 
 def test_a_job_that_says_that_it_lost_batches_accounts_for_them() -> None:
-    failed = replace(REPORT, state=5, accepted=2000, written=2000, failure_reason="LOST_IN_KAFKA: …")
-    lost = replace(GOOD, batches=without(2), jobs={job_id("c", "k"): failed})
-    assert not names(lost)
-    assert "P1" in names(replace(lost, jobs={job_id("c", "k"): replace(failed, failure_reason="other")}))
+    def of(reason: str) -> Evidence:
+        failed = replace(REPORT, state=5, accepted=2000, written=2000, failure_reason=reason)
+        return replace(GOOD, batches=without(2), jobs={job_id("c", "k"): failed})
+
+    assert not names(of("LOST_IN_KAFKA: Kafka lost some; it continues at batch 2"))
+    assert "P1" in names(of("LOST_IN_KAFKA: Kafka lost some; it continues at batch 3"))
+    assert "P1" in names(of("LOST_IN_KAFKA: …"))
+    assert "P1" in names(of("other; it continues at batch 2"))
+
+
+def test_a_loss_is_no_end() -> None:
+    lost = job(5, 5)
+    lost.data["lost"] = True
+    assert not names(replace(GOOD, events=[*GOOD.events, lost, job(6, 1), job(7, 3)]))
+    assert "P3" in names(replace(GOOD, events=[*GOOD.events, job(5, 5), job(6, 1), job(7, 3)]))
 
 
 def test_a_ledger_that_is_set_back_goes_back_once_even_if_a_reader_was_quicker() -> None:

@@ -22,6 +22,7 @@ from bulkgrpc.model import JobKey, JobSpec, Kind, Message, digest_of
 from tests.chaos import checker, evidence, trial
 from tests.chaos.evidence import Evidence
 from tests.chaos.fault import Fault
+from tests.chaos.faults_kafka import losing_a_batch
 from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
 from tests.chaos.plan import FAULTS
 from tests.chaos.rig import TOPIC, Rig
@@ -152,6 +153,12 @@ async def test_with_aborted_transactions_applied_p2_is_broken(disguised: Rig) ->
 
 async def test_with_a_position_that_outlives_a_restore_p1_is_broken(disguised: Rig) -> None:
     assert "P1" in await attempt(disguised, "trusts_its_position", FAULTS["postgres: restored to an earlier time"])
+
+
+@pytest.mark.timeout(240)
+async def test_with_losses_unseen_p11_is_broken(disguised: Rig) -> None:
+    fault = Fault("a batch vanishes unseen", "kafka", losing_a_batch(seen=False))
+    assert "P11" in await attempt(disguised, "blind_to_losses", fault)
 
 
 async def test_without_a_byte_budget_p7_is_broken(disguised: Rig) -> None:

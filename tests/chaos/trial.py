@@ -23,8 +23,9 @@ CATCHES_UP_WITHIN_S = 60.0
 """After the last fault healed: no lag, no sealed job that has not ended."""
 READ_EVERY_S = 0.2
 READ_AT_ONCE_MAX = 3
+# A job that lost batches and is to be opened again is no more ended than an open one.
 _READ = """
-SELECT v.key, coalesce(j.state, 0), coalesce(j.written, 0),
+SELECT v.key, CASE WHEN j.lost THEN 1 ELSE coalesce(j.state, 0) END, coalesce(j.written, 0),
        (SELECT count(*) FROM chaos.readings r
         WHERE r.tenant = v.tenant AND r.value >= v.base AND r.value < v.base + v.size)
 FROM unnest(%(keys)s::text[], %(tenants)s::text[], %(ids)s::uuid[], %(bases)s::float8[], %(sizes)s::float8[])

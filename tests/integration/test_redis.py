@@ -249,3 +249,23 @@ async def test_the_last_stream_that_ended_is_known_by_its_epoch_while_its_job_is
     await live.delete(job.spec.key)
     await live.release_lease(job.spec.key, holder, 9)
     assert await live.get(job.spec.key) is None
+
+
+async def test_what_is_known_of_an_earlier_attempt_is_forgotten_and_not_saved_again(live: RedisLiveJobs) -> None:
+    job = a_job()
+    holder = LeaseHolder("session", "stream")
+    await live.acquire_lease(job.spec.key, holder)
+    first = replace(with_digests(job, 0, 6), accepted=60, state=JobState.SEALED, seal_time=datetime.now(UTC))
+    await live.save(first)
+    again = replace(job, partitions=(3,), next_sequence=2, accepted=20, attempt=1)
+    await live.save(again)
+    assert await live.get(job.spec.key) == again
+    assert await live.digests(job.spec.key) == {}
+    await live.save(replace(first, next_sequence=9), replace(first, state=JobState.CANCELLED))
+    assert await live.get(job.spec.key) == again
+    sealed = replace(again, next_sequence=6, accepted=60, state=JobState.SEALED, seal_time=datetime.now(UTC))
+    await live.save(sealed)
+    assert await live.get(job.spec.key) == sealed
+    # The stream that has the lease is still known.
+    assert await live.renew_lease(job.spec.key, holder) is Renewed.KEPT
+    await live.release_lease(job.spec.key, holder)

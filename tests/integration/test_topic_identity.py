@@ -265,7 +265,8 @@ async def check_adoption(feed: Feed, connection: Connection, monkeypatch: pytest
     refused_batch = job_closed(found)
     assert refused_batch.reason is Reason.JOB_ENDED
     assert "LOST_IN_KAFKA" in refused_batch.message
-    assert "another idempotency key" in refused_batch.message
+    assert "same idempotency key" in refused_batch.message
+    assert "continues at batch 1" in refused_batch.message
     nothing = recover(feed, monkeypatch, "adopt-topic", "--yes")
     assert (nothing.exit_code, "nothing to adopt" in nothing.output) == (1, True)
 

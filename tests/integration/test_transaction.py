@@ -294,7 +294,7 @@ def test_a_job_that_is_sealed_while_a_chunk_is_written_stays_sealed(connection: 
     first = Received(0, 0, message(0), b"")
     ledger.open_job(connection, first)
     jobs = ledger.lock_jobs(connection, [first.message.spec.key]).rows
-    sealed = {"job_id": first.message.spec.key.job_id, "seal_time": datetime.now(UTC)}
+    sealed = {"job_id": first.message.spec.key.job_id, "seal_time": datetime.now(UTC), "attempt": 0}
     connection.execute(family("jobs")["seal_job"], sealed)
     ledger.add_counts(connection, {first.message.spec.key: JobDelta(2, 2)}, jobs)
     assert job_row(connection) == (JobState.SEALED, 2, 2, 0, 0, 0)
@@ -636,6 +636,8 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "atomic": False,
         "rejections_max": 0,
         "time_to_live_s": 0.0,
+        "lost": [False],
+        "asked_time": datetime.now(UTC),
     }
     for name in ("jobs", "ledger", "catalog", "maintenance", "parked", "table_contract"):
         for statement in family(name).values():

@@ -32,15 +32,17 @@ def require(kept: bool, promise: str) -> None:
 
 @dataclass(frozen=True)
 class JobRow:
-    """A row of bulk.jobs. staged: records of an atomic job that wait for its seal."""
+    """A row of bulk.jobs. staged: records of an atomic job that wait for its seal. lost, attempt: as in `Job`."""
 
     spec: JobSpec
     partitions: tuple[int, ...]
     state: JobState = JobState.OPEN
     counts: JobCounts = field(default_factory=JobCounts)
     staged: int = 0
+    lost: bool = False
+    attempt: int = 0
 
-    def after(self, done: JobCounts, staged: int, *, sealed: bool, failure: bool) -> JobRow:
+    def after(self, done: JobCounts, staged: int, *, sealed: bool, failure: bool, lost: bool) -> JobRow:
         """Add a chunk's counts, as the statement add_counts does."""
         ended_as = (0, 0, 0) if self.state.ended else (done.written, done.duplicate, done.rejected)
         require((done.written, done.duplicate, done.rejected) == ended_as, f"the end of {self} is changed by {done}")
@@ -49,7 +51,7 @@ class JobRow:
             state = JobState.FAILED
         elif not state.ended and sealed:
             state = final_state(counts)
-        return replace(self, counts=counts, staged=self.staged + staged, state=state)
+        return replace(self, counts=counts, staged=self.staged + staged, state=state, lost=self.lost or lost)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class Database:
         rows = {**transaction.created, **self.jobs}
         return LedgerView(
             ended=frozenset(job_id for job_id, row in rows.items() if row.state.ended),
+            lost=frozenset(job_id for job_id, row in rows.items() if row.lost),
+            attempts={job_id: row.attempt for job_id, row in rows.items()},
             lanes=dict(self.lanes),
             digests=dict(self.digests),
             lane_counts={job_id: len(row.partitions) for job_id, row in rows.items()},

@@ -28,12 +28,16 @@ BOTH = (False, True)
 
 @dataclass(frozen=True)
 class Event:
-    """Something that may happen. weight: how often `random_history` draws it. ahead: on the express path."""
+    """Something that may happen. weight: how often `random_history` draws it.
+
+    ahead: on the express path. loss: about messages that the log loses.
+    """
 
     happen: Callable[..., None]
     choices: Mapping[str, Sequence[Any]]
     weight: int
     ahead: bool = False
+    loss: bool = False
 
 
 class History:
@@ -79,6 +83,13 @@ class History:
     def seal(self, number: int) -> None:
         if not self.job(number).forgotten:
             self.world.seal(self.job(number))
+
+    def lose(self, number: int, back: int) -> None:
+        self.world.lose(self.job(number), back)
+
+    def submit_again(self, number: int) -> None:
+        if not self.job(number).forgotten:
+            self.world.submit_again(self.job(number))
 
     # Workers
 
@@ -169,6 +180,9 @@ class History:
     def end_abandoned(self, number: int) -> None:
         self.world.end_abandoned(self.job(number))
 
+    def end_unapplied(self, number: int) -> None:
+        self.world.end_unapplied(self.job(number))
+
     def tick(self) -> None:
         self.shell.now += timedelta(seconds=1)
 
@@ -178,6 +192,8 @@ EVENTS = {
     "send_after_gap": Event(History.send_after_gap, {"number": JOBS}, 1),
     "send_copy": Event(History.send_copy, {"number": JOBS, "back": COUNTS, "conflict": (False, False, True)}, 1),
     "seal": Event(History.seal, {"number": JOBS}, 1),
+    "lose": Event(History.lose, {"number": JOBS, "back": COUNTS}, 2, loss=True),
+    "submit_again": Event(History.submit_again, {"number": JOBS}, 2, loss=True),
     "acquire": Event(History.acquire, {"worker": WORKERS, "partition": PARTITIONS}, 1),
     "prepare": Event(History.prepare, {"worker": WORKERS}, 1),
     "start_chunk": Event(
@@ -215,6 +231,7 @@ EVENTS = {
     "cancel": Event(History.cancel, {"number": JOBS}, 1),
     "forget": Event(History.forget, {"number": JOBS}, 1),
     "end_abandoned": Event(History.end_abandoned, {"number": JOBS}, 1),
+    "end_unapplied": Event(History.end_unapplied, {"number": JOBS}, 2, loss=True),
     "tick": Event(History.tick, {}, 1),
 }
 
@@ -226,7 +243,9 @@ def random_history(seed: int, events: int, mutants: frozenset[Mutant]) -> None:
     ahead = random.random() < 0.4
     history = History(mutants, random.sample(ONE_LANE if ahead else JOBS, random.randint(1, 3)))
     # Most histories leave out most kinds of failure: the others then meet more often.
+    loses = random.random() < 0.3
     kinds = [event for event in EVENTS.values() if event.weight > 1 or random.random() < 0.4]
+    kinds = [event for event in kinds if loses or not event.loss]
     weights = [event.weight * (3 if ahead and event.ahead else 1) for event in kinds]
     drawn = random.choices(kinds, weights, k=events)
     for event in drawn:

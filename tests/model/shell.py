@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,8 +17,8 @@ from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.express import LeftToMainPath, check_jobs_ahead, defer_ahead, left_to_main_path
 from bulkgrpc.consume.job_delta import failure_reason
-from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan, LedgerView
-from bulkgrpc.model import JobCounts, JobState, Kind, Outcome, Ownership, may_apply_span
+from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, Lane, LanePlan, LedgerView
+from bulkgrpc.model import JobCounts, JobState, Kind, Message, Outcome, Ownership, lane_of, may_apply_span
 from tests.model.database import Block, Database, JobRow, Steps, Transaction, require
 from tests.model.mutant import Mutant
 
@@ -75,6 +76,7 @@ class Shell:
     ever_blocked: set[str] = field(default_factory=set)
     ever_blocked_jobs: set[uuid.UUID] = field(default_factory=set)
     ever_queued: set[QueueKey] = field(default_factory=set)
+    times_lost: Counter[uuid.UUID] = field(default_factory=Counter)
 
     def begin(self, actor: str) -> Transaction:
         require(actor not in self.transactions, f"{actor} is in a transaction")
@@ -171,7 +173,7 @@ class Shell:
             ledger = database.ledger_view(transaction)
         else:
             ledger = replace(database.ledger_view(transaction), lanes=ledger.lanes, digests=ledger.digests)
-        plan = deferral.plan_chunk(items, deferrals, view, ledger, self.now)
+        plan = self._plan(items, deferrals, view, ledger)
         yield False
         yield from self._apply(transaction, items, plan, ledger, view)
         for job_id in {i.message.spec.key.job_id for i, r in zip(items, deferrals, strict=True) if r in BLOCKS}:
@@ -331,6 +333,7 @@ class Shell:
         database, transaction = self.database, self.begin(actor)
         deferrals: Deferrals = ()
         view = DeferralView()
+        known = set[uuid.UUID]()
         for last in (False, True):
             if Mutant.AHEAD_WITHOUT_LOCK not in self.mutants:
                 known = {item.message.spec.key.job_id for item in items} & database.jobs.keys()
@@ -366,8 +369,11 @@ class Shell:
         yield False
         ledger = database.ledger_view(transaction)
         rows = {**transaction.created, **database.jobs}
-        check_jobs_ahead(items, deferrals, {job_id: len(row.partitions) for job_id, row in rows.items()})
-        plan = deferral.plan_chunk(items, deferrals, view, ledger, self.now)
+        # A row that another has created since is not locked.
+        unlocked = {Mutant.AHEAD_WITHOUT_LOCK, Mutant.AHEAD_OPENS_LATE} & self.mutants
+        mine = rows.keys() if unlocked else rows.keys() & (known | transaction.created.keys())
+        check_jobs_ahead(items, deferrals, {job_id: len(rows[job_id].partitions) for job_id in mine})
+        plan = self._plan(items, deferrals, view, ledger)
         if tenants := self._left(items, deferrals, plan, ledger):
             raise LeftToMainPath(tenants)
         yield False
@@ -394,6 +400,40 @@ class Shell:
         )
 
     # What the main path, the express path and the drain share
+
+    def _plan(
+        self, items: Sequence[Received], deferrals: Deferrals, view: DeferralView, ledger: LedgerView
+    ) -> LanePlan:
+        if Mutant.LOST_TAKES_MORE in self.mutants:
+            ledger = replace(ledger, lost=frozenset())
+        seen = [replace(item, message=self._seen(item.message, ledger)) for item in items]
+        plan = deferral.plan_chunk(seen, deferrals, view, ledger, self.now)
+        lanes = {**ledger.lanes, **plan.lanes}
+        for item, fate in zip(items, plan.fates, strict=True):
+            message, job_id = item.message, item.message.spec.key.job_id
+            if fate is Fate.KNOWN and ledger.attempts.get(job_id) == message.attempt:
+                over = job_id in ledger.ended or job_id in plan.losses
+                number = lane_of(message.sequence, ledger.lane_counts.get(job_id, 1))
+                number = message.lane if message.kind is Kind.SEAL else number
+                lane = lanes.get((job_id, number), Lane(number, sealed=False))
+                shows = lane.next_sequence < message.stored_sequence and not lane.sealed
+                require(over or not shows, f"job {job_id.int}: {message.kind} behind a hole is ignored")
+        return plan
+
+    def _seen(self, message: Message, ledger: LedgerView) -> Message:
+        """Return a message as the decisions see it."""
+        if message.stored_sequence:
+            if Mutant.STORED_IGNORED in self.mutants:
+                message = replace(message, stored_sequence=0)
+            if Mutant.STORED_ONE_LESS in self.mutants:
+                message = replace(message, stored_sequence=message.stored_sequence - 1)
+            if Mutant.STORED_ONE_MORE in self.mutants:
+                message = replace(message, stored_sequence=message.stored_sequence + 1)
+        if Mutant.GAP_IS_LOSS in self.mutants:
+            message = replace(message, stored_sequence=message.sequence)
+        if Mutant.OLD_ATTEMPTS_COUNT in self.mutants:
+            message = replace(message, attempt=ledger.attempts.get(message.spec.key.job_id, 0))
+        return message
 
     def _apply(
         self,
@@ -431,7 +471,7 @@ class Shell:
                     raise Overtaken
             lanes = {**database.lanes, **plan.lanes}
             ends = all((job_id, n) in lanes and lanes[job_id, n].sealed for n in range(len(row.partitions)))
-            self._count(transaction, row, by_job[job_id], view, ends=ends)
+            self._count(transaction, row, by_job[job_id], view, ends=ends, lost=job_id in plan.losses)
         moved_lanes = dict(plan.lanes)
         transaction.writes.append(lambda: database.lanes.update(moved_lanes))
         transaction.writes.append(lambda: self._decide(decided, ahead=ahead))
@@ -453,12 +493,15 @@ class Shell:
         view: DeferralView,
         *,
         ends: bool,
+        lost: bool,
     ) -> None:
         spec = row.spec
         batches = [(item.message, fate) for item, fate in decided if item.message.kind is Kind.BATCH]
         sealed = any(item.message.kind is Kind.SEAL and fate is Fate.APPLY for item, fate in decided) and ends
         applied = [message for message, fate in batches if fate is Fate.APPLY]
-        accepted = sum(message.records for message, fate in batches if fate not in (Fate.KNOWN, *REPORTED_LATE))
+        accepted = sum(
+            message.records for message, fate in batches if fate not in (Fate.KNOWN, Fate.LOST, *REPORTED_LATE)
+        )
         expired = sum(message.records for message, fate in batches if fate in EXPIRED)
         rejected = sum(message.digest.startswith(b"r") for message in applied)
         rejected += sum(message.records for message, fate in batches if fate in (Fate.CONFLICT, Fate.DISCARDED_JOB))
@@ -471,6 +514,7 @@ class Shell:
                     atomic, spec.options.rejections_max, counts.rejected + rejected, counts.expired + expired
                 )
             )
+            fails = fails or lost
             # Discarding an atomic job's dataset fails the job at its seal: its staged rows must not be applied.
             fails = fails or (atomic and sealed and spec.dataset in view.discarding_datasets)
             if spec.key.job_id in view.discarded_jobs:
@@ -490,7 +534,9 @@ class Shell:
 
         def count() -> None:
             if job_id in jobs:
-                jobs[job_id] = jobs[job_id].after(done, staged, sealed=sealed, failure=fails)
+                jobs[job_id] = jobs[job_id].after(done, staged, sealed=sealed, failure=fails, lost=lost)
+                if lost:
+                    self.times_lost[job_id] += 1
 
         transaction.writes.append(count)
 
@@ -541,7 +587,7 @@ class Shell:
             yield from transaction.share(item.message.spec.key.job_id for item in items)
             yield False
             ledger = self.database.ledger_view(transaction)
-            plan = deferral.plan_chunk(items, (None,) * len(items), view, ledger, self.now)
+            plan = self._plan(items, (None,) * len(items), view, ledger)
             if Mutant.DISCARD_WITHOUT_LANES in self.mutants and queue.dataset in view.discarding_datasets:
                 fates = [Fate.DISCARD if item.message.kind is Kind.BATCH else Fate.APPLY for item in items]
                 plan = LanePlan(tuple(fates), plan.lanes)
@@ -627,6 +673,39 @@ class Shell:
         self._end(job_id, JobState.EXPIRED)
         return True
 
+    def end_unapplied(self, job_id: uuid.UUID, ends: dict[int, int]) -> bool:
+        """Fail a sealed job of which nothing may still come; return whether that was done."""
+        database, row = self.database, self.database.jobs[job_id]
+        applied = all(database.offsets.get(p, Ownership(p, 0, 0)).next_offset >= ends[p] for p in row.partitions)
+        parked = self.has_parked(job_id) and Mutant.TAIL_IGNORES_PARKED not in self.mutants
+        busy = ("row", job_id) in database.locks or bool(database.sharers.get(job_id))
+        if row.state.ended or not applied or parked or busy or Mutant.NO_TAIL in self.mutants:
+            return False
+        self._end(job_id, JobState.FAILED)
+        database.jobs[job_id] = replace(database.jobs[job_id], lost=True)
+        self.times_lost[job_id] += 1
+        return True
+
+    def open_again(self, job_id: uuid.UUID) -> bool:
+        """Open a job again that lost batches; return whether that was done. Waits for who has the job."""
+        database, row = self.database, self.database.jobs[job_id]
+        if not row.lost or ("row", job_id) in database.locks or database.sharers.get(job_id):
+            return False
+        keeps = not row.spec.options.atomic or Mutant.OPENED_KEEPS_STAGED_LANES in self.mutants
+        counts = row.counts if keeps else JobCounts()
+        database.jobs[job_id] = replace(row, state=JobState.OPEN, lost=False, attempt=row.attempt + 1, counts=counts)
+        for key in [key for key in database.lanes if key[0] == job_id]:
+            if not keeps:
+                del database.lanes[key]
+            elif Mutant.OPENED_STAYS_SEALED not in self.mutants:
+                database.lanes[key] = replace(database.lanes[key], sealed=False)
+        for batch in [key for key in database.digests if key[0] == job_id and not keeps]:
+            del database.digests[batch]
+        for place in [] if keeps else [p for p, d in database.decisions.items() if d.item.message.spec is row.spec]:
+            # What the express path staged of it is staged again when the main path comes to it.
+            del database.decisions[place]
+        return True
+
     def cancel(self, job_id: uuid.UUID) -> bool:
         """CancelJob; return whether it ended the job. Waits for the writer of a job with one lane."""
         database, row = self.database, self.database.jobs.get(job_id)
@@ -654,7 +733,7 @@ class Shell:
         """DeleteJob, or a day past retention; return whether the job is gone."""
         database, row = self.database, self.database.jobs.get(job_id)
         parked = self.has_parked(job_id) and Mutant.FORGET_IGNORES_PARKED not in self.mutants
-        if row is None or not row.state.ended or parked or database.sharers.get(job_id):
+        if row is None or not row.state.ended or row.lost or parked or database.sharers.get(job_id):
             return False
         del database.jobs[job_id]
         for lane in [key for key in database.lanes if key[0] == job_id]:

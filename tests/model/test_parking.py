@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from bulkgrpc.consume.plan import Fate
+from bulkgrpc.model import JobState
 from tests.model.database import Violation
 from tests.model.history import random_history
 from tests.model.machine import ParkingMachine
 from tests.model.mutant import Mutant
+from tests.model.shell import RECORDS
 from tests.model.world import World, express_of
 
 HISTORIES = int(os.environ.get("BULKGRPC_MODEL_HISTORIES", "1000"))
@@ -24,7 +26,15 @@ MUTANT_HISTORIES_MAX = 5_000
 """In which each mutant must be found. The seeds are the same at each run."""
 COVERED = (Mutant.MERGE_WITHOUT_OFFSET_LOCK, Mutant.NO_QUEUE_LOCK, Mutant.NO_ROW_LOCK)
 """Another protection covers each. The last two are found together."""
-STAGED = (Mutant.PROBER_NEEDS_PARKED, Mutant.AHEAD_OPENS_LATE, Mutant.AHEAD_PAST_DEFERRED, Mutant.HOT_AGAIN)
+STAGED = (
+    Mutant.PROBER_NEEDS_PARKED,
+    Mutant.AHEAD_OPENS_LATE,
+    Mutant.AHEAD_VIEW_FIRST,
+    Mutant.AHEAD_FROM_FETCHED,
+    Mutant.AHEAD_PAST_DEFERRED,
+    Mutant.HOT_AGAIN,
+    Mutant.OPENED_STAYS_SEALED,
+)
 """So few random histories meet in what each gets wrong that a history of its own shows it."""
 RANDOM = tuple(mutant for mutant in Mutant if mutant not in (*COVERED, *STAGED))
 
@@ -143,6 +153,71 @@ def test_an_express_path_that_does_not_lock_such_a_job_is_found() -> None:
         run_each()
 
 
+def park_while_another_looks(steps: int, *mutants: Mutant) -> None:
+    """The main path parks the first message of a job after the express path began, which goes on with the next one."""
+    world = World(frozenset(mutants))
+    new, known = world.jobs[:2]
+    world.acquire("w0", 0)
+    world.send_next(known, b"")
+    world.start_chunk("w0", [0], 1)
+    world.step("w0", 99)
+    world.send_next(new, b"")
+    world.send_next(known, b"")
+    world.start_run("w0", "")
+    world.start_ahead("w0", 0, 2)
+    world.step(express_of("w0"), steps)
+    world.shell.pause(new.spec.dataset)
+    world.start_chunk("w0", [0], 1)
+    world.step("w0", 99)
+    world.step(express_of("w0"), 99)
+    world.settle()
+    world.check()
+
+
+def test_the_order_of_a_queue_holds_when_its_first_message_is_parked_meanwhile() -> None:
+    for steps in range(15):
+        park_while_another_looks(steps)
+
+
+def test_an_express_path_that_looks_too_early_is_found() -> None:
+    def run_each() -> None:
+        for steps in range(15):
+            park_while_another_looks(steps, Mutant.AHEAD_VIEW_FIRST)
+
+    with pytest.raises(Violation):
+        run_each()
+
+
+def begin_a_run_within_a_chunk(steps: int, *mutants: Mutant) -> None:
+    """A run of the express path begins while a chunk of the main path is under way."""
+    world = World(frozenset(mutants))
+    world.acquire("w0", 0)
+    world.send_next(world.jobs[0], b"")
+    world.start_chunk("w0", [0], 1)
+    world.step("w0", steps)
+    world.send_next(world.jobs[1], b"")
+    world.start_run("w0", "")
+    world.start_ahead("w0", 0, 2)
+    for actor in (express_of("w0"), "w0", express_of("w0")):
+        world.step(actor, 99)
+    world.settle()
+    world.check()
+
+
+def test_the_order_of_a_queue_holds_when_a_run_begins_within_a_chunk() -> None:
+    for steps in range(15):
+        begin_a_run_within_a_chunk(steps)
+
+
+def test_a_run_that_begins_after_the_chunk_is_found() -> None:
+    def run_each() -> None:
+        for steps in range(15):
+            begin_a_run_within_a_chunk(steps, Mutant.AHEAD_FROM_FETCHED)
+
+    with pytest.raises(Violation):
+        run_each()
+
+
 def go_on_after_a_deferral(*mutants: Mutant) -> World:
     """A message is deferred while its dataset is paused, and a later job of its queue comes once it is resumed."""
     world = World(frozenset(mutants))
@@ -186,3 +261,59 @@ def test_an_express_path_that_goes_on_with_such_a_queue_is_found() -> None:
         go_on_after_a_deferral(Mutant.AHEAD_PAST_DEFERRED).check()
     with pytest.raises(Violation):
         go_on_with_a_hot_tenant(Mutant.HOT_AGAIN).check()
+
+
+def lose_one_lane(*mutants: Mutant) -> World:
+    """One lane of a job is sealed before the other shows a loss; its client opens the job again and sends more."""
+    world = World(frozenset(mutants))
+    job = world.jobs[4]
+    for partition in (0, 1):
+        world.acquire("w0", partition)
+    for _ in range(4):
+        world.send_next(job, b"")
+    world.seal(job)
+    world.lose(job, 4)
+    for partition in (1, 0):
+        world.start_chunk("w0", [partition], 9)
+        world.step("w0", 99)
+    assert world.database.jobs[job.job_id].lost
+    assert world.database.lanes[job.job_id, 1].sealed
+    world.submit_again(job)
+    assert (job.next_sequence, job.sealed) == (2, False)
+    while job.next_sequence < 6:
+        world.send_next(job, b"")
+    world.seal(job)
+    world.settle()
+    return world
+
+
+def test_a_job_that_is_opened_again_after_a_loss_takes_what_follows_on_every_lane() -> None:
+    world = lose_one_lane()
+    world.check()
+    row = world.database.jobs[world.jobs[4].job_id]
+    assert (row.state, row.counts.written, row.counts.expired) == (JobState.SUCCEEDED, 6 * RECORDS, 0)
+
+
+def test_lanes_that_stay_sealed_when_a_job_is_opened_again_are_found() -> None:
+    with pytest.raises(Violation):
+        lose_one_lane(Mutant.OPENED_STAYS_SEALED).check()
+
+
+def test_the_express_path_leaves_a_job_with_a_loss_to_the_main_path() -> None:
+    world = World()
+    job = world.jobs[0]
+    world.acquire("w0", 0)
+    for _ in range(3):
+        world.send_next(job, b"")
+    world.seal(job)
+    world.lose(job, 3)
+    world.start_run("w0", "")
+    world.start_ahead("w0", 0, 9)
+    world.step(express_of("w0"), 99)
+    assert world.runs["w0"].left == {"", job.spec.key.tenant}
+    assert not world.database.jobs[job.job_id].state.ended
+    world.start_chunk("w0", [0], 9)
+    world.step("w0", 99)
+    assert world.database.jobs[job.job_id].lost
+    world.settle()
+    world.check()

@@ -28,13 +28,18 @@ DISCARDS = ({Fate.APPLY, Fate.DISCARD, Fate.DISCARDED_JOB}, {Fate.CONFLICT, Fate
 class Submission:
     """A client's job.
 
-    next_sequence: of the batch it sends next. excused: its batches may be discarded. late: a batch follows its seal, so
-    how it ends depends on whether a chunk ends between the two.
+    next_sequence: of the batch it sends next. sent: after the last one that it ever sent. stored: the client has an
+    acknowledgement of every batch before it. excused: its batches may be discarded. late: a batch follows its seal, so
+    how it ends depends on whether a chunk ends between the two. lossy: the log lost a message of it.
     """
 
     spec: JobSpec
     partitions: tuple[int, ...]
     next_sequence: int = 0
+    sent: int = 0
+    stored: int = 0
+    attempt: int = 0
+    lossy: bool = False
     sealed: bool = False
     excused: bool = False
     forgotten: bool = False
@@ -84,7 +89,7 @@ class World:
     """Log, clients, workers and the shell that they run.
 
     runs: of each worker's express path. applied: what it applied, as the worker remembers it. fetched: where the main
-    path's chunks end.
+    path's chunks end. gone: messages that the log lost.
     """
 
     mutants: frozenset[Mutant] = frozenset()
@@ -96,6 +101,7 @@ class World:
     runs: dict[str, Run] = field(default_factory=dict)
     applied: dict[str, set[Place]] = field(default_factory=dict)
     fetched: dict[str, dict[int, int]] = field(default_factory=dict)
+    gone: set[Place] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.shell = Shell(START, self.mutants)
@@ -110,6 +116,9 @@ class World:
     def send_next(self, job: Submission, digest: bytes) -> None:
         self.append(job, job.next_sequence, job.digests.setdefault(job.next_sequence, digest))
         job.next_sequence += 1
+        job.sent = max(job.sent, job.next_sequence)
+        # Acknowledgements come one batch later, sometimes.
+        job.stored = max(job.stored, job.next_sequence - len(self.log[job.partitions[0]]) % 2)
 
     def send_after_gap(self, job: Submission, digest: bytes) -> None:
         """The log did not take the lane's next batch, but took the one after it. The client will send both again."""
@@ -121,6 +130,10 @@ class World:
         self.append(job, sequence, b"other" if conflict else job.digests.setdefault(sequence, b"late"))
 
     def seal(self, job: Submission) -> None:
+        while job.next_sequence < job.sent:
+            # Of a job that is opened again: its client has sent these before.
+            self.send_next(job, b"")
+        job.stored = job.next_sequence
         for lane in range(len(job.partitions)):
             self._send(job, Kind.SEAL, lane, job.next_sequence, b"")
         job.sealed = True
@@ -139,9 +152,36 @@ class World:
             digest=digest,
             expires_at=now + timedelta(seconds=ttl_s) if ttl_s and kind is Kind.BATCH else None,
             partitions=several,
+            stored_sequence=job.stored,
+            attempt=job.attempt,
         )
         partition = job.partitions[lane]
         self.log[partition].append(Received(partition, len(self.log[partition]), message, b""))
+
+    def lose(self, job: Submission, back: int) -> None:
+        """The log loses one of a job's last messages, whether or not it is read already."""
+        sent = self._messages(job)
+        opening = any(job.job_id in transaction.created for transaction in self.shell.transactions.values())
+        if len(sent) < back or job.forgotten or opening:
+            return
+        item = sorted(sent, key=lambda item: (item.message.sequence, item.partition))[-back]
+        # Its server has created the row.
+        self.database.jobs.setdefault(job.job_id, JobRow(job.spec, job.partitions))
+        self.gone.add((item.partition, item.offset))
+        job.lossy = True
+
+    def submit_again(self, job: Submission) -> None:
+        """A client opens a job again that lost batches, and continues where the job does."""
+        if job.job_id not in self.database.jobs or not self.shell.open_again(job.job_id):
+            return
+        lanes = [self.database.lanes.get((job.job_id, n)) for n in range(len(job.partitions))]
+        job.next_sequence = job.stored = min(n if lane is None else lane.next_sequence for n, lane in enumerate(lanes))
+        job.sealed, job.attempt = False, self.database.jobs[job.job_id].attempt
+
+    def _read(self, partition: int, from_offset: int, messages_max: int) -> tuple[int, list[Received]]:
+        """Return where a read of a log ends, and its messages."""
+        span = self.log[partition][from_offset:][:messages_max]
+        return from_offset + len(span), [item for item in span if (partition, item.offset) not in self.gone]
 
     # Workers
 
@@ -163,9 +203,9 @@ class World:
         spans, items = [], []
         for partition in sorted(partitions):
             owned = self.owned.get(worker, {}).get(partition)
-            found = self.log[partition][owned.next_offset :][:messages_max] if owned else []
-            if owned and found:
-                spans.append(Span(partition, owned.next_offset, owned.next_offset + len(found), owned.owner_epoch))
+            to_offset, found = self._read(partition, owned.next_offset, messages_max) if owned else (0, [])
+            if owned and to_offset > owned.next_offset:
+                spans.append(Span(partition, owned.next_offset, to_offset, owned.owner_epoch))
                 items += [item for item in found if not self._pass_over(worker, item)]
         self.fetched[worker] = {span.partition: span.to_offset for span in spans}
         if spans:
@@ -221,10 +261,9 @@ class World:
         if run is None or partition not in run.ahead or actor in self.actors:
             return
         start = run.ahead[partition]
-        found = self.log[partition][start:][:messages_max]
-        run.ahead[partition] = start + len(found)
+        run.ahead[partition], found = self._read(partition, start, messages_max)
         items = [item for item in found if item.message.spec.key.tenant not in run.left]
-        span = Span(partition, start, start + len(found), run.owned[partition].owner_epoch)
+        span = Span(partition, start, run.ahead[partition], run.owned[partition].owner_epoch)
 
         def applied(done: Sequence[Received]) -> None:
             self.applied.setdefault(worker, set()).update((item.partition, item.offset) for item in done)
@@ -292,6 +331,10 @@ class World:
             job.excused = True
             require(not self._undecided(job), "maintenance ends a job although acknowledged batches are not applied")
 
+    def end_unapplied(self, job: Submission) -> None:
+        if job.sealed and job.job_id in self.database.jobs:
+            self.shell.end_unapplied(job.job_id, {p: len(self.log[p]) for p in PARTITIONS})
+
     def forget(self, job: Submission) -> None:
         """Delete a job whose messages all left Kafka."""
         passed = {p: self.database.offsets.get(p, Ownership(p, 0, 0)).next_offset for p in PARTITIONS}
@@ -302,7 +345,8 @@ class World:
         return [item for items in self.log.values() for item in items if item.message.spec.key == job.spec.key]
 
     def _undecided(self, job: Submission) -> bool:
-        return any((item.partition, item.offset) not in self.database.decisions for item in self._messages(job))
+        places = {(item.partition, item.offset) for item in self._messages(job)} - self.gone
+        return bool(places - self.database.decisions.keys())
 
     # The end
 
@@ -321,7 +365,7 @@ class World:
         for partition in PARTITIONS:
             self.acquire("last", partition)
         for _ in range(ROUNDS_MAX):
-            if self._settled():
+            if self._settled() and not any(self._continue(job) for job in self.jobs if job.lossy):
                 return
             self.start_chunk("last", PARTITIONS, 3)
             for dataset in list(self.database.blocked):
@@ -333,13 +377,30 @@ class World:
                 self.step(actor, 1000)
         raise Violation(f"not drained: {len(self.database.parked)} parked, blocked: {sorted(self.database.blocked)}")
 
+    def _continue(self, job: Submission) -> bool:
+        """Do what the client of a job does that lost messages, and maintenance; return whether something was left."""
+        row = self.database.jobs.get(job.job_id)
+        if row is None or job.excused or (row.state.ended and not row.lost):
+            return False
+        if row.lost:
+            self.submit_again(job)
+        elif job.sealed:
+            # Unless another client has just sent something.
+            over = self.shell.end_unapplied(job.job_id, {p: len(self.log[p]) for p in PARTITIONS})
+            require(over or not self._settled(), f"job {job.job_id.int} stays sealed")
+            return True
+        self.seal(job)
+        return True
+
     def _settled(self) -> bool:
         read = all(self.database.offsets[p].next_offset == len(self.log[p]) for p in PARTITIONS)
         return read and not self.database.parked and not self.database.blocked and not self.actors
 
     def check(self) -> None:
         """Compare what was decided with a consumer that has one cursor and defers nothing. Raises Violation."""
-        oracle = single_cursor(self.log, START)
+        lossy = {job.job_id for job in self.jobs if job.lossy}
+        self._check_losses()
+        oracle = single_cursor(self.log, START, lossy)
         decisions = self.database.decisions
         jobs = {job.job_id: job for job in self.jobs}
         for place, expected in oracle.decisions.items():
@@ -353,9 +414,18 @@ class World:
             require(bool(same), f"message {place} of job {job.job_id.int}: {found}, should be {fate}")
         for job in self.jobs:
             row = self.database.jobs.get(job.job_id)
-            if row is not None:
+            if row is not None and job.lossy:
+                self._check_lossy(job, row)
+            elif row is not None:
                 self._check_job(job, row, oracle.jobs[job.job_id])
         self._check_order()
+
+    def _check_losses(self) -> None:
+        """Once a client has sent again what was lost, its job fails for nothing but another loss."""
+        for job in self.jobs:
+            places = {(item.partition, item.offset) for item in self._messages(job)}
+            gone, times = len(places & self.gone), self.shell.times_lost[job.job_id]
+            require(times <= gone, f"job {job.job_id.int} failed {times} times for the loss of {gone} messages")
 
     def _check_job(self, job: Submission, row: JobRow, expected: JobRow) -> None:
         counts, name = row.counts, f"job {job.job_id.int}"
@@ -372,6 +442,23 @@ class World:
             require(counts == expected.counts, f"{name}: {counts}, should be {expected.counts}")
         if not job.late and (len(job.partitions) == 1 or counts.written):
             require(row.state is expected.state, f"{name} is {row.state}, should be {expected.state}")
+
+    def _check_lossy(self, job: Submission, row: JobRow) -> None:
+        """A job that lost messages, and was opened again until it ended, has taken every batch once."""
+        name, counts = f"job {job.job_id.int}", row.counts
+        total = counts.written + counts.duplicate + counts.rejected + counts.expired + row.staged
+        require(counts.accepted == total, f"{name}: the counts do not add up: {row}")
+        require(row.state.ended or job.excused, f"{name} has not ended")
+        options = job.spec.options
+        if job.excused or job.forgotten or options.rejections_max or (options.atomic and counts.rejected):
+            return
+        missing = [n for n in range(job.sent) if (job.job_id, n) not in self.database.digests]
+        require(not missing and not row.lost, f"{name} lost batches {missing} in silence: {row}")
+        if not options.time_to_live_s:
+            require(not counts.expired, f"{name}: acknowledged records expired: {counts}")
+        if options.atomic:
+            # Each batch was staged by the attempt that ended it.
+            require(counts.accepted >= job.sent * RECORDS, f"{name} has not written every batch: {counts}")
 
     def _check_order(self) -> None:
         """Batches are applied in the order of their offsets: in a queue without blocked jobs; in any job."""

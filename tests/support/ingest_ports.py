@@ -112,7 +112,14 @@ class MemoryJobs:
         self._check()
         return [row for row in self.rows.values() if row.spec.key.tenant == tenant][:page_size]
 
-    async def seal_job(self, key: JobKey, seal_time: datetime) -> Job | None:
+    async def open_again(self, key: JobKey) -> bool:
+        row = await self.get_job(key)
+        if row is not None and row.lost:
+            again = replace(row, state=JobState.OPEN, lost=False, attempt=row.attempt + 1, failure_reason="")
+            self.rows[key.job_id] = replace(again, seal_time=None, end_time=None)
+        return True
+
+    async def seal_job(self, key: JobKey, seal_time: datetime, attempt: int = 0) -> Job | None:
         return await self._end(key, JobState.SEALED, seal_time)
 
     async def discard_job(self, key: JobKey, reason: str) -> Job | None:
@@ -165,7 +172,7 @@ class MemoryLiveJobs:
             self.known_digests.setdefault(live.spec.key, {}).update(enumerate(live.recent_digests, first))
             known = self.jobs.get(live.spec.key)
             released = 0 if known is None else known.released_epoch
-            if known is None or (live.state, live.next_sequence) >= (known.state, known.next_sequence):
+            if known is None or _progress(live) >= _progress(known):
                 self.jobs[live.spec.key] = replace(live, recent_digests=(), released_epoch=released)
 
     async def get(self, key: JobKey) -> LiveJob | None:
@@ -218,6 +225,10 @@ class MemoryLiveJobs:
     def _check(self) -> None:
         if self.unavailable:
             raise RedisUnavailable("the test says so")
+
+
+def _progress(live: LiveJob) -> tuple[int, JobState, int]:
+    return live.attempt, live.state, live.next_sequence
 
 
 class MemoryCatalog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -377,3 +377,77 @@ class Endless(Script):
         if not self.messages:
             await asyncio.Event().wait()
         return await super().receive()
+
+
+def lose(process: Process, next_sequence: int) -> None:
+    """Have a worker fail the only job, because Kafka lost the batches from `next_sequence` on."""
+    ((job_id, row),) = process.rows.rows.items()
+    failed = replace(row, state=JobState.FAILED, lost=True, failure_reason="LOST_IN_KAFKA: …", end_time=NOW)
+    process.rows.rows[job_id] = replace(failed, next_sequence=next_sequence)
+
+
+async def test_each_message_says_how_far_its_job_was_stored_before_it() -> None:
+    process = Process()
+    await process.stream(header(), batch(0), batch(1), seal(2))
+    stored = [message.stored_sequence for message in process.log.messages]
+    assert stored[0] == 0
+    assert stored[1] <= 1
+    assert stored[2] == 2
+    refused = Process()
+    await refused.refused(header(), batch(0), batch(1))
+    await refused.stream(header(), batch(2), seal(3))
+    assert [message.stored_sequence for message in refused.log.messages][-2:] == [2, 3]
+
+
+async def test_a_job_that_lost_batches_continues_there_and_is_never_replayed() -> None:
+    process = Process()
+    await process.stream(header(), batch(0), batch(1), batch(2), seal(3))
+    lose(process, 1)
+    script, sealed = await process.stream(header(), batch(1), batch(2), seal(3))
+    assert script.opened == [(JobState.OPEN, 1, False)]
+    assert (sealed.replayed, sealed.job.state) == (False, JobState.SEALED)
+    again = process.log.messages[4:]
+    assert [(message.kind, message.sequence, message.attempt) for message in again] == [
+        (Kind.BATCH, 1, 1),
+        (Kind.BATCH, 2, 1),
+        (Kind.SEAL, 3, 1),
+    ]
+    assert again[0].stored_sequence == 1
+    live = process.live_jobs.jobs[JobKey.derive("acme", "key")]
+    assert (live.attempt, live.next_sequence, live.state) == (1, 3, JobState.SEALED)
+
+
+async def test_a_client_without_the_lost_batches_does_not_open_the_job_again() -> None:
+    process = Process()
+    await process.stream(header(), batch(0), batch(1), seal(2))
+    lose(process, 1)
+    opening = header()
+    opening.header.first_sequence = 2
+    refused = await process.refused(opening)
+    assert (type(refused), refused.reason) == (NotNow, Reason.JOB_ENDED)
+    assert "LOST_IN_KAFKA" in refused.message
+    ((_, row),) = process.rows.rows.items()
+    assert (row.state, row.lost) == (JobState.FAILED, True)
+
+
+async def test_another_request_does_not_open_a_job_again_that_lost_batches() -> None:
+    process = Process()
+    await process.stream(header(), batch(0), seal(1))
+    lose(process, 0)
+    opening = header()
+    opening.header.options.atomic = True
+    assert (await process.refused(opening)).reason is Reason.IDEMPOTENCY_CONFLICT
+    assert next(iter(process.rows.rows.values())).lost
+
+
+async def test_a_job_whose_staged_rows_are_not_deleted_yet_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process()
+    await process.stream(header(), batch(0), seal(1))
+    lose(process, 0)
+
+    async def not_yet(_: JobKey) -> bool:
+        return False
+
+    monkeypatch.setattr(process.rows, "open_again", not_yet)
+    refused = await process.refused(header())
+    assert (type(refused), refused.reason) == (Unavailable, Reason.RESUME_NOT_READY)

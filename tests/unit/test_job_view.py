@@ -55,6 +55,13 @@ def test_each_value_of_an_open_job_has_one_source(row: Job, live: LiveJob, expec
     assert merge(row, live) == expected
 
 
+@pytest.mark.parametrize(("row_attempt", "live_attempt"), [(1, 0), (0, 1), (2, 1)])
+def test_every_value_is_from_the_row_if_the_progress_is_of_another_attempt(row_attempt: int, live_attempt: int) -> None:
+    row, sealed = replace(ROW, attempt=row_attempt), replace(AHEAD, state=JobState.SEALED, attempt=live_attempt)
+    assert merge(row, sealed) == row
+    assert merge(None, sealed).attempt == live_attempt
+
+
 def test_without_a_row_every_value_is_from_the_progress_an_end_included() -> None:
     cancelled = replace(AHEAD, state=JobState.CANCELLED, seal_time=NOW)
     expected = Job(OTHER, (3,), JobState.CANCELLED, JobCounts(accepted=70), 7, LATER, NOW)

@@ -72,6 +72,8 @@ MESSAGES = st.builds(
     expires_at=st.one_of(st.none(), TIMES),
     partitions=st.sampled_from([(), (1, 0), tuple(range(8))]),
     schema=st.sampled_from([b"", b"\x02" * 8]),
+    stored_sequence=st.integers(0, 2**40),
+    attempt=st.integers(0, 9),
 ).map(lambda message: replace(message, lane=message.lane % message.lanes))
 
 

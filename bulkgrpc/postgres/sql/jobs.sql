@@ -64,9 +64,10 @@ LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
 WHERE j.job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: seal_job
--- Mark the job sealed once its seal is on Kafka; a worker may have ended the job already.
+-- Mark the job sealed once its seal is on Kafka; a worker may have ended the job already, and its client may have opened it
+-- again after a loss, as another attempt.
 UPDATE bulk.jobs SET state = 2, seal_time = %(seal_time)s, update_time = clock_timestamp()
-WHERE job_id = %(job_id)s AND state = 1
+WHERE job_id = %(job_id)s AND state = 1 AND attempt = %(attempt)s
 
 -- name: list_jobs
 -- A page of a tenant's jobs, newest first, after the last one of the previous page.
@@ -81,6 +82,31 @@ WHERE j.tenant = %(tenant)s
   AND (%(after_time)s::timestamptz IS NULL OR (j.create_time, j.job_id) < (%(after_time)s, %(after_id)s::uuid))
 ORDER BY j.create_time DESC, j.job_id DESC
 LIMIT %(page_size)s
+
+-- name: open_again
+-- Open a job again that failed because Kafka lost batches of it: it continues where its lanes are, and an atomic job, of
+-- which nothing is in the table, at its first batch. No worker changes a row of a job that has failed so, or its lanes.
+WITH opened AS (
+  UPDATE bulk.jobs
+  SET state = 1, attempt = attempt + 1, lost = false, failure_reason = '', seal_time = NULL, end_time = NULL,
+      update_time = clock_timestamp(),
+      accepted = CASE WHEN atomic THEN 0 ELSE accepted END,
+      written = CASE WHEN atomic THEN 0 ELSE written END,
+      duplicate = CASE WHEN atomic THEN 0 ELSE duplicate END,
+      rejected = CASE WHEN atomic THEN 0 ELSE rejected END,
+      expired = CASE WHEN atomic THEN 0 ELSE expired END,
+      skipped = CASE WHEN atomic THEN 0 ELSE skipped END
+  WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND lost
+  RETURNING create_day, job_id, atomic
+), kept AS (
+  UPDATE bulk.lanes l SET sealed = false
+  FROM opened o WHERE l.create_day = o.create_day AND l.job_id = o.job_id AND NOT o.atomic
+), no_lanes AS (
+  DELETE FROM bulk.lanes l USING opened o WHERE l.create_day = o.create_day AND l.job_id = o.job_id AND o.atomic
+), no_batches AS (
+  DELETE FROM bulk.batches b USING opened o WHERE b.create_day = o.create_day AND b.job_id = o.job_id AND o.atomic
+)
+DELETE FROM bulk.rejections r USING opened o WHERE r.create_day = o.create_day AND r.job_id = o.job_id AND o.atomic
 
 -- name: lock_job_row
 -- Lock a job's row before deciding about its end: waits for the worker that writes for it now, and blocks the next one.

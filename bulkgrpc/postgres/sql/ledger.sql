@@ -29,11 +29,11 @@ SELECT FROM bulk.jobs WHERE job_id = %(job_id)s AND tenant = %(tenant)s
 -- name: lock_jobs
 -- A chunk's jobs and their lanes. A transaction that ends one waits for the chunk (FOR UPDATE, in lock_job_row); one that
 -- seals it does not.
-SELECT * FROM bulk.lock_jobs(%(job_ids)s::uuid[])
+SELECT * FROM bulk.lock_chunk_jobs(%(job_ids)s::uuid[])
 
 -- name: lock_jobs_alone
--- Keep every other transaction away that applies messages of these jobs.
-SELECT bulk.lock_jobs_alone(%(job_ids)s::uuid[])
+-- Keep every other transaction away that applies messages of these jobs; return those that have a row, and so are locked.
+SELECT bulk.lock_jobs_exclusively(%(job_ids)s::uuid[])
 
 -- name: lock_multi_lane_jobs
 -- Those of a chunk's jobs that have several lanes, once their rows are written: one worker at a time changes such a job.
@@ -43,7 +43,7 @@ SELECT j.job_id, j.create_day, j.state, ARRAY[j.accepted, j.written, j.duplicate
        (SELECT coalesce(max(d.version), 0)
         FROM bulk.datasets d
         WHERE d.dataset = j.dataset AND d.delete_time IS NOT NULL) AS deleted_version,
-       j.staged
+       j.staged, j.attempt, j.lost
 FROM bulk.jobs j
 WHERE j.create_day = ANY (%(create_days)s::date[]) AND j.job_id = ANY (%(job_ids)s::uuid[])
 ORDER BY j.job_id
@@ -104,11 +104,13 @@ SET accepted = j.accepted + v.accepted,
     staged = j.staged + v.accepted - v.written - v.duplicate - v.rejected - v.expired - v.skipped,
     state = coalesce(v.end_state, j.state),
     failure_reason = CASE WHEN v.failure_reason = '' THEN j.failure_reason ELSE v.failure_reason END,
+    lost = j.lost OR v.lost,
     seal_time = coalesce(j.seal_time, v.seal_time),
     end_time = coalesce(j.end_time, CASE WHEN v.end_state IS NOT NULL THEN clock_timestamp() END),
     update_time = clock_timestamp()
 FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
             %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(skipped)s::bigint[],
-            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[])
-  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure_reason)
+            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[], %(lost)s::boolean[])
+  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure_reason,
+        lost)
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id

@@ -9,13 +9,18 @@ SELECT bulk.maintain_days((now() AT TIME ZONE 'UTC')::date, %(retention_days)s)
 -- name: abandoned_jobs
 -- Open jobs without a batch for a time, and sealed ones that did not end, though everything that Kafka had of their
 -- partitions is applied and nothing of them is parked; not of stopped partitions. Jobs that a worker is writing are left
--- for the next round. missing_from: the first sequence that is not applied.
+-- for the next round. missing_from: the first sequence that is not applied. next_sequence: where it continues if it is opened
+-- again; nothing is kept of an atomic job.
 SELECT j.job_id, j.tenant, j.state, (
     SELECT min(coalesce(l.next_sequence, p.place - 1))
     FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
     LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
     WHERE l.sealed IS NOT TRUE
-  ) AS missing_from
+  ) AS missing_from, CASE WHEN j.atomic THEN 0 ELSE (
+    SELECT min(coalesce(l.next_sequence, p.place - 1))
+    FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+    LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+  ) END AS next_sequence
 FROM bulk.jobs j
 WHERE j.state < 3
   AND j.update_time < clock_timestamp() - make_interval(secs => %(abandoned_after_s)s)
@@ -33,10 +38,11 @@ LIMIT %(jobs_max)s
 FOR UPDATE OF j SKIP LOCKED
 
 -- name: fail_incomplete
--- End a sealed job whose batches are nowhere: its staged rows count as expired and are deleted later.
+-- End a sealed job whose batches are nowhere, so that its client can open it again: its staged rows count as expired and are
+-- deleted later.
 WITH unblocked AS (DELETE FROM bulk.blocked_jobs WHERE job_id = %(job_id)s)
 UPDATE bulk.jobs
-SET state = 5, failure_reason = %(reason)s, end_time = clock_timestamp(), update_time = clock_timestamp(),
+SET state = 5, lost = true, failure_reason = %(reason)s, end_time = clock_timestamp(), update_time = clock_timestamp(),
     expired = expired + staged, staged = 0
 WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
 

@@ -5,7 +5,13 @@ SELECT coalesce(min(create_day), (now() AT TIME ZONE 'UTC')::date) FROM bulk.job
 -- name: lost_jobs
 -- Jobs that have not ended and may have messages in the lost spans: those with a lane in such a partition whose seal is
 -- neither applied nor parked, if the job was created before a time; null: whenever. Their order is that of all workers.
-SELECT j.job_id, j.tenant, j.dataset, j.state, j.written, j.create_time
+-- next_sequence: of the first batch that is not applied; nothing is kept of an atomic job.
+SELECT j.job_id, j.tenant, j.dataset, j.state, j.written, j.create_time,
+       CASE WHEN j.atomic THEN 0 ELSE (
+         SELECT min(coalesce(l.next_sequence, p.place - 1))
+         FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
+         LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
+       ) END AS next_sequence
 FROM bulk.jobs j
 WHERE j.state < 3
   AND EXISTS (
@@ -25,12 +31,14 @@ ORDER BY j.job_id
 SELECT FROM bulk.jobs WHERE job_id = ANY (%(job_ids)s::uuid[]) ORDER BY job_id FOR UPDATE
 
 -- name: fail_jobs
--- End jobs as FAILED: their staged rows count as expired and are deleted later, as what is parked of them.
+-- End jobs as FAILED, so that their clients can open them again: their staged rows count as expired and are deleted later,
+-- as what is parked of them.
 WITH unblocked AS (DELETE FROM bulk.blocked_jobs WHERE job_id = ANY (%(job_ids)s::uuid[]))
-UPDATE bulk.jobs
-SET state = 5, failure_reason = %(reason)s, end_time = clock_timestamp(), update_time = clock_timestamp(),
+UPDATE bulk.jobs j
+SET state = 5, lost = true, failure_reason = v.reason, end_time = clock_timestamp(), update_time = clock_timestamp(),
     expired = expired + staged, staged = 0
-WHERE job_id = ANY (%(job_ids)s::uuid[]) AND state < 3
+FROM unnest(%(job_ids)s::uuid[], %(reasons)s::text[]) AS v (job_id, reason)
+WHERE j.job_id = v.job_id AND j.state < 3
 
 -- name: job_position
 -- A job, and its lanes: those that a worker has moved.
