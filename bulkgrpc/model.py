@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 ENDS_WITHIN_S = 300.0
+STAGED_ROWS_PER_S_MIN = 1_000
+"""Rows of an atomic job that PostgreSQL applies per second at least: the job has a second more for so many."""
 """Seconds after its seal in which a job is expected to end. Later it is overdue."""
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -196,13 +198,26 @@ class JobBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyProgress:
+    """How many of the staged rows of a sealed atomic job are applied. All become visible at the job's end."""
+
+    staged_rows: int
+    applied_rows: int
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return f"{self.applied_rows:,} of {self.staged_rows:,} rows"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job and its progress.
 
     partitions: one per lane, where the lane's batches go. next_sequence: of the next batch to be acknowledged or
     applied. failure_reason: why the job failed; else empty. block: why batches of it wait in PostgreSQL; None if none
     does. discard_reason: why an operator discarded records of it; else empty. late_batches: that arrived after its
-    seal; no count has their records. lease_epoch: raised by each stream that opened the job.
+    seal; no count has their records. lease_epoch: raised by each stream that opened the job. apply_progress: of a
+    sealed atomic job whose staged rows are applied, or wait for that; else None.
     """
 
     spec: JobSpec
@@ -218,15 +233,19 @@ class Job:
     discard_reason: str = ""
     late_batches: int = 0
     lease_epoch: int = 0
+    apply_progress: ApplyProgress | None = None
 
     def overdue_s(self, now: datetime) -> float:
         """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not.
+
+        An atomic job has a second more for each STAGED_ROWS_PER_S_MIN of its rows.
 
         A blocked job is not overdue: what blocks it is reported instead.
         """
         if self.state is not JobState.SEALED or self.seal_time is None or self.block is not None:
             return 0.0
-        return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S)
+        more_s = 0.0 if self.apply_progress is None else self.apply_progress.staged_rows / STAGED_ROWS_PER_S_MIN
+        return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S - more_s)
 
 
 def final_state(counts: JobCounts) -> JobState:

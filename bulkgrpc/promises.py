@@ -31,7 +31,8 @@ P2: Final = Promise(
     "P2",
     "Resending a batch changes nothing, however often, to any server, after any crash, with Redis empty. A batch whose "
     "outcome its client does not know is applied once or not at all.",
-    "consume/plan.py (plan_lanes), model.may_apply_batch, postgres/ledger.py (lanes and digests)",
+    "consume/plan.py (plan_lanes), model.may_apply_batch, postgres/ledger.py (lanes and digests), "
+    "postgres/apply_task.py (rows and end of an atomic job at once)",
     "a batch that is applied twice, or in part, or that no client sent",
 )
 P3: Final = Promise(

@@ -78,6 +78,7 @@ class Applied:
     late_batches: how many batches were reported as late, of those jobs that have some. blocked: jobs that were blocked
     because a message of each cannot be read, and why.
     rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
+    tasks: how many atomic jobs were left to a task (`bulkgrpc.consume.apply_tasks`).
     """
 
     counts: Mapping[JobKey, JobCounts]
@@ -86,6 +87,7 @@ class Applied:
     parked: int = 0
     late_batches: Mapping[JobKey, int] = field(default_factory=dict)
     blocked: Mapping[JobKey, Failure] = field(default_factory=dict)
+    tasks: int = 0
 
 
 Assigned = Callable[[Sequence[int]], Mapping[int, int]]

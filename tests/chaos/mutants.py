@@ -38,6 +38,20 @@ def ledger_apart() -> None:
     _replace(module, "_write_group", commit_first)
 
 
+def end_apart() -> None:
+    """The rows of an atomic job are committed before its end."""
+    from bulkgrpc.postgres import apply_task as module
+
+    def commit_first(connection: Any, *given: Any) -> Any:
+        done = apply_rows(connection, *given)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN")
+        return done
+
+    apply_rows = module._apply_rows
+    _replace(module, "_apply_rows", commit_first)
+
+
 def early_acknowledgement() -> None:
     """The server acknowledges a batch as soon as the producer has queued it."""
     from bulkgrpc.ingest.deliveries import Deliveries
@@ -247,6 +261,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         none,
         no_fence,
         ledger_apart,
+        end_apart,
         early_acknowledgement,
         acks_without_lease,
         no_sequence,

@@ -38,4 +38,5 @@ class Mutant(enum.Enum):
     AHEAD_AFTER_GAP = "the express path passes over a batch after a gap as known"
     AHEAD_OF_NOTHING = "the express path plans messages that the main path has passed"
     HOT_AGAIN = "a tenant that was hot is served in the middle of a run"
+    TASK_FROM_CLAIMED = "a task ends its job by what it read of the job before it applied the rows"
     PROBER_NEEDS_PARKED = "a block without parked messages is never lifted"

@@ -24,5 +24,8 @@ def single_cursor(log: Mapping[int, Sequence[Received]], now: datetime) -> Datab
             span = Span(partition, item.offset, item.offset + 1, 1)
             for waits in shell.write_chunk("oracle", [span], [item], (DeferralView(), lambda _: None)):
                 require(not waits, "the oracle waits for no other")
+            for job_id in list(shell.database.tasks):
+                for waits in shell.apply_task("oracle", job_id):
+                    require(not waits, "the oracle waits for no other")
     require(not shell.database.parked, "the oracle defers nothing")
     return shell.database

@@ -24,7 +24,13 @@ MUTANT_HISTORIES_MAX = 5_000
 """In which each mutant must be found. The seeds are the same at each run."""
 COVERED = (Mutant.MERGE_WITHOUT_OFFSET_LOCK, Mutant.NO_QUEUE_LOCK, Mutant.NO_ROW_LOCK)
 """Another protection covers each. The last two are found together."""
-STAGED = (Mutant.PROBER_NEEDS_PARKED, Mutant.AHEAD_OPENS_LATE, Mutant.AHEAD_PAST_DEFERRED, Mutant.HOT_AGAIN)
+STAGED = (
+    Mutant.PROBER_NEEDS_PARKED,
+    Mutant.AHEAD_OPENS_LATE,
+    Mutant.AHEAD_PAST_DEFERRED,
+    Mutant.HOT_AGAIN,
+    Mutant.TASK_FROM_CLAIMED,
+)
 """So few random histories meet in what each gets wrong that a history of its own shows it."""
 RANDOM = tuple(mutant for mutant in Mutant if mutant not in (*COVERED, *STAGED))
 
@@ -186,3 +192,35 @@ def test_an_express_path_that_goes_on_with_such_a_queue_is_found() -> None:
         go_on_after_a_deferral(Mutant.AHEAD_PAST_DEFERRED).check()
     with pytest.raises(Violation):
         go_on_with_a_hot_tenant(Mutant.HOT_AGAIN).check()
+
+
+def end_while_a_task_applies(steps: int, *mutants: Mutant) -> World:
+    """An atomic job is cancelled while a task applies its rows, at any point."""
+    world = World(frozenset(mutants))
+    job = next(job for job in world.jobs if job.spec.options.atomic)
+    world.acquire("w0", 0)
+    world.send_next(job, b"")
+    world.seal(job)
+    world.start_chunk("w0", [0], 2)
+    world.step("w0", 99)
+    assert world.database.tasks == {job.job_id}
+    world.start_task("d0", 0)
+    world.step("d0", steps)
+    world.cancel(job)
+    world.step("d0", 99)
+    world.settle()
+    return world
+
+
+def test_a_job_that_is_cancelled_while_its_rows_are_applied_ends_once() -> None:
+    for steps in range(6):
+        end_while_a_task_applies(steps).check()
+
+
+def test_a_task_that_does_not_look_at_its_job_again_is_found() -> None:
+    def run_each() -> None:
+        for steps in range(6):
+            end_while_a_task_applies(steps, Mutant.TASK_FROM_CLAIMED).check()
+
+    with pytest.raises(Violation):
+        run_each()
