@@ -82,6 +82,7 @@ def after_failure(failure: Failure, kind: TaskKind, attempts: int, took_s: float
     |---------------|------------|--------------------------------------------|------------------------------|
     | RETRY         | any        | 0.1, 0.2 … RETRY_S_MAX                     | JOB, after ROWS_ATTEMPTS_MAX |
     | BLOCK_DATASET | any        | 1, 2 … RETRY_S_MAX; as long as it took     | TABLE                        |
+    | BLOCK_JOB     | any        | 1, 2 … RETRY_S_MAX                         | JOB                          |
     | any other     | SMALL      | 0: it is a SLOW one, which has more time   | nothing                      |
     | any other     | any other  | 5, 10 … JOB_WAIT_S_MAX; as long as it took | JOB                          |
 
@@ -94,6 +95,8 @@ def after_failure(failure: Failure, kind: TaskKind, attempts: int, took_s: float
         return Deferral(min(0.1 * doubled, RETRY_S_MAX), block)
     if consequence is Consequence.BLOCK_DATASET:
         return Deferral(max(min(doubled, RETRY_S_MAX), took_s), TaskBlock.TABLE)
+    if consequence is Consequence.BLOCK_JOB:
+        return Deferral(min(doubled, RETRY_S_MAX), TaskBlock.JOB)
     if kind is TaskKind.SMALL:
         return Deferral(0.0, slow=True)
     return Deferral(max(min(JOB_WAIT_S_FIRST * doubled, JOB_WAIT_S_MAX), took_s), TaskBlock.JOB)

@@ -423,6 +423,30 @@ def test_jobs_of_one_tenant_and_dataset_are_applied_in_the_order_of_their_seals_
     assert count(connection, NAME) == 20
 
 
+def test_a_job_whose_own_rows_block_it_can_be_discarded(
+    connection: Connection, worker: Worker, tasks: PostgresApplyTasks, server: Server
+) -> None:
+    submit(worker)
+    connection.execute("UPDATE bulk.datasets SET version = 9")
+    ApplyThread(tasks, TaskKind.SMALL, threading.Event()).round()
+    discarded = server.run(lambda pool: JobStore(pool).discard_job(JobKey.derive("acme", "k"), "it is lost"))
+    assert discarded is not None
+    assert discarded.block is not None
+    assert (discarded.state, discarded.block.cause) == (JobState.SEALED, BlockedBy.JOB)
+    found = server.job()
+    assert (found.state, found.counts.expired) == (JobState.FAILED, 10)
+    assert found.failure_reason.startswith("discarded by an operator: it is lost; it was blocked: version 1 of")
+    assert apply_tasks(connection) == []
+    assert count(connection, NAME) + count(connection, "bulk.apply_tasks") == 0
+
+
+def test_a_job_that_is_not_blocked_is_not_discarded(connection: Connection, worker: Worker, server: Server) -> None:
+    submit(worker)
+    assert server.run(lambda pool: JobStore(pool).discard_job(JobKey.derive("acme", "k"), "")) is not None
+    apply_tasks(connection)
+    assert job_row(connection) == SUCCEEDED
+
+
 POLICIES: tuple[ConflictPolicy, ...] = ("ignore", "update", "reject")
 
 

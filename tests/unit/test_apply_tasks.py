@@ -20,6 +20,7 @@ WITHIN_S = 20.0
 TIMED_OUT = Failure(Where.ROWS, "57014", "QueryCanceled", "statement timeout", dataset="weather")
 NO_TABLE = Failure(Where.ROWS, "42P01", "UndefinedTable", "relation does not exist", dataset="weather")
 DEADLOCK = Failure(Where.ROWS, "40P01", "DeadlockDetected", "deadlock detected", dataset="weather")
+NO_VERSION = Failure(Where.ROWS, "", "DatasetNotFound", "not in the registry", dataset="weather", missing_version=2)
 UNKNOWN = Failure(Where.ROWS, "", "ZeroDivisionError", "division by zero", dataset="weather")
 
 
@@ -85,6 +86,8 @@ class FakeTasks:
         (TIMED_OUT, 2, 1.5, TaskKind.LARGE, Deferral(10.0, TaskBlock.JOB)),
         (TIMED_OUT, 99, 1.5, TaskKind.LARGE, Deferral(600.0, TaskBlock.JOB)),
         (TIMED_OUT, 1, 60.0, TaskKind.LARGE, Deferral(60.0, TaskBlock.JOB)),
+        (NO_VERSION, 1, 0.1, TaskKind.SMALL, Deferral(1.0, TaskBlock.JOB)),
+        (NO_VERSION, 9, 0.1, TaskKind.LARGE, Deferral(10.0, TaskBlock.JOB)),
         (UNKNOWN, 1, 0.1, TaskKind.LARGE, Deferral(5.0, TaskBlock.JOB)),
     ],
 )
