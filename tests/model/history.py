@@ -194,7 +194,7 @@ EVENTS = {
         {"drainer": DRAINERS, "number": COUNTS, "slice_max": COUNTS, "merge": BOTH, "steps": STEPS},
         5,
     ),
-    "start_task": Event(History.start_task, {"drainer": DRAINERS, "number": COUNTS, "steps": STEPS}, 4),
+    "start_task": Event(History.start_task, {"drainer": DRAINERS, "number": COUNTS, "steps": STEPS}, 2),
     "race": Event(
         History.race, {"worker": WORKERS, "messages_max": COUNTS, "chunk_steps": STEPS, "drain_steps": STEPS}, 3
     ),
