@@ -44,6 +44,18 @@ class Event(enum.StrEnum):
     )
 
     # Worker
+    APPLY_FAILED = (
+        "apply_failed",
+        "An error in the threads that apply atomic jobs, most likely as PostgreSQL does not answer; they continue.",
+    )
+    ATOMIC_JOB_APPLIED = (
+        "atomic_job_applied",
+        "The staged `rows` of an atomic job were applied, which took `seconds`; jobs of under a second are not logged.",
+    )
+    ATOMIC_JOB_DEFERRED = (
+        "atomic_job_deferred",
+        "The staged rows of an atomic job were not applied, for `reason`; a worker tries it again in `retry_in_s`.",
+    )
     CHUNK_NOT_APPLIED = (
         "chunk_not_applied",
         "The ledger did not accept a chunk, as `outcomes` says by partition; its messages are read again.",

@@ -11,7 +11,17 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-Site = Literal["after_poll", "mid_copy", "after_rows", "before_commit", "after_commit_before_kafka"]
+Site = Literal[
+    "after_poll",
+    "mid_copy",
+    "after_rows",
+    "before_commit",
+    "after_commit_before_kafka",
+    "task_claimed",
+    "task_slice",
+    "task_before_commit",
+    "task_after_commit",
+]
 VARIABLE = "BULKGRPC_FAULT"
 
 

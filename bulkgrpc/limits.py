@@ -81,8 +81,10 @@ DRAIN_ROWS_TIMEOUT_S = 5.0
 """The same for a slice of parked messages: only other parked messages wait for it."""
 STATEMENT_TIMEOUT_S = 60.0
 """PostgreSQL's statement_timeout: one statement of a chunk's transaction."""
-STAGED_ROWS_PER_S_MIN = 1_000
-"""Rows of an atomic job that PostgreSQL applies per second at least: its statement has a second more for so many."""
+QUICK_TASK_ROWS_MAX = 20_000
+"""Staged rows of an atomic job that a worker applies beside larger ones, within ROWS_TIMEOUT_S."""
+TASK_SLICE_ROWS = 100_000
+"""Staged rows that are applied in one statement: so often the progress is stored, and a cancellation noticed."""
 IDLE_IN_TRANSACTION_S = 10.0
 """PostgreSQL's idle_in_transaction_session_timeout: how long a frozen worker can lock its partitions' rows."""
 TCP_USER_TIMEOUT_S = 10.0

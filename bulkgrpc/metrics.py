@@ -108,9 +108,15 @@ jobs_blocked = _meter.create_counter(
     "bulkgrpc.jobs.blocked", unit="{job}", description="Times that this worker blocked a job"
 )
 
+task_seconds = _meter.create_histogram(
+    "bulkgrpc.apply_task.duration",
+    unit="s",
+    description="Time in which this worker applied an atomic job's staged rows",
+)
+
 
 def count_records(counts: Iterable[JobCounts]) -> None:
-    """Count what a chunk did to the records of its jobs."""
+    """Count what a chunk, or a task, did to the records of its jobs."""
     total = sum(counts, JobCounts())
     records_written.add(total.written)
     records_rejected.add(total.rejected)

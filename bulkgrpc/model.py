@@ -19,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 
 ENDS_WITHIN_S = 300.0
 """Seconds after its seal in which a job is expected to end. Later it is overdue."""
+STAGED_ROWS_PER_S_MIN = 1_000
+"""Rows of an atomic job that PostgreSQL applies per second at least: the job has a second more for so many."""
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _DATASET = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -198,6 +200,18 @@ class JobBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyProgress:
+    """How many of the staged rows of a sealed atomic job are applied. All become visible at the job's end."""
+
+    staged_rows: int
+    applied_rows: int
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return f"{self.applied_rows:,} of {self.staged_rows:,} rows"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job and its progress.
 
@@ -206,7 +220,8 @@ class Job:
     does. discard_reason: why an operator discarded records of it; else empty. late_batches: that arrived after its
     seal; no count has their records. lease_epoch: raised by each stream that opened the job; lease_session: the session
     of the last one. lost: whether it failed because Kafka lost batches of it; it can be opened again, at
-    `next_sequence`. attempt: how often that was done.
+    `next_sequence`. attempt: how often that was done. apply_progress: of a sealed atomic job whose staged rows are
+    applied, or wait for that; else None.
     """
 
     spec: JobSpec
@@ -225,15 +240,19 @@ class Job:
     lease_session: str = ""
     lost: bool = False
     attempt: int = 0
+    apply_progress: ApplyProgress | None = None
 
     def overdue_s(self, now: datetime) -> float:
         """Return for how many seconds the job is overdue: sealed for longer than ENDS_WITHIN_S. 0 if it is not.
+
+        An atomic job has a second more for each STAGED_ROWS_PER_S_MIN of its rows.
 
         A blocked job is not overdue: what blocks it is reported instead.
         """
         if self.state is not JobState.SEALED or self.seal_time is None or self.block is not None:
             return 0.0
-        return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S)
+        more_s = 0.0 if self.apply_progress is None else self.apply_progress.staged_rows / STAGED_ROWS_PER_S_MIN
+        return max(0.0, (now - self.seal_time).total_seconds() - ENDS_WITHIN_S - more_s)
 
 
 def final_state(counts: JobCounts) -> JobState:
@@ -320,75 +339,6 @@ def digest_of(payload: bytes) -> bytes:
     SHA-256 because processors have instructions for it: it takes half as long as BLAKE2b.
     """
     return hashlib.sha256(payload).digest()[:16]
-
-
-class Outcome(enum.Enum):
-    """Whether a message, a span of offsets, or a batch may be applied. `may_apply_*` have the truth tables."""
-
-    NEXT = "next"
-    """It is the next one: apply it."""
-    REPLAY = "replay"
-    """It was applied before."""
-    GAP = "gap"
-    """Something before it is missing."""
-    FENCED = "fenced"
-    """Another worker owns the partition."""
-    RESTARTED = "restarted"
-    """PostgreSQL restarted, or another server took over: what is known of its ledger may not be there any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """A worker's right to write a partition: from `next_offset` on, under `owner_epoch`.
-
-    Acquiring a partition raises its epoch in the ledger. That fences the former owner, as a leader epoch does.
-    server_start: when the PostgreSQL server started that this was read from. A restored database, or a standby that
-    was promoted, has another one, and may be older than what the worker remembers.
-    """
-
-    partition: int
-    next_offset: int
-    owner_epoch: int
-    server_start: datetime | None = None
-
-
-def may_apply_span(
-    ledger_next_offset: int, ledger_epoch: int, from_offset: int, owner_epoch: int, *, same_server: bool = True
-) -> Outcome:
-    """Return whether a span of offsets that starts at `from_offset` may be applied under `owner_epoch`.
-
-    same_server: whether the ledger is read from the server that the position was read from, not restarted since.
-
-    | ledger's epoch | server  | ledger's next offset | outcome   | the worker then                                  |
-    |----------------|---------|----------------------|-----------|--------------------------------------------------|
-    | != owner_epoch | any     | any                  | FENCED    | rolls back and releases the partition            |
-    | = owner_epoch  | another | any                  | RESTARTED | discards the span, acquires the partition again  |
-    | = owner_epoch  | same    | = from_offset        | NEXT      | applies the span                                 |
-    | = owner_epoch  | same    | > from_offset        | REPLAY    | discards the span and seeks to the next offset   |
-    | = owner_epoch  | same    | < from_offset        | GAP       | seeks to the next offset; stops if Kafka lost it |
-    """
-    if ledger_epoch != owner_epoch:
-        return Outcome.FENCED
-    if not same_server:
-        return Outcome.RESTARTED
-    if ledger_next_offset == from_offset:
-        return Outcome.NEXT
-    return Outcome.REPLAY if ledger_next_offset > from_offset else Outcome.GAP
-
-
-def may_apply_batch(lane_next_sequence: int, sequence: int) -> Outcome:
-    """Return whether a lane may apply a batch.
-
-    | sequence            | outcome | meaning                                                                          |
-    |---------------------|---------|----------------------------------------------------------------------------------|
-    | = the lane's next   | NEXT    | apply it                                                                         |
-    | < the lane's next   | REPLAY  | it was applied before                                                            |
-    | > the lane's next   | GAP     | a batch before it is missing: if it was never acknowledged, neither was this:    |
-    |                     |         | both are resent; `Message.stored_sequence` shows whether it is lost instead      |
-    """
-    if sequence == lane_next_sequence:
-        return Outcome.NEXT
-    return Outcome.REPLAY if sequence < lane_next_sequence else Outcome.GAP
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -31,7 +31,8 @@ P2: Final = Promise(
     "P2",
     "Resending a batch changes nothing, however often, to any server, after any crash, with Redis empty. A batch whose "
     "outcome its client does not know is applied once or not at all.",
-    "consume/plan.py (plan_lanes), model.may_apply_batch, postgres/ledger.py (lanes and digests)",
+    "consume/plan.py (plan_lanes), positions.may_apply_batch, postgres/ledger.py (lanes and digests), "
+    "postgres/apply_task.py (rows and end of an atomic job at once)",
     "a batch that is applied twice, or in part, or that no client sent",
 )
 P3: Final = Promise(
@@ -45,13 +46,13 @@ P3: Final = Promise(
 P4: Final = Promise(
     "P4",
     "The batches of a lane are applied in order and without gaps. A job has one lane unless its dataset has more.",
-    "model.may_apply_batch, ingest/messages.py (check_sequence)",
+    "positions.may_apply_batch, ingest/messages.py (check_sequence)",
     "a batch that is applied while one before it in its lane is not",
 )
 P5: Final = Promise(
     "P5",
     "A worker that lost its partition writes nothing of it, however late it resumes.",
-    "postgres/ledger.py (check_spans, acquire), model.may_apply_span",
+    "postgres/ledger.py (check_spans, acquire), positions.may_apply_span",
     "a partition's offset in the ledger that decreases, skips messages, or advances under an older epoch",
 )
 P6: Final = Promise(

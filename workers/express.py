@@ -20,7 +20,8 @@ from bulkgrpc.consume.decode import prepare
 from bulkgrpc.consume.express import LeftToMainPath, TenantShares, is_late
 from bulkgrpc.consume.express_ports import ExpressLog, ExpressPorts
 from bulkgrpc.consume.ports import NotNext, RecordLogError, StoreError, WriteFailed
-from bulkgrpc.model import Kind, Message, Ownership
+from bulkgrpc.model import Kind, Message
+from bulkgrpc.positions import Ownership
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ from bulkgrpc import faults
 from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, EndReached, Fetched, received
 from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import WorkerPorts
-from bulkgrpc.model import Outcome
+from bulkgrpc.positions import Outcome
 
 FETCH_MESSAGES_MAX = 50
 """Messages taken from librdkafka at once: of the largest batches, 50 MB."""

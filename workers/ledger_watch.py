@@ -12,7 +12,7 @@ from bulkgrpc import metrics
 from bulkgrpc.consume.heartbeat import Heartbeat, LedgerState, TookBack, taken_back
 from bulkgrpc.consume.heartbeat_ports import GroupOffsets, Heartbeats
 from bulkgrpc.consume.ports import RecordLogError, StoreError
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from bulkgrpc.consume.ownership import OwnedPartitions
 from bulkgrpc.consume.ports import RecordLogError, StoreError, StoreUnavailable, WorkerPorts
 from bulkgrpc.consume.stall import StallWatch
 from bulkgrpc.consume.upgrade import WaitLog
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 
 log = structlog.get_logger()
 

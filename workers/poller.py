@@ -15,7 +15,7 @@ from bulkgrpc.consume.express import TenantShares, is_late
 from bulkgrpc.consume.express_ports import ExpressPath
 from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
-from bulkgrpc.model import Outcome
+from bulkgrpc.positions import Outcome
 from bulkgrpc.settings import WorkerSettings
 from workers.intake import Intake
 from workers.partitions import LEAVE_TIMEOUT_S, Partitions

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -38,6 +39,7 @@ from bulkgrpc.kafka.group_offsets import KafkaGroupOffsets
 from bulkgrpc.kafka.message import message_of
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, end_offsets, ensure_topic
+from bulkgrpc.postgres.apply_task_store import PostgresApplyTasks
 from bulkgrpc.postgres.heartbeats import PostgresHeartbeats
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.schema import SchemaMissing
@@ -51,6 +53,7 @@ from bulkgrpc.postgres.worker_ports import (
     check_schema,
 )
 from bulkgrpc.settings import WorkerSettings, load
+from workers.apply import Apply
 from workers.drain import Drain
 from workers.express import Express
 from workers.ledger_watch import BeatingLedgerWatch
@@ -98,24 +101,22 @@ def run(
     pa.set_memory_pool(pa.system_memory_pool())
     logs.set_up()
     stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    seconds_since = stop_on_signals(stopping)
     try:
         check_schema(settings.postgres)
         open_topic(settings)
         registry = PostgresDatasetRegistry(settings.postgres)
-        drain = wire_drain(settings, registry, stopping)
-        poller = wire(settings, registry, stopping, drain.wake)
+        tasks = Apply(partial(PostgresApplyTasks, settings.postgres), stopping)
+        drain = wire_drain(settings, registry, stopping, tasks.wake)
+        poller = wire(settings, registry, stopping, drain.wake, tasks.wake)
         maintenance = PostgresMaintenanceStore(settings.postgres, settings.topic)
         MaintenanceThread(settings, maintenance, lambda: end_offsets(settings), stopping).start()
         drain.start()
+        tasks.start()
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
         poller.run()
+        tasks.stop(max(0.0, settings.drain_s - seconds_since()))
     except GroupNotLeft as error:
         _exit_now(error)
     except StoreUnavailable as error:
@@ -127,6 +128,20 @@ def run(
     except (RecordLogError, StoreError) as error:
         log.exception("worker_failed")
         _fail(str(error))
+
+
+def stop_on_signals(stopping: threading.Event) -> Callable[[], float]:
+    """Set `stopping` at SIGTERM or SIGINT. Returns a function that returns the seconds since the last one."""
+    signalled_s = time.monotonic()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal signalled_s
+        signalled_s = time.monotonic()
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return lambda: time.monotonic() - signalled_s
 
 
 def open_topic(settings: WorkerSettings) -> None:
@@ -142,11 +157,16 @@ def open_topic(settings: WorkerSettings) -> None:
         raise StoreUnavailable(str(error)) from error
 
 
-def wire_drain(settings: WorkerSettings, registry: DatasetRegistry, stopping: threading.Event) -> Drain:
-    """Return the drain on PostgreSQL. It does not connect yet."""
+def wire_drain(
+    settings: WorkerSettings,
+    registry: DatasetRegistry,
+    stopping: threading.Event,
+    on_task: Callable[[], None] = lambda: None,
+) -> Drain:
+    """Return the drain on PostgreSQL. It does not connect yet. on_task: called when it may have left a task."""
 
     def parked() -> PostgresParkedMessages:
-        return PostgresParkedMessages(settings.postgres, settings.topic, registry, message_of)
+        return PostgresParkedMessages(settings.postgres, settings.topic, registry, message_of, on_task)
 
     return Drain(parked, stopping)
 
@@ -156,13 +176,17 @@ def wire(
     registry: DatasetRegistry,
     stopping: threading.Event,
     on_parked: Callable[[], None] = lambda: None,
+    on_task: Callable[[], None] = lambda: None,
 ) -> Poller:
-    """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet. on_parked: called after parking."""
+    """Return a poll loop on Kafka and PostgreSQL. It connects to neither yet.
+
+    on_parked: called after parking. on_task: called when an atomic job was left to a task.
+    """
     check = TopicCheck(KafkaTopicLog(settings), PostgresTopicLedger(settings.postgres, settings.topic))
     ports = WorkerPorts(
         log=RecordsConsumer(settings),
         ledger=PostgresLedger(settings.postgres, settings.topic),
-        writer=PostgresChunkWriter(settings.postgres, settings.topic),
+        writer=PostgresChunkWriter(settings.postgres, settings.topic, on_task),
         registry=registry,
         dead_letters=DeadLetters(settings),
         topic=CheckingTopicWatch(check, settings.topic, stopping),
@@ -173,7 +197,7 @@ def wire(
     express = ExpressPorts(
         open_log=partial(KafkaExpressLog, settings),
         ledger=ports.ledger,
-        writer=PostgresExpressWriter(settings.postgres, settings.topic),
+        writer=PostgresExpressWriter(settings.postgres, settings.topic, on_task),
         registry=registry,
     )
     writer = WriterThread(ports.writer, ports.registry, ports.dead_letters, stopping)

@@ -41,7 +41,7 @@ from bulkgrpc.consume.ports import (
     StoreUnavailable,
     WriteFailed,
 )
-from bulkgrpc.model import Outcome
+from bulkgrpc.positions import Outcome
 
 log = structlog.get_logger()
 

@@ -120,6 +120,7 @@ def job_document(job: Job) -> dict[str, object]:
         "block": None if job.block is None else asdict(job.block),
         "discard_reason": job.discard_reason,
         "late_batches": job.late_batches,
+        "apply_progress": None if job.apply_progress is None else asdict(job.apply_progress),
     }
 
 
@@ -236,6 +237,8 @@ def job_table(job: Job) -> Table:
     table.add_row("state", styled_state(job.state))
     if job.block is not None:
         table.add_row("blocked", str(job.block))
+    if job.apply_progress is not None:
+        table.add_row("applied", str(job.apply_progress))
     if job.failure_reason:
         table.add_row("failure reason", job.failure_reason)
     if job.discard_reason:

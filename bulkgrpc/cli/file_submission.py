@@ -119,6 +119,8 @@ class LoadDisplay:
         """Show how many records the workers have applied."""
         counts = job.counts
         applied = counts.written + counts.duplicate + counts.rejected + counts.expired + counts.skipped
+        if job.apply_progress is not None:
+            applied += job.apply_progress.applied_rows
         phase = "ended" if job.ended else "writing" if job.block is None else "blocked"
         self._display.update(line, rows=applied, rate=applied / max(seconds, 1e-3), phase=phase)
         if job.ended:

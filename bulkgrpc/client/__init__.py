@@ -17,9 +17,10 @@ from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.sync import BulkClient, JobHandle
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
-from bulkgrpc.model import BlockedBy, JobBlock, JobCounts, JobOptions, JobState
+from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 
 __all__ = [
+    "ApplyProgress",
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",

@@ -14,7 +14,7 @@ from bulkgrpc.client.errors import WrongInput
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, TimePartitions
 from bulkgrpc.datasets.periods import PartitionPeriod
-from bulkgrpc.model import BlockedBy, JobBlock, JobCounts, JobOptions, JobState
+from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 
 
@@ -63,6 +63,7 @@ class Job:
     did not. options: as it was opened. overdue_s: seconds since the time by which it should have ended; 0 if that is
     not past, or it is blocked. block: why its batches wait; None if they do not. discard_reason: why an operator
     discarded records of it, "" if none did. late_batches: that arrived after its seal; no count has their records.
+    apply_progress: of a sealed atomic job whose staged rows are applied, or wait for that; else None.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Job:
     block: JobBlock | None = None
     discard_reason: str = ""
     late_batches: int = 0
+    apply_progress: ApplyProgress | None = None
 
     @property
     def ended(self) -> bool:
@@ -112,7 +114,12 @@ def job_of(proto: jobs_pb2.Job) -> Job:
         block=_block(proto.block) if proto.HasField("block") else None,
         discard_reason=proto.discard_reason,
         late_batches=proto.late_batches,
+        apply_progress=_progress(proto.apply_progress) if proto.HasField("apply_progress") else None,
     )
+
+
+def _progress(proto: jobs_pb2.ApplyProgress) -> ApplyProgress:
+    return ApplyProgress(proto.staged_rows, proto.applied_rows)
 
 
 def _block(proto: jobs_pb2.JobBlock) -> JobBlock:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bulkgrpc.model import JobKey, Message, Ownership
+from bulkgrpc.model import JobKey, Message
+from bulkgrpc.positions import Ownership
 
 MALFORMED_MAX = 50
 """Messages of a chunk whose headers cannot be read: each is stored elsewhere before the chunk is written."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.ports import Applied, DatasetRegistry, Ledger
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 
 
 class ExpressPath(Protocol):

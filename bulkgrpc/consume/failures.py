@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bulkgrpc.consume.assembly import Span
-from bulkgrpc.model import Outcome, Ownership
+from bulkgrpc.positions import Outcome, Ownership
 
 
 class Where(enum.Enum):

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from bulkgrpc.consume.heartbeat import Committed, Heartbeat, LedgerState, TookBack
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 
 
 class GroupOffsets(Protocol):

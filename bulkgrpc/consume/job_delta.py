@@ -1,4 +1,4 @@
-"""What a chunk does to a job: counts, seal, failure reason, and the state that the job ends in. Pure."""
+"""What a chunk does to a job: counts, seal, failure reason, and the job's next state. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from bulkgrpc.rejections import RejectionCode
 
 @dataclass(slots=True)
 class JobDelta:
-    """Counts of records that a chunk adds to a job, and how the job ends, if it does.
+    """Counts of records that a chunk, or a task, adds to a job, and how the job ends, if it does.
 
     accepted = written + duplicate + rejected + expired + skipped + the records that an atomic job keeps staged.
     sealed_at: when the seal that the chunk applies was sent. unsealed: whether a lane is not sealed after the chunk.
     failure_reason: why the job fails here; only set for a job that has not ended. lost: whether that is because Kafka
-    lost batches of it. late_batches: reported as late; no count has their records.
+    lost batches of it. late_batches: reported as late; no count has their records. task_rows: staged rows of an atomic
+    job whose last seal the chunk applies, which are left to a task (`bulkgrpc.consume.apply_tasks`).
     """
 
     accepted: int = 0
@@ -31,6 +32,7 @@ class JobDelta:
     failure_reason: str = ""
     lost: bool = False
     late_batches: int = 0
+    task_rows: int = 0
 
     @property
     def ends_at(self) -> datetime | None:
@@ -52,20 +54,29 @@ class JobDelta:
         """Of a job that is not atomic: count as duplicates the records that are none of the others."""
         self.duplicate = self.accepted - self.written - self.rejected - self.expired - self.skipped
 
-    def staged_after(self, staged: int) -> int:
-        """Of an atomic job: return how many records are staged after the chunk. staged: before it."""
-        return staged + self.accepted - self.rejected - self.expired
+    def leave_staged(self, staged: int) -> None:
+        """Of an atomic job: expire what is staged if it fails here; leave it to a task if the last seal is applied.
+
+        staged: records that were staged before the chunk.
+        """
+        if self.failure_reason:
+            self.end_staging(staged, 0, 0)
+        elif self.ends_at is not None:
+            self.task_rows = self._staged_after(staged)
 
     def end_staging(self, staged: int, written: int, skipped: int) -> None:
         """Of an atomic job that ends: count what was staged, before the chunk or by it. skipped: by a trigger."""
-        waiting = self.staged_after(staged)
+        waiting = self._staged_after(staged)
         if self.failure_reason:
             self.expired += waiting
         else:
             self.written, self.skipped, self.duplicate = written, skipped, waiting - written - skipped
 
-    def end_state(self, state: JobState, before: JobCounts) -> JobState | None:
-        """Return the state that the job ends in, None if the chunk does not change it.
+    def _staged_after(self, staged: int) -> int:
+        return staged + self.accepted - self.rejected - self.expired
+
+    def next_state(self, state: JobState, before: JobCounts) -> JobState | None:
+        """Return the state of the job after the chunk, None if the chunk does not change it.
 
         state, before: of the job's locked row.
 
@@ -73,6 +84,7 @@ class JobDelta:
         |------------------------------------|------------------------------|---------------------|
         | has ended                          | anything                     | unchanged           |
         | has not ended                      | has a failure reason         | FAILED              |
+        | has not ended                      | leaves staged rows to a task | SEALED              |
         | has not ended                      | applies its last seal        | `final_state`       |
         | has not ended                      | anything else                | unchanged           |
         """
@@ -80,6 +92,8 @@ class JobDelta:
             return None
         if self.failure_reason:
             return JobState.FAILED
+        if self.task_rows:
+            return JobState.SEALED
         return final_state(before + self.counts) if self.ends_at is not None else None
 
 

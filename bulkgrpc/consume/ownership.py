@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bulkgrpc.model import Outcome, Ownership
+from bulkgrpc.positions import Outcome, Ownership
 
 
 @dataclass(slots=True)

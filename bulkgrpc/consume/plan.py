@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from bulkgrpc.consume.assembly import Received
 from bulkgrpc.consume.losses import Loss, loss_shown_by
-from bulkgrpc.model import Kind, Message, Outcome, lane_of, may_apply_batch
+from bulkgrpc.model import Kind, Message, lane_of
+from bulkgrpc.positions import Outcome, may_apply_batch
 
 LaneKey = tuple[uuid.UUID, int]
 

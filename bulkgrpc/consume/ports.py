@@ -22,7 +22,8 @@ from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.heartbeat_ports import LedgerWatch
 from bulkgrpc.consume.log_identity import LogRange, Recorded, Stop
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.model import JobCounts, JobKey, Outcome, Ownership
+from bulkgrpc.model import JobCounts, JobKey
+from bulkgrpc.positions import Outcome, Ownership
 
 
 class RecordLogError(Exception):
@@ -80,6 +81,7 @@ class Applied:
     because a message of each cannot be read, and why. lost:
     the jobs that it failed because Kafka lost batches of them, and the reason of each.
     rows_s: seconds for writing its rows. total_s: seconds for its transaction, commit included.
+    tasks: how many atomic jobs were left to a task (`bulkgrpc.consume.apply_tasks`).
     """
 
     counts: Mapping[JobKey, JobCounts]
@@ -89,6 +91,7 @@ class Applied:
     late_batches: Mapping[JobKey, int] = field(default_factory=dict)
     blocked: Mapping[JobKey, Failure] = field(default_factory=dict)
     lost: Mapping[JobKey, str] = field(default_factory=dict)
+    tasks: int = 0
 
 
 Assigned = Callable[[Sequence[int]], Mapping[int, int]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 
 SILENT_S = 20.0
 """A partition is stalled if the log is known to have its next message for so long and nothing of it arrived."""

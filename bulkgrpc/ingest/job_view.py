@@ -16,7 +16,7 @@ what was applied. Where both are known, each value has one source:
 | written, duplicate, rejected, expired, skipped | the row                                                           |
 | seal_time                                   | the row; if it has none, the progress                             |
 | end_time, failure_reason                    | the row                                                           |
-| block, discard_reason                       | the row                                                           |
+| block, discard_reason, apply_progress       | the row                                                           |
 
 Without a row (PostgreSQL was unavailable when the job was opened, or is unavailable now) every value is from the
 progress, an end included, with nothing applied. Without progress (Redis is unavailable or lost it) every value is from

@@ -13,34 +13,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-import psycopg
 
-from bulkgrpc import faults, limits
+from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Received, jobs_of
-from bulkgrpc.consume.decode import DatasetNotFound, Group
+from bulkgrpc.consume.decode import Group
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, plan_chunk
 from bulkgrpc.consume.express import LeftToMainPath, left_to_main_path
 from bulkgrpc.consume.failures import Failure
 from bulkgrpc.consume.job_delta import JobDelta, failure_reason, why_rejected
 from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, LanePlan, LedgerView
 from bulkgrpc.consume.report import report
-from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind
-from bulkgrpc.postgres import dedupe, ledger, multi_lane_jobs, rejections, staged
-from bulkgrpc.postgres.catalog import get_dataset
+from bulkgrpc.postgres import apply_task, ledger, multi_lane_jobs, rejections, staged
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.ledger import JobRow, JobsFound
 from bulkgrpc.postgres.multi_lane_jobs import LockedJobs
-from bulkgrpc.postgres.writers.row_errors import is_about_a_row
-from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Integers, Rejections
-
-_LARGE_JOB_TIME = (
-    "SELECT set_config('statement_timeout', %(timeout)s, true), set_config('transaction_timeout', '0', true)"
-)
-"""Each statement is bounded, so the transaction is. A broken connection still rolls back."""
 
 
 class RowsFailed(Exception):
@@ -78,12 +68,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What was done for each job, and the seconds that the rows took. late_batches: of those jobs that have some.
+    """What was done for each job, and the seconds that the rows took.
 
-    lost: the jobs that fail because Kafka lost batches of them, and the reason of each.
-
-    conclude: executes the statements that are left: lanes, digests and counts. It reads no result, so it may be called
-    in a pipeline, before the commit.
+    late_batches: of those jobs that have some. lost: the jobs that fail because Kafka lost batches of them, and the
+    reason of each. tasks: how many atomic jobs leave their staged rows to a task. conclude: executes what is left: the
+    statements of lanes, digests and counts. It reads no result, so it may be called in a pipeline, before the commit.
     """
 
     counts: Mapping[JobKey, JobCounts]
@@ -91,6 +80,7 @@ class Effect:
     conclude: Callable[[], None]
     late_batches: Mapping[JobKey, int]
     lost: Mapping[JobKey, str]
+    tasks: int
 
 
 def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
@@ -124,7 +114,7 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
     if (
         applied.rejections
         or any(work.deferrals)
-        or any(row.atomic or row.lanes > 1 for row in jobs.values())
+        or any(row.lanes > 1 for row in jobs.values())
         or connection.info.encoding != "utf-8"
     ):
         # What follows is no part of the rows: reports, parked messages, locks, savepoints. Else this is in `conclude`.
@@ -137,8 +127,7 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
         applied.deltas[spec.key].unsealed = spec.key.job_id in locked.unsealed
         _note_loss(spec.key.job_id, plan, locked, applied.deltas[spec.key])
         if spec.key.job_id in jobs:
-            with _of_dataset(spec.dataset):
-                _decide(connection, spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view, writer)
+            _decide(spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view)
     _report(connection, applied)
 
     def conclude() -> None:
@@ -148,7 +137,9 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
 
     late_batches = {job: delta.late_batches for job, delta in applied.deltas.items() if delta.late_batches}
     lost = {job: delta.failure_reason for job, delta in applied.deltas.items() if delta.lost}
-    return Effect({job: delta.counts for job, delta in applied.deltas.items()}, rows_s, conclude, late_batches, lost)
+    tasks = sum(delta.task_rows > 0 for delta in applied.deltas.values())
+    counts = {job: delta.counts for job, delta in applied.deltas.items()}
+    return Effect(counts, rows_s, conclude, late_batches, lost, tasks)
 
 
 def _check_decoded(work: Work, plan: LanePlan, ledger_view: LedgerView) -> None:
@@ -283,10 +274,8 @@ def _note_loss(job_id: uuid.UUID, plan: LanePlan, locked: LockedJobs, delta: Job
         delta.lost = True
 
 
-def _decide(
-    connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, view: DeferralView, writer: TableWriter
-) -> None:
-    """Decide whether a job fails here; apply the staged rows of an atomic job, or expire them, if it ends."""
+def _decide(spec: JobSpec, row: JobRow, delta: JobDelta, view: DeferralView) -> None:
+    """Decide whether a job fails here. The staged rows of an atomic job that is sealed are left to a task."""
     if row.state.ended:
         return
     counts = row.counts + delta.counts
@@ -301,73 +290,8 @@ def _decide(
         return
     if not delta.lost and spec.dataset in view.discarding_datasets and (delta.expired or delta.ends_at):
         delta.failure_reason = f"the job is atomic and its parked messages are discarded: {view.discard_reason}"
-    if delta.failure_reason or delta.ends_at:
-        # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
-        written, skipped = (0, 0) if delta.failure_reason else _apply_staged(connection, spec, row, delta, writer)
-        delta.end_staging(row.staged, written, skipped)
-
-
-def _apply_staged(
-    connection: Connection, spec: JobSpec, row: JobRow, delta: JobDelta, writer: TableWriter
-) -> tuple[int, int]:
-    """Move an atomic job's staged rows into its table; return how many were written, and skipped by a trigger.
-
-    Or set why the job fails.
-    """
-    if not delta.staged_after(row.staged):
-        return 0, 0
-    # The row's version: the seal may have arrived on a stream with another.
-    dataset = get_dataset(connection, spec.dataset, row.dataset_version)
-    if dataset is None:
-        # It may return, as with a standby that lacked it.
-        missing = row.dataset_version
-        raise DatasetNotFound(f"version {missing} of dataset {spec.dataset} is not in the registry", missing)
-    try:
-        with connection.transaction():
-            fit = writer.check(connection, dataset)
-            if writer.applies_large_jobs:
-                timeout_s = limits.STATEMENT_TIMEOUT_S + delta.staged_after(row.staged) / limits.STAGED_ROWS_PER_S_MIN
-                connection.execute(_LARGE_JOB_TIME, {"timeout": f"{timeout_s:.0f}s"})
-            if (over := staged.count_over(dataset, fit)) is not None:
-                unfit = connection.execute(over, {"job_id": spec.key.job_id}).fetchone()
-                if unfit is not None and unfit[0]:
-                    delta.failure_reason = (
-                        f"the job is atomic and {unfit[0]} of its records have texts that the table cuts"
-                    )
-                    return 0, 0
-            waiting = delta.staged_after(row.staged) - _delete_known(connection, dataset, spec)
-            if fit.row_triggers:
-                written, skipped = in_savepoint(
-                    connection, lambda: staged.apply_each(connection, dataset, spec.key.job_id)
-                )
-            else:
-                apply, values = staged.apply(dataset), {"job_id": spec.key.job_id}
-                written, skipped = in_savepoint(connection, lambda: connection.execute(apply, values).rowcount), 0
-            if fit.triggers:
-                # One may have deferred constraints again: an error must come here, where it fails the job.
-                connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            left = waiting - written - skipped
-            if dataset.conflict_policy == "reject" and left:
-                delta.failure_reason = (
-                    f"the job is atomic and {left} of its keys are in the table already, or occur twice"
-                )
-                raise psycopg.Rollback
-            # Under `update` a record that a later one replaces counts as written, as in every writer.
-            return (waiting - skipped if dataset.conflict_policy == "update" else written), skipped
-    except psycopg.Error as error:
-        if not is_about_a_row(error):
-            raise
-        delta.failure_reason = f"the table refuses the job: {error.diag.message_primary or error}"
-    return 0, 0
-
-
-def _delete_known(connection: Connection, dataset: Dataset, spec: JobSpec) -> int:
-    """Delete the staged rows whose records are known, remember the others, and return how many were deleted."""
-    if not dataset.dedupe_window_s:
-        return 0
-    generations = dedupe.lock(connection, dataset.name)
-    values = {"job_id": spec.key.job_id, "now": generations.now, "since": generations.since}
-    return connection.execute(staged.delete_known(dataset, generations), values).rowcount
+    # Staged rows of a failed job are deleted by maintenance, in several transactions: there may be very many.
+    delta.leave_staged(row.staged)
 
 
 def _conclude(connection: Connection, applied: _Applied, locked: Mapping[uuid.UUID, JobRow]) -> None:
@@ -387,6 +311,11 @@ def _conclude(connection: Connection, applied: _Applied, locked: Mapping[uuid.UU
     deltas = {job: delta for job, delta in applied.deltas.items() if not delta.is_empty}
     if deltas:
         ledger.add_counts(connection, deltas, locked)
+    # In the order of their seals.
+    sealed = dict.fromkeys(i.message.spec.key for i in reversed(applied.items) if i.message.kind is Kind.SEAL)
+    left = {job: applied.deltas[job].task_rows for job in reversed(sealed) if applied.deltas[job].task_rows}
+    if left:
+        apply_task.add(connection, left, locked)
 
 
 def _report(connection: Connection, applied: _Applied) -> None:

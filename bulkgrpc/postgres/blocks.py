@@ -76,13 +76,13 @@ class Blocks:
             async with connection.transaction():
                 if await _lock(connection, dataset) is None:
                     return None
-                for name in ("end_discards", "lift", "try_now"):
+                for name in ("end_discards", "lift", "try_now", "try_tasks_now"):
                     await connection.execute(_SQL[name], values)
             return await _status(connection, dataset)
 
     @within(CALL_DEADLINE_S)
     async def discard(self, dataset: str) -> tuple[DatasetStatus, DatasetStatus] | None:
-        """Discard what is parked of a dataset that is not writable.
+        """Discard what is parked of a dataset that is not writable, and the staged rows of its sealed atomic jobs.
 
         Returns the status before, with what is discarded, and after; None if it is not registered.
         """
@@ -94,7 +94,8 @@ class Blocks:
                 if before is None or before.state is DatasetState.WRITABLE:
                     return None if before is None else (before, before)
                 reason = f"discarded by an operator; dataset {dataset} was not written: {before.reason}"
-                await connection.execute(_SQL["discard"], {"dataset": dataset, "reason": reason})
+                for name in ("discard", "discard_tasks"):
+                    await connection.execute(_SQL[name], {"dataset": dataset, "reason": reason})
                 after = await _state(connection, dataset)
         return None if after is None else (_with_parked(before, tenants), _with_parked(after, tenants))
 

@@ -16,11 +16,11 @@ from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.ingest.ports import DatasetDeleted, JobPosition, Opening, RejectionPosition
 from bulkgrpc.limits import CALL_DEADLINE_S, LEASE_TTL_S, STREAM_DEADLINE_S
-from bulkgrpc.model import BlockedBy, Job, JobBlock, JobCounts, JobKey, JobOptions, JobSpec, JobState
+from bulkgrpc.model import ApplyProgress, BlockedBy, Job, JobBlock, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.deadlines import within
 from bulkgrpc.postgres.rejections import page
-from bulkgrpc.postgres.staged import StagedTable, any_of, discard
+from bulkgrpc.postgres.staged import StagedTable, any_of_job, discard
 from bulkgrpc.rejections import Rejection
 
 _SQL = statements.family("jobs")
@@ -106,7 +106,7 @@ class JobStore:
             await cursor.execute(_SQL["lock_job_row"], values)
             row = await cursor.fetchone()
             if row is not None and row["atomic"] and not row["deleted"]:
-                staged = any_of(StagedTable(row["dataset"], row["dataset_version"]))
+                staged = any_of_job(StagedTable(row["dataset"], row["dataset_version"]))
                 await cursor.execute(staged, values)
                 if await cursor.fetchone() is not None:
                     return False
@@ -127,18 +127,32 @@ class JobStore:
     async def cancel_job(self, key: JobKey) -> Job | None:
         """End a job as CANCELLED unless it has ended, and return it; None if it has no row.
 
-        Waits for the worker that writes for the job now; interrupts a drain that takes long with a batch of the job.
+        Waits for the worker that writes for the job now; interrupts a drain that takes long with a batch of the job,
+        and a worker that applies its staged rows, unless that is about to commit: then the job has ended before.
         Workers that write for a job with several lanes find it ended and roll back instead.
         """
         values = {"job_id": key.job_id, "tenant": key.tenant, "state": JobState.CANCELLED.value}
-        return await self._change_when_idle("end_job", values)
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await _await_writer(cursor, values)
+            for statement in ("end_job", "interrupt_apply"):
+                await cursor.execute(_SQL[statement], values)
+            return await _get_job(cursor, values)
 
     @within(CALL_DEADLINE_S)
     async def discard_job(self, key: JobKey, reason: str) -> Job | None:
-        """Let workers reject what is not applied of a sealed job that is blocked; return it, None if it has no row."""
+        """Let workers reject what is not applied of a sealed job that is blocked; return it, None if it has no row.
+
+        A job whose staged rows are all that is left is FAILED afterwards; it is returned as it was before.
+        """
         why = f"discarded by an operator: {reason}" if reason else "discarded by an operator"
         values = {"job_id": key.job_id, "tenant": key.tenant, "reason": why.replace("\0", "\\0")}
-        return await self._change_when_idle("discard_job", values)
+        async with self._cursor() as cursor, cursor.connection.transaction():
+            await _await_writer(cursor, values)
+            await cursor.execute(_SQL["discard_job"], values)
+            job = await _get_job(cursor, values)
+            for statement in ("discard_task", "interrupt_apply"):
+                await cursor.execute(_SQL[statement], values)
+        return job
 
     @within(CALL_DEADLINE_S)
     async def delete_job(self, key: JobKey) -> bool:
@@ -191,17 +205,6 @@ class JobStore:
             await cursor.execute(_SQL["list_jobs"], values)
             return [_job(row) for row in await cursor.fetchall()]
 
-    async def _change_when_idle(self, statement: str, values: Mapping[str, object]) -> Job | None:
-        """Execute a statement on a job while no worker writes for it, and return the job; None if it has no row."""
-        async with self._cursor() as cursor, cursor.connection.transaction():
-            if not await _writer_ended(cursor, values):
-                await cursor.execute(_SQL["interrupt_drain"], values)
-                await cursor.execute(_SQL["await_writer"], values)
-            await cursor.execute(_SQL[statement], values)
-            await cursor.execute(_SQL["get_job"], values)
-            row = await cursor.fetchone()
-        return None if row is None else _job(row)
-
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[psycopg.AsyncCursor[dict[str, Any]]]:
         async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
@@ -226,6 +229,19 @@ def open_values(spec: JobSpec, partitions: Sequence[int], create_time: datetime,
         "lease_epoch": 0,
         "lease_session": "",
     }
+
+
+async def _await_writer(cursor: psycopg.AsyncCursor[Any], values: Mapping[str, object]) -> None:
+    """Wait for the worker that writes for a job; interrupt a drain that takes long."""
+    if not await _writer_ended(cursor, values):
+        await cursor.execute(_SQL["interrupt_drain"], values)
+        await cursor.execute(_SQL["await_writer"], values)
+
+
+async def _get_job(cursor: psycopg.AsyncCursor[dict[str, Any]], values: Mapping[str, object]) -> Job | None:
+    await cursor.execute(_SQL["get_job"], values)
+    row = await cursor.fetchone()
+    return None if row is None else _job(row)
 
 
 async def _writer_ended(cursor: psycopg.AsyncCursor[Any], values: Mapping[str, object]) -> bool:
@@ -268,6 +284,7 @@ def _job(row: dict[str, Any]) -> Job:
         lease_session=row["lease_session"],
         lost=row["lost"],
         attempt=row["attempt"],
+        apply_progress=None if row["task_rows"] is None else ApplyProgress(row["task_rows"], row["task_rows_applied"]),
     )
 
 

@@ -18,7 +18,8 @@ from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.job_delta import JobDelta, why_rejected
 from bulkgrpc.consume.plan import Fate, Lane, LaneKey, LedgerView, repeated_batches
 from bulkgrpc.consume.ports import NotNext
-from bulkgrpc.model import JobCounts, JobKey, JobState, Message, Outcome, Ownership, may_apply_span
+from bulkgrpc.model import JobCounts, JobKey, JobState, Message
+from bulkgrpc.positions import Outcome, Ownership, may_apply_span
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.jobs import open_values
@@ -146,6 +147,12 @@ def lock_multi_lane_jobs(connection: Connection, jobs: Mapping[uuid.UUID, JobRow
     return _job_rows(connection.execute(_SQL["lock_multi_lane_jobs"], _of_jobs(jobs)))
 
 
+def lock_job(connection: Connection, create_day: date, job_id: uuid.UUID) -> JobRow | None:
+    """Return a job's current row, which nothing else changes until the transaction ends; None if there is none."""
+    values = {"create_days": [create_day], "job_ids": [job_id]}
+    return _job_rows(connection.execute(_SQL["lock_multi_lane_jobs"], values)).get(job_id)
+
+
 def lanes(connection: Connection, jobs: Mapping[uuid.UUID, JobRow]) -> dict[LaneKey, Lane]:
     """Return the lanes of jobs, those that exist."""
     cursor = connection.execute(_SQL["get_lanes"], _of_jobs(jobs))
@@ -180,7 +187,8 @@ def view(connection: Connection, items: Sequence[Received], jobs: JobsFound) -> 
         deleted_versions={job_id: row.deleted_version for job_id, row in rows.items()},
         atomic_versions={job_id: row.dataset_version for job_id, row in rows.items() if row.atomic},
     )
-    again = repeated_batches(items, found)
+    # Lanes are also known of jobs whose messages are all deferred.
+    again = [key for key in repeated_batches(items, found) if key[0] in rows]
     if not again:
         return found
     values = {
@@ -237,7 +245,7 @@ def add_late_batches(
 
 
 def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Add what a chunk did to the counts of each job, and end those that it ends. jobs: their locked rows."""
+    """Add what was done to the counts of each job, and end those that it ends. jobs: their locked rows."""
     keys = sorted(deltas_of, key=lambda job: job.job_id)
     deltas = [deltas_of[job] for job in keys]
     rows = [jobs[job.job_id] for job in keys]
@@ -250,8 +258,8 @@ def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], job
         "rejected": [delta.rejected for delta in deltas],
         "expired": [delta.expired for delta in deltas],
         "skipped": [delta.skipped for delta in deltas],
-        "end_states": [
-            None if (state := delta.end_state(row.state, row.counts)) is None else state.value
+        "states": [
+            None if (state := delta.next_state(row.state, row.counts)) is None else state.value
             for delta, row in zip(deltas, rows, strict=True)
         ],
         "seal_times": [delta.ends_at for delta in deltas],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import psycopg
 from psycopg import sql
 
 from bulkgrpc.consume.losses import ways_out
-from bulkgrpc.model import ENDS_WITHIN_S, JobState
+from bulkgrpc.model import ENDS_WITHIN_S, STAGED_ROWS_PER_S_MIN, JobState
 from bulkgrpc.postgres import staged, statements
 from bulkgrpc.postgres.connection import Connection
 
@@ -58,19 +59,36 @@ def expire_abandoned(
     return len(abandoned)
 
 
-def delete_orphaned_staged_rows(connection: Connection) -> int:
-    """Delete the staged rows of ended atomic jobs, ROWS_PER_DELETE_MAX per transaction; return how many."""
-    deleted = 0
+def delete_orphaned_staged_rows(connection: Connection) -> None:
+    """Delete the staged rows of ended atomic jobs, ROWS_PER_DELETE_MAX per transaction.
+
+    A table that has none of others is truncated: that leaves nothing to vacuum, however many rows there were.
+    """
     for dataset, version in connection.execute(_SQL["staged_datasets"]).fetchall():
-        statement = staged.delete_orphaned(staged.StagedTable(dataset, version))
+        table = staged.StagedTable(dataset, version)
+        statement = staged.delete_orphaned(table)
         try:
-            while count := _delete(connection, statement):
-                deleted += count
+            _truncate(connection, table)
+            while _delete(connection, statement):
+                pass
         except psycopg.Error:
             if connection.closed:
                 raise
             # Whatever the error is: the staged rows of other datasets do not depend on it.
-    return deleted
+
+
+def _truncate(connection: Connection, table: staged.StagedTable) -> None:
+    """Empty a table of staged rows, unless a transaction uses it or a job that may have rows in it has not ended."""
+    values = {"dataset": table.dataset, "dataset_version": table.version}
+    if not connection.execute(staged.any_of(table)).rowcount:
+        return
+    with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege), connection.transaction():
+        # Not waited for: chunks would wait behind it.
+        connection.execute(staged.lock_alone(table))
+        # Under the lock: what other transactions have staged is visible, and so are their jobs.
+        row = connection.execute(_SQL["is_staging"], values).fetchone()
+        if row is not None and not row[0]:
+            connection.execute(staged.truncate(table))
 
 
 def _delete(connection: Connection, statement: sql.Composed) -> int:
@@ -81,7 +99,9 @@ def _delete(connection: Connection, statement: sql.Composed) -> int:
 
 def count_overdue(connection: Connection) -> int:
     """Return how many sealed jobs have not ended in time."""
-    row = connection.execute(_SQL["count_overdue"], {"ends_within_s": ENDS_WITHIN_S}).fetchone()
+    row = connection.execute(
+        _SQL["count_overdue"], {"ends_within_s": ENDS_WITHIN_S, "staged_rows_per_s_min": STAGED_ROWS_PER_S_MIN}
+    ).fetchone()
     return 0 if row is None else int(row[0])
 
 

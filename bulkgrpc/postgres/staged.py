@@ -1,7 +1,6 @@
 """Staged rows: those of atomic jobs until their seal. One table per dataset version, in the schema `bulk`.
 
-Rows are staged as columns, not as bytes: applying a job is one statement, whatever its size, and takes no memory in the
-worker.
+Rows are staged as columns, not as bytes: PostgreSQL moves them by itself, which takes no memory in the worker.
 """
 
 from __future__ import annotations
@@ -32,6 +31,9 @@ JOB = "bulkgrpc_job"
 SEQUENCE = "bulkgrpc_sequence"
 INDEX = "bulkgrpc_index"
 HASH = "bulkgrpc_hash"
+_ORDERED = sql.Identifier("pg_temp", "bulkgrpc_ordered")
+ORDERED_PAGES = "SELECT pg_relation_size('pg_temp.bulkgrpc_ordered') / current_setting('block_size')::bigint"
+"""The query of how many pages `order` has stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,41 @@ def apply(dataset: Dataset) -> sql.Composed:
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
     row.
     """
+    return sql.SQL("INSERT INTO {table} ({columns}) {chosen} ON CONFLICT {action}").format(
+        **_clauses(dataset), chosen=_chosen(dataset, sql.Placeholder("job_id"))
+    )
+
+
+def order(dataset: Dataset, job_id: uuid.UUID) -> sql.Composed:
+    """Return the statement that stores the rows that `apply` would write in a temporary table, in the order of keys.
+
+    The table is dropped at the end of the transaction. It is as large as the rows, and not in the write-ahead log.
+    """
+    return sql.SQL("CREATE TEMPORARY TABLE {ordered} ON COMMIT DROP AS {chosen}").format(
+        ordered=_ORDERED, chosen=_chosen(dataset, sql.Literal(job_id))
+    )
+
+
+def apply_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
+    """Return the statement that moves the rows on the pages [from_page, to_page) that `order` stored into the table."""
+    return sql.SQL(
+        "INSERT INTO {table} ({columns}) SELECT {columns} FROM {ordered} "
+        "WHERE ctid >= {from_place}::tid AND ctid < {to_place}::tid ON CONFLICT {action}"
+    ).format(
+        **_clauses(dataset),
+        ordered=_ORDERED,
+        from_place=sql.Literal(f"({from_page},0)"),
+        to_place=sql.Literal(f"({to_page},0)"),
+    )
+
+
+def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
+    """Return the query of a job's rows that are to be written: of each key one, in the order of keys."""
     latest = dataset.conflict_policy == "update"
     return sql.SQL(
-        "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {staged} "
-        "WHERE {job} = %(job_id)s ORDER BY {key}, {sequence} {direction}, {index} {direction} ON CONFLICT {action}"
-    ).format(**_clauses(dataset), direction=sql.SQL("DESC" if latest else "ASC"))
+        "SELECT DISTINCT ON ({key}) {columns} FROM {staged} WHERE {job} = {job_id} "
+        "ORDER BY {key}, {sequence} {direction}, {index} {direction}"
+    ).format(**_clauses(dataset), job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC"))
 
 
 def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> tuple[int, int]:
@@ -164,8 +196,8 @@ def discard(staged: StagedTable) -> sql.Composed:
     return sql.SQL("DELETE FROM {} WHERE {} = %(job_id)s").format(staged.identifier, sql.Identifier(JOB))
 
 
-def any_of(staged: StagedTable) -> sql.Composed:
-    """Return the query that returns a row if a job has staged rows."""
+def any_of_job(staged: StagedTable) -> sql.Composed:
+    """Return the query of one staged row of a job; no row if it has none."""
     return sql.SQL("SELECT FROM {} WHERE {} = %(job_id)s LIMIT 1").format(staged.identifier, sql.Identifier(JOB))
 
 
@@ -180,3 +212,18 @@ def delete_orphaned(staged: StagedTable) -> sql.Composed:
         "DELETE FROM {staged} WHERE ctid = ANY (ARRAY(SELECT s.ctid FROM {staged} s WHERE NOT EXISTS "
         "(SELECT FROM bulk.jobs j WHERE j.job_id = s.{job} AND j.state < 3) LIMIT %(rows_max)s))"
     ).format(staged=staged.identifier, job=sql.Identifier(JOB))
+
+
+def any_of(staged: StagedTable) -> sql.Composed:
+    """Return the query of one staged row; no row if there is none."""
+    return sql.SQL("SELECT FROM {} LIMIT 1").format(staged.identifier)
+
+
+def lock_alone(staged: StagedTable) -> sql.Composed:
+    """Return the statement that keeps others off a table of staged rows; it fails if a transaction uses the table."""
+    return sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(staged.identifier)
+
+
+def truncate(staged: StagedTable) -> sql.Composed:
+    """Return the statement that empties a table of staged rows."""
+    return sql.SQL("TRUNCATE {}").format(staged.identifier)

@@ -76,7 +76,16 @@ def _write_chunk(
             ledger.advance_offsets(connection, topic, prepared.chunk.spans)
             connection.execute("COMMIT")
     total_s = time.perf_counter() - begun_s
-    return Applied(effect.counts, effect.rows_s, total_s, len(deferred), effect.late_batches, unreadable, effect.lost)
+    return Applied(
+        effect.counts,
+        effect.rows_s,
+        total_s,
+        len(deferred),
+        effect.late_batches,
+        unreadable,
+        effect.lost,
+        effect.tasks,
+    )
 
 
 def _unreadable(prepared: PreparedChunk, deferrals: Deferrals) -> dict[JobKey, Failure]:
@@ -121,7 +130,7 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
         with connection.pipeline():
             effect.conclude()
             connection.execute("COMMIT")
-    return Applied(effect.counts, effect.rows_s, time.perf_counter() - begun_s)
+    return Applied(effect.counts, effect.rows_s, time.perf_counter() - begun_s, tasks=effect.tasks)
 
 
 def _begin_ahead(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 
 import psycopg
 
@@ -33,11 +34,12 @@ from bulkgrpc.consume.ports import (
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.table_fit import TableMisfit
-from bulkgrpc.model import JobKey, Ownership
+from bulkgrpc.model import JobKey
+from bulkgrpc.positions import Ownership
 from bulkgrpc.postgres import ledger, parked, schema
 from bulkgrpc.postgres.apply import RowsFailed
 from bulkgrpc.postgres.catalog import get_dataset
-from bulkgrpc.postgres.connection import Connection, connect
+from bulkgrpc.postgres.connection import Connection, Deadlines, connect
 from bulkgrpc.postgres.parked import Undecodable
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_ahead, write_chunk
@@ -147,19 +149,28 @@ class PostgresDatasetRegistry:
             return ledger.has_job(connection, job)
 
 
-class _Session:
-    """A connection that is opened when it is needed, and closed after a failure of PostgreSQL."""
+class WorkerSession:
+    """A connection that is opened when it is needed, and closed after a failure of PostgreSQL.
 
-    def __init__(self, postgres: str, name: str) -> None:
-        self._postgres, self._name = postgres, name
+    more: settings, and deadlines: as for `connection.connect`.
+    """
+
+    def __init__(
+        self,
+        postgres: str,
+        name: str,
+        deadlines: Deadlines | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._postgres, self._name, self._deadlines, self._more = postgres, name, deadlines, more
         self._connection: Connection | None = None
 
     def open(self) -> Connection:
         """Return the connection."""
         if self._connection is None or self._connection.closed:
             # Every chunk runs the same few statements. Planning one over all days takes longer than running it.
-            settings = {"plan_cache_mode": "force_generic_plan"}
-            self._connection = connect(self._postgres, self._name, more=settings)
+            settings = {"plan_cache_mode": "force_generic_plan", **self._more}
+            self._connection = connect(self._postgres, self._name, self._deadlines, settings)
         return self._connection
 
     def close(self) -> None:
@@ -170,7 +181,7 @@ class _Session:
 
 
 @contextmanager
-def _write_failed(session: _Session) -> Iterator[Connection]:
+def _write_failed(session: WorkerSession) -> Iterator[Connection]:
     """Open the session, and raise WriteFailed for whatever fails; NotNext and LeftToMainPath as they are."""
     where = Where.CONNECT
     try:
@@ -189,11 +200,11 @@ def _write_failed(session: _Session) -> Iterator[Connection]:
 
 
 class PostgresChunkWriter:
-    """Implements `ChunkWriter`."""
+    """Implements `ChunkWriter`. on_task: called after a chunk that left an atomic job to a task."""
 
-    def __init__(self, postgres: str, topic: str) -> None:
-        self._topic = topic
-        self._session = _Session(postgres, "bulkgrpc-worker")
+    def __init__(self, postgres: str, topic: str, on_task: Callable[[], None] = lambda: None) -> None:
+        self._topic, self._on_task = topic, on_task
+        self._session = WorkerSession(postgres, "bulkgrpc-worker")
         self._tables = TableWriter(TableContracts(limits.ROWS_TIMEOUT_S))
 
     def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
@@ -202,7 +213,10 @@ class PostgresChunkWriter:
             if failure.dataset not in blocked:
                 raise WriteFailed(failure)
         with _write_failed(self._session) as connection:
-            return write_chunk(connection, self._topic, prepared, self._tables, blocked)
+            applied = write_chunk(connection, self._topic, prepared, self._tables, blocked)
+        if applied.tasks:
+            self._on_task()
+        return applied
 
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         """Block a dataset: the next `write` parks its messages. Raises WriteFailed."""
@@ -218,17 +232,20 @@ class PostgresChunkWriter:
 
 
 class PostgresExpressWriter:
-    """Implements `ExpressWriter`."""
+    """Implements `ExpressWriter`. on_task: as for `PostgresChunkWriter`."""
 
-    def __init__(self, postgres: str, topic: str) -> None:
-        self._topic = topic
-        self._session = _Session(postgres, "bulkgrpc-worker-express")
+    def __init__(self, postgres: str, topic: str, on_task: Callable[[], None] = lambda: None) -> None:
+        self._topic, self._on_task = topic, on_task
+        self._session = WorkerSession(postgres, "bulkgrpc-worker-express")
         self._tables = TableWriter(TableContracts(limits.EXPRESS_ROWS_TIMEOUT_S))
 
     def write(self, prepared: PreparedChunk) -> Applied:
         """Apply messages in one transaction and commit it. Raises LeftToMainPath, NotNext, WriteFailed."""
         with _write_failed(self._session) as connection:
-            return write_ahead(connection, self._topic, prepared, self._tables)
+            applied = write_ahead(connection, self._topic, prepared, self._tables)
+        if applied.tasks:
+            self._on_task()
+        return applied
 
     def close(self) -> None:
         """Close the connection. The next `write` opens another."""
@@ -236,20 +253,25 @@ class PostgresExpressWriter:
 
 
 class PostgresParkedMessages:
-    """Implements `ParkedMessages`."""
+    """Implements `ParkedMessages`. on_applied: called after a slice, which may have left an atomic job to a task."""
 
-    def __init__(self, postgres: str, topic: str, registry: DatasetRegistry, read: parked.MessageReader) -> None:
+    def __init__(
+        self,
+        postgres: str,
+        topic: str,
+        registry: DatasetRegistry,
+        read: parked.MessageReader,
+        on_applied: Callable[[], None] = lambda: None,
+    ) -> None:
         self._topic, self._registry, self._read = topic, registry, read
-        self._session = _Session(postgres, "bulkgrpc-worker-drain")
+        self._on_applied = on_applied
+        self._session = WorkerSession(postgres, "bulkgrpc-worker-drain")
         seconds = {
             Pace.USUAL: limits.ROWS_TIMEOUT_S,
             Pace.LONG: limits.DRAIN_ROWS_TIMEOUT_S,
             Pace.LONGEST: limits.STATEMENT_TIMEOUT_S,
         }
-        self._tables = {
-            pace: TableWriter(TableContracts(timeout_s), applies_large_jobs=pace is Pace.LONGEST)
-            for pace, timeout_s in seconds.items()
-        }
+        self._tables = {pace: TableWriter(TableContracts(timeout_s)) for pace, timeout_s in seconds.items()}
 
     def queues(self) -> Sequence[ParkedQueue]:
         """Return the queues with parked messages that may be applied or are to be discarded."""
@@ -322,10 +344,13 @@ class PostgresParkedMessages:
         with self._translated():
             connection = self._session.open()
         try:
-            return drain_slice(connection, how, self._tables[pace])
+            applied = drain_slice(connection, how, self._tables[pace])
         except SliceAborted as error:
             failure = failure_of(error.__cause__ or error, Where.ROWS if error.dataset else Where.LEDGER, error.dataset)
             raise SliceFailed(failure, [item.message.spec.key.job_id for item in error.items]) from error
+        if applied:
+            self._on_applied()
+        return applied
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ JOB_STATE_CANCELLED: JobState
 JOB_STATE_EXPIRED: JobState
 
 class Job(_message.Message):
-    __slots__ = ("name", "dataset", "dataset_version", "state", "counts", "next_sequence", "idempotency_key", "labels", "create_time", "seal_time", "end_time", "failure_reason", "options", "overdue_duration", "block", "discard_reason", "late_batches")
+    __slots__ = ("name", "dataset", "dataset_version", "state", "counts", "next_sequence", "idempotency_key", "labels", "create_time", "seal_time", "end_time", "failure_reason", "options", "overdue_duration", "block", "discard_reason", "late_batches", "apply_progress")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class Job(_message.Message):
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     DISCARD_REASON_FIELD_NUMBER: _ClassVar[int]
     LATE_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    APPLY_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     dataset_version: int
@@ -73,7 +74,16 @@ class Job(_message.Message):
     block: JobBlock
     discard_reason: str
     late_batches: int
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., counts: _Optional[_Union[JobCounts, _Mapping]] = ..., next_sequence: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seal_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure_reason: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., overdue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., block: _Optional[_Union[JobBlock, _Mapping]] = ..., discard_reason: _Optional[str] = ..., late_batches: _Optional[int] = ...) -> None: ...
+    apply_progress: ApplyProgress
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., counts: _Optional[_Union[JobCounts, _Mapping]] = ..., next_sequence: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seal_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure_reason: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., overdue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., block: _Optional[_Union[JobBlock, _Mapping]] = ..., discard_reason: _Optional[str] = ..., late_batches: _Optional[int] = ..., apply_progress: _Optional[_Union[ApplyProgress, _Mapping]] = ...) -> None: ...
+
+class ApplyProgress(_message.Message):
+    __slots__ = ("staged_rows", "applied_rows")
+    STAGED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    staged_rows: int
+    applied_rows: int
+    def __init__(self, staged_rows: _Optional[int] = ..., applied_rows: _Optional[int] = ...) -> None: ...
 
 class JobBlock(_message.Message):
     __slots__ = ("cause", "reason", "block_time")

@@ -145,7 +145,8 @@ class JobServiceServicer:
     def DiscardJob(self, request, context):
         """Gives up a sealed job that a message of its own blocks. Needs the scope `bulk.write`. Its records that are not applied
         are rejected (`JOB_DISCARDED`), and the job ends as FAILED when its seal is reached, which takes a second or two. What
-        is written stays. Repeating it changes nothing.
+        is written stays. An atomic job whose seal is applied ends at once: its staged rows count as expired. Repeating it
+        changes nothing.
 
         INVALID_ARGUMENT, NOT_FOUND: as for GetJob.
         INVALID_ARGUMENT: the reason is too long (INVALID_FIELD).

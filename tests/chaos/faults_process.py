@@ -41,11 +41,13 @@ def _signal(which: str, number: signal.Signals) -> Hurt:
     return hurt
 
 
-def _at_site(site: faults.Site) -> Hurt:
+def _at_site(site: faults.Site, times: int = 2) -> Hurt:
+    """Kill workers at a site, the first time that each reaches it, or one of the first `times`."""
+
     @contextmanager
     def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
         before = _killed(rig)
-        with _armed(rig, f"{site}:kill:{chance.randint(1, 2)}", rig.workers):
+        with _armed(rig, f"{site}:kill:{chance.randint(1, times)}", rig.workers):
             yield
             died = wait_for(lambda: _killed(rig) > before, STRIKES_WITHIN_S)
         assert died, f"no worker came to {site}"
@@ -182,6 +184,8 @@ def _churn(rig: Rig, _: random.Random) -> Iterator[None]:
 
 
 SITES: tuple[faults.Site, ...] = ("after_poll", "mid_copy", "after_rows", "before_commit", "after_commit_before_kafka")
+TASK_SITES: tuple[faults.Site, ...] = ("task_claimed", "task_before_commit", "task_after_commit")
+"""Reached once in a trial: one of its jobs is atomic."""
 PROCESS_FAULTS = (
     Fault("server: SIGKILL", "server", _signal("server", signal.SIGKILL)),
     Fault("server: SIGTERM", "server", _signal("server", signal.SIGTERM)),
@@ -189,6 +193,7 @@ PROCESS_FAULTS = (
     Fault("workers: SIGKILL", "worker", _signal("workers", signal.SIGKILL)),
     Fault("workers: SIGTERM", "worker", _signal("workers", signal.SIGTERM)),
     *(Fault(f"worker: killed {site}", "worker", _at_site(site)) for site in SITES),
+    *(Fault(f"worker: killed {site}", "worker", _at_site(site, 1)) for site in TASK_SITES),
     Fault("worker: SIGSTOP past its session", "worker", _stopped, FROZEN_S),
     Fault("worker: a zombie with a pending chunk", "worker", _freeze_at("after_poll", "chunk_not_applied", FROZEN_S)),
     Fault(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, ClientConfig, Job, Progress
+from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, ClientConfig, Job, JobOptions, Progress
 from bulkgrpc.consume.losses import LOST_IN_KAFKA
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.kafka.partition import partition_of
@@ -34,7 +34,7 @@ BAD_RECORD = b"\x0a\xff\x01"
 class Plan:
     """A job to submit. quits_at: break off after so many acknowledged batches; 0: never. returns: submit it again.
 
-    lanes: 1, or those of the dataset that has several.
+    lanes: 1, or those of the dataset that has several. atomic: nothing of it is visible before all of it is.
     """
 
     who: str
@@ -45,6 +45,7 @@ class Plan:
     quits_at: int = 0
     returns: bool = False
     lanes: int = 1
+    atomic: bool = False
 
     @property
     def dataset(self) -> str:
@@ -53,7 +54,7 @@ class Plan:
 
 
 def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) -> list[Plan]:
-    """Draw a job for each of some clients: one quits, one quits and resubmits, one sends bad records.
+    """Draw a job for each of some clients: one quits, one quits and resubmits, one sends bad records, one is atomic.
 
     All but the first may have several lanes.
     """
@@ -70,6 +71,7 @@ def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) 
             quits_at=chance.randint(1, max(1, size // 2)) if number in (1, 2) else 0,
             returns=number == 2,
             lanes=LANES if number and several.random() < SEVERAL_LANES else 1,
+            atomic=number == 4,
         )
         plans.append(plan)
     return plans
@@ -169,7 +171,11 @@ class Load:
             known = progress
 
         handle = await client.submit(
-            plan.dataset, self._batches(plan, holds=enough is None), idempotency_key=plan.key, on_progress=watch
+            plan.dataset,
+            self._batches(plan, holds=enough is None),
+            idempotency_key=plan.key,
+            options=JobOptions(atomic=plan.atomic),
+            on_progress=watch,
         )
         self._history.note(plan.who, "sent", key=plan.key, batches=plan.batches)
         self._history.note(plan.who, "sealed", key=plan.key)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bulkgrpc.model import Message, Outcome
+from bulkgrpc.model import Message
+from bulkgrpc.positions import Outcome
 
 
 def none() -> None:
@@ -36,6 +37,20 @@ def ledger_apart() -> None:
 
     write_group = module._write_group
     _replace(module, "_write_group", commit_first)
+
+
+def end_apart() -> None:
+    """The rows of an atomic job are committed before its end."""
+    from bulkgrpc.postgres import apply_task as module
+
+    def commit_first(connection: Any, *given: Any) -> Any:
+        done = apply_rows(connection, *given)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN")
+        return done
+
+    apply_rows = module._apply_rows
+    _replace(module, "_apply_rows", commit_first)
 
 
 def early_acknowledgement() -> None:
@@ -65,7 +80,7 @@ def acks_without_lease() -> None:
 def no_sequence() -> None:
     """A lane applies a batch that it applied before."""
     from bulkgrpc.consume import plan
-    from bulkgrpc.model import may_apply_batch
+    from bulkgrpc.positions import may_apply_batch
 
     def careless(lane_next_sequence: int, sequence: int) -> Outcome:
         outcome = may_apply_batch(lane_next_sequence, sequence)
@@ -81,7 +96,7 @@ def no_sequence() -> None:
 def holes() -> None:
     """A lane applies a batch although one before it is missing."""
     from bulkgrpc.consume import plan
-    from bulkgrpc.model import may_apply_batch
+    from bulkgrpc.positions import may_apply_batch
 
     def careless(lane_next_sequence: int, sequence: int) -> Outcome:
         outcome = may_apply_batch(lane_next_sequence, sequence)
@@ -264,6 +279,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         none,
         no_fence,
         ledger_apart,
+        end_apart,
         early_acknowledgement,
         acks_without_lease,
         no_sequence,

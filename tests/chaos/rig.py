@@ -185,7 +185,8 @@ class Rig:
             connection.execute("SET LOCAL session_replication_role = replica")
             for place in self.ends().items():
                 connection.execute("UPDATE bulk.offsets SET next_offset = %s WHERE partition = %s", place[::-1])
-            connection.execute("UPDATE bulk.jobs SET state = 6, end_time = now() WHERE state < 3")
+            ended = "state = 6, end_time = now(), expired = expired + staged, staged = 0"
+            connection.execute(f"UPDATE bulk.jobs SET {ended} WHERE state < 3".encode())
             # Workers record the topic that is there.
             connection.execute("DELETE FROM bulk.topics")
 

@@ -86,6 +86,17 @@ async def test_with_the_ledger_in_another_transaction_p1_is_broken(disguised: Ri
     assert "P2" in await attempt(disguised, "ledger_apart", Fault("killed after the rows", "worker", unarmed))
 
 
+async def test_with_the_end_of_an_atomic_job_apart_from_its_rows_p2_is_broken(disguised: Rig) -> None:
+    disguised.worker_environment["BULKGRPC_FAULT"] = "task_before_commit:kill:1"
+
+    @contextmanager
+    def unarmed(rig: Rig, _: random.Random) -> Iterator[None]:
+        rig.worker_environment.clear()
+        yield
+
+    assert "P2" in await attempt(disguised, "end_apart", Fault("killed after the rows", "worker", unarmed))
+
+
 async def test_with_acknowledgements_before_delivery_p1_is_broken(disguised: Rig) -> None:
     @contextmanager
     def kafka_stops_and_the_server_dies(rig: Rig, _: random.Random) -> Iterator[None]:

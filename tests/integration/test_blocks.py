@@ -74,8 +74,7 @@ def worker(database: str, connection: Connection) -> Iterator[Worker]:
     register(connection, examples.readings())
     worker = Worker(database, connection)
     yield worker
-    worker.thread.stop(10)
-    worker.parked.close()
+    worker.stop()
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from tests.integration.service_values import Parts
 from tests.support import examples
 from tests.support.cost import OPCODES_RATIO_MAX, cost
 from tests.support.database import Connection, count, register
+from tests.support.tasks import apply_tasks
 
 pytest_plugins = ["tests.integration.service_parts"]
 
@@ -289,6 +290,7 @@ def test_an_atomic_job_is_deduped_when_it_is_applied(
     worker.write(("acme/plain", records[3:6]), dataset=dataset)
     assert counts(connection, "acme/plain") == (3, 3, 0, 0, 0)
     worker.write(("acme/atomic", None), dataset=dataset, options=ATOMIC)
+    apply_tasks(connection)
     assert counts(connection, "acme/atomic") == (13, 7, 6, 0, 0)
     worker.write(("acme/after", records), dataset=dataset)
     assert counts(connection, "acme/after") == (10, 0, 10, 0, 0)
@@ -300,6 +302,7 @@ def test_an_atomic_job_that_fails_leaves_nothing_known(worker: Worker, connectio
     worker.write(("acme/plain", readings(0, 1)), dataset=dataset)
     records = [*readings(0, 1, value=0.5), *readings(1, 5)]
     worker.write(("acme/atomic", records), ("acme/atomic", None), dataset=dataset, options=ATOMIC)
+    apply_tasks(connection)
     assert counts(connection, "acme/atomic") == (5, 0, 0, 0, 5)
     worker.write(("acme/again", records[1:]), dataset=dataset)
     assert counts(connection, "acme/again") == (4, 4, 0, 0, 0)

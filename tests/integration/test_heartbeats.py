@@ -10,7 +10,7 @@ import pytest
 from bulkgrpc.consume.assembly import Span
 from bulkgrpc.consume.heartbeat import Heartbeat, TookBack
 from bulkgrpc.consume.ports import NotNext
-from bulkgrpc.model import Outcome
+from bulkgrpc.positions import Outcome
 from bulkgrpc.postgres import heartbeats, ledger
 from bulkgrpc.postgres.heartbeats import PostgresHeartbeats
 from tests.support.database import Connection

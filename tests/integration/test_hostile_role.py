@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,12 +15,14 @@ from google.protobuf import message_factory
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from bulkgrpc.consume.apply_tasks import TaskKind
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.ingest.ports import RejectionPosition
 from bulkgrpc.model import JobKey, JobOptions, JobSpec, Kind, Message, digest_of
 from bulkgrpc.postgres import schema
+from bulkgrpc.postgres.apply_task_store import PostgresApplyTasks
 from bulkgrpc.postgres.catalog import Catalog
 from bulkgrpc.postgres.connection import SESSION, connect, conninfo
 from bulkgrpc.postgres.deadlines import make_pool
@@ -28,6 +31,7 @@ from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetRegistry, PostgresLedger, check_schema
 from bulkgrpc.stack import Addresses
 from tests.support import examples
+from workers.apply import ApplyThread
 
 TOPIC = "records"
 THINGS = examples.things()
@@ -170,6 +174,9 @@ def _write(postgres: str, *specs: JobSpec) -> None:
         writer.write(prepare(chunk, registry.codec))
     finally:
         writer.close()
+    tasks = PostgresApplyTasks(postgres)
+    assert ApplyThread(tasks, TaskKind.SMALL, threading.Event()).round() == 0.0
+    tasks.close()
     assert ledger.read([0])[0].next_offset == len(items)
 
 

@@ -17,6 +17,7 @@ from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.tasks import apply_tasks
 from tests.support.worker_ports import FakeDeadLetters, FakeRegistry
 from workers.writer import WriterThread
 
@@ -160,6 +161,7 @@ def test_an_atomic_job_fails_of_constraints_that_a_trigger_defers_again(
     assert result is not None
     assert isinstance(result.outcome, Applied)
     assert not result.outcome.parked
+    apply_tasks(connection)
     assert count(connection, "bulk.blocked_datasets") == 0
     found = connection.execute("SELECT state, written, failure_reason FROM bulk.jobs").fetchall()
     assert [row[:2] for row in found] == [(5, 0)]

@@ -29,6 +29,7 @@ from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import Integers
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.tasks import apply_tasks
 from tests.support.waiting import eventually
 
 TOPIC = "records"
@@ -310,6 +311,7 @@ async def test_an_atomic_job_is_applied_whole_by_whoever_applies_the_last_seal_i
     assert row(connection) == (JobState.OPEN, 20, 0, 0, 0, 0, 20)
     assert count(connection, "fleet_readings") == 0
     first.write(seal(0, 2, options=ATOMIC))
+    apply_tasks(connection)
     assert row(connection) == (JobState.SUCCEEDED, 20, 15, 5, 0, 0, 0)
     assert count(connection, "fleet_readings") == 15
 

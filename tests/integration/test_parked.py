@@ -11,6 +11,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc import limits
+from bulkgrpc.consume.apply_tasks import TaskKind
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, Pace, SliceFailed
@@ -20,6 +21,7 @@ from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.kafka.message import message_of, to_headers
 from bulkgrpc.model import JobKey, JobOptions, JobState, Message
 from bulkgrpc.postgres import ledger, parked
+from bulkgrpc.postgres.apply_task_store import PostgresApplyTasks
 from bulkgrpc.postgres.jobs import JobStore
 from bulkgrpc.postgres.worker_ports import PostgresChunkWriter, PostgresDatasetRegistry, PostgresParkedMessages
 from tests.integration.test_transaction import TOPIC, batch, job_row, seal
@@ -27,6 +29,7 @@ from tests.support import examples
 from tests.support.database import Connection, count, register
 from tests.support.waiting import wait_for
 from tests.support.worker_ports import FakeDeadLetters
+from workers.apply import ApplyThread
 from workers.drain import LongestDrain, QuickDrain, SlowDrain, SlowQueues
 from workers.writer import NotApplied, WriterThread
 
@@ -46,6 +49,8 @@ class Worker:
         self.quick_drain = QuickDrain(self.parked, self.slow, threading.Event(), lambda: None)
         self.slow_drain = SlowDrain(self.parked, self.slow, threading.Event(), lambda: None)
         self.longest_drain = LongestDrain(self.parked, self.slow, threading.Event())
+        self.tasks = PostgresApplyTasks(postgres)
+        self.apply = [ApplyThread(self.tasks, kind, threading.Event()) for kind in TaskKind]
         self.next_offset = 0
         self.epoch = ledger.acquire(connection, TOPIC, [0])[0].owner_epoch
         self.thread.start()
@@ -60,10 +65,13 @@ class Worker:
         """Drain until nothing more happens, every trial being due at once."""
         for _ in range(200):
             self.connection.execute("UPDATE bulk.blocked_datasets SET next_trial_time = 'epoch' WHERE cause = 'table'")
+            self.connection.execute("UPDATE bulk.apply_tasks SET next_attempt_time = 'epoch'")
             before = self._state()
             self.quick_drain.round()
             self.slow_drain.round()
             self.longest_drain.round()
+            for thread in self.apply:
+                thread.round()
             if self._state() == before:
                 return
         raise AssertionError("the drain does not settle")
@@ -74,7 +82,15 @@ class Worker:
             self.connection.execute("SELECT dataset, cause, reason FROM bulk.blocked_datasets ORDER BY 1").fetchall(),
             count(self.connection, "bulk.blocked_jobs"),
             {queue: (slow.messages, slow.longest) for queue, slow in self.slow.items()},
+            self.connection.execute(
+                "SELECT job_id, slow, block_cause, reason FROM bulk.apply_tasks ORDER BY 1"
+            ).fetchall(),
         )
+
+    def stop(self) -> None:
+        self.thread.stop(10)
+        self.parked.close()
+        self.tasks.close()
 
     def chunk(self, *messages: tuple[Message, bytes]) -> Chunk:
         start = self.next_offset
@@ -89,8 +105,7 @@ def worker(database: str, connection: Connection) -> Iterator[Worker]:
     register(connection, examples.readings())
     worker = Worker(database, connection)
     yield worker
-    worker.thread.stop(10)
-    worker.parked.close()
+    worker.stop()
 
 
 async def cancel(database: str, job: str) -> None:
@@ -158,6 +173,25 @@ def test_a_batch_that_was_parked_twice_is_applied_once(connection: Connection, w
     assert job_row(connection)[:4] == (JobState.OPEN, 20, 20, 0)
 
 
+def test_a_resent_batch_of_a_paused_dataset_is_parked_and_its_chunk_applied(
+    connection: Connection, worker: Worker
+) -> None:
+    def other(sequence: int) -> tuple[Message, bytes]:
+        message, payload = batch(sequence, sequence * 10, 10, job="other")
+        return replace(message, spec=replace(message.spec, dataset="fleet_readings")), payload
+
+    register(connection, examples.fleet())
+    worker.write(batch(0, 0, 10), other(0))
+    connection.execute(
+        "INSERT INTO bulk.blocked_datasets (dataset, cause, reason, next_trial_time) "
+        "VALUES ('sensor_readings', 'paused', 'because', 'infinity')"
+    )
+    outcome = worker.write(batch(0, 0, 10), other(1))
+    assert isinstance(outcome, Applied)
+    assert outcome.parked == 1
+    assert count(connection, "fleet_readings") == 20
+
+
 SLEEPING = """
 CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN IF new.value < 5 THEN PERFORM pg_sleep(30); END IF; RETURN new; END $$;
@@ -185,8 +219,7 @@ def test_a_batch_that_takes_too_long_blocks_its_job_and_what_follows_in_its_queu
     assert count(connection, "bulk.parked") == 0
     assert job_row(connection, "poison") == (JobState.CANCELLED, 10, 0, 0, 0, 10)
     assert job_row(connection, "later")[:3] == (JobState.OPEN, 10, 10)
-    worker.thread.stop(10)
-    worker.parked.close()
+    worker.stop()
 
 
 def test_while_messages_take_too_long_the_main_path_keeps_off_the_dataset_for_ever_longer(
@@ -214,8 +247,7 @@ def test_while_messages_take_too_long_the_main_path_keeps_off_the_dataset_for_ev
     assert isinstance(outcome, Applied)
     assert outcome.parked == 1
     assert not outcome.rows_s > 0.3
-    worker.thread.stop(10)
-    worker.parked.close()
+    worker.stop()
 
 
 def test_a_job_is_cancelled_while_a_drain_tries_a_batch_of_it(
@@ -251,9 +283,11 @@ def test_the_seal_of_an_atomic_job_waits_for_its_table(connection: Connection, w
     connection.execute("ALTER TABLE sensor_readings RENAME TO elsewhere")
     outcome = worker.write(seal(1, options=options))
     assert isinstance(outcome, Applied)
-    assert outcome.parked == 1
+    assert outcome.parked == 0, "the seal writes nothing to the table"
     worker.settle()
-    assert job_row(connection)[0] == JobState.OPEN
+    assert job_row(connection)[0] == JobState.SEALED
+    ((dataset, cause, *_),) = blocked(connection)
+    assert (dataset, cause) == ("sensor_readings", "table")
     connection.execute("ALTER TABLE elsewhere RENAME TO sensor_readings")
     worker.settle()
     assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
@@ -266,22 +300,21 @@ def test_an_atomic_job_whose_rows_take_long_is_applied_beside_the_main_path(
     monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.3)
     monkeypatch.setattr(limits, "DRAIN_ROWS_TIMEOUT_S", 0.4)
     monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(limits, "STAGED_ROWS_PER_S_MIN", 5)
+    monkeypatch.setattr("bulkgrpc.postgres.apply_task_store.STAGED_ROWS_PER_S_MIN", 5)
     register(connection, examples.readings())
     connection.execute(SLEEPING.replace("pg_sleep(30)", "pg_sleep(0.15)"))
     worker = Worker(database, connection)
     options = JobOptions(atomic=True)
     outcome = worker.write(batch(0, 0, 10, options=options), seal(1, options=options))
     assert isinstance(outcome, Applied)
-    assert outcome.parked == 2, "its five slow rows take 0.75 s"
+    assert outcome.parked == 0, "its five slow rows take 0.75 s, beside the main path"
     assert count(connection, "sensor_readings") == 0
     worker.settle()
     assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)
-    worker.thread.stop(10)
-    worker.parked.close()
+    worker.stop()
 
 
-def test_the_jobs_of_a_chunk_that_apply_staged_rows_have_the_time_of_their_table_together(
+def test_the_staged_rows_of_each_job_have_their_own_time(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ROWS_TIMEOUT_S", 0.5)
@@ -299,11 +332,11 @@ def test_the_jobs_of_a_chunk_that_apply_staged_rows_have_the_time_of_their_table
     )
     outcome = worker.write(*(seal(1, job=f"j{number}", options=options) for number in range(4)))
     assert isinstance(outcome, Applied)
-    assert outcome.parked == 4, "one of them takes 0.2 s, all of them 0.8 s"
+    assert outcome.parked == 0
     worker.settle()
     assert count(connection, "sensor_readings") == 40
-    worker.thread.stop(10)
-    worker.parked.close()
+    assert count(connection, "bulk.apply_tasks") == 0, "one of them takes 0.2 s, all of them 0.8 s"
+    worker.stop()
 
 
 def test_an_atomic_job_whose_rows_a_changed_column_would_cut_fails(connection: Connection, worker: Worker) -> None:

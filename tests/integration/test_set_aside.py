@@ -336,8 +336,8 @@ def test_the_seal_of_an_atomic_job_waits_for_its_version(connection: Connection,
     connection.execute("UPDATE bulk.datasets SET version = 9")
     worker.write(seal(1, options=options))
     worker.settle()
-    assert job_row(connection) == (JobState.OPEN, 10, 0, 0, 0, 0)
-    assert count(connection, "bulk.blocked_jobs") == 1
+    assert job_row(connection) == (JobState.SEALED, 10, 0, 0, 0, 0)
+    assert connection.execute("SELECT block_cause FROM bulk.apply_tasks").fetchall() == [("job",)]
     connection.execute("UPDATE bulk.datasets SET version = 1")
     worker.settle()
     assert job_row(connection) == (JobState.SUCCEEDED, 10, 10, 0, 0, 0)

@@ -24,6 +24,7 @@ from bulkgrpc.rejections import Mask
 from tests.integration.test_transaction import TOPIC, batch, chunk, message, seal
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.tasks import apply_tasks
 
 SKIPPING = """
 CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -56,7 +57,7 @@ def dataset_of(connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: 
     dataset = replace(examples.readings(), conflict_policy=policy)
     register(connection, dataset)
     monkeypatch.setattr("tests.integration.test_transaction.CODEC", BatchCodec(dataset))
-    monkeypatch.setattr("bulkgrpc.postgres.apply.get_dataset", lambda *_: dataset)
+    monkeypatch.setattr("bulkgrpc.postgres.apply_task.get_dataset", lambda *_: dataset)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,7 @@ def test_an_atomic_job_counts_what_a_trigger_skips(
     options = JobOptions(atomic=True)
     messages = batch(0, 0, 10, options=options), seal(1, options=options)
     write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
+    apply_tasks(connection)
     assert counts(connection, "k") == (10, 7, 0, 0, 0, 3)
     assert count(connection, "sensor_readings") == 7
     row = connection.execute("SELECT state FROM bulk.jobs").fetchone()
@@ -201,6 +203,7 @@ def test_of_records_with_one_key_each_is_tried(
     payload = examples.batch_of(records)
     whole = replace(message(0, len(records), options=options), digest=digest_of(payload)), payload
     write_chunk(connection, TOPIC, chunk(epoch, 0, whole, seal(1, options=options)), TableWriter())
+    apply_tasks(connection)
     stored, *counted = expected
     assert counts(connection, "k") == tuple(counted)
     assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(stored,)]
@@ -216,6 +219,7 @@ def test_an_atomic_job_fails_if_a_key_occurs_twice_although_a_trigger_skips_othe
     payload = examples.batch_of([examples.reading("S1", 5, value) for value in (1, 2, 3)])
     whole = replace(message(0, 3, options=options), digest=digest_of(payload)), payload
     write_chunk(connection, TOPIC, chunk(epoch, 0, whole, seal(1, options=options)), TableWriter())
+    apply_tasks(connection)
     assert counts(connection, "k") == (3, 0, 0, 0, 3, 0)
     assert count(connection, "sensor_readings") == 0
 
@@ -229,6 +233,7 @@ def test_an_atomic_job_tries_an_earlier_record_if_a_trigger_skips_the_last(
     payload = examples.batch_of([examples.reading("S1", 5, value) for value in (7, 10, 5)])
     whole = replace(message(0, 3, options=options), digest=digest_of(payload)), payload
     write_chunk(connection, TOPIC, chunk(epoch, 0, whole, seal(1, options=options)), TableWriter())
+    apply_tasks(connection)
     assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(10.0,)]
     assert counts(connection, "k") == (3, 2, 0, 0, 0, 1)
 

@@ -26,19 +26,8 @@ from bulkgrpc.consume.job_delta import JobDelta
 from bulkgrpc.consume.ports import NotNext
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import ConflictPolicy
-from bulkgrpc.model import (
-    JobCounts,
-    JobKey,
-    JobOptions,
-    JobSpec,
-    JobState,
-    Kind,
-    Message,
-    Outcome,
-    Ownership,
-    digest_of,
-    final_state,
-)
+from bulkgrpc.model import JobCounts, JobKey, JobOptions, JobSpec, JobState, Kind, Message, digest_of, final_state
+from bulkgrpc.positions import Outcome, Ownership
 from bulkgrpc.postgres import ledger, parked, rejections
 from bulkgrpc.postgres.connection import Deadlines, connect
 from bulkgrpc.postgres.jobs import JobStore
@@ -48,6 +37,7 @@ from bulkgrpc.postgres.transaction import write_chunk
 from bulkgrpc.postgres.writers.table import TableWriter
 from tests.support import examples
 from tests.support.database import Connection, count, register
+from tests.support.tasks import apply_tasks
 from tests.support.waiting import wait_for
 
 TOPIC = "records"
@@ -318,6 +308,7 @@ def test_nothing_of_an_atomic_job_is_visible_before_its_seal_and_then_all(connec
     write_chunk(
         connection, TOPIC, chunk(epoch, 2, batch(2, 50, 5, options=ATOMIC), seal(3, options=ATOMIC)), TableWriter()
     )
+    apply_tasks(connection)
     assert job_row(connection) == (JobState.SUCCEEDED, 25, 20, 5, 0, 0)
     assert count(connection, "sensor_readings") == 20
     assert staged_rows(connection) == 0
@@ -342,6 +333,7 @@ def test_a_row_that_the_table_refuses_fails_the_whole_atomic_job(connection: Con
     connection.execute("ALTER TABLE sensor_readings ADD CONSTRAINT no_five CHECK (value <> 2.5)")
     messages = [batch(0, 0, 10, options=ATOMIC), seal(1, options=ATOMIC)]
     write_chunk(connection, TOPIC, chunk(epoch, 0, *messages), TableWriter())
+    apply_tasks(connection)
     assert job_row(connection) == (JobState.FAILED, 10, 0, 0, 0, 10)
     assert count(connection, "sensor_readings") + staged_rows(connection) == 0
 
@@ -505,7 +497,7 @@ def test_an_atomic_job_is_applied_by_the_datasets_policy(
     values: list[float],
 ) -> None:
     dataset = replace(examples.readings(), conflict_policy=policy)
-    monkeypatch.setattr("bulkgrpc.postgres.apply.get_dataset", lambda *_: dataset)
+    monkeypatch.setattr("bulkgrpc.postgres.apply_task.get_dataset", lambda *_: dataset)
     at, later = b"\x0a\x02S1\x1a\x02\x08\x05", b"\x0a\x02S1\x1a\x02\x08\x06"
 
     def record(key: bytes, value: float) -> bytes:
@@ -516,6 +508,7 @@ def test_an_atomic_job_is_applied_by_the_datasets_policy(
     second = examples.batch_of([record(at, 9.0), record(at, 0.5), record(later, 7.0)])
     messages = [(message(0, 3, options=ATOMIC), second), seal(1, options=ATOMIC)]
     write_chunk(connection, TOPIC, chunk(epoch, 2, *messages), TableWriter())
+    apply_tasks(connection)
     assert job_row(connection)[0] == state
     found = connection.execute("SELECT value FROM sensor_readings ORDER BY sampled_at").fetchall()
     assert [value for (value,) in found] == values
@@ -573,7 +566,13 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "written": [0],
         "duplicate": [0],
         "rejected": [0],
-        "end_states": [None],
+        "states": [None],
+        "staged_rows": [1],
+        "kind": "small",
+        "served": ["t"],
+        "slow": False,
+        "block_cause": None,
+        "create_day": datetime.now(UTC).date(),
         "seal_times": [None],
         "sequences": [0],
         "partitions": [0],
@@ -639,7 +638,7 @@ def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> Non
         "lost": [False],
         "asked_time": datetime.now(UTC),
     }
-    for name in ("jobs", "ledger", "catalog", "maintenance", "parked", "table_contract"):
+    for name in ("jobs", "ledger", "catalog", "maintenance", "parked", "table_contract", "apply_tasks"):
         for statement in family(name).values():
             names = re.findall(r"%\((\w+)\)s", statement.decode())
             connection.execute(

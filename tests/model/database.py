@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from bulkgrpc.consume.assembly import Received
 from bulkgrpc.consume.deferral import DeferralReason, DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.plan import Fate, Lane, LaneKey, LedgerView
-from bulkgrpc.model import JobCounts, JobSpec, JobState, Ownership, final_state
+from bulkgrpc.model import JobCounts, JobSpec, JobState, final_state
+from bulkgrpc.positions import Ownership
 
 Place = tuple[int, int]
 """Partition and offset of a message."""
@@ -32,7 +33,7 @@ def require(kept: bool, promise: str) -> None:
 
 @dataclass(frozen=True)
 class JobRow:
-    """A row of bulk.jobs. staged: records of an atomic job that wait for its seal. lost, attempt: as in `Job`."""
+    """A row of bulk.jobs. staged: records of an atomic job that are not applied yet. lost, attempt: as in `Job`."""
 
     spec: JobSpec
     partitions: tuple[int, ...]
@@ -42,15 +43,17 @@ class JobRow:
     lost: bool = False
     attempt: int = 0
 
-    def after(self, done: JobCounts, staged: int, *, sealed: bool, failure: bool, lost: bool) -> JobRow:
-        """Add a chunk's counts, as the statement add_counts does."""
+    def after(
+        self, done: JobCounts, staged: int, *, sealed: bool, failure: bool, lost: bool = False, left: bool = False
+    ) -> JobRow:
+        """Add counts, as the statement add_counts does. left: the staged records are left to a task."""
         ended_as = (0, 0, 0) if self.state.ended else (done.written, done.duplicate, done.rejected)
         require((done.written, done.duplicate, done.rejected) == ended_as, f"the end of {self} is changed by {done}")
         counts, state = self.counts + done, self.state
         if not state.ended and failure:
             state = JobState.FAILED
         elif not state.ended and sealed:
-            state = final_state(counts)
+            state = JobState.SEALED if left else final_state(counts)
         return replace(self, counts=counts, staged=self.staged + staged, state=state, lost=self.lost or lost)
 
 
@@ -139,6 +142,7 @@ class Database:
     blocked: dict[str, Block] = field(default_factory=dict)
     blocked_jobs: set[uuid.UUID] = field(default_factory=set)
     discarded_jobs: set[uuid.UUID] = field(default_factory=set)
+    tasks: set[uuid.UUID] = field(default_factory=set)
     decisions: dict[Place, Decision] = field(default_factory=dict)
     park_reasons: dict[Place, DeferralReason] = field(default_factory=dict)
     locks: dict[Hashable, Transaction] = field(default_factory=dict)

@@ -108,6 +108,10 @@ class History:
             self.world.start_drain(drainer, queues[number % len(queues)], 99 if merge else slice_max, merge=merge)
             self.world.step(drainer, steps)
 
+    def start_task(self, drainer: str, number: int, steps: int) -> None:
+        self.world.start_task(drainer, number)
+        self.world.step(drainer, steps)
+
     def race(self, worker: str, messages_max: int, chunk_steps: int, drain_steps: int) -> None:
         """A chunk stops half-way, drains take whole queues, the chunk ends, the drains end."""
         self.world.start_chunk(worker, PARTITIONS, messages_max)
@@ -206,6 +210,7 @@ EVENTS = {
         {"drainer": DRAINERS, "number": COUNTS, "slice_max": COUNTS, "merge": BOTH, "steps": STEPS},
         5,
     ),
+    "start_task": Event(History.start_task, {"drainer": DRAINERS, "number": COUNTS, "steps": STEPS}, 2),
     "race": Event(
         History.race, {"worker": WORKERS, "messages_max": COUNTS, "chunk_steps": STEPS, "drain_steps": STEPS}, 3
     ),

@@ -48,4 +48,5 @@ class Mutant(enum.Enum):
     OPENED_KEEPS_STAGED_LANES = "an atomic job that is opened again continues where it was, without its staged rows"
     TAIL_IGNORES_PARKED = "maintenance takes a sealed job for lost although it has parked messages"
     NO_TAIL = "a sealed job ends only if something after its loss shows it"
+    TASK_FROM_CLAIMED = "a task ends its job by what it read of the job before it applied the rows"
     PROBER_NEEDS_PARKED = "a block without parked messages is never lifted"

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralView
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 from tests.model.database import Database, require
 from tests.model.shell import Shell
 
@@ -26,5 +26,8 @@ def single_cursor(log: Mapping[int, Sequence[Received]], now: datetime, skipped:
             items_now = [] if item.message.spec.key.job_id in skipped else [item]
             for waits in shell.write_chunk("oracle", [span], items_now, (DeferralView(), lambda _: None)):
                 require(not waits, "the oracle waits for no other")
+            for job_id in list(shell.database.tasks):
+                for waits in shell.apply_task("oracle", job_id):
+                    require(not waits, "the oracle waits for no other")
     require(not shell.database.parked, "the oracle defers nothing")
     return shell.database

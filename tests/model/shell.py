@@ -18,7 +18,8 @@ from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, Q
 from bulkgrpc.consume.express import LeftToMainPath, check_jobs_ahead, defer_ahead, left_to_main_path
 from bulkgrpc.consume.job_delta import failure_reason
 from bulkgrpc.consume.plan import EXPIRED, REPORTED_LATE, TAKEN, Fate, Lane, LanePlan, LedgerView
-from bulkgrpc.model import JobCounts, JobState, Kind, Message, Outcome, Ownership, lane_of, may_apply_span
+from bulkgrpc.model import JobCounts, JobState, Kind, Message, lane_of
+from bulkgrpc.positions import Outcome, Ownership, may_apply_span
 from tests.model.database import Block, Database, JobRow, Steps, Transaction, require
 from tests.model.mutant import Mutant
 
@@ -505,7 +506,7 @@ class Shell:
         expired = sum(message.records for message, fate in batches if fate in EXPIRED)
         rejected = sum(message.digest.startswith(b"r") for message in applied)
         rejected += sum(message.records for message, fate in batches if fate in (Fate.CONFLICT, Fate.DISCARDED_JOB))
-        written, staged, fails = accepted - expired - rejected, 0, False
+        written, staged, fails, left = accepted - expired - rejected, 0, False, False
         if not row.state.ended:
             counts = row.counts
             atomic = spec.options.atomic
@@ -516,6 +517,7 @@ class Shell:
             )
             fails = fails or lost
             # Discarding an atomic job's dataset fails the job at its seal: its staged rows must not be applied.
+            # Otherwise its seal leaves them to a task.
             fails = fails or (atomic and sealed and spec.dataset in view.discarding_datasets)
             if spec.key.job_id in view.discarded_jobs:
                 fails = sealed or Mutant.DISCARD_ENDS_EARLY in self.mutants
@@ -523,22 +525,57 @@ class Shell:
                 waiting = row.staged + written
                 if fails:
                     written, expired, staged = 0, expired + waiting, -row.staged
-                elif sealed:
-                    if waiting and spec.dataset in self.broken:
-                        raise TableBroken(spec.dataset)
-                    written, staged = waiting, -row.staged
                 else:
-                    written, staged = 0, written
+                    written, staged, left = 0, written, sealed and waiting > 0
         done = JobCounts(accepted, written, 0, rejected, expired)
         job_id, jobs = spec.key.job_id, self.database.jobs
 
         def count() -> None:
             if job_id in jobs:
-                jobs[job_id] = jobs[job_id].after(done, staged, sealed=sealed, failure=fails, lost=lost)
+                jobs[job_id] = jobs[job_id].after(done, staged, sealed=sealed, failure=fails, lost=lost, left=left)
                 if lost:
                     self.times_lost[job_id] += 1
+                if left:
+                    self.database.tasks.add(job_id)
 
         transaction.writes.append(count)
+
+    # Tasks
+
+    def apply_task(self, actor: str, job_id: uuid.UUID) -> Steps:
+        """Apply the staged records of an atomic job and end the job. The job's row is locked at the end only."""
+        database, transaction = self.database, self.begin(actor)
+        if job_id not in database.tasks or not transaction.try_lock(("task", job_id)):
+            self.rollback(actor)
+            return
+        yield False
+        staged_before = database.jobs.get(job_id)
+        if staged_before is not None and staged_before.spec.dataset in self.broken:
+            self.rollback(actor)
+            yield False
+            self.block(staged_before.spec.dataset, failed=True)
+            return
+        yield False
+        yield from transaction.lock(("row", job_id))
+        row = database.jobs.get(job_id)
+        if Mutant.TASK_FROM_CLAIMED in self.mutants:
+            row = staged_before
+        if row is None or row.state is not JobState.SEALED:
+            # It was cancelled, or discarded: nothing of it is written.
+            self.rollback(actor)
+            yield False
+            database.tasks.discard(job_id)
+            return
+        done = JobCounts(written=row.staged)
+
+        def end() -> None:
+            if job_id in database.jobs:
+                database.jobs[job_id] = database.jobs[job_id].after(done, -row.staged, sealed=True, failure=False)
+            database.tasks.discard(job_id)
+
+        transaction.writes.append(end)
+        yield False
+        self.commit(actor)
 
     # The drain
 
@@ -729,12 +766,24 @@ class Shell:
         self.database.discarded_jobs.add(job_id)
         return True
 
+    def discard_tasks(self, dataset: str) -> None:
+        """Fail the jobs of a dataset whose staged records are not applied, but for one that is about to end."""
+        for job_id in sorted(self.database.tasks):
+            row = self.database.jobs.get(job_id)
+            about_to_end = ("row", job_id) in self.database.locks
+            sealed = row is not None and row.state is JobState.SEALED and row.spec.dataset == dataset
+            if sealed and not about_to_end:
+                self._end(job_id, JobState.FAILED)
+
     def forget(self, job_id: uuid.UUID) -> bool:
         """DeleteJob, or a day past retention; return whether the job is gone."""
         database, row = self.database, self.database.jobs.get(job_id)
         parked = self.has_parked(job_id) and Mutant.FORGET_IGNORES_PARKED not in self.mutants
         if row is None or not row.state.ended or row.lost or parked or database.sharers.get(job_id):
             return False
+        if ("task", job_id) in database.locks:
+            return False
+        database.tasks.discard(job_id)
         del database.jobs[job_id]
         for lane in [key for key in database.lanes if key[0] == job_id]:
             del database.lanes[lane]

@@ -34,6 +34,7 @@ STAGED = (
     Mutant.AHEAD_PAST_DEFERRED,
     Mutant.HOT_AGAIN,
     Mutant.OPENED_STAYS_SEALED,
+    Mutant.TASK_FROM_CLAIMED,
 )
 """So few random histories meet in what each gets wrong that a history of its own shows it."""
 RANDOM = tuple(mutant for mutant in Mutant if mutant not in (*COVERED, *STAGED))
@@ -287,6 +288,24 @@ def lose_one_lane(*mutants: Mutant) -> World:
     return world
 
 
+def end_while_a_task_applies(steps: int, *mutants: Mutant) -> World:
+    """An atomic job is cancelled while a task applies its rows, at any point."""
+    world = World(frozenset(mutants))
+    job = next(job for job in world.jobs if job.spec.options.atomic)
+    world.acquire("w0", 0)
+    world.send_next(job, b"")
+    world.seal(job)
+    world.start_chunk("w0", [0], 2)
+    world.step("w0", 99)
+    assert world.database.tasks == {job.job_id}
+    world.start_task("d0", 0)
+    world.step("d0", steps)
+    world.cancel(job)
+    world.step("d0", 99)
+    world.settle()
+    return world
+
+
 def test_a_job_that_is_opened_again_after_a_loss_takes_what_follows_on_every_lane() -> None:
     world = lose_one_lane()
     world.check()
@@ -317,3 +336,17 @@ def test_the_express_path_leaves_a_job_with_a_loss_to_the_main_path() -> None:
     assert world.database.jobs[job.job_id].lost
     world.settle()
     world.check()
+
+
+def test_a_job_that_is_cancelled_while_its_rows_are_applied_ends_once() -> None:
+    for steps in range(6):
+        end_while_a_task_applies(steps).check()
+
+
+def test_a_task_that_does_not_look_at_its_job_again_is_found() -> None:
+    def run_each() -> None:
+        for steps in range(6):
+            end_while_a_task_applies(steps, Mutant.TASK_FROM_CLAIMED).check()
+
+    with pytest.raises(Violation):
+        run_each()

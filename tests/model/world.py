@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from bulkgrpc.consume.assembly import Received, Span
 from bulkgrpc.consume.deferral import DeferralView, QueueKey, queue_of
 from bulkgrpc.consume.plan import Fate
-from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, Outcome, Ownership, lane_of
+from bulkgrpc.model import JobKey, JobOptions, JobSpec, JobState, Kind, Message, lane_of
+from bulkgrpc.positions import Outcome, Ownership
 from tests.model.database import Decision, JobRow, Place, Steps, Violation, require
 from tests.model.mutant import Mutant
 from tests.model.oracle import single_cursor
@@ -279,6 +280,13 @@ class World:
         if drainer not in self.actors:
             self.actors[drainer] = self.shell.drain(drainer, queue, slice_max, trial=trial, merge=merge)
 
+    def start_task(self, drainer: str, number: int) -> None:
+        """Apply the staged records of an atomic job whose dataset is not blocked."""
+        jobs, blocked = self.database.jobs, self.database.blocked
+        due = [t for t in sorted(self.database.tasks) if t not in jobs or jobs[t].spec.dataset not in blocked]
+        if due and drainer not in self.actors:
+            self.actors[drainer] = self.shell.apply_task(drainer, due[number % len(due)])
+
     def probe(self, drainer: str, dataset: str, slice_max: int) -> None:
         if drainer not in self.actors:
             queue = self.shell.claim(dataset)
@@ -313,6 +321,7 @@ class World:
 
     def discard(self, dataset: str) -> None:
         self.shell.block(dataset, discarding=True)
+        self.shell.discard_tasks(dataset)
         for job in self.jobs:
             job.excused |= job.spec.dataset == dataset
 
@@ -373,7 +382,8 @@ class World:
             for queue in self.queues():
                 self.step("drainer", 1000)
                 self.start_drain("drainer", queue, 3)
-            for actor in ("last", "prober", "drainer"):
+            self.start_task("applier", 0)
+            for actor in ("last", "prober", "drainer", "applier"):
                 self.step(actor, 1000)
         raise Violation(f"not drained: {len(self.database.parked)} parked, blocked: {sorted(self.database.blocked)}")
 
@@ -394,7 +404,8 @@ class World:
 
     def _settled(self) -> bool:
         read = all(self.database.offsets[p].next_offset == len(self.log[p]) for p in PARTITIONS)
-        return read and not self.database.parked and not self.database.blocked and not self.actors
+        waiting = self.database.parked or self.database.tasks
+        return read and not waiting and not self.database.blocked and not self.actors
 
     def check(self) -> None:
         """Compare what was decided with a consumer that has one cursor and defers nothing. Raises Violation."""

@@ -24,7 +24,8 @@ from bulkgrpc.consume.ports import (
     WorkerPorts,
 )
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Outcome, Ownership
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from bulkgrpc.positions import Outcome, Ownership
 from workers.writer import NotApplied, Result
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bulkgrpc.consume.assembly import ChunkBounds, ChunkBuilder, Received
 from bulkgrpc.consume.plan import Fate, Lane, LanePlan, LedgerView, plan_lanes
-from bulkgrpc.model import JobKey, JobSpec, Kind, Message, Ownership
+from bulkgrpc.model import JobKey, JobSpec, Kind, Message
+from bulkgrpc.positions import Ownership
 
 JOBS = [uuid.UUID(int=number) for number in range(2)]
 

@@ -10,6 +10,7 @@ import bulkgrpc.client as library
 from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, BulkClient, BulkError, ClientConfig, JobHandle
 
 NAMES = [
+    "ApplyProgress",
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",

@@ -12,7 +12,7 @@ from bulkgrpc.consume.assembly import Fetched
 from bulkgrpc.consume.decode import PreparedChunk
 from bulkgrpc.consume.express_ports import ExpressPorts
 from bulkgrpc.consume.ports import Applied
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 from tests.support.waiting import wait_for
 from tests.support.worker_ports import FakeLedger, FakeRegistry, seal
 from workers.express import Express

@@ -10,7 +10,7 @@ import pytest
 
 from bulkgrpc.consume.heartbeat import Committed, Heartbeat, LedgerState, TookBack, taken_back
 from bulkgrpc.consume.ports import RecordLogError
-from bulkgrpc.model import Ownership
+from bulkgrpc.positions import Ownership
 from workers.ledger_watch import BeatingLedgerWatch
 
 BEGAN = datetime(2026, 11, 30, tzinfo=UTC)

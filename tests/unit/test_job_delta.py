@@ -25,9 +25,26 @@ NOW = datetime.now(UTC)
         (JobState.SUCCEEDED, JobCounts(1, 1), JobDelta(1, 0, 0, 0, 1), None),
         (JobState.FAILED, JobCounts(1, 0, 0, 1), JobDelta(1, 0, 0, 1), None),
         (JobState.CANCELLED, JobCounts(), JobDelta(1, 0, 0, 1, sealed_at=NOW), None),
+        (JobState.OPEN, JobCounts(), JobDelta(sealed_at=NOW, task_rows=1), JobState.SEALED),
+        (JobState.SEALED, JobCounts(1), JobDelta(sealed_at=NOW, task_rows=1), JobState.SEALED),
     ],
 )
-def test_the_state_that_a_job_ends_in(
+def test_the_state_that_a_job_has_next(
     state: JobState, before: JobCounts, delta: JobDelta, expected: JobState | None
 ) -> None:
-    assert delta.end_state(state, before) is expected
+    assert delta.next_state(state, before) is expected
+
+
+def test_the_last_seal_of_an_atomic_job_leaves_its_staged_rows_to_a_task() -> None:
+    delta = JobDelta(accepted=5, sealed_at=NOW)
+    delta.leave_staged(10)
+    assert (delta.task_rows, delta.expired) == (15, 0)
+    delta = JobDelta(accepted=5, sealed_at=NOW, unsealed=True)
+    delta.leave_staged(10)
+    assert (delta.task_rows, delta.expired) == (0, 0)
+
+
+def test_an_atomic_job_that_fails_leaves_nothing_to_a_task() -> None:
+    delta = JobDelta(accepted=5, rejected=1, sealed_at=NOW, failure_reason="one of them is rejected")
+    delta.leave_staged(10)
+    assert (delta.task_rows, delta.expired) == (0, 14)

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkgrpc import model
-from bulkgrpc.model import JobCounts, JobKey, JobState, Outcome
+from bulkgrpc import model, positions
+from bulkgrpc.model import JobCounts, JobKey, JobState
+from bulkgrpc.positions import Outcome
 
 JOB = "6ba7b810-9dad-51d1-80b4-00c04fd430c8"
 
@@ -68,12 +69,12 @@ def test_a_sealed_job_ends_by_its_counts(counts: JobCounts, state: JobState) -> 
 def test_the_ledger_takes_only_the_next_span_of_its_owner(
     ledger_offset: int, ledger_epoch: int, start: int, epoch: int, outcome: Outcome
 ) -> None:
-    assert model.may_apply_span(ledger_offset, ledger_epoch, start, epoch) is outcome
+    assert positions.may_apply_span(ledger_offset, ledger_epoch, start, epoch) is outcome
     restarted = outcome if outcome is Outcome.FENCED else Outcome.RESTARTED
-    assert model.may_apply_span(ledger_offset, ledger_epoch, start, epoch, same_server=False) is restarted
+    assert positions.may_apply_span(ledger_offset, ledger_epoch, start, epoch, same_server=False) is restarted
 
 
 @given(st.integers(0, 9), st.integers(0, 9))
 def test_a_lane_takes_only_its_next_batch(expected: int, sequence: int) -> None:
-    outcome = model.may_apply_batch(expected, sequence)
+    outcome = positions.may_apply_batch(expected, sequence)
     assert outcome is (Outcome.NEXT if sequence == expected else Outcome.REPLAY if sequence < expected else Outcome.GAP)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bulkgrpc.consume.ownership import OwnedPartitions
-from bulkgrpc.model import Outcome, Ownership
+from bulkgrpc.positions import Outcome, Ownership
 
 
 def _owning(*ownerships: Ownership) -> OwnedPartitions:

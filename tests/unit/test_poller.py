@@ -15,7 +15,7 @@ from bulkgrpc.consume.express import LATE_AFTER
 from bulkgrpc.consume.log_identity import Stop, StopCause
 from bulkgrpc.consume.ports import Applied, RecordLogError
 from bulkgrpc.consume.stall import BEHIND_S, CHECK_EVERY_S, SILENT_S
-from bulkgrpc.model import Outcome, Ownership
+from bulkgrpc.positions import Outcome, Ownership
 from bulkgrpc.settings import WorkerSettings, load
 from tests.support.worker_ports import FakeQueue, Fakes, fetched, seal
 from workers.intake import BACKLOG_BYTES_MAX, BACKLOG_MESSAGES_MAX, FETCH_MESSAGES_MAX, POLL_EVERY_S

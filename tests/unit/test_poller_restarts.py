@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bulkgrpc.consume.heartbeat import Heartbeat
-from bulkgrpc.model import Outcome
+from bulkgrpc.positions import Outcome
 from bulkgrpc.settings import WorkerSettings, load
 from tests.support.worker_ports import Fakes, seal
 from workers.partitions import CHECK_AGAIN_S

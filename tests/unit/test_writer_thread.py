@@ -14,7 +14,8 @@ from bulkgrpc.consume.dead_letters import without_dead_letters
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, NotNext, RecordLogError, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.model import JobKey, Kind, Outcome, Ownership
+from bulkgrpc.model import JobKey, Kind
+from bulkgrpc.positions import Outcome, Ownership
 from tests.support import examples
 from tests.support.worker_ports import FakeDeadLetters, FakeRegistry, FakeWriter, fetched, seal
 from workers.writer import NotApplied, Result, WriterThread

@@ -13,7 +13,8 @@ FROM (SELECT) registered LEFT JOIN bulk.blocked_datasets b ON b.dataset = %(data
 WHERE EXISTS (SELECT FROM bulk.datasets d WHERE d.dataset = %(dataset)s AND d.delete_time IS NULL)
 
 -- name: parked_by_tenant
--- What is parked of a dataset, by tenant: of about messages_max messages, and at least one of each queue.
+-- What waits of a dataset, by tenant: what is parked, of about messages_max messages and at least one of each queue; and
+-- staged rows of sealed atomic jobs.
 WITH RECURSIVE queues (topic, partition, tenant) AS (
   SELECT n.*
   FROM (SELECT DISTINCT o.topic FROM bulk.offsets o) t CROSS JOIN LATERAL (
@@ -38,6 +39,10 @@ WITH RECURSIVE queues (topic, partition, tenant) AS (
     LIMIT (SELECT greatest(%(messages_max)s / count(*), 1) FROM queues)
   ) p
   GROUP BY q.tenant, p.job_id
+  UNION ALL
+  SELECT t.tenant, t.job_id, 0, t.staged_rows, 0, t.create_time
+  FROM bulk.apply_tasks t JOIN bulk.jobs j USING (create_day, job_id)
+  WHERE t.dataset = %(dataset)s AND j.state = 2
 )
 SELECT tenant, sum(messages)::bigint, sum(records), sum(payload_bytes) AS payload_bytes, count(*), min(oldest_time)
 FROM jobs
@@ -66,6 +71,13 @@ WITH jobs AS (
 UPDATE bulk.blocked_datasets SET next_trial_time = clock_timestamp(), trials = 0
 WHERE dataset = %(dataset)s AND cause = 'table'
 
+-- name: try_tasks_now
+-- Try the staged rows of sealed atomic jobs now, but for those that a worker tries.
+UPDATE bulk.apply_tasks t SET next_attempt_time = clock_timestamp()
+WHERE t.job_id = ANY (ARRAY(
+  SELECT w.job_id FROM bulk.apply_tasks w WHERE w.dataset = %(dataset)s ORDER BY w.job_id FOR UPDATE SKIP LOCKED
+))
+
 -- name: end_discards
 -- Discard nothing more of a dataset.
 DELETE FROM bulk.discards WHERE dataset = %(dataset)s
@@ -80,6 +92,14 @@ FROM bulk.offsets o CROSS JOIN LATERAL (
   ORDER BY p.topic, p.dataset, p.partition, p.tenant LIMIT 1
 ) one
 ON CONFLICT (dataset, topic, partition) DO UPDATE SET to_offset = excluded.to_offset
+
+-- name: discard_tasks
+-- End the sealed atomic jobs of a dataset whose staged rows are not applied. A worker that applies some finds its job ended.
+UPDATE bulk.jobs j
+SET state = 5, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = j.expired + j.staged, staged = 0,
+    failure_reason = 'the job is atomic and its staged rows are discarded: ' || %(reason)s, discard_reason = %(reason)s
+FROM bulk.apply_tasks t
+WHERE t.dataset = %(dataset)s AND j.create_day = t.create_day AND j.job_id = t.job_id AND j.state = 2
 
 -- name: blocked
 -- What is not written now, and about how many bytes it has parked: a dataset of all tenants, or of one while messages are

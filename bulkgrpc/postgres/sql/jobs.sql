@@ -31,36 +31,51 @@ WITH raised AS (
   RETURNING create_day, job_id, lease_epoch AS raised_epoch,
             greatest(0, extract(epoch FROM seal_after - clock_timestamp()))::double precision AS seal_wait_s
 )
-SELECT j.*, first.next_sequence, block.*, raised.raised_epoch, raised.seal_wait_s
+SELECT j.*, first.next_sequence, block.*, task.*, raised.raised_epoch, raised.seal_wait_s
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
 LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
+LEFT JOIN LATERAL (
+  SELECT t.staged_rows AS task_rows, coalesce(p.applied_rows, 0) AS task_rows_applied
+  FROM bulk.apply_tasks t LEFT JOIN bulk.apply_progress p USING (job_id)
+  WHERE t.job_id = j.job_id
+) task ON j.state = 2 AND j.atomic
 LEFT JOIN raised USING (create_day, job_id)
 WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
 
 -- name: get_job
 -- One job of a tenant, with the first sequence that is not applied, and why it is blocked if it is.
-SELECT j.*, first.next_sequence, block.*
+SELECT j.*, first.next_sequence, block.*, task.*
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
 LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
+LEFT JOIN LATERAL (
+  SELECT t.staged_rows AS task_rows, coalesce(p.applied_rows, 0) AS task_rows_applied
+  FROM bulk.apply_tasks t LEFT JOIN bulk.apply_progress p USING (job_id)
+  WHERE t.job_id = j.job_id
+) task ON j.state = 2 AND j.atomic
 WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
 
 -- name: get_jobs
 -- Several jobs by id.
-SELECT j.*, first.next_sequence, block.*
+SELECT j.*, first.next_sequence, block.*, task.*
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
 LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
+LEFT JOIN LATERAL (
+  SELECT t.staged_rows AS task_rows, coalesce(p.applied_rows, 0) AS task_rows_applied
+  FROM bulk.apply_tasks t LEFT JOIN bulk.apply_progress p USING (job_id)
+  WHERE t.job_id = j.job_id
+) task ON j.state = 2 AND j.atomic
 WHERE j.job_id = ANY (%(job_ids)s::uuid[])
 
 -- name: seal_job
@@ -71,13 +86,18 @@ WHERE job_id = %(job_id)s AND state = 1 AND attempt = %(attempt)s
 
 -- name: list_jobs
 -- A page of a tenant's jobs, newest first, after the last one of the previous page.
-SELECT j.*, first.next_sequence, block.*
+SELECT j.*, first.next_sequence, block.*, task.*
 FROM bulk.jobs j CROSS JOIN LATERAL (
   SELECT min(coalesce(l.next_sequence, p.place - 1)) AS next_sequence
   FROM unnest(j.partitions) WITH ORDINALITY AS p (partition, place)
   LEFT JOIN bulk.lanes l ON l.create_day = j.create_day AND l.job_id = j.job_id AND l.lane = p.place - 1
 ) first
 LEFT JOIN LATERAL bulk.job_block(j.job_id, j.dataset) block ON j.state < 3
+LEFT JOIN LATERAL (
+  SELECT t.staged_rows AS task_rows, coalesce(p.applied_rows, 0) AS task_rows_applied
+  FROM bulk.apply_tasks t LEFT JOIN bulk.apply_progress p USING (job_id)
+  WHERE t.job_id = j.job_id
+) task ON j.state = 2 AND j.atomic
 WHERE j.tenant = %(tenant)s
   AND (%(after_time)s::timestamptz IS NULL OR (j.create_time, j.job_id) < (%(after_time)s, %(after_id)s::uuid))
 ORDER BY j.create_time DESC, j.job_id DESC
@@ -135,6 +155,15 @@ JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE j.job_id = %(job_id)s AND j.tenant = %(tenant)s
   AND a.application_name = 'bulkgrpc-worker-drain' AND a.usename = current_user AND a.datname = current_database()
 
+-- name: interrupt_apply
+-- End the statement that applies the staged rows of a job that has ended: it is rolled back.
+SELECT pg_cancel_backend(l.pid)
+FROM bulk.apply_tasks t
+JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = t.xmax AND l.granted
+JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE t.job_id = %(job_id)s
+  AND a.application_name = 'bulkgrpc-worker-apply' AND a.usename = current_user AND a.datname = current_database()
+
 -- name: end_job
 -- End a job that has not ended: its staged rows count as expired and are deleted later. What is parked of it need not
 -- wait any more: it is discarded.
@@ -150,9 +179,20 @@ SET discard_reason = %(reason)s || '; it was blocked: ' || b.reason, next_trial_
 FROM bulk.jobs j
 WHERE b.job_id = %(job_id)s AND j.job_id = b.job_id AND j.tenant = %(tenant)s AND j.state = 2 AND b.discard_reason = ''
 
+-- name: discard_task
+-- End a sealed atomic job as FAILED whose staged rows are all that is not applied, and can neither be written nor rejected.
+UPDATE bulk.jobs j
+SET state = 5, end_time = clock_timestamp(), update_time = clock_timestamp(), expired = j.expired + j.staged, staged = 0,
+    failure_reason = %(reason)s || '; it was blocked: ' || t.reason
+FROM bulk.apply_tasks t
+WHERE t.job_id = %(job_id)s AND t.block_cause = 'job' AND j.create_day = t.create_day AND j.job_id = t.job_id
+  AND j.tenant = %(tenant)s AND j.state = 2
+  AND NOT EXISTS (SELECT FROM bulk.blocked_datasets b WHERE b.dataset = t.dataset AND b.cause <> 'isolating')
+
 -- name: delete_job
--- Delete an ended job with its lanes, batches, rejections and late batches.
-WITH gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),
+-- Delete an ended job with its lanes, batches, rejections, late batches and task.
+WITH task AS (DELETE FROM bulk.apply_tasks WHERE job_id = %(job_id)s),
+     gone AS (DELETE FROM bulk.jobs WHERE job_id = %(job_id)s RETURNING create_day, job_id),
      lanes AS (DELETE FROM bulk.lanes l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id),
      batches AS (DELETE FROM bulk.batches b USING gone g WHERE b.create_day = g.create_day AND b.job_id = g.job_id),
      late AS (DELETE FROM bulk.late_batches l USING gone g WHERE l.create_day = g.create_day AND l.job_id = g.job_id)

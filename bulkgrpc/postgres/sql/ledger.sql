@@ -92,8 +92,8 @@ FROM (SELECT create_day, job_id, count(*) AS batches FROM added GROUP BY create_
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id
 
 -- name: add_counts
--- Add what the chunk did to the counts of each job. end_state: what the job ends as, null to leave its state as it is now;
--- a server may have marked it sealed since the chunk read it.
+-- Add what the chunk did to the counts of each job. state: the job's next one, null to leave its state as it is now; a
+-- server may have marked it sealed since the chunk read it.
 UPDATE bulk.jobs j
 SET accepted = j.accepted + v.accepted,
     written = j.written + v.written,
@@ -102,15 +102,14 @@ SET accepted = j.accepted + v.accepted,
     expired = j.expired + v.expired,
     skipped = j.skipped + v.skipped,
     staged = j.staged + v.accepted - v.written - v.duplicate - v.rejected - v.expired - v.skipped,
-    state = coalesce(v.end_state, j.state),
+    state = coalesce(v.state, j.state),
     failure_reason = CASE WHEN v.failure_reason = '' THEN j.failure_reason ELSE v.failure_reason END,
     lost = j.lost OR v.lost,
     seal_time = coalesce(j.seal_time, v.seal_time),
-    end_time = coalesce(j.end_time, CASE WHEN v.end_state IS NOT NULL THEN clock_timestamp() END),
+    end_time = coalesce(j.end_time, CASE WHEN v.state >= 3 THEN clock_timestamp() END),
     update_time = clock_timestamp()
 FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
             %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(skipped)s::bigint[],
-            %(end_states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[], %(lost)s::boolean[])
-  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, end_state, seal_time, failure_reason,
-        lost)
+            %(states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[], %(lost)s::boolean[])
+  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, state, seal_time, failure_reason, lost)
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id

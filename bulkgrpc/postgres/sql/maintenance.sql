@@ -50,8 +50,17 @@ WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state < 3
 -- The dataset versions that may have staged rows.
 SELECT dataset, version FROM bulk.datasets WHERE delete_time IS NULL
 
+-- name: is_staging
+-- Whether a dataset version has jobs whose rows are staged, or may be.
+SELECT EXISTS (
+  SELECT FROM bulk.jobs j
+  WHERE j.state < 3 AND j.atomic AND j.dataset = %(dataset)s AND j.dataset_version = %(dataset_version)s
+)
+
 -- name: count_overdue
--- Jobs that should have ended. Blocked ones are not counted: what blocks them is.
-SELECT count(*) FROM bulk.jobs j
-WHERE state = 2 AND seal_time < clock_timestamp() - make_interval(secs => %(ends_within_s)s)
+-- Jobs that should have ended. Blocked ones are not counted: what blocks them is. Atomic ones have more time.
+SELECT count(*) FROM bulk.jobs j LEFT JOIN bulk.apply_tasks t ON t.job_id = j.job_id
+WHERE j.state = 2
+  AND j.seal_time < clock_timestamp()
+                    - make_interval(secs => %(ends_within_s)s + coalesce(t.staged_rows, 0) / %(staged_rows_per_s_min)s::float8)
   AND NOT EXISTS (SELECT FROM bulk.job_block(j.job_id, j.dataset))

@@ -37,13 +37,9 @@ BY_POLICY: dict[str, Writer] = {"ignore": ignore.write, "update": update.write, 
 
 @dataclass(slots=True)
 class TableWriter:
-    """Writes rows as their dataset's policy says. Keeps which datasets had broken constraints or conflicts lately.
-
-    applies_large_jobs: whether the staged rows of an atomic job may take as long as their number needs.
-    """
+    """Writes rows as their dataset's policy says. Keeps which datasets had broken constraints or conflicts lately."""
 
     contracts: TableContracts = field(default_factory=TableContracts)
-    applies_large_jobs: bool = False
     _checked_left: dict[str, int] = field(default_factory=dict)
     _staged_left: dict[str, int] = field(default_factory=dict)
     _remembering: RememberingWriter = field(default_factory=RememberingWriter)

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.ingest.messages import DATASET_PREFIX
-from bulkgrpc.model import Job, JobBlock, JobCounts, JobOptions, to_us
+from bulkgrpc.model import ApplyProgress, Job, JobBlock, JobCounts, JobOptions, to_us
 from bulkgrpc.rejections import Rejection
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
 
@@ -36,6 +36,7 @@ def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
         block=_block(job.block),
         discard_reason=job.discard_reason,
         late_batches=job.late_batches,
+        apply_progress=_progress(job.apply_progress),
     )
 
 
@@ -82,6 +83,12 @@ def _block(block: JobBlock | None) -> jobs_pb2.JobBlock | None:
     return jobs_pb2.JobBlock(
         cause=f"CAUSE_{block.cause.name}", reason=block.reason, block_time=to_time(block.block_time)
     )
+
+
+def _progress(progress: ApplyProgress | None) -> jobs_pb2.ApplyProgress | None:
+    if progress is None:
+        return None
+    return jobs_pb2.ApplyProgress(staged_rows=progress.staged_rows, applied_rows=progress.applied_rows)
 
 
 def _counts(counts: JobCounts) -> jobs_pb2.JobCounts:
