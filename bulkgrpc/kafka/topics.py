@@ -20,6 +20,13 @@ ATTEMPT_S = 2.0
 """How long to wait for metadata until the connections are asked for what is wrong."""
 LEADER_POLL_S = 0.05
 _LATEST: Any = vars(kafka_admin)["OffsetSpec"].latest()  # the stubs do not export it
+_LEADER_MOVED = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 _NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 
@@ -125,13 +132,20 @@ def end_offsets(settings: StackSettings) -> dict[int, int]:
 
     Raises KafkaUnavailable if Kafka does not answer within REQUEST_TIMEOUT_S.
     """
-    admin = Administrator(settings)
-    partitions = count_partitions(admin, settings)
-    queries = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
-    try:
-        found = admin.client.list_offsets(queries, request_timeout=REQUEST_TIMEOUT_S)
-        return {asked.partition: answer.result(REQUEST_TIMEOUT_S).offset for asked, answer in found.items()}
-    except (KafkaException, TimeoutError) as error:
-        raise KafkaUnavailable(
-            f"Kafka at {settings.kafka} does not report the end offsets of {settings.topic}: {error}"
-        ) from error
+    pause = threading.Event()
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        # A new one each time: it may remember an earlier leader.
+        admin = Administrator(settings)
+        partitions = count_partitions(admin, settings)
+        queries = {TopicPartition(settings.topic, number): _LATEST for number in range(partitions)}
+        try:
+            found = admin.client.list_offsets(queries, request_timeout=REQUEST_TIMEOUT_S)
+            return {asked.partition: answer.result(REQUEST_TIMEOUT_S).offset for asked, answer in found.items()}
+        except (KafkaException, TimeoutError) as error:
+            moved = isinstance(error, KafkaException) and error.args[0].code() in _LEADER_MOVED
+            if not moved or time.monotonic() > give_up_s:
+                raise KafkaUnavailable(
+                    f"Kafka at {settings.kafka} does not report the end offsets of {settings.topic}: {error}"
+                ) from error
+        pause.wait(LEADER_POLL_S)

@@ -20,6 +20,7 @@ from tests.integration import test_lanes
 from tests.integration.test_lanes import Worker, workers
 from tests.integration.test_transaction import ATOMIC, TOPIC, batch, chunk, epoch, job_row, seal
 from tests.support.database import Connection, count
+from tests.support.tasks import apply_tasks
 
 __all__ = ["epoch", "workers"]
 KEY = JobKey.derive("acme", "k")
@@ -126,6 +127,7 @@ async def test_an_atomic_job_begins_again_once_its_staged_rows_are_deleted(
     assert (opening.job.next_sequence, opening.job.counts.accepted) == (0, 0)
     again = [after(n, batch(n, n * 10, 10, options=ATOMIC), 1) for n in range(3)]
     write(connection, epoch, 2, after(3, seal(3, options=ATOMIC)), *again, after(3, seal(3, options=ATOMIC), 1))
+    apply_tasks(connection)
     assert job_row(connection) == (JobState.SUCCEEDED, 30, 30, 0, 0, 0)
     assert count(connection, "sensor_readings") == 30
 

@@ -15,6 +15,7 @@ from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.meaning import digest_of_schema
 from bulkgrpc.datasets.rows import Rows, to_rows
 from bulkgrpc.kafka.message import MalformedMessage, message_of, to_headers
 from bulkgrpc.model import BlockedBy, Job, JobKey, JobOptions, JobState, Message
@@ -54,8 +55,14 @@ def damaged(sent: Sent, *lost: str) -> Sent:
 
 def register_version(connection: Connection, version: int = 2) -> None:
     dataset = examples.readings()
-    values = {"dataset": dataset.name, "version": version, "message_type": dataset.message_type}
-    connection.execute(family("catalog")["add_dataset"], {**values, "descriptors": dataset.descriptors})
+    values = {
+        "dataset": dataset.name,
+        "version": version,
+        "message_type": dataset.message_type,
+        "descriptors": dataset.descriptors,
+        "schema_digest": digest_of_schema(dataset),
+    }
+    connection.execute(family("catalog")["add_dataset"], values)
 
 
 def retry_now(connection: Connection) -> None:
