@@ -8,13 +8,11 @@ ends the job first decides. No lock outlasts the transaction, so that a connecti
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from bulkgrpc import faults, limits
 from bulkgrpc.consume.apply_tasks import ApplyTask, Deferral, TaskKind
@@ -26,7 +24,7 @@ from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.model import JobCounts, JobKey, JobState
 from bulkgrpc.postgres import dedupe, ledger, rows_time, staged, statements
 from bulkgrpc.postgres.catalog import get_dataset
-from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.connection import Connection, rolled_back_after_a_failure
 from bulkgrpc.postgres.ledger import JobRow
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
@@ -110,7 +108,7 @@ def apply(connection: Connection, task: ApplyTask, rows_s: float, report: Report
     where the connection broke during the commit: the task is there or it is not.
     """
     contracts = TableContracts(rows_s)
-    with _rolled_back_after_a_failure(connection), contracts.one_transaction(connection):
+    with rolled_back_after_a_failure(connection), contracts.one_transaction(connection):
         connection.execute("BEGIN")
         if not connection.execute(_SQL["claim"], _values(task)).rowcount:
             raise NotApplied
@@ -129,18 +127,6 @@ def apply(connection: Connection, task: ApplyTask, rows_s: float, report: Report
             connection.execute("COMMIT")
     faults.reach("task_after_commit")
     return delta.counts
-
-
-@contextmanager
-def _rolled_back_after_a_failure(connection: Connection) -> Iterator[None]:
-    if connection.info.transaction_status is not TransactionStatus.IDLE:
-        raise RuntimeError("a task is a transaction of its own")
-    try:
-        yield
-    except BaseException:
-        with suppress(psycopg.Error):
-            connection.rollback()
-        raise
 
 
 def _apply_rows(connection: Connection, task: ApplyTask, contracts: TableContracts, report: Report) -> _Done:

@@ -8,13 +8,15 @@ functions of a user's triggers may rely on them; `default_transaction_read_only`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 from bulkgrpc import limits
 
@@ -162,3 +164,16 @@ def fit(target: str) -> str:
 def _server(target: str) -> str:
     found = conninfo_to_dict(target)
     return " ".join(str(found.get(name)) for name in ("service", "host", "hostaddr", "port"))
+
+
+@contextmanager
+def rolled_back_after_a_failure(connection: Connection) -> Iterator[None]:
+    """Roll back what the block began and did not commit, if it fails. Raises RuntimeError in a transaction."""
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        raise RuntimeError("the block is a transaction of its own")
+    try:
+        yield
+    except BaseException:
+        with suppress(psycopg.Error):
+            connection.rollback()
+        raise

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Chunk, Received, jobs_of
@@ -26,7 +24,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobKey
 from bulkgrpc.postgres import ledger, multi_lane_jobs, parked
 from bulkgrpc.postgres.apply import NotDecoded, RowsFailed, Work, apply
-from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.connection import Connection, rolled_back_after_a_failure
 from bulkgrpc.postgres.parked import MessageReader, Undecodable
 from bulkgrpc.postgres.writers.table import TableWriter
 
@@ -59,7 +57,7 @@ def _write_chunk(
 ) -> Applied:
     items = prepared.chunk.items
     begun_s = time.perf_counter()
-    with _rolled_back_after_a_failure(connection):
+    with rolled_back_after_a_failure(connection):
         view, jobs = _begin(connection, topic, prepared.chunk)
         view = replace(view, blocked_datasets=view.blocked_datasets.union(blocked))
         deferrals = defer(items, view, prepared.undecoded, prepared.unreadable)
@@ -111,7 +109,7 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
     begun_s = time.perf_counter()
     # Before their jobs are locked: a drain may have one for a minute, and then a message of its queue is parked.
     check_deferrals_ahead(items, defer(items, parked.view(connection, topic, items, main_path=True)))
-    with _rolled_back_after_a_failure(connection):
+    with rolled_back_after_a_failure(connection):
         deferrals, view, jobs, locked = _begin_ahead(connection, topic, prepared, "BEGIN", _AHEAD_LOCK_TIMEOUT)
         begun = [
             item
@@ -191,19 +189,6 @@ def _send(
     while cursor.nextset():
         found.append(cursor.fetchall())
     return found
-
-
-@contextmanager
-def _rolled_back_after_a_failure(connection: Connection) -> Iterator[None]:
-    """Roll back what the block began and did not commit, if it fails. Raises RuntimeError in a transaction."""
-    if connection.info.transaction_status is not TransactionStatus.IDLE:
-        raise RuntimeError("a chunk is a transaction of its own")
-    try:
-        yield
-    except BaseException:
-        with suppress(psycopg.Error):
-            connection.rollback()
-        raise
 
 
 class SliceAborted(Exception):

@@ -11,6 +11,7 @@ from tests.chaos.faults_kafka import KAFKA_FAULTS
 from tests.chaos.faults_postgres import POSTGRES_FAULTS
 from tests.chaos.faults_process import PROCESS_FAULTS
 from tests.chaos.faults_restore import RESTORE_FAULTS
+from tests.chaos.faults_topic import TOPIC_REPLACED
 from tests.chaos.faults_user import USER_FAULTS
 
 FAULTS = {
@@ -24,8 +25,9 @@ FAULTS = {
         *NETWORK_FAULTS,
     )
 }
-STORM_FAULTS = {**FAULTS, **{fault.name: fault for faults in USER_FAULTS.values() for fault in faults}}
-"""Those of users are tried one by one in tests/blast."""
+_DRAWN = {**FAULTS, TOPIC_REPLACED.name: TOPIC_REPLACED}
+STORM_FAULTS = {**_DRAWN, **{fault.name: fault for faults in USER_FAULTS.values() for fault in faults}}
+"""Those of users are tried one by one in tests/blast, the topic's replacement on a service of its own."""
 QUIET = 0.25
 """The part of a storm's periods in which nothing happens."""
 USERS = 0.5
@@ -42,6 +44,7 @@ ALONE = frozenset(
         "postgres: no connection left",
         "kafka: group offsets deleted",
         "kafka: a stored batch vanishes",
+        TOPIC_REPLACED.name,
         "worker: a zombie with a pending chunk",
         "worker: a zombie before its COMMIT",
         "worker: SIGSTOP past max.poll.interval",
@@ -83,7 +86,7 @@ def _some(chance: random.Random) -> tuple[Fault, ...]:
     """Draw faults of different parts. The part is drawn first, because the network and the users have many faults."""
     of_part: dict[str, list[Fault]] = {}
     users = chance.random() < USERS
-    for fault in FAULTS.values():
+    for fault in _DRAWN.values():
         # A table is repaired in a PostgreSQL that answers.
         if fault.name not in NOT_IN_STORMS and not (users and (fault.part == POSTGRES or fault.name in ALONE)):
             of_part.setdefault(fault.part, []).append(fault)
