@@ -100,7 +100,7 @@ def _explained(error: KafkaError, settings: StackSettings) -> str:
 
 
 def _check_tls(said: str, settings: StackSettings) -> str:
-    if "plaintext" in said:
+    if "plaintext" in said or "closed by peer" in said:
         return f"{_check('security.protocol')}, it is {_protocol(settings)}"
     if "alert" in said:
         return f"the broker does not accept our certificate, {_check('ssl.certificate.location', 'ssl.key.location')}"
