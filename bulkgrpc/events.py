@@ -112,6 +112,10 @@ class Event(enum.StrEnum):
         "Batches of a job arrived after its seal, as from a server that was paused. They are in bulk.late_batches, and "
         "the job's counts stay.",
     )
+    LEDGER_NOT_COMPARED = (
+        "ledger_not_compared",
+        "Kafka did not report for 10 s what the group committed; partitions are acquired without comparing that.",
+    )
     LEDGER_NOT_WATCHED = (
         "ledger_not_watched",
         "No heartbeat of the ledger was stored, or it could not be compared with Kafka's; tried again after 5 s.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 import structlog
 
 from bulkgrpc import metrics
-from bulkgrpc.consume.heartbeat import Heartbeat, LedgerState, TookBack, taken_back
+from bulkgrpc.consume.heartbeat import Committed, Heartbeat, LedgerState, TookBack, taken_back
 from bulkgrpc.consume.heartbeat_ports import GroupOffsets, Heartbeats
 from bulkgrpc.consume.ports import RecordLogError, StoreError
 from bulkgrpc.positions import Ownership
@@ -17,6 +18,8 @@ from bulkgrpc.positions import Ownership
 log = structlog.get_logger()
 
 BEAT_EVERY_S = 5.0
+COMPARES_WITHIN_S = 10.0
+"""How long partitions wait for what the group committed. Then they are written, and a restore may not be noticed."""
 
 
 class BeatingLedgerWatch:
@@ -34,6 +37,7 @@ class BeatingLedgerWatch:
         self._last_beat = 0
         self._heartbeat: Heartbeat | None = None
         self._restarted = False
+        self._unknown_since_s: float | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -58,7 +62,9 @@ class BeatingLedgerWatch:
 
         Nobody commits what the ledger does not have: a former owner of the partitions is fenced since they were read.
         """
-        committed = self._group.committed(acquired.keys())
+        committed = self._committed(acquired.keys())
+        if committed is None:
+            return
         ledger = self._heartbeats.state()
         positions = {partition: owned.next_offset for partition, owned in acquired.items()}
         ledger = LedgerState(ledger.heartbeat, positions, ledger.moved_at)
@@ -71,6 +77,21 @@ class BeatingLedgerWatch:
             self._heartbeats.raise_to(found.known.number)
         metrics.ledger_older.add(1)
         log.error("ledger_older", **_fields(found, ledger))
+
+    def _committed(self, partitions: Collection[int]) -> Mapping[int, Committed] | None:
+        """Return what the group committed; None if that is not known for COMPARES_WITHIN_S. Raises RecordLogError."""
+        try:
+            found = self._group.committed(partitions)
+        except RecordLogError as error:
+            now_s = time.monotonic()
+            if self._unknown_since_s is None:
+                self._unknown_since_s = now_s
+            if now_s - self._unknown_since_s < COMPARES_WITHIN_S:
+                raise
+            log.warning("ledger_not_compared", error=str(error))
+            return None
+        self._unknown_since_s = None
+        return found
 
     def _run(self) -> None:
         while not self._stopping.wait(BEAT_EVERY_S):

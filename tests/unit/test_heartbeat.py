@@ -11,6 +11,7 @@ import pytest
 from bulkgrpc.consume.heartbeat import Committed, Heartbeat, LedgerState, TookBack, taken_back
 from bulkgrpc.consume.ports import RecordLogError
 from bulkgrpc.positions import Ownership
+from workers import ledger_watch
 from workers.ledger_watch import BeatingLedgerWatch
 
 BEGAN = datetime(2026, 11, 30, tzinfo=UTC)
@@ -149,6 +150,22 @@ def test_an_older_ledger_is_noted_once_and_beats_above_what_kafka_has(
 
 
 def test_positions_are_not_taken_without_the_comparison(database: Database, watch: BeatingLedgerWatch) -> None:
+    database.kafka_answers = False
+    with pytest.raises(RecordLogError):
+        watch.acquired(database.owned())
+
+
+def test_a_kafka_that_never_reports_what_was_committed_keeps_partitions_waiting_for_a_while_only(
+    database: Database, watch: BeatingLedgerWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.kafka_answers = False
+    with pytest.raises(RecordLogError):
+        watch.acquired(database.owned())
+    monkeypatch.setattr(ledger_watch, "COMPARES_WITHIN_S", 0.0)
+    watch.acquired(database.owned())
+    monkeypatch.undo()
+    database.kafka_answers = True
+    watch.acquired(database.owned())
     database.kafka_answers = False
     with pytest.raises(RecordLogError):
         watch.acquired(database.owned())
