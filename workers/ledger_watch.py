@@ -60,7 +60,7 @@ class BeatingLedgerWatch:
     def acquired(self, acquired: Mapping[int, Ownership]) -> None:
         """Compare positions that were read from the ledger with what the group committed.
 
-        Nobody commits what the ledger does not have: a former owner of the partitions is fenced since they were read.
+        No worker commits what the ledger lacks: a former owner of the partitions is fenced since they were read.
         """
         committed = self._committed(acquired.keys())
         if committed is None:

@@ -1,4 +1,4 @@
-"""What tells two definitions of a dataset apart, whatever their versions are. Pure."""
+"""What distinguishes two definitions of a dataset, whatever their versions are. Pure."""
 
 from __future__ import annotations
 

@@ -107,14 +107,12 @@ def _check_tls(said: str, settings: StackSettings) -> str:
     return _check("ssl.ca.location")
 
 
-def consumer(
-    settings: StackSettings, fixed: Mapping[str, object], tuned: Mapping[str, object] = _NONE, **more: Any
-) -> Consumer:
-    """Return a consumer. fixed: properties that nobody may change; tuned: ours, unless the settings have others.
+def consumer(settings: StackSettings, fixed: Mapping[str, object], tuned: Mapping[str, object] = _NONE) -> Consumer:
+    """Return a consumer. fixed: properties that no setting changes; tuned: ours, unless the settings have others.
 
-    Raises KafkaMisconfigured.
+    Raises KafkaMisconfigured, and KafkaUnavailable without a token.
     """
-    return _make(lambda properties: Consumer(properties, **more), settings, fixed, tuned)
+    return _make(Consumer, settings, fixed, tuned)
 
 
 def producer(settings: StackSettings, fixed: Mapping[str, object], tuned: Mapping[str, object] = _NONE) -> Producer:

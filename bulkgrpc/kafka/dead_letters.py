@@ -51,7 +51,7 @@ class DeadLetter:
 
     @property
     def message(self) -> Message | None:
-        """The message, if it says which job it is of: an earlier release stored such messages, too. Else None."""
+        """The message, if its headers name a job: an earlier release stored such messages, too. Else None."""
         try:
             return message_of(self.headers, self.payload)
         except (MalformedMessage, NewerFormat):
@@ -181,7 +181,7 @@ class DeadLetters:
         config = {"max.message.bytes": str(limits.DEAD_LETTER_BYTES_MAX), "retention.ms": "-1"}
         topic = NewTopic(self._topic, 1, self._settings.replication, config=config)
         admin = Administrator(self._settings)
-        if not exists(admin, self._topic):
+        if not exists(admin, topic):
             create(admin, topic)
 
 

@@ -45,29 +45,29 @@ def ensure_topic(settings: StackSettings, may_create: Callable[[], bool] = lambd
     if Kafka does not answer within REQUEST_TIMEOUT_S, and what `may_create` raises.
     """
     admin = Administrator(settings)
-    if not exists(admin, settings.topic):
+    topic = NewTopic(
+        settings.topic,
+        num_partitions=settings.partitions,
+        replication_factor=settings.replication,
+        config={"max.message.bytes": str(limits.KAFKA_MESSAGE_BYTES_MAX)},
+    )
+    if not exists(admin, topic):
         if not may_create():
             raise TopicMissing(
                 f"Kafka at {settings.kafka} has no topic {settings.topic}, although the ledger has positions of it: "
                 "acknowledged records may be lost; restore the topic, or create it with as many partitions, and run "
                 "`bulkgrpc ledger adopt-topic`"
             )
-        topic = NewTopic(
-            settings.topic,
-            num_partitions=settings.partitions,
-            replication_factor=settings.replication,
-            config={"max.message.bytes": str(limits.KAFKA_MESSAGE_BYTES_MAX)},
-        )
         create(admin, topic)
     return count_partitions(admin, settings)
 
 
-def exists(admin: Administrator, topic: str) -> bool:
-    """Return whether Kafka has a topic. Raises NoRight, KafkaUnavailable."""
-    error = _metadata(admin, topic).error
+def exists(admin: Administrator, topic: NewTopic) -> bool:
+    """Return whether Kafka has a topic of this name. Raises NoRight, KafkaUnavailable."""
+    error = _metadata(admin, topic.topic).error
     if error is not None and error.code() in _NO_RIGHT:
         raise NoRight(
-            f"Kafka does not show topic {topic} to this user: if it exists, grant DESCRIBE on it, and READ for "
+            f"Kafka does not show topic {topic.topic} to this user: if it exists, grant DESCRIBE on it, and READ for "
             f"workers, WRITE for servers; else create it: {_how_to_create(topic)}"
         )
     return error is None or error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART
@@ -82,7 +82,7 @@ def create(admin: Administrator, topic: NewTopic) -> None:
         if code in _NO_RIGHT:
             raise NoRight(
                 f"Kafka has no topic {topic.topic}, and this user may not create it: "
-                f"{_how_to_create(topic.topic, topic)}, or grant CREATE on it"
+                f"{_how_to_create(topic)}, or grant CREATE on it"
             ) from error
         if code != KafkaError.TOPIC_ALREADY_EXISTS:
             raise admin.unavailable(error) from error
@@ -90,12 +90,9 @@ def create(admin: Administrator, topic: NewTopic) -> None:
         raise admin.unavailable(error) from error
 
 
-def _how_to_create(name: str, topic: NewTopic | None = None) -> str:
-    partitions = "N" if topic is None else str(topic.num_partitions)
-    return (
-        f"`kafka-topics.sh --create --topic {name} --partitions {partitions} "
-        f"--config max.message.bytes={limits.KAFKA_MESSAGE_BYTES_MAX}`"
-    )
+def _how_to_create(topic: NewTopic) -> str:
+    settings = "".join(f" --config {name}={value}" for name, value in (topic.config or {}).items())
+    return f"`kafka-topics.sh --create --topic {topic.topic} --partitions {topic.num_partitions}{settings}`"
 
 
 def count_partitions(admin: Administrator, settings: StackSettings) -> int:

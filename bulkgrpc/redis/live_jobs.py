@@ -39,7 +39,7 @@ CONNECTIONS_MAX: Final = 16
 
 # The digests in ARGV are those right before next_sequence. If they are not contiguous with the known ones, the ring
 # contains digests of other batches: it is deleted first.
-# A job that was opened again after a loss begins anew: of its hash only what is about its streams is kept.
+# A job that was opened again after a loss begins again: of its hash only what is about its streams is kept.
 _SAVE = """
 local attempt = tonumber(redis.call('HGET', KEYS[1], 'attempt') or 0)
 if tonumber(ARGV[9]) < attempt then return 0 end
