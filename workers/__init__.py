@@ -10,6 +10,9 @@ writer.py       decodes each chunk on one thread, after its dead letters are sto
                 applied, replayed or fenced
 express.py      the express path: a thread that applies what waits in Kafka behind hot tenants
 drain.py        the drain: three threads apply parked messages
+apply.py        three threads that apply the staged rows of atomic jobs
+ledger_watch.py  the thread that beats, and notices that PostgreSQL came back older
+rounds.py       a thread that works in rounds, as those of apply.py and drain.py do
 maintenance.py  the maintenance thread
 
 A chunk moves downward: Poller.step → Intake.fill (assembly) → WriterThread → prepare (decode) → ChunkWriter.write

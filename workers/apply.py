@@ -15,6 +15,7 @@ import structlog
 from bulkgrpc import metrics
 from bulkgrpc.consume.apply_tasks import ApplyTask, ApplyTasks, TaskFailed, TaskKind, after_failure
 from bulkgrpc.consume.ports import StoreError
+from workers.rounds import RoundsThread
 
 log = structlog.get_logger()
 
@@ -22,7 +23,6 @@ IDLE_S = 1.0
 """How long to wait at most for a task: one of a worker that has ended, or one that is tried again."""
 BUSY_S = 0.02
 """How long to wait after the first round without a task: another worker may have looked at it just then."""
-FAILED_WAIT_S = 1.0
 SERVED_MAX = 1000
 """Tenants whose turn is remembered."""
 INTERRUPTED_S = 5.0
@@ -76,8 +76,7 @@ class ApplyThread:
         self._tasks, self._kind, self._stopping, self._wake_all = tasks, kind, stopping, wake_all
         self._served: dict[str, None] = {}
         self._wait_s = BUSY_S
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"apply-{kind.value}", daemon=True)
+        self._thread = RoundsThread(f"apply-{kind.value}", self.round, _log_failure, tasks.close, stopping)
 
     def start(self) -> None:
         """Start the thread."""
@@ -85,7 +84,7 @@ class ApplyThread:
 
     def wake(self) -> None:
         """Begin the next round now."""
-        self._wake.set()
+        self._thread.wake()
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended, `timeout_s` at most."""
@@ -93,7 +92,7 @@ class ApplyThread:
 
     def interrupt(self) -> None:
         """Let a running task be rolled back soon. `stopping` is set: another worker applies it from its beginning."""
-        if self._thread.is_alive():
+        if self._thread.runs:
             self._tasks.interrupt()
 
     def round(self) -> float:
@@ -150,22 +149,9 @@ class ApplyThread:
             retry_in_s=round(deferral.wait_s, 1),
         )
 
-    def _run(self) -> None:
-        wait_s = 0.0
-        while not self._stopping.is_set():
-            self._wake.wait(wait_s)
-            self._wake.clear()
-            if self._stopping.is_set():
-                break
-            try:
-                wait_s = self.round()
-            except StoreError as error:
-                log.warning("apply_failed", error=str(error))
-                self._tasks.close()
-                wait_s = FAILED_WAIT_S
-            except Exception:
-                # Any exception: if the thread ended, atomic jobs would wait for another worker.
-                log.exception("apply_failed")
-                self._tasks.close()
-                wait_s = FAILED_WAIT_S
-        self._tasks.close()
+
+def _log_failure(error: Exception) -> None:
+    if isinstance(error, StoreError):
+        log.warning("apply_failed", error=str(error))
+    else:
+        log.exception("apply_failed")

@@ -27,6 +27,7 @@ from bulkgrpc.consume.ports import (
     StoreUnavailable,
 )
 from bulkgrpc.consume.upgrade import WaitLog
+from workers.rounds import RoundsThread
 
 log = structlog.get_logger()
 
@@ -37,7 +38,6 @@ BUSY_S = 0.02
 SLICE_MESSAGES = 256
 CUT = 8
 """A slice that failed is cut to such a part."""
-FAILED_WAIT_S = 1.0
 FORGOTTEN_AFTER_S = 300.0
 """A queue that failed and has had no parked message for so long is taken for a new one."""
 
@@ -65,11 +65,11 @@ class Drain:
         queues: SlowQueues = {}
         quick, slow, longest = make(), make(), make()
         longest_drain = LongestDrain(longest, queues, stopping)
-        self._longest = _Thread("drain-longest", longest, longest_drain.round, stopping)
+        self._longest = _thread("drain-longest", longest, longest_drain.round, stopping)
         slow_drain = SlowDrain(slow, queues, stopping, self._longest.wake)
-        self._slow = _Thread("drain-slow", slow, slow_drain.round, stopping)
+        self._slow = _thread("drain-slow", slow, slow_drain.round, stopping)
         quick_drain = QuickDrain(quick, queues, stopping, self._slow.wake)
-        self._quick = _Thread("drain", quick, quick_drain.round, stopping)
+        self._quick = _thread("drain", quick, quick_drain.round, stopping)
 
     def start(self) -> None:
         """Start the threads."""
@@ -81,43 +81,15 @@ class Drain:
         self._quick.wake()
 
 
-class _Thread:
-    """Runs rounds until `stopping` is set. round_: does what there is to do; returns how long to wait, seconds."""
+def _thread(name: str, parked: ParkedMessages, round_: Callable[[], float], stopping: threading.Event) -> RoundsThread:
+    return RoundsThread(name, round_, _log_failure, parked.close, stopping)
 
-    def __init__(
-        self, name: str, parked: ParkedMessages, round_: Callable[[], float], stopping: threading.Event
-    ) -> None:
-        self._parked, self._round, self._stopping = parked, round_, stopping
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Begin the next round now."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        wait_s = 0.0
-        while not self._stopping.is_set():
-            self._wake.wait(wait_s)
-            self._wake.clear()
-            if self._stopping.is_set():
-                break
-            try:
-                wait_s = self._round()
-            except StoreError as error:
-                log.warning("drain_failed", error=str(error))
-                self._parked.close()
-                wait_s = FAILED_WAIT_S
-            except Exception:
-                # Any exception: if the thread ended, parked messages would wait for another worker.
-                log.exception("drain_failed")
-                self._parked.close()
-                wait_s = FAILED_WAIT_S
-        self._parked.close()
+def _log_failure(error: Exception) -> None:
+    if isinstance(error, StoreError):
+        log.warning("drain_failed", error=str(error))
+    else:
+        log.exception("drain_failed")
 
 
 class _Rounds:

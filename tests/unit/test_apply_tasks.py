@@ -180,7 +180,7 @@ def test_a_task_that_outlasts_the_end_of_its_worker_is_interrupted_and_left_as_i
 
 @pytest.mark.parametrize("error", [StoreUnavailable("PostgreSQL is restarted"), RuntimeError("a fault of ours")])
 def test_no_error_ends_the_thread(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.apply.FAILED_WAIT_S", 0.01)
+    monkeypatch.setattr("workers.rounds.FAILED_WAIT_S", 0.01)
     stopping = threading.Event()
     tasks = FakeTasks([a_task("acme")], errors=[error])
     thread = ApplyThread(tasks, TaskKind.SMALL, stopping)
