@@ -67,13 +67,15 @@ check: setup ## Check format, lint rules, types, layering, protos, sizes and the
 	if git rev-parse --quiet --verify main >/dev/null; then $(BIN)/buf breaking --against '.git#branch=main'; fi
 	$(BIN)/python -m tools.budgets
 	$(BIN)/python -m tools.generate --check
+	$(BIN)/python -m tools.metrics_page --check
 
 format: setup ## Format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: setup ## Generate the Python code of the protos
+generate: setup ## Generate the Python code of the protos, and docs/metrics.md
 	$(BIN)/python -m tools.generate
+	$(BIN)/python -m tools.metrics_page
 
 lock: ## Resolve the dependencies into requirements/dev.lock; `make lock UPGRADE=--upgrade` for newer ones
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev $(UPGRADE) \

@@ -29,7 +29,16 @@ class Event(enum.StrEnum):
         "calls that need it, and logs each reason every 10 s.",
     )
 
+    TELEMETRY_SERVED = (
+        "telemetry_served",
+        "The process answers `/metrics`, `/livez` and `/readyz` at `address`.",
+    )
+
     # Server
+    BACKLOG_UNKNOWN = (
+        "backlog_unknown",
+        "The server cannot measure what is stored and not applied yet; its metrics of that are missing after 60 s.",
+    )
     KAFKA_UNAVAILABLE_AT_START = (
         "kafka_unavailable_at_start",
         "Kafka does not answer a server that starts, as `error` says; it tries again for 20 s.",

@@ -38,7 +38,17 @@ class StackSettings(BaseSettings):
     replication: int = Field(1, ge=1, le=10, description="replicas of each topic when it is created")
 
 
-class ServerSettings(StackSettings):
+class ProcessSettings(StackSettings):
+    """What servers and workers have in common."""
+
+    metrics_listen: str = Field(
+        "127.0.0.1:9464",
+        description="address of /metrics, /livez and /readyz, host:port; the processes of a machine take the ports "
+        "from it on; empty for none",
+    )
+
+
+class ServerSettings(ProcessSettings):
     """The ingest server's settings."""
 
     listen: str = Field("127.0.0.1:50051", description="address to serve gRPC on, host:port")
@@ -73,7 +83,7 @@ class ServerSettings(StackSettings):
     )
 
 
-class WorkerSettings(StackSettings):
+class WorkerSettings(ProcessSettings):
     """The worker's settings."""
 
     group: str = Field("bulkgrpc-workers", description="Kafka consumer group")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from bulkgrpc.consume.express import TenantShares, is_late
 from bulkgrpc.consume.express_ports import ExpressPath
 from bulkgrpc.consume.ports import Applied, RecordLogError, WorkerPorts
 from bulkgrpc.consume.tuning import ChunkTuner
+from bulkgrpc.model import Kind
 from bulkgrpc.positions import Outcome
 from bulkgrpc.settings import WorkerSettings
 from workers.intake import Intake
@@ -58,6 +60,7 @@ class Poller:
         self._tuner = ChunkTuner(settings.chunk_rows_min, settings.chunk_rows_max, settings.chunk_commit_ms / 1000)
         self._results_to_ignore = 0  # of chunks that were submitted before one that was not applied
         self._note = ""
+        self.stepped_at_s = 0.0  # by the clock of the ports; 0 before the first step
         self.partitions = Partitions(ports, self._pressure)
         bounds = ChunkBounds(self._tuner.rows, settings.chunk_bytes_max)
         self.intake = Intake(ports, self.partitions.owned, bounds, express.was_applied)
@@ -89,6 +92,7 @@ class Poller:
 
         The chunk is filled once the writer has room: so it has the messages of every partition that arrived until then.
         """
+        self.stepped_at_s = self._now_s
         self._take_results(0)
         self._drop(self.partitions.take_stopped())
         self._watch_ledger()
@@ -183,6 +187,7 @@ class Poller:
         self._pressure.recovered()
         metrics.count_records(applied.counts.values())
         metrics.chunk_seconds.record(applied.total_s)
+        self._record_latencies(chunk)
         for job, batches in applied.late_batches.items():
             metrics.batches_late.add(batches)
             log.warning("late_batches", job=job.name, batches=batches)
@@ -207,6 +212,12 @@ class Poller:
         self._commit({s.partition: s.to_offset for s in chunk.spans if s.partition in owned})
         if self._pressure.resume():
             self.ports.log.resume(self.partitions.owned.fetched)
+
+    def _record_latencies(self, chunk: Chunk) -> None:
+        now_s = time.time()
+        for item in chunk.items:
+            if item.message.kind is Kind.BATCH:
+                metrics.processing_latency.record(max(0.0, now_s - item.message.sent_at.timestamp()))
 
     def _commit(self, offsets: Mapping[int, int]) -> None:
         try:

@@ -53,9 +53,11 @@ from bulkgrpc.postgres.worker_ports import (
     check_schema,
 )
 from bulkgrpc.settings import WorkerSettings, load
+from bulkgrpc.telemetry import Probes, Telemetry, WrongTelemetry
 from workers.apply import Apply
 from workers.drain import Drain
 from workers.express import Express
+from workers.health import Health
 from workers.ledger_watch import BeatingLedgerWatch
 from workers.maintenance import MaintenanceThread
 from workers.poller import Poller
@@ -102,7 +104,10 @@ def run(
     logs.set_up()
     stopping = threading.Event()
     seconds_since = stop_on_signals(stopping)
+    health = Health(stopping)
     try:
+        telemetry = Telemetry("bulkgrpc-worker")
+        telemetry.serve(settings.metrics_listen, Probes(health.live, health.ready))
         check_schema(settings.postgres)
         open_topic(settings)
         registry = PostgresDatasetRegistry(settings.postgres)
@@ -115,13 +120,15 @@ def run(
         tasks.start()
         sys.stdout.write(f"working on {settings.topic} as a member of {settings.group}\n")
         sys.stdout.flush()
+        health.watch(lambda: poller.stepped_at_s)
         poller.run()
         tasks.stop(max(0.0, settings.drain_s - seconds_since()))
+        telemetry.stop()
     except GroupNotLeft as error:
         _exit_now(error)
     except StoreUnavailable as error:
         _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {error}")
-    except KafkaMisconfigured as error:
+    except (KafkaMisconfigured, WrongTelemetry) as error:
         _fail(str(error), WRONG_SETTINGS)
     except (SchemaMissing, KafkaUnavailable) as error:
         _fail(str(error))

@@ -51,6 +51,7 @@ COMMANDS = {
     "worker": Command("service:worker", _SERVICE, _PROCESS),
     "migrate": Command("service:migrate", _SERVICE),
     "doctor": Command("doctor:doctor", _SERVICE),
+    "lag": Command("lag:lag", _SERVICE),
     "bench": Command("bench:app", _SERVICE),
     "tune": Command("tune:tune", _SERVICE),
     "up": Command("stack:up", _STACK),

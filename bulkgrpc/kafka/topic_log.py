@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -20,6 +20,7 @@ TIMEOUT_S = 2.0
 """Of each request. The poll loop waits for two."""
 # The stubs do not export it.
 _OffsetSpec: Any = vars(kafka_admin)["OffsetSpec"]
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
@@ -40,8 +41,8 @@ class KafkaTopicLog:
 
     def ranges(self, partitions: Collection[int]) -> Mapping[int, LogRange]:
         """Return what Kafka has of partitions. One for which it does not answer is left out."""
-        starts = self._offsets(partitions, _OffsetSpec.earliest())
-        ends = self._offsets(starts.keys(), _OffsetSpec.latest())
+        starts = self._offsets(dict.fromkeys(partitions, _OffsetSpec.earliest()))
+        ends = self._offsets(dict.fromkeys(starts, _OffsetSpec.latest()))
         return {number: LogRange(starts[number].offset, end.offset) for number, end in ends.items()}
 
     def first_from(self, partitions: Collection[int], time: datetime | None) -> Mapping[int, tuple[int, datetime]]:
@@ -49,8 +50,13 @@ class KafkaTopicLog:
 
         time: None for the first message.
         """
-        since_ms = 0 if time is None else int(time.timestamp() * 1000)
-        found = self._offsets(partitions, _OffsetSpec.for_timestamp(since_ms))
+        return self.first_at(dict.fromkeys(partitions, _EPOCH if time is None else time))
+
+    def first_at(self, times: Mapping[int, datetime]) -> Mapping[int, tuple[int, datetime]]:
+        """Return offset and time of each partition's first message that is not older than its time; left out: none."""
+        found = self._offsets(
+            {number: _OffsetSpec.for_timestamp(int(time.timestamp() * 1000)) for number, time in times.items()}
+        )
         return {
             number: (one.offset, datetime.fromtimestamp(one.timestamp / 1000).astimezone())
             for number, one in found.items()
@@ -69,20 +75,20 @@ class KafkaTopicLog:
         except TimeoutError as error:
             raise RecordLogError(f"Kafka does not describe topic {self._topic} in time") from error
 
-    def _offsets(self, partitions: Collection[int], spec: Any) -> dict[int, Any]:
+    def _offsets(self, specs: Mapping[int, Any]) -> dict[int, Any]:
         """Return what Kafka answers for partitions; those for which it does not are asked for twice."""
-        found = self._ask(partitions, spec)
-        if missing := set(partitions) - found.keys():
+        found = self._ask(specs)
+        if missing := specs.keys() - found.keys():
             # A client may remember the epoch of an earlier leader, which brokers refuse: a new one does not.
             self._admin = Administrator(self._settings).client
-            found |= self._ask(missing, spec)
+            found |= self._ask({number: specs[number] for number in missing})
         return found
 
-    def _ask(self, partitions: Collection[int], spec: Any) -> dict[int, Any]:
-        if not partitions:
+    def _ask(self, specs: Mapping[int, Any]) -> dict[int, Any]:
+        if not specs:
             return {}
         found = {}
-        queries = {TopicPartition(self._topic, number): spec for number in partitions}
+        queries = {TopicPartition(self._topic, number): spec for number, spec in specs.items()}
         # Kept until all have answered: another thread may replace it, and a client that is freed never answers.
         admin = self._admin
         for place, answer in admin.list_offsets(queries, request_timeout=TIMEOUT_S).items():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
+from opentelemetry.metrics import Observation
 
+from bulkgrpc import metrics
+from bulkgrpc.consume.backlog import measure
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.batch_appender import LogAccess
 from bulkgrpc.ingest.byte_budget import ByteBudget
@@ -41,11 +44,14 @@ from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.postgres import blocks, catalog, jobs, schema, topics
 from bulkgrpc.postgres.deadlines import make_pool
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
+from bulkgrpc.server.backlog_watch import BacklogWatch
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
 from bulkgrpc.server.grpc.endpoint import FrontDoorParts, GrpcEndpoint, grpc_endpoint
+from bulkgrpc.server.health import Health
 from bulkgrpc.server.supervisor import SERVE_SIGNAL
 from bulkgrpc.server.topic import open_topic
 from bulkgrpc.settings import ServerSettings
+from bulkgrpc.telemetry import Probes, Telemetry, WrongTelemetry
 
 _log = structlog.get_logger()
 
@@ -97,24 +103,32 @@ async def serve(settings: ServerSettings, announce: Callable[[str], None], *, sh
         loop.add_signal_handler(number, stop.set)
     # Before the announcement, after which the signal may arrive.
     loop.add_signal_handler(SERVE_SIGNAL, all_serve.set)
-    async with serving(settings, shared_port=shared_port) as running:
-        announce(running.address)
-        _log.info("server_started", address=running.address, auth=settings.auth, topic=settings.topic)
-        waits = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(running.producer.fatal.wait())}
-        reporting = asyncio.ensure_future(_report_serving(running, all_serve))
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*waits, reporting):
-            task.cancel()
-        failed = running.producer.fatal.is_set()
-        if failed:
-            # Its state at the broker is lost: only a new process gets a new producer.
-            _log.error("producer_failed")
-        await drain(running, 0.0 if failed else settings.drain_s)
+    health = Health()
+    with _telemetry(settings, health):
+        beating = asyncio.ensure_future(health.run())
+        async with serving(settings, shared_port=shared_port) as running:
+            if not shared_port:
+                health.serves()
+            announce(running.address)
+            _log.info("server_started", address=running.address, auth=settings.auth, topic=settings.topic)
+            waits = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(running.producer.fatal.wait())}
+            reporting = asyncio.ensure_future(_report_serving(running, health, all_serve))
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*waits, reporting):
+                task.cancel()
+            failed = running.producer.fatal.is_set()
+            if failed:
+                # Its state at the broker is lost: only a new process gets a new producer.
+                _log.error("producer_failed")
+            health.drains()
+            await drain(running, 0.0 if failed else settings.drain_s)
+        beating.cancel()
     return 1 if failed else 0
 
 
-async def _report_serving(running: Serving, all_serve: asyncio.Event) -> None:
+async def _report_serving(running: Serving, health: Health, all_serve: asyncio.Event) -> None:
     await all_serve.wait()
+    health.serves()
     await running.endpoint.announce_serving()
 
 
@@ -156,12 +170,20 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         # Before the first stream: the topic may be another one since the server ended.
         await background.topic.look()
         stack.push_async_callback(background.progress.flush)
-        tasks = (background.progress.run(), background.watch.run(), background.parked.run(), background.topic.run())
+        tasks = (
+            background.progress.run(),
+            background.watch.run(),
+            background.parked.run(),
+            background.topic.run(),
+            _backlog_watch(settings).run(),
+        )
         for task in tasks:
             stack.callback(asyncio.create_task(task).cancel)
         parts = _front_door_parts(settings, stores, background)
         endpoint = await stack.enter_async_context(grpc_endpoint(settings, parts, shared_port=shared_port))
-        yield Serving(parts.session.admission, endpoint, producer)
+        admission = parts.session.admission
+        metrics.streams_open.observe(lambda: [Observation(admission.open_streams)])
+        yield Serving(admission, endpoint, producer)
 
 
 def _front_door_parts(settings: ServerSettings, stores: Stores, background: Background) -> FrontDoorParts:
@@ -205,6 +227,26 @@ def _producer(settings: ServerSettings) -> RecordsProducer:
         return RecordsProducer(settings, settings.in_flight_bytes_max)
     except KafkaMisconfigured as error:
         raise CannotServe(str(error), WRONG_SETTINGS) from error
+
+
+@contextmanager
+def _telemetry(settings: ServerSettings, health: Health) -> Iterator[None]:
+    """Export metrics, and answer whether the server is live and ready, while the context lasts. Raises CannotServe."""
+    try:
+        telemetry = Telemetry("bulkgrpc-server")
+        telemetry.serve(settings.metrics_listen, Probes(health.live, health.ready))
+    except WrongTelemetry as error:
+        raise CannotServe(str(error), WRONG_SETTINGS) from error
+    try:
+        yield
+    finally:
+        telemetry.stop()
+
+
+def _backlog_watch(settings: ServerSettings) -> BacklogWatch:
+    log = KafkaTopicLog(settings)
+    ledger = topics.PostgresTopicLedger(settings.postgres, settings.topic)
+    return BacklogWatch(lambda: measure(log, ledger, _now()))
 
 
 def _live_jobs(settings: ServerSettings) -> RedisLiveJobs:

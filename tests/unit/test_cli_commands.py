@@ -40,6 +40,7 @@ COMMANDS = [
     ("ledger", "accept-loss"),
     ("migrate",),
     ("doctor",),
+    ("lag",),
     ("tune",),
     ("up",),
     ("down",),
