@@ -52,13 +52,19 @@ class Metric:
 
 
 REGISTRY: list[Metric] = []
+_counters: list[tuple[Metric, Counter]] = []
 DURATION_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _meter = metrics.get_meter("bulkgrpc")
 
 
 def _counter(process: Process, name: str, *, unit: str, description: str, attributes: Sequence[str] = ()) -> Counter:
-    REGISTRY.append(Metric(name, Kind.COUNTER, process, unit, description, attributes))
-    return _meter.create_counter(name, unit, description)
+    metric, counter = (
+        Metric(name, Kind.COUNTER, process, unit, description, attributes),
+        _meter.create_counter(name, unit, description),
+    )
+    REGISTRY.append(metric)
+    _counters.append((metric, counter))
+    return counter
 
 
 def _gauge(process: Process, name: str, *, unit: str, description: str) -> Gauge:
@@ -85,6 +91,13 @@ class Observed:
 
     def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
         return self._values()
+
+
+def start_counters(process: Process) -> None:
+    """Have the counters of a process begin at 0: Prometheus sees no increase in a series that begins with 1."""
+    for metric, counter in _counters:
+        if metric.process is process and not metric.attributes:
+            counter.add(0)
 
 
 queue_depth = Observed(

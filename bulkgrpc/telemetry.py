@@ -23,6 +23,8 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from bulkgrpc.metrics import Process, start_counters
+
 _log = structlog.get_logger()
 
 METRICS, LIVE, READY = "/metrics", "/livez", "/readyz"
@@ -53,7 +55,7 @@ class Probes:
 class Telemetry:
     """The meter provider of a process, and its endpoint. Start once, stop once."""
 
-    def __init__(self, service: str, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, process: Process, environment: Mapping[str, str] = os.environ) -> None:
         """Have the process's metrics recorded. Raises WrongTelemetry."""
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)  # its memory, CPU time and open files
@@ -62,8 +64,9 @@ class Telemetry:
         ]
         if any(environment.get(name) for name in _OTLP):
             readers.append(PeriodicExportingMetricReader(_otlp_exporter(environment)))
-        self._provider = MeterProvider(readers, _resource(service, environment), shutdown_on_exit=False)
+        self._provider = MeterProvider(readers, _resource(f"bulkgrpc-{process}", environment), shutdown_on_exit=False)
         metrics.set_meter_provider(self._provider)
+        start_counters(process)
         self._server: ThreadingHTTPServer | None = None
 
     def serve(self, listen: str, probes: Probes) -> None:

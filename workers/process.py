@@ -39,6 +39,7 @@ from bulkgrpc.kafka.group_offsets import KafkaGroupOffsets
 from bulkgrpc.kafka.message import message_of
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, end_offsets, ensure_topic
+from bulkgrpc.metrics import Process
 from bulkgrpc.postgres.apply_task_store import PostgresApplyTasks
 from bulkgrpc.postgres.heartbeats import PostgresHeartbeats
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
@@ -106,7 +107,7 @@ def run(
     seconds_since = stop_on_signals(stopping)
     health = Health(stopping)
     try:
-        telemetry = Telemetry("bulkgrpc-worker")
+        telemetry = Telemetry(Process.WORKER)
         telemetry.serve(settings.metrics_listen, Probes(health.live, health.ready))
         check_schema(settings.postgres)
         open_topic(settings)

@@ -233,7 +233,7 @@ def _producer(settings: ServerSettings) -> RecordsProducer:
 def _telemetry(settings: ServerSettings, health: Health) -> Iterator[None]:
     """Export metrics, and answer whether the server is live and ready, while the context lasts. Raises CannotServe."""
     try:
-        telemetry = Telemetry("bulkgrpc-server")
+        telemetry = Telemetry(metrics.Process.SERVER)
         telemetry.serve(settings.metrics_listen, Probes(health.live, health.ready))
     except WrongTelemetry as error:
         raise CannotServe(str(error), WRONG_SETTINGS) from error

@@ -35,7 +35,7 @@ def state() -> State:
 @pytest.fixture(scope="module")
 def telemetry() -> Iterator[Telemetry]:
     """One for the module: a process has one meter provider."""
-    one = Telemetry("test", {})
+    one = Telemetry(metrics.Process.WORKER, {})
     yield one
     one.stop()
 
@@ -70,7 +70,7 @@ from bulkgrpc import metrics
 from bulkgrpc.telemetry import Probes, Telemetry
 metrics.records_written.add(3)
 metrics.processing_latency.record(9)
-telemetry = Telemetry("test", {})
+telemetry = Telemetry(metrics.Process.WORKER, {})
 metrics.records_written.add(3)
 metrics.processing_latency.record(0.3)
 with capture_logs() as lines:
@@ -86,6 +86,7 @@ def test_every_exported_metric_has_the_name_that_the_page_says() -> None:
     names = {one.prometheus for one in metrics.REGISTRY}
     assert {"bulkgrpc_records_written_total", "bulkgrpc_processing_latency_seconds"} <= exported <= names
     assert "bulkgrpc_records_written_total 3.0" in done.stdout
+    assert "bulkgrpc_messages_dead_total 0.0" in done.stdout
     assert 'bulkgrpc_processing_latency_seconds_bucket{le="0.5"} 1.0' in done.stdout
 
 
@@ -105,7 +106,10 @@ def test_a_wrong_address_names_the_variable(telemetry: Telemetry, state: State, 
 
 def test_a_protocol_that_cannot_be_had_names_the_variable() -> None:
     with pytest.raises(WrongTelemetry, match="OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf"):
-        Telemetry("test", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+        Telemetry(
+            metrics.Process.WORKER,
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        )
 
 
 def test_a_worker_is_ready_once_it_polls_and_live_while_it_does() -> None:
