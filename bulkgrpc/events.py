@@ -35,6 +35,11 @@ class Event(enum.StrEnum):
     )
 
     # Server
+    TLS_RELOADED = ("tls_reloaded", "The server has read a new certificate; new connections get it.")
+    TLS_NOT_RELOADED = (
+        "tls_not_reloaded",
+        "The files of the certificate changed and cannot be used, as `error` says; the server keeps the former ones.",
+    )
     BACKLOG_UNKNOWN = (
         "backlog_unknown",
         "The server cannot measure what is stored and not applied yet; its metrics of that are missing after 60 s.",

@@ -56,11 +56,17 @@ class ServerSettings(ProcessSettings):
     auth: Literal["none", "jwt"] = Field(
         "none", description="none: trust the tenant in the metadata; jwt: need a token"
     )
+    auth_none_anywhere: bool = Field(
+        False, description="with auth=none: accept it although the address is not only this machine's"
+    )
     jwks: str = Field("", description="with auth=jwt: path or https URL of the JSON Web Key Set")
     jwt_issuer: str = Field("", description="with auth=jwt: required issuer claim")
     jwt_audience: str = Field("bulkgrpc", description="with auth=jwt: required audience claim")
     tls_certificate: str = Field("", description="path of the server's PEM certificate chain; empty for no TLS")
     tls_key: str = Field("", description="path of the certificate's PEM key")
+    tls_client_ca: str = Field(
+        "", description="path of the PEM certificates that sign clients; then a client without a certificate is refused"
+    )
     batch_bytes_max: int = Field(limits.BATCH_BYTES_MAX, ge=1024, description="maximum bytes of a serialized batch")
     batch_records_max: int = Field(limits.BATCH_RECORDS_MAX, ge=1, description="maximum records in a batch")
     streams_max: int = Field(

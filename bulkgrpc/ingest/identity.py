@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import ipaddress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, Protocol
 
 import jwt
 
@@ -23,6 +26,9 @@ DEFAULT_TENANT: Final = "default"
 ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
 """Never from the token's header: a token must not choose how it is verified (RFC 8725)."""
 LEEWAY_S: Final = 10
+EXPIRY_LOOK_S: Final = 60.0
+EXPIRED_RETRY_AFTER_S: Final = 0.1
+"""A client that has a new token continues at once."""
 TOKEN_CHARS_MAX: Final = 8192
 
 
@@ -36,10 +42,25 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A tenant and its scopes."""
+    """A tenant and its scopes. expire_time: of its token; None if it has none."""
 
     tenant: str
     scopes: frozenset[str]
+    expire_time: datetime | None = None
+
+    async def until_expired(self, now: Callable[[], datetime]) -> NoReturn:
+        """Wait until the token has expired. Raises Unauthenticated (TOKEN_EXPIRED) then."""
+        if self.expire_time is None:
+            await asyncio.Event().wait()
+            raise AssertionError("nothing sets the event")
+        while (left_s := (self.expire_time - now()).total_seconds()) > 0:  # noqa: ASYNC110 — it waits for a time
+            # In steps: the clock may be set meanwhile.
+            await asyncio.sleep(min(left_s, EXPIRY_LOOK_S))
+        raise Unauthenticated(
+            Reason.TOKEN_EXPIRED,
+            "the token of the stream has expired; what was acknowledged is stored: open the job again with a new token",
+            retry_after_s=EXPIRED_RETRY_AFTER_S,
+        )
 
     def require(self, scope: str) -> None:
         """Check that the caller has a scope. Raises Denied (MISSING_SCOPE) naming it."""
@@ -90,7 +111,7 @@ class TokenIdentification:
             raise invalid_token("its claim `tenant` is missing or is not a tenant's name")
         if not isinstance(scope, str):
             raise invalid_token("its claim `scope` is not a string of scopes separated by spaces")
-        caller = Caller(tenant, SCOPES & set(scope.split()))
+        caller = Caller(tenant, SCOPES & set(scope.split()), _time_of(claims["exp"]))
         caller.require_tenant(_named_tenant(credentials) or tenant)
         return caller
 
@@ -119,10 +140,34 @@ class TokenIdentification:
 
 
 def identification_for(settings: ServerSettings) -> Identification:
-    """Return the identification that the settings select. Raises ValueError if the key set's place is invalid."""
+    """Return the identification that the settings select. Raises ValueError, which names the variable that is wrong."""
     if settings.auth == "none":
+        if not (settings.auth_none_anywhere or _is_local(settings.listen)):
+            raise ValueError(
+                f"BULKGRPC_AUTH=none at {settings.listen} lets everyone who reaches it act as any tenant: set "
+                "BULKGRPC_AUTH=jwt, listen on 127.0.0.1, or, if something in front of it authenticates, set "
+                "BULKGRPC_AUTH_NONE_ANYWHERE=true"
+            )
         return TrustedIdentification()
+    if not settings.jwt_audience:
+        raise ValueError("BULKGRPC_JWT_AUDIENCE is empty: tokens for any service would be accepted")
     return TokenIdentification(KeySet.at(settings.jwks), settings.jwt_audience, settings.jwt_issuer)
+
+
+def _is_local(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.startswith("unix")
+
+
+def _time_of(expiry: Any) -> datetime:
+    """Return when a token is not accepted any more. Raises Unauthenticated."""
+    try:
+        return datetime.fromtimestamp(int(expiry) + LEEWAY_S, UTC)
+    except (ValueError, OverflowError, OSError, TypeError) as error:
+        raise invalid_token("its claim `exp` is no time") from error
 
 
 def invalid_token(why: str) -> Unauthenticated:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
 from bulkgrpc import limits
 from bulkgrpc.errors import Invalid, Reason, TooLate
-from bulkgrpc.ingest.admission import Admission
+from bulkgrpc.ingest.admission import Admission, Slot
 from bulkgrpc.ingest.batch_appender import AppendPlan, BatchAppender, LogAccess
 from bulkgrpc.ingest.identity import Caller
 from bulkgrpc.ingest.job_opener import JobOpener, OpenJob
@@ -91,8 +92,8 @@ class IngestSession:
 
         Raises a Refusal; if a task of the stream refused, it is inside a BaseExceptionGroup.
         """
-        with self._parts.admission.admit():
-            header = parse_header(await self._receive_first())
+        with self._parts.admission.admit(self._caller.tenant) as slot:
+            header = parse_header(await self._receive_first(slot))
             async with self._parts.opener.open(self._caller.tenant, header) as opened:
                 await self._transport.send_opened(opened.job, replayed=opened.replayed)
                 if opened.replayed:
@@ -100,15 +101,16 @@ class IngestSession:
                 appender = self._appender(opened)
                 try:
                     async with asyncio.timeout(None) as sealing:
-                        await self._append_all(appender, opened, sealing)
+                        await self._append_all(appender, opened, slot, sealing)
                         return await self._seal(appender, opened)
                 except TimeoutError as error:
                     raise _seal_timeout(opened.job.spec.key) from error
 
-    async def _receive_first(self) -> bytes | None:
+    async def _receive_first(self, slot: Slot) -> bytes | None:
         try:
             async with asyncio.timeout(HEADER_TIMEOUT_S):
-                return await self._transport.receive()
+                with slot.waiting():
+                    return await self._transport.receive()
         except TimeoutError as error:
             raise Invalid(
                 Reason.MISSING_HEADER, f"no header arrived within {HEADER_TIMEOUT_S:g} s: send a JobHeader first"
@@ -117,7 +119,11 @@ class IngestSession:
     async def _replay(self, job: Job) -> SealedJob:
         """Return a job that was sealed before or has ended. Raises NotNow if the stream sends batches for it."""
         batch_limits = self._parts.batch_limits
-        raw = await self._transport.receive()
+        raw = None
+        # Nothing that may follow changes the answer, so it need not be waited for.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEADER_TIMEOUT_S):
+                raw = await self._transport.receive()
         if raw is not None and not isinstance(
             parse_message(raw, batch_limits.bytes_max, batch_limits.records_max), Seal
         ):
@@ -140,20 +146,23 @@ class IngestSession:
         )
         return BatchAppender(plan, self._parts.log_access, opened.accepted)
 
-    async def _append_all(self, appender: BatchAppender, opened: OpenJob, sealing: asyncio.Timeout) -> None:
+    async def _append_all(self, appender: BatchAppender, opened: OpenJob, slot: Slot, sealing: asyncio.Timeout) -> None:
         """Append batches until the seal arrives and everything is stored and acknowledged; start `sealing` in between.
 
-        Raises NotNow (MISSING_SEAL, JOB_ENDED), Busy (JOB_BUSY), Unavailable (DRAINING) and what `appender` raises.
+        Raises NotNow (MISSING_SEAL, JOB_ENDED), Busy (JOB_BUSY), Unavailable (DRAINING, IDLE_STREAM), Unauthenticated
+        (TOKEN_EXPIRED) and what `appender` raises.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
                 guards = [
                     tasks.create_task(opened.lease.keep_renewed()),
                     tasks.create_task(self._parts.admission.until_disconnected()),
+                    tasks.create_task(slot.until_taken()),
+                    tasks.create_task(self._caller.until_expired(self._parts.now)),
                     tasks.create_task(self._parts.watch.until_ended(opened.job.spec.key, opened.lease.epoch)),
                 ]
                 acknowledging = tasks.create_task(self._acknowledge(appender, opened))
-                await self._append_until_seal(appender, opened.job.spec.key)
+                await self._append_until_seal(appender, opened.job.spec.key, slot)
                 sealing.reschedule(asyncio.get_running_loop().time() + limits.SEAL_TIMEOUT_S)
                 appender.deliveries.close()
                 await acknowledging
@@ -169,8 +178,8 @@ class IngestSession:
         # The last check before the seal: a client that reconnected on another stream must find its job open.
         await opened.lease.confirm()
 
-    async def _append_until_seal(self, appender: BatchAppender, key: JobKey) -> None:
-        while (raw := await self._transport.receive()) is not None:
+    async def _append_until_seal(self, appender: BatchAppender, key: JobKey, slot: Slot) -> None:
+        while (raw := await self._receive(slot)) is not None:
             batch = await appender.check(raw)
             if batch is None:
                 return
@@ -178,6 +187,10 @@ class IngestSession:
             del raw
             await appender.append(batch)
         raise missing_seal(key)
+
+    async def _receive(self, slot: Slot) -> bytes | None:
+        with slot.waiting():
+            return await self._transport.receive()
 
     async def _acknowledge(self, appender: BatchAppender, opened: OpenJob) -> None:
         """Acknowledge batches as they are stored, one answer for all that were stored since the last one.

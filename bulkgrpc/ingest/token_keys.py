@@ -44,13 +44,20 @@ class KeySet:
 
     @classmethod
     def at(cls, place: str) -> KeySet:
-        """Return the set at a path or an https URL (http only on this machine). Raises ValueError for another URL."""
+        """Return the set at a path or an https URL (http only on this machine).
+
+        Raises ValueError for another URL, and for a file that is no key set; a URL may answer later.
+        """
         parts = urllib.parse.urlsplit(place)
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
         if parts.scheme == "https" or (parts.scheme == "http" and local):
             return cls(lambda: _fetch(place))
         if "://" in place or not place:
             raise ValueError(f"BULKGRPC_JWKS {place!r} is neither a path nor an https URL")
+        try:
+            parse(Path(place).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"BULKGRPC_JWKS {place!r} cannot be read: {error}") from error
         return cls(Path(place).read_bytes)
 
     async def find(self, key_id: object) -> jwt.PyJWK | None:

@@ -64,6 +64,8 @@ def main() -> None:
 
 
 def _run_one(settings: ServerSettings, parent: int) -> int:
+    # Before gRPC is loaded, which reads it once: no handshake of TLS 1.2 with an ECDSA key.
+    os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES128-GCM-SHA256")
     from bulkgrpc.server import serving  # noqa: PLC0415 — loads librdkafka, which a supervising parent must not
     from bulkgrpc.server.supervisor import end_with  # noqa: PLC0415
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -20,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from bulkgrpc.errors import Reason
+from bulkgrpc.server.grpc import tls
 from bulkgrpc.server.supervisor import Supervisor, child_command, reserve
 from bulkgrpc.settings import PREFIX, ServerSettings
 from tests.integration.server_peer import (
@@ -335,6 +338,96 @@ async def test_with_a_certificate_the_server_speaks_tls_only(started: Started, t
         async with peer(address) as client:
             with pytest.raises(grpc.aio.AioRpcError):
                 await health_of(client)
+
+
+async def test_tls_1_2_ends_at_the_handshake(started: Started, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = authority.sign("server")
+    async with started(tls_certificate=server.certificate, tls_key=server.key) as (_, address):
+        assert await asyncio.to_thread(handshake, address, authority, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+        with pytest.raises(ssl.SSLError):
+            await asyncio.to_thread(handshake, address, authority, ssl.TLSVersion.TLSv1_2)
+
+
+def handshake(address: str, authority: Authority, version: ssl.TLSVersion) -> str | None:
+    """Connect with one version of TLS; return the one that was agreed on."""
+    context = ssl.create_default_context(cafile=str(authority.file))
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    host, port = address.rsplit(":", 1)
+    with (
+        socket.create_connection((host, int(port)), DEADLINE_S) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as agreed,
+    ):
+        return agreed.version()
+
+
+async def test_a_new_certificate_is_used_without_a_restart_and_a_broken_one_is_not(
+    started: Started, tmp_path: Path
+) -> None:
+    old, new = Authority(tmp_path / "old", "old"), Authority(tmp_path / "new", "new")
+    before, after = old.sign("server"), new.sign("server")
+    certificate, key = tmp_path / "tls.pem", tmp_path / "tls-key.pem"
+    certificate.write_bytes(before.certificate.read_bytes())
+    key.write_bytes(before.key.read_bytes())
+
+    def agrees(address: str, authority: Authority) -> bool:
+        try:
+            return handshake(address, authority, ssl.TLSVersion.TLSv1_3) is not None
+        except ssl.SSLCertVerificationError:
+            return False
+
+    async with (
+        started(tls_certificate=certificate, tls_key=key) as (_, address),
+        grpc.aio.secure_channel(
+            address.replace("127.0.0.1", "localhost"), grpc.ssl_channel_credentials(old.file.read_bytes())
+        ) as channel,
+    ):
+        client = Peer(address, channel)
+        await client.register()
+        call = client.stream()
+        await call.write(header())
+        await next_answer(call)
+        certificate.write_text("no certificate")
+        await asyncio.sleep(tls.LOOK_S)  # the files are looked at once in this time
+        assert await asyncio.to_thread(agrees, address, old)
+        certificate.write_bytes(after.certificate.read_bytes())
+        key.write_bytes(after.key.read_bytes())
+
+        async def renewed() -> bool:
+            return await asyncio.to_thread(agrees, address, new)
+
+        await eventually(renewed)
+        # The open stream is of the former certificate, and goes on.
+        await call.write(batch(0))
+        assert (await next_answer(call)).acknowledged.next_sequence == 1
+        await finish(call, 1)
+        assert (await rest(call))[-1].HasField("sealed")
+
+
+async def test_with_an_authority_for_clients_a_client_needs_its_certificate(started: Started, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ours", "ours"), Authority(tmp_path / "other", "other")
+    server, ours, foreign = authority.sign("server"), authority.sign("client"), other.sign("client")
+    changes = {"tls_certificate": server.certificate, "tls_key": server.key, "tls_client_ca": authority.file}
+    async with started(**changes) as (_, address):
+        target, roots = address.replace("127.0.0.1", "localhost"), authority.file.read_bytes()
+        for identity, served in ((ours, True), (foreign, False), (None, False)):
+            pair = (None, None) if identity is None else (identity.key.read_bytes(), identity.certificate.read_bytes())
+            async with grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(roots, *pair)) as channel:
+                if served:
+                    assert await health_of(Peer(target, channel)) == health_pb2.HealthCheckResponse.SERVING
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await health_of(Peer(target, channel))
+                    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_key_of_another_certificate_is_named(server_settings: ServerSettings, tmp_path: Path) -> None:
+    one, other = Authority(tmp_path).sign("one"), Authority(tmp_path).sign("other")
+    status, line = await said(server_settings, tls_certificate=one.certificate, tls_key=other.key)
+    assert status == 2
+    assert "BULKGRPC_TLS_KEY" in line
+    assert "the key is not that of the certificate" in line
 
 
 async def test_a_half_configured_tls_is_named(server_settings: ServerSettings, tmp_path: Path) -> None:

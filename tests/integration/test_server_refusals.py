@@ -6,6 +6,7 @@ import asyncio
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from bulkgrpc import limits
 from bulkgrpc.errors import Reason
+from bulkgrpc.ingest import admission
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2
 from tests.integration.server_peer import (
     DATASET,
@@ -23,6 +25,7 @@ from tests.integration.server_peer import (
     ServeWith,
     a_key,
     batch,
+    eventually,
     finish,
     header,
     next_answer,
@@ -181,7 +184,9 @@ async def test_the_stream_after_the_last_that_may_be_open_is_refused_at_once_and
     serve_with: ServeWith,
 ) -> None:
     async with serve_with(streams_max=200) as (running, client):
-        calls = [client.stream() for _ in range(200)]
+        # One tenant never has the last slots: they are for others.
+        other = replace(client, metadata=[("bulkgrpc-tenant", "other")])
+        calls = [*(client.stream() for _ in range(180)), *(other.stream() for _ in range(20))]
         for call in calls:
             await call.write(header())
         await asyncio.gather(*map(next_answer, calls))
@@ -275,3 +280,33 @@ async def test_a_tenant_that_is_none_is_refused(client: Peer) -> None:
     client.metadata = [("bulkgrpc-tenant", "a/b")]
     code, refused = await refusal(client.whole(header(dataset=DATASET)))
     assert (code, refused.field) == (INVALID, "bulkgrpc-tenant")
+
+
+async def test_streams_that_send_nothing_give_their_slots_to_another_tenant_and_keep_their_jobs(
+    serve_with: ServeWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "IDLE_AFTER_S", 0.2)
+    async with serve_with(streams_max=20) as (_, client):
+        first = replace(client, metadata=[("bulkgrpc-tenant", "first")])
+        idle = [client.stream() for _ in range(18)]
+        for call in (*idle, *(others := [first.stream() for _ in range(2)])):
+            await call.write(header(idempotency_key=a_key()))
+        names = [(await next_answer(call)).opened.job.name for call in (*idle, *others)]
+
+        async def admitted() -> bool:
+            second = replace(client, metadata=[("bulkgrpc-tenant", "second")])
+            try:
+                return (await second.whole(header(), batch(0)))[-1].HasField("sealed")
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not TOO_MUCH:
+                    raise
+                return False
+
+        await eventually(admitted)
+        ended = [call for call in idle if call.done()]
+        assert len(ended) == 1
+        code, refused = await refusal(next_answer(ended[0]))
+        assert (code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.IDLE_STREAM)
+        assert (await client.job(names[idle.index(ended[0])])).state == jobs_pb2.JOB_STATE_OPEN
+        for call in (*idle, *others):
+            call.cancel()

@@ -18,8 +18,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from bulkgrpc.errors import Reason, Refusal
+from bulkgrpc.ingest import identity
+from bulkgrpc.server.cannot_serve import CannotServe
+from bulkgrpc.server.serving import serving
+from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
-from tests.integration.server_peer import ServeWith, batch, header, peer, refusal, registration
+from tests.integration.server_peer import ServeWith, a_key, batch, header, next_answer, peer, refusal, registration
 
 pytest_plugins = ["tests.integration.server_parts"]
 
@@ -151,3 +155,50 @@ async def test_a_token_acts_for_no_other_tenant(serve_for_tokens: Callable[[], A
     async with serve_for_tokens() as (running, _), peer(running.address, "other", sign()) as client:
         code, refused = await refusal(client.whole(header()))
         assert (code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, Reason.FOREIGN_TENANT)
+
+
+async def test_a_stream_ends_when_its_token_has_expired_and_continues_with_a_new_one(
+    serve_for_tokens: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "LEEWAY_S", 0)
+    key = a_key()
+    async with serve_for_tokens() as (running, _):
+        async with peer(running.address, token=sign()) as client:
+            await client.register()
+        async with peer(running.address, token=sign(exp=int(time.time()) + 3)) as client:
+            call = client.stream()
+            await call.write(header(idempotency_key=key))
+            await next_answer(call)
+            await call.write(batch(0))
+            assert (await next_answer(call)).acknowledged.next_sequence == 1
+            code, refused = await refusal(next_answer(call))
+            assert (code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, Reason.TOKEN_EXPIRED)
+        async with peer(running.address, token=sign()) as client:
+            answers = await client.whole(header(idempotency_key=key), batch(1))
+            assert answers[0].opened.next_sequence == 1
+            assert answers[-1].sealed.job.counts.accepted == 4
+
+
+@pytest.mark.parametrize("missing", ["jwks", "audience"])
+async def test_what_would_accept_any_token_or_none_stops_the_start(
+    server_settings: ServerSettings, tmp_path: Path, missing: str
+) -> None:
+    file = tmp_path / "jwks.json"
+    if missing != "jwks":
+        file.write_text(key_set())
+    audience = "" if missing == "audience" else "bulkgrpc"
+    settings = server_settings.model_copy(update={"auth": "jwt", "jwks": str(file), "jwt_audience": audience})
+    with pytest.raises(CannotServe, match=f"BULKGRPC_.*{missing.upper()}"):
+        async with serving(settings):
+            pass
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+async def test_no_authentication_on_an_open_address_stops_the_start_unless_it_is_asked_for(
+    server_settings: ServerSettings, listen: str
+) -> None:
+    with pytest.raises(CannotServe, match="BULKGRPC_AUTH=none"):
+        async with serving(server_settings.model_copy(update={"listen": listen})):
+            pass
+    async with serving(server_settings.model_copy(update={"listen": listen, "auth_none_anywhere": True})) as running:
+        assert running.address

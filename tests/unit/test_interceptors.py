@@ -12,7 +12,7 @@ import pytest
 from grpc_status import rpc_status
 
 from bulkgrpc import metrics
-from bulkgrpc.errors import Denied, Reason, Unavailable
+from bulkgrpc.errors import Denied, Reason, Unauthenticated, Unavailable
 from bulkgrpc.ingest.identity import ADMIN, READ, WRITE, Caller, Credentials
 from bulkgrpc.server.grpc.access import DATASETS, INGEST, JOBS, LEDGER, REQUIRED_SCOPES, current_caller
 from bulkgrpc.server.grpc.interceptors import (
@@ -20,6 +20,7 @@ from bulkgrpc.server.grpc.interceptors import (
     IdentityInterceptor,
     MetricsInterceptor,
     RefusalInterceptor,
+    TlsInterceptor,
 )
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, ledger_pb2
 
@@ -32,6 +33,10 @@ class Context:
     def __init__(self) -> None:
         self.status: Any = None
         self.metadata: list[tuple[str, str]] = []
+        self.auth: dict[str, list[bytes]] = {}
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self.auth
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return self.metadata
@@ -155,3 +160,23 @@ async def test_other_services_and_unknown_methods_are_left_alone() -> None:
             return found
 
         assert await Marking().intercept_service(continuation, SimpleNamespace(method=name)) is found
+
+
+@pytest.mark.parametrize(
+    ("auth", "refused"),
+    [({}, False), ({"ssl_tls_version": [b"TLSv1.3"]}, False), ({"ssl_tls_version": [b"TLSv1.2"]}, True)],
+)
+async def test_tls_before_1_3_is_refused_whatever_the_key_of_the_server_is(
+    auth: dict[str, list[bytes]], refused: bool
+) -> None:
+    async def method(_: object, __: object) -> str:
+        return "answer"
+
+    context: Any = Context()
+    context.auth = auth
+    call = TlsInterceptor().around(GET_JOB, method)(None, context)
+    if refused:
+        with pytest.raises(Unauthenticated, match=r"TLS 1\.3"):
+            await call
+    else:
+        assert await call == "answer"

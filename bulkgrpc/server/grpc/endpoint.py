@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -20,6 +19,7 @@ from bulkgrpc.ingest.identity import Identification
 from bulkgrpc.ingest.jobs import Jobs
 from bulkgrpc.ingest.session import SessionParts
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
+from bulkgrpc.server.grpc import tls
 from bulkgrpc.server.grpc.access import SERVICES
 from bulkgrpc.server.grpc.datasets import DatasetServicer
 from bulkgrpc.server.grpc.ingest import IngestServicer, ingest_handler
@@ -125,12 +125,11 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
     host = settings.listen.rpartition(":")[0]
     try:
         if settings.tls_certificate or settings.tls_key:
-            pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_certificate).read_bytes())
-            port = server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+            port = server.add_secure_port(settings.listen, tls.credentials(settings))
         else:
             port = server.add_insecure_port(settings.listen)
-    except OSError as error:
-        raise CannotServe(f"BULKGRPC_TLS_CERTIFICATE and BULKGRPC_TLS_KEY: {error}", WRONG_SETTINGS) from error
+    except tls.WrongTls as error:
+        raise CannotServe(str(error), WRONG_SETTINGS) from error
     except RuntimeError as error:
         raise CannotServe(f"cannot listen on {settings.listen}: choose another address with --listen") from error
     return f"{host}:{port}"

@@ -13,7 +13,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from bulkgrpc import metrics
-from bulkgrpc.errors import Refusal
+from bulkgrpc.errors import Reason, Refusal, Unauthenticated
 from bulkgrpc.ingest.identity import TENANT_METADATA, Credentials, Identification
 from bulkgrpc.rpc_status import to_status
 from bulkgrpc.server.grpc.access import REQUIRED_SCOPES, set_caller
@@ -97,6 +97,21 @@ class RefusalInterceptor(CallInterceptor):
         return call
 
 
+class TlsInterceptor(CallInterceptor):
+    """Refuses calls over TLS before 1.3: a server with an RSA key cannot refuse the handshake."""
+
+    def around(self, name: str, method: Method) -> Method:
+        """Return `method`, called over TLS 1.3 or without TLS."""
+
+        async def call(request: Any, context: Context) -> Any:
+            versions = context.auth_context().get("ssl_tls_version", ())
+            if any(version != b"TLSv1.3" for version in versions):
+                raise Unauthenticated(Reason.TLS_VERSION, "the connection has TLS 1.2: TLS 1.3 is needed")
+            return await method(request, context)
+
+        return call
+
+
 class IdentityInterceptor(CallInterceptor):
     """Identifies the caller and checks that it has the scope of the RPC."""
 
@@ -117,7 +132,7 @@ class IdentityInterceptor(CallInterceptor):
 
 def interceptors(identification: Identification) -> list[CallInterceptor]:
     """Return the interceptors of a server, outermost first."""
-    return [MetricsInterceptor(), RefusalInterceptor(), IdentityInterceptor(identification)]
+    return [MetricsInterceptor(), RefusalInterceptor(), TlsInterceptor(), IdentityInterceptor(identification)]
 
 
 def credentials_of(context: Context) -> Credentials:
