@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,9 +129,9 @@ class Datasets:
     async def _define(self, descriptors: bytes, message_type: str) -> Dataset:
         if not message_type:
             raise invalid_field("message_type", "message_type is empty: name the message with its package")
-        dataset = define(descriptors, message_type)
-        await self._catalog.dry_run(dataset)
-        return dataset
+        await self._catalog.dry_run(descriptors, message_type)
+        # In a thread: large descriptors take a second.
+        return await asyncio.to_thread(define, descriptors, message_type)
 
 
 @contextmanager

@@ -265,10 +265,13 @@ class JobStore(Protocol):
 
 
 class DatasetCatalog(Protocol):
-    """The registry of datasets. Every method but `dry_run` raises PostgresUnavailable."""
+    """The registry of datasets. Every method raises PostgresUnavailable."""
 
-    async def dry_run(self, dataset: Dataset) -> None:
-        """Do once what a worker does with a dataset's records. Raises InvalidDataset with the field and the reason."""
+    async def dry_run(self, descriptors: bytes, message_type: str) -> None:
+        """Do once what a worker does with the records of a message type, with bounds on time and memory.
+
+        Raises InvalidDataset with the field and the reason.
+        """
 
     async def get(self, name: str) -> RegisteredDataset | None:
         """Return the newest version of a dataset, or None if there is none or it is deleted."""

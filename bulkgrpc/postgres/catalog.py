@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset
 from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
 from bulkgrpc.postgres import dedupe, staged, statements
 from bulkgrpc.postgres.deadlines import within
-from bulkgrpc.postgres.dry_run import dry_run
+from bulkgrpc.postgres.dry_run_process import dry_run
 from bulkgrpc.postgres.table_contract import describe_for_registration
 
 _SQL = statements.family("catalog")
@@ -43,7 +42,7 @@ class Plan:
 class Catalog:
     """The registry through a pool that the process owns.
 
-    Every method but `dry_run` raises PostgresUnavailable after its deadline. See the port for what each promises.
+    Every method raises PostgresUnavailable after its deadline. See the port for what each promises.
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
@@ -71,9 +70,16 @@ class Catalog:
             cursor = await connection.execute(_SQL["list_versions"], values)
             return [_registered(row) for row in await cursor.fetchall()]
 
-    async def dry_run(self, dataset: Dataset) -> None:
+    async def dry_run(self, descriptors: bytes, message_type: str) -> None:
         """Do once what a worker does with a dataset's records. Raises InvalidDataset."""
-        await asyncio.to_thread(dry_run, dataset)
+        if not await self._is_registered(descriptors, message_type):
+            await dry_run(descriptors, message_type)
+
+    @within(CALL_DEADLINE_S)
+    async def _is_registered(self, descriptors: bytes, message_type: str) -> bool:
+        async with self._pool.connection() as connection:
+            values = {"descriptors": descriptors, "message_type": message_type}
+            return await (await connection.execute(_SQL["is_registered"], values)).fetchone() is not None
 
     @within(CALL_DEADLINE_S)
     async def plan(self, dataset: Dataset) -> RegistrationPlan:

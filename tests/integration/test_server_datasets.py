@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -201,3 +202,40 @@ async def watched(peer: Peer, name: str) -> jobs_pb2.Job:
     async for answer in peer.jobs.WatchJob(jobs_pb2.WatchJobRequest(name=name), timeout=DEADLINE_S):
         last = answer.job
     return last
+
+
+async def test_a_message_type_that_takes_too_long_to_compile_delays_nobody(client: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "slow.proto"
+    pattern = r"\\p{L}" * 80_000
+    file.write_text(
+        'syntax = "proto3"; import "bulkgrpc/v1/options.proto"; import "buf/validate/validate.proto"; message Slow {'
+        ' option (bulkgrpc.v1.dataset) = {table: "slow" key: ["id"]};'
+        f' string id = 1 [(buf.validate.field).string.pattern = "{pattern}"]; }}'
+    )
+    descriptors = FileDescriptorSet.FromString(compile_proto(file))
+    request = datasets_pb2.RegisterDatasetRequest(descriptors=descriptors, message_type="Slow")
+    registering = asyncio.ensure_future(refusal(client.datasets.RegisterDataset(request, timeout=DEADLINE_S)))
+    slowest_s = 0.0
+    while not registering.done():
+        begun_s = time.monotonic()
+        await client.datasets.ListDatasets(datasets_pb2.ListDatasetsRequest(), timeout=DEADLINE_S)
+        slowest_s = max(slowest_s, time.monotonic() - begun_s)
+    code, refused = await registering
+    assert (code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_DATASET)
+    assert "takes more than 5 s" in refused.message
+    assert slowest_s < 2
+
+
+async def test_descriptors_that_are_too_large_name_the_limit(client: Peer, tmp_path: Path, table: str) -> None:
+    file = tmp_path / "m.proto"
+    file.write_text(PROTO % (table, ""))
+    descriptors = FileDescriptorSet.FromString(compile_proto(file))
+    descriptors.file[-1].source_code_info.location.add(leading_comments="x" * 2**20)
+    request = datasets_pb2.RegisterDatasetRequest(descriptors=descriptors, message_type="M")
+    code, refused = await refusal(client.datasets.RegisterDataset(request, timeout=DEADLINE_S))
+    assert (code, refused.reason, refused.field) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        Reason.INVALID_DATASET,
+        "descriptors",
+    )
+    assert "1,048,576" in refused.message

@@ -237,7 +237,7 @@ class MemoryCatalog:
     def __init__(self, *datasets: Dataset) -> None:
         self._registered = {dataset.name: RegisteredDataset(dataset, NOW) for dataset in datasets}
 
-    async def dry_run(self, dataset: Dataset) -> None:
+    async def dry_run(self, descriptors: bytes, message_type: str) -> None:
         return
 
     async def get(self, name: str) -> RegisteredDataset | None:

@@ -25,6 +25,10 @@ WHERE dataset = %(dataset)s AND (version < %(before)s OR %(before)s = 0) AND del
 ORDER BY version DESC
 LIMIT %(page_size)s
 
+-- name: is_registered
+-- Whether some version was registered with these very descriptors.
+SELECT FROM bulk.datasets WHERE message_type = %(message_type)s AND descriptors = %(descriptors)s LIMIT 1
+
 -- name: lock_dataset
 -- Let one transaction at a time change a dataset.
 SELECT pg_advisory_xact_lock(hashtextextended('bulkgrpc dataset ' || %(dataset)s, 0))
