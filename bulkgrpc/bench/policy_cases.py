@@ -66,6 +66,7 @@ COPY, WIDE_COPY = "bare COPY BINARY", "bare COPY BINARY, wide"
 NEW = "ignore: all keys new"
 DEDUPE_NEW = "dedupe: all records new"
 IGNORE_BY_HAND = "by hand: DO NOTHING, all keys exist"
+APPEND = "append: no key"
 UPDATE_BY_HAND = "by hand: DO UPDATE, all keys exist"
 
 
@@ -75,6 +76,7 @@ def cases() -> tuple[PolicyCase, ...]:
         _readings_as(name, "ignore" if name != "update" else "update")
         for name in ("new", "some", "existing", "update", "rejecting", "refusing")
     )
+    appended = _readings_as("appended", "append")
     first, later, again = (_readings_as(f"dedupe_{name}", "ignore", WINDOW_S) for name in ("first", "later", "again"))
     compiled = sources.compile_proto(Path(__file__).with_name("policies.proto"))
     ruled, wide = (define(compiled, f"bench.v1.{name}") for name in ("RuledReading", "Order"))
@@ -82,6 +84,7 @@ def cases() -> tuple[PolicyCase, ...]:
     return (
         PolicyCase(COPY, "copy", new, rows, COPY),
         PolicyCase(NEW, "workers", new, rows, COPY, 0.75),
+        PolicyCase(APPEND, "workers", appended, rows, NEW, 2.0),
         PolicyCase("validation: 4 rules", "workers", ruled, rows, NEW, 0.65),
         PolicyCase(DEDUPE_NEW, "workers", first, rows, NEW, 0.6),
         PolicyCase("dedupe: all records new, window full", "workers", later, rows, NEW, remembered="others"),
@@ -105,6 +108,8 @@ def _readings_as(name: str, policy: str, window_s: int = 0) -> Dataset:
     option.table = f"readings_{name}"
     if window_s:
         option.dedupe_window.seconds = window_s
+    if policy == "append":
+        option.ClearField("key")
     option.conflict_policy = options_pb2.ConflictPolicy.Value(f"CONFLICT_POLICY_{policy.upper()}")
     return define(files.SerializeToString(), "examples.v1.SensorReading")
 

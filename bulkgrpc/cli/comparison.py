@@ -1,7 +1,7 @@
 """Compares every row of a CSV file with every row of a table, without the service's codecs.
 
-PostgreSQL writes the table as CSV, pyarrow reads both files and sorts them by key, and all columns must be equal, nulls
-included.
+PostgreSQL writes the table as CSV, pyarrow reads both files and sorts them by key, or by all columns if there is no
+key, and all columns must be equal, nulls included.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def compare(postgres: str, dataset: Dataset, tenant: str, path: Path) -> Compari
     Raises PostgresError, pa.ArrowInvalid.
     """
     columns = [column for column in dataset.columns if column.field]
-    order = [(name, "ascending") for name in dataset.key]
+    order = [(name, "ascending") for name in dataset.key or [column.name for column in columns]]
     with tempfile.TemporaryDirectory(prefix="bulkgrpc-compare-") as folder:
         exported = Path(folder) / "table.csv"
         export_csv(postgres, dataset, tenant, columns, exported)

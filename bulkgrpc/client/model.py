@@ -166,6 +166,7 @@ def rejection_of(proto: jobs_pb2.Rejection) -> Rejection:
 _CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_UPDATE: "update",
     options_pb2.CONFLICT_POLICY_REJECT: "reject",
+    options_pb2.CONFLICT_POLICY_APPEND: "append",
 }
 _PERIODS = {
     options_pb2.PARTITION_PERIOD_DAY: PartitionPeriod.DAY,

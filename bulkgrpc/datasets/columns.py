@@ -62,6 +62,9 @@ KEY_TYPES = frozenset(
     }
 )  # fmt: skip
 
+BRIN_TYPES = frozenset({"integer", "bigint", "timestamp with time zone", "date"})
+"""Types of columns that may have a BRIN index."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -69,7 +72,8 @@ class Column:
 
     field: path of the message's field, for instance `venue.code`; "" for `tenant`. type: PostgreSQL's name of the type.
     kind: how its values come from the field's. digits: precision and scale of a Kind.NUMERIC. default: what PostgreSQL
-    reads as its value where the field is not set, "" if none. index: whether it has one of its own.
+    reads as its value where the field is not set, "" if none. index: whether it has one of its own. brin_index: whether
+    it has a BRIN index.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Column:
     digits: tuple[int, int] = (0, 0)
     default: str = ""
     index: bool = False
+    brin_index: bool = False
 
 
 def is_leaf(descriptor: Descriptor) -> bool:
@@ -161,11 +166,11 @@ def _stored(field: FieldDescriptor, options: options_pb2.ColumnOptions, where: s
 
 
 def _refuse_column_options(options: options_pb2.ColumnOptions, where: str) -> None:
-    if options.not_null or options.index or options.default_value:
+    if options.not_null or options.index or options.brin_index or options.default_value:
         raise InvalidDataset(
             where,
-            f"field {where}: not_null, index and default_value are of a column, and this message becomes several: "
-            "say them of its fields, or give it the type COLUMN_TYPE_JSONB",
+            f"field {where}: not_null, index, brin_index and default_value are of a column, and this message becomes "
+            "several: say them of its fields, or give it the type COLUMN_TYPE_JSONB",
         )
 
 
@@ -212,9 +217,16 @@ def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
         raise InvalidDataset(
             where, f"field {where}: an index of a jsonb column depends on how you ask: create it yourself"
         )
+    if options.brin_index and column.type not in BRIN_TYPES:
+        raise InvalidDataset(
+            where,
+            f"field {where}: a BRIN index is for values that grow as records arrive. A column of type {column.type} "
+            f"cannot have one, only {', '.join(sorted(BRIN_TYPES))} can: set `index` instead, or leave brin_index out",
+        )
     return replace(
         column,
         nullable=column.nullable and not options.not_null,
         default=options.default_value,
         index=options.index,
+        brin_index=options.brin_index,
     )

@@ -18,11 +18,12 @@ SCHEMA = "public"
 def create_table(dataset: Dataset) -> sql.Composed:
     """Return the statements that create a dataset's table with its primary key (tenant, key), partitions and indexes.
 
-    They are joined with `;`, to be executed as one.
+    A dataset whose policy is append has no primary key. The statements are joined with `;`, to be executed as one.
     """
-    columns: list[sql.Composable] = [column_of(column, dataset.primary_key) for column in dataset.columns]
-    key = sql.SQL("PRIMARY KEY ({})").format(_names(dataset.primary_key))
-    made = sql.SQL("CREATE TABLE {} (\n  {}\n)").format(table(dataset), sql.SQL(",\n  ").join([*columns, key]))
+    parts: list[sql.Composable] = [column_of(column, dataset.primary_key) for column in dataset.columns]
+    if dataset.primary_key:
+        parts.append(sql.SQL("PRIMARY KEY ({})").format(_names(dataset.primary_key)))
+    made = sql.SQL("CREATE TABLE {} (\n  {}\n)").format(table(dataset), sql.SQL(",\n  ").join(parts))
     if dataset.hash_partitions:
         made += sql.SQL(" PARTITION BY HASH ({})").format(_names(dataset.primary_key))
     if dataset.time_partitions:
@@ -103,10 +104,14 @@ def _partitions(dataset: Dataset) -> list[sql.Composed]:
 
 
 def _indexes(dataset: Dataset) -> list[sql.Composed]:
+    tree = sql.SQL("CREATE INDEX ON {} ({})")
+    # Without autosummarize, a BRIN index knows nothing of rows that were written after the last vacuum.
+    brin = sql.SQL("CREATE INDEX ON {} USING brin ({}) WITH (autosummarize = on)")
     return [
-        sql.SQL("CREATE INDEX ON {} ({})").format(table(dataset), sql.Identifier(column.name))
+        statement.format(table(dataset), sql.Identifier(column.name))
         for column in dataset.columns
-        if column.index
+        for statement, wanted in ((tree, column.index), (brin, column.brin_index))
+        if wanted
     ]
 
 

@@ -16,7 +16,7 @@ from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset,
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.v1 import options_pb2
 
-ConflictPolicy = Literal["ignore", "update", "reject"]
+ConflictPolicy = Literal["ignore", "update", "reject", "append"]
 
 _OPTION: Any = options_pb2.dataset  # protoc types its extensions more loosely than the runtime
 _CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
@@ -24,6 +24,7 @@ _CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_IGNORE: "ignore",
     options_pb2.CONFLICT_POLICY_UPDATE: "update",
     options_pb2.CONFLICT_POLICY_REJECT: "reject",
+    options_pb2.CONFLICT_POLICY_APPEND: "append",
 }
 
 _RESERVED_TABLES = frozenset({"alembic_version"})
@@ -42,13 +43,13 @@ class TimePartitions:
 class Dataset:
     """A message type bound to a table.
 
-    name: the dataset's and the table's name. key: names of the key columns after `tenant`. columns: the table's, the
-    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict_policy:
-    what happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if
-    they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job sets no time to
-    live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key.
-    time_partitions: None if it is not partitioned by time. schema_digest: of the definition, as it was registered;
-    empty if it is not known.
+    name: the dataset's and the table's name. key: names of the key columns after `tenant`; empty exactly if the policy
+    is append. columns: the table's, the first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports
+    before importers. conflict_policy: what happens to a record whose key is in the table. dedupe_window_s: how long a
+    record's bytes are remembered, 0 if they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch
+    may wait if its job sets no time to live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not
+    partitioned by the hash of its key. time_partitions: None if it is not partitioned by time. schema_digest: of the
+    definition, as it was registered; empty if it is not known.
     """
 
     name: str
@@ -67,8 +68,8 @@ class Dataset:
 
     @property
     def primary_key(self) -> tuple[str, ...]:
-        """The table's key columns, in order."""
-        return (TENANT, *self.key)
+        """The table's key columns, in order; none if its policy is append."""
+        return (TENANT, *self.key) if self.key else ()
 
 
 def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
@@ -88,7 +89,8 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
     columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
-    key, conflict_policy = _key(options, columns), _conflict_policy(options)
+    conflict_policy = _conflict_policy(options)
+    key = () if conflict_policy == "append" else _key(options, columns)
     return Dataset(
         name,
         version,
@@ -140,9 +142,17 @@ def _options(descriptor: Descriptor) -> options_pb2.DatasetOptions:
 def _conflict_policy(options: options_pb2.DatasetOptions) -> ConflictPolicy:
     if options.conflict_policy not in _CONFLICT_POLICIES:
         raise InvalidDataset(
-            "conflict_policy", f"conflict policy {options.conflict_policy} is not known: ignore, update or reject"
+            "conflict_policy",
+            f"conflict policy {options.conflict_policy} is not known: ignore, update, reject or append",
         )
-    return _CONFLICT_POLICIES[options.conflict_policy]
+    found = _CONFLICT_POLICIES[options.conflict_policy]
+    if found == "append" and options.key:
+        raise InvalidDataset(
+            "key",
+            f"{len(options.key)} key fields, and CONFLICT_POLICY_APPEND is of a dataset without a key: leave `key` "
+            "out, or set conflict_policy to CONFLICT_POLICY_IGNORE, _UPDATE or _REJECT",
+        )
+    return found
 
 
 def _lanes(options: options_pb2.DatasetOptions, conflict_policy: ConflictPolicy) -> int:
@@ -182,6 +192,12 @@ def _hash_partitions(options: options_pb2.DatasetOptions) -> int:
             "hash_partitions",
             f"{options.hash_partitions} hash_partitions; 2 to {limits.HASH_PARTITIONS_MAX}, or 0 for none",
         )
+    if options.hash_partitions and options.conflict_policy == options_pb2.CONFLICT_POLICY_APPEND:
+        raise InvalidDataset(
+            "hash_partitions",
+            f"{options.hash_partitions} hash_partitions are by the hash of the key, and CONFLICT_POLICY_APPEND has no "
+            "key: leave them out, or set partition_by_time",
+        )
     return int(options.hash_partitions)
 
 
@@ -202,8 +218,14 @@ def _time_partitions(options: options_pb2.DatasetOptions, columns: tuple[Column,
         raise InvalidDataset(
             "partition_by_time.period", "partition_by_time.period is not set: PARTITION_PERIOD_DAY, _WEEK or _MONTH"
         )
-    column = next((column for column in columns if column.field == asked.field and asked.field in options.key), None)
-    if column is None:
+    column = next((column for column in columns[1:] if column.field == asked.field), None)
+    if options.conflict_policy == options_pb2.CONFLICT_POLICY_APPEND:
+        if column is None:
+            raise InvalidDataset(
+                "partition_by_time.field",
+                f"partition_by_time.field {asked.field!r} is no field with a column: name one that is a time or a date",
+            )
+    elif column is None or asked.field not in options.key:
         raise InvalidDataset(
             "partition_by_time.field",
             f"partition_by_time.field {asked.field!r} is no key field: the primary key of a table that is partitioned "
@@ -221,7 +243,9 @@ def _time_partitions(options: options_pb2.DatasetOptions, columns: tuple[Column,
 def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tuple[str, ...]:
     if not 1 <= len(options.key) <= limits.KEY_COLUMNS_MAX:
         raise InvalidDataset(
-            "key", f"{len(options.key)} key fields; name 1 to {limits.KEY_COLUMNS_MAX} that identify a record"
+            "key",
+            f"{len(options.key)} key fields; name 1 to {limits.KEY_COLUMNS_MAX} that identify a record, or set "
+            "conflict_policy to CONFLICT_POLICY_APPEND if nothing does",
         )
     by_field = {column.field: column for column in columns[1:]}
     for name in options.key:

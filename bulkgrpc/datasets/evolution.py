@@ -104,7 +104,7 @@ _CATALOG_NAMES = {"time": "time without time zone"}
 
 def _check_table(old: Dataset, new: Dataset) -> None:
     for name, before, after in (
-        ("key", ", ".join(old.key), ", ".join(new.key)),
+        ("key", ", ".join(old.key) or "empty", ", ".join(new.key) or "empty"),
         ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
         ("partition_by_time", _by_time(old), _by_time(new)),
     ):
@@ -140,11 +140,12 @@ def _change_columns(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
 
 
 def _added(dataset: Dataset, column: Column) -> sql.Composed:
-    if column.index:
+    if column.index or column.brin_index:
+        option, using = ("index", "") if column.index else ("brin_index", "USING brin ")
         raise Incompatible(
             column.field,
             f"field {column.field}: an index of a table that is there would stop its writers while it is made: "
-            f"leave `index` out and run CREATE INDEX CONCURRENTLY ON {dataset.name} ({column.name})",
+            f"leave `{option}` out and run CREATE INDEX CONCURRENTLY ON {dataset.name} {using}({column.name})",
         )
     nullable = Column(column.name, column.field, column.type, nullable=True, default=column.default)
     return sql.SQL("ALTER TABLE {} ADD COLUMN {}").format(table(dataset), column_of(nullable))
@@ -152,11 +153,11 @@ def _added(dataset: Dataset, column: Column) -> sql.Composed:
 
 def _changed(dataset: Dataset, old: Column, new: Column) -> Iterator[sql.Composed]:
     alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} ").format(table(dataset), sql.Identifier(new.name))
-    if old.index != new.index:
+    if (old.index, old.brin_index) != (new.index, new.brin_index):
         raise Incompatible(
             new.field,
-            f"field {new.field}: `index` is only of a new dataset: leave it as it was, and create or drop the index "
-            "yourself, CONCURRENTLY",
+            f"field {new.field}: `index` and `brin_index` are only of a new dataset: leave them as they were, and "
+            "create or drop the index yourself, CONCURRENTLY",
         )
     if (old.type, old.kind) != (new.type, new.kind):
         if not _is_wider(old, new):

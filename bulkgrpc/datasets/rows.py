@@ -26,6 +26,8 @@ JSONB = {b"bulkgrpc": b"jsonb"}
 class Rows:
     """Rows of one dataset's table, sorted by its key, equal keys in the order of their records.
 
+    Without a key they are in the order of their records.
+
     table: one column for each of `dataset.columns`. payload, record_index: position of each row's record. rejections:
     the records that are no rows. hashes: of the rows' records, if the dataset remembers records.
     """
@@ -76,11 +78,12 @@ def _to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     if rejected.rejected.any():
         keep = ~rejected.rejected
         table, payload, record_index = table.filter(pa.array(keep)), payload[keep], record_index[keep]
-    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in codec.dataset.primary_key])
-    positions = order.to_numpy()
-    payload, record_index = payload[positions], record_index[positions]
+    if codec.dataset.primary_key:
+        order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in codec.dataset.primary_key])
+        positions = order.to_numpy()
+        table, payload, record_index = table.take(order), payload[positions], record_index[positions]
     hashes = _hashes(codec, payloads, payload, record_index) if codec.dataset.dedupe_window_s else None
-    return Rows(codec.dataset, table.take(order), payload, record_index, rejections, hashes)
+    return Rows(codec.dataset, table, payload, record_index, rejections, hashes)
 
 
 def _table(codec: BatchCodec, records: pa.StructArray, tenants: pa.Array, rejected: RejectionBuilder) -> pa.RecordBatch:

@@ -315,6 +315,8 @@ def _other_column_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
 
 
 def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    if not dataset.primary_key:
+        return
     key, names = frozenset(dataset.primary_key), ", ".join(dataset.primary_key)
     keys = [found for found in table.unique_keys if found.columns == key and found.valid]
     add = f"run ALTER TABLE {dataset.name} ADD PRIMARY KEY ({names})"

@@ -165,8 +165,8 @@ def _move(connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, r
                 failure_reason=f"the job is atomic and {unfit[0]} of its records have texts that the table cuts"
             )
     waiting = task.staged_rows - _delete_known(connection, dataset, job_id)
-    skipped = 0
-    if fit.row_triggers:
+    skipped, appends = 0, dataset.conflict_policy == "append"
+    if fit.row_triggers and not appends:
         written, skipped = in_savepoint(connection, lambda: staged.apply_each(connection, dataset, job_id))
     elif waiting <= limits.TASK_SLICE_ROWS:
         apply_all = staged.apply(dataset)
@@ -176,6 +176,9 @@ def _move(connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, r
     if fit.triggers:
         # One may have deferred constraints again: an error must come here, where it fails the job.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    if appends:
+        # No row is left out for its key.
+        skipped = waiting - written
     left = waiting - written - skipped
     if dataset.conflict_policy == "reject" and left:
         return _Done(

@@ -21,9 +21,9 @@ from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.dedupe import Generations
+from bulkgrpc.postgres.writers.conflicts import on_conflict
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.row_errors import OWN_FUNCTION, OWN_STATEMENT
-from bulkgrpc.postgres.writers.update import on_conflict
 
 _SQL = statements.family("dedupe")
 _STAGED = statements.family("staged")
@@ -85,9 +85,9 @@ def apply(dataset: Dataset) -> sql.Composed:
     """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
 
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
-    row.
+    row. append: all, in the order in which they were sent.
     """
-    return sql.SQL("INSERT INTO {table} ({columns}) {chosen} ON CONFLICT {action}").format(
+    return sql.SQL("INSERT INTO {table} ({columns}) {chosen} {conflict}").format(
         **_clauses(dataset), chosen=_chosen(dataset, sql.Placeholder("job_id"))
     )
 
@@ -106,7 +106,7 @@ def apply_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
     """Return the statement that moves the rows on the pages [from_page, to_page) that `order` stored into the table."""
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT {columns} FROM {ordered} "
-        "WHERE ctid >= {from_place}::tid AND ctid < {to_place}::tid ON CONFLICT {action}"
+        "WHERE ctid >= {from_place}::tid AND ctid < {to_place}::tid {conflict}"
     ).format(
         **_clauses(dataset),
         ordered=_ORDERED,
@@ -116,7 +116,14 @@ def apply_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
 
 
 def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
-    """Return the query of a job's rows that are to be written: of each key one, in the order of keys."""
+    """Return the query of a job's rows that are to be written: of each key one, in the order of keys.
+
+    Without a key: all, in the order in which they were sent.
+    """
+    if dataset.conflict_policy == "append":
+        return sql.SQL("SELECT {columns} FROM {staged} WHERE {job} = {job_id} ORDER BY {sequence}, {index}").format(
+            **_clauses(dataset), job_id=job_id
+        )
     latest = dataset.conflict_policy == "update"
     return sql.SQL(
         "SELECT DISTINCT ON ({key}) {columns} FROM {staged} WHERE {job} = {job_id} "
@@ -161,7 +168,7 @@ def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
         "job": sql.Identifier(JOB),
         "sequence": sql.Identifier(SEQUENCE),
         "index": sql.Identifier(INDEX),
-        "action": on_conflict(dataset) if dataset.conflict_policy == "update" else sql.SQL("DO NOTHING"),
+        "conflict": on_conflict(dataset),
     }
 
 

@@ -17,6 +17,7 @@ class ConflictPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CONFLICT_POLICY_IGNORE: _ClassVar[ConflictPolicy]
     CONFLICT_POLICY_UPDATE: _ClassVar[ConflictPolicy]
     CONFLICT_POLICY_REJECT: _ClassVar[ConflictPolicy]
+    CONFLICT_POLICY_APPEND: _ClassVar[ConflictPolicy]
 
 class PartitionPeriod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -39,6 +40,7 @@ CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy
 CONFLICT_POLICY_IGNORE: ConflictPolicy
 CONFLICT_POLICY_UPDATE: ConflictPolicy
 CONFLICT_POLICY_REJECT: ConflictPolicy
+CONFLICT_POLICY_APPEND: ConflictPolicy
 PARTITION_PERIOD_UNSPECIFIED: PartitionPeriod
 PARTITION_PERIOD_DAY: PartitionPeriod
 PARTITION_PERIOD_WEEK: PartitionPeriod
@@ -85,7 +87,7 @@ class TimePartitions(_message.Message):
     def __init__(self, field: _Optional[str] = ..., period: _Optional[_Union[PartitionPeriod, str]] = ...) -> None: ...
 
 class ColumnOptions(_message.Message):
-    __slots__ = ("name", "ignore", "type", "not_null", "index", "default_value", "precision", "scale")
+    __slots__ = ("name", "ignore", "type", "not_null", "index", "default_value", "precision", "scale", "brin_index")
     NAME_FIELD_NUMBER: _ClassVar[int]
     IGNORE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +96,7 @@ class ColumnOptions(_message.Message):
     DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    BRIN_INDEX_FIELD_NUMBER: _ClassVar[int]
     name: str
     ignore: bool
     type: ColumnType
@@ -102,4 +105,5 @@ class ColumnOptions(_message.Message):
     default_value: str
     precision: int
     scale: int
-    def __init__(self, name: _Optional[str] = ..., ignore: _Optional[bool] = ..., type: _Optional[_Union[ColumnType, str]] = ..., not_null: _Optional[bool] = ..., index: _Optional[bool] = ..., default_value: _Optional[str] = ..., precision: _Optional[int] = ..., scale: _Optional[int] = ...) -> None: ...
+    brin_index: bool
+    def __init__(self, name: _Optional[str] = ..., ignore: _Optional[bool] = ..., type: _Optional[_Union[ColumnType, str]] = ..., not_null: _Optional[bool] = ..., index: _Optional[bool] = ..., default_value: _Optional[str] = ..., precision: _Optional[int] = ..., scale: _Optional[int] = ..., brin_index: _Optional[bool] = ...) -> None: ...

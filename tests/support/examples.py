@@ -54,6 +54,12 @@ def remembered(conflict: ConflictPolicy = "ignore") -> Dataset:
     return compiled(file, f"tests.v1.Remembered{conflict.capitalize()}")
 
 
+@functools.cache
+def appended(message: str = "Appended") -> Dataset:
+    """Sensor readings without a key: `Appended`, `AppendedOnce` whose bytes are remembered, `AppendedByDay`."""
+    return compiled(Path(__file__).parent / "appended.proto", f"tests.v1.{message}")
+
+
 def reading(sensor: str, seconds: int, value: float) -> bytes:
     """A serialized sensor reading."""
     at = bytes([0x1A, 2, 8, seconds]) if seconds else b"\x1a\x00"

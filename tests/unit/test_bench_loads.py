@@ -79,6 +79,7 @@ def test_a_cases_expected_counts_are_exact() -> None:
     found = {item.name: item.counts(load) for item in policy_cases.cases() if item.writer == "workers"}
 
     assert found["ignore: all keys new"] == JobCounts(8_000, 8_000)
+    assert found["append: no key"] == JobCounts(8_000, 8_000)
     assert found["ignore: all keys exist"] == JobCounts(8_000, 0, 8_000)
     assert found["update: all keys exist"] == JobCounts(8_000, 8_000)
     assert found["dedupe: all records new"] == JobCounts(8_000, 8_000)

@@ -35,6 +35,9 @@ def test_a_table_has_the_tenant_and_a_column_a_field() -> None:
     assert dataset.primary_key == ("tenant", "sensor_id", "sampled_at")
 
 
+APPENDED = """message M { int32 id = 1;
+  option (bulkgrpc.v1.dataset) = {table: "m" conflict_policy: CONFLICT_POLICY_APPEND %s};
+}"""
 OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
 
 
@@ -46,6 +49,24 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         ('message M { option (bulkgrpc.v1.dataset) = {table: "M" key: "id"}; int32 id = 1; }', "table", "lower case"),
         ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
         (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
+        ('message M { option (bulkgrpc.v1.dataset) = {table: "m"}; int32 id = 1; }', "key", "CONFLICT_POLICY_APPEND"),
+        (APPENDED % 'key: "id"', "key", "leave `key` out"),
+        (APPENDED % "hash_partitions: 4", "hash_partitions", "set partition_by_time"),
+        (
+            APPENDED % 'partition_by_time: {field: "at" period: PARTITION_PERIOD_DAY}',
+            "partition_by_time.field",
+            "no field with a column",
+        ),
+        (
+            APPENDED % 'partition_by_time: {field: "id" period: PARTITION_PERIOD_DAY}',
+            "partition_by_time.field",
+            "no time and no date",
+        ),
+        (
+            f"message M {{ {OPTION} int32 id = 1; string a = 2 [(bulkgrpc.v1.column).brin_index = true]; }}",
+            "a",
+            "bigint, date, integer, timestamp with time zone",
+        ),
         *(
             (f"message M {{ {OPTION} int32 id = 1; int32 {name} = 2; }}", name, "(bulkgrpc.v1.column).name")
             for name in ("xmin", "xmax", "cmin", "cmax", "CTID", "tableoid", "tenant", "bulkgrpc_row", "bulkgrpc_")

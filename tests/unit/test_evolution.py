@@ -87,6 +87,8 @@ def test_messages_and_enums_may_grow(of) -> None:  # type: ignore[no-untyped-def
         (BASE.replace("name = 2", "name = 2 [(bulkgrpc.v1.column).ignore = true]"), "name", "is gone"),
         (BASE.replace("name = 2", "name = 2 [(bulkgrpc.v1.column).index = true]"), "name", "CONCURRENTLY"),
         (BASE + "int32 more = 8 [(bulkgrpc.v1.column).index = true];", "more", "CREATE INDEX CONCURRENTLY"),
+        (BASE.replace("size = 3", "size = 3 [(bulkgrpc.v1.column).brin_index = true]"), "size", "CONCURRENTLY"),
+        (BASE + "int32 more = 8 [(bulkgrpc.v1.column).brin_index = true];", "more", "USING brin (more)"),
         (BASE.replace("scale: 2", "scale: 3"), "price", "cannot become numeric(10,3)"),
         (BASE.replace("precision: 10", "precision: 9"), "price", "cannot become numeric(9,2)"),
     ],
@@ -107,11 +109,12 @@ def test_a_renamed_enum_value_and_a_field_gone_from_a_document_are_refused(of) -
 def test_another_key_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "k.proto"
     datasets = []
-    for key in ("a", "b"):
+    for key in ('key: "a"', 'key: "b"', "conflict_policy: CONFLICT_POLICY_APPEND"):
         file.write_text(
             'syntax = "proto3"; import "bulkgrpc/v1/options.proto"; message K {'
-            f'option (bulkgrpc.v1.dataset) = {{table: "k" key: "{key}"}}; int32 a = 1; int32 b = 2; }}'
+            f'option (bulkgrpc.v1.dataset) = {{table: "k" {key}}}; int32 a = 1; int32 b = 2; }}'
         )
         datasets.append(define(sources.compile_proto(file), "K"))
-    with pytest.raises(Incompatible, match="give the message another table"):
-        evolve(*datasets)
+    for old, new, says in ((0, 1, "is a and cannot become b"), (0, 2, "a and cannot become empty"), (2, 0, "is empty")):
+        with pytest.raises(Incompatible, match=f"{says}.*: give the message another table"):
+            evolve(datasets[old], datasets[new])

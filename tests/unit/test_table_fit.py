@@ -167,6 +167,13 @@ def test_ignore_needs_no_right_to_update() -> None:
     assert isinstance(fit(dataset_of(["double precision"], "ignore"), with_column(TABLE, 2, may_update=False)), Fit)
 
 
+def test_append_needs_neither_a_key_nor_the_right_to_read() -> None:
+    appended = replace(dataset_of(["double precision"], "append"), key=())
+    columns = tuple(replace(one, may_select=False, may_update=False, deterministic=False) for one in COLUMNS)
+    assert isinstance(fit(appended, replace(TABLE, columns=columns, unique_keys=())), Fit)
+    assert misfit(replace(TABLE, may_stage=False), appended)[0] is MisfitCode.MISSING_RIGHT
+
+
 def test_a_column_that_takes_no_null_may_be_filled_by_a_trigger() -> None:
     required = replace(TABLE, columns=(*COLUMNS, column("at", not_null=True)), row_triggers=True)
     found = fit(WEATHER, required)

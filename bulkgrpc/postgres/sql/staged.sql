@@ -28,7 +28,7 @@ BEGIN
   LOOP
     INSERT INTO {mark} {table} ({columns})
     SELECT {columns} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) ORDER BY {key}
-    ON CONFLICT {action};
+    {conflict};
     GET DIAGNOSTICS bulkgrpc_count = ROW_COUNT;
     bulkgrpc_written := bulkgrpc_written + bulkgrpc_count;
     bulkgrpc_left := cardinality(bulkgrpc_places) - bulkgrpc_count;

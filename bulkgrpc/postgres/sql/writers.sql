@@ -33,7 +33,7 @@ BEGIN
       INSERT INTO {table} ({columns})
       SELECT {columns} FROM {staging}
       WHERE ctid >= bulkgrpc_ctids[bulkgrpc_first] AND ctid <= bulkgrpc_ctids[bulkgrpc_last]
-      ON CONFLICT {action};
+      {conflict};
       GET DIAGNOSTICS bulkgrpc_written = ROW_COUNT;
       IF bulkgrpc_written <= bulkgrpc_last - bulkgrpc_first AND bulkgrpc_first < bulkgrpc_last THEN
         RAISE EXCEPTION USING ERRCODE = 'triggered_data_change_violation';

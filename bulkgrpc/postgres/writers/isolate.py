@@ -18,7 +18,8 @@ from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging, update
+from bulkgrpc.postgres.writers import reject, staging
+from bulkgrpc.postgres.writers.conflicts import on_conflict
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
@@ -31,15 +32,15 @@ def write(connection: Connection, rows: Rows, job: Integers, *, triggers: bool =
 
     triggers: whether one may skip rows. Raises psycopg.Error if PostgreSQL fails for another reason than a row.
     """
-    updates, jobs = rows.dataset.conflict_policy == "update", int(job.max(initial=0)) + 1
+    policy, jobs = rows.dataset.conflict_policy, int(job.max(initial=0)) + 1
     rejected, left = in_savepoint(connection, lambda: _isolate(connection, rows))
     found = RejectionBuilder(len(job))
     found.add_rows(rejected)
     skipped = np.full(len(job), triggers) & left
-    if skipped.any() and not updates:
+    if skipped.any() and policy in ("ignore", "reject"):
         skipped &= ~_known(connection, rows, left, ~left & ~found.rejected)
     left &= ~skipped
-    if rows.dataset.conflict_policy == "reject":
+    if policy == "reject":
         found.add(left, RejectionCode.DUPLICATE_KEY, "", reject.reasons(rows, left))
     written = ~left & ~skipped & ~found.rejected
     counts = (np.bincount(job[mask], minlength=jobs).astype(np.int32) for mask in (written, skipped))
@@ -66,10 +67,9 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     """Write rows span by span; return those that PostgreSQL rejected, and those not written because of a conflict."""
     every = np.ones(rows.table.num_rows, np.bool_)
     staged = staging.stage(connection, rows, every)
-    updates = rows.dataset.conflict_policy == "update"
     clauses = staging.clauses(rows.dataset, staged)
-    action = update.on_conflict(rows.dataset) if updates else sql.SQL("DO NOTHING")
-    body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, action=action).as_string(connection)
+    conflict = on_conflict(rows.dataset)
+    body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, conflict=conflict).as_string(connection)
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     name = sql.Identifier("pg_temp", f"bulkgrpc_isolate_{digest}")
     create = sql.SQL(_SQL["create_isolate"].decode())

@@ -83,7 +83,7 @@ def clear(connection: Connection, name: sql.Identifier) -> None:
 
 
 def first_of_equal_keys(rows: Rows) -> Mask:
-    """Return a mask of the rows, sorted by key, that are the first of their key."""
+    """Return a mask of the rows, sorted by key, that are the first of their key. rows: of a dataset with a key."""
     first = np.ones(rows.table.num_rows, dtype=np.bool_)
     first[1:] = ~_same_as_before(rows)
     return first
@@ -110,6 +110,8 @@ def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composab
 
 def _same_as_before(rows: Rows) -> Mask:
     """Return for each row but the first whether it has the key of the one before."""
+    if not rows.dataset.primary_key:
+        raise ValueError(f"rows of {rows.dataset.name}, which has no key, are compared by key")
     same = np.ones(max(rows.table.num_rows - 1, 0), dtype=np.bool_)
     for name in rows.dataset.primary_key:
         values = rows.table.column(name)

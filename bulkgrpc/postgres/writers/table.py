@@ -32,7 +32,12 @@ CHECKED_CHUNKS = 16
 STAGED_CHUNKS = 16
 """Chunks of a dataset that are written by its policy after a conflict, before direct COPY is tried again."""
 
-BY_POLICY: dict[str, Writer] = {"ignore": ignore.write, "update": update.write, "reject": reject.write}
+BY_POLICY: dict[str, Writer] = {
+    "ignore": ignore.write,
+    "update": update.write,
+    "reject": reject.write,
+    "append": direct.write,
+}
 
 
 @dataclass(slots=True)
@@ -107,6 +112,9 @@ class TableWriter:
                     within = in_opened_savepoint if _is_written_first(rows.dataset) else in_savepoint
                     return within(connection, lambda: direct.write(connection, rows, job))
                 except psycopg.errors.UniqueViolation:
+                    if by_policy is direct.write:
+                        # The index is not the dataset's: a row that conflicts is one that the table rejects.
+                        return None
                     left = STAGED_CHUNKS
             self._staged_left[name] = left - 1
             return in_savepoint(connection, lambda: by_policy(connection, rows, job))

@@ -19,7 +19,8 @@ from psycopg import sql
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging, update
+from bulkgrpc.postgres.writers import reject, staging
+from bulkgrpc.postgres.writers.conflicts import replacing
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
@@ -28,7 +29,7 @@ from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode
 MERGE_RETURNS = 170_000
 """The first version of the server whose MERGE returns rows."""
 _INSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging}")
-_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
+_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} {conflict}")
 # The staging table is read in the order in which it was filled, by key, as by every writer.
 _MERGE = sql.SQL(
     "WITH written AS (MERGE INTO {table} USING {staging} AS staged ON false "
@@ -57,6 +58,8 @@ def write(connection: Connection, rows: Rows, job: Integers) -> Written:
     try:
         in_savepoint(connection, lambda: _copy(connection, rows))
     except (psycopg.errors.UniqueViolation, _RowsSkipped) as error:
+        if rows.dataset.conflict_policy == "append":
+            return _append(connection, rows, job)
         if not staging.first_of_equal_keys(rows).all():
             raise RepeatedKeys from error
         by_policy = _update_by_job if rows.dataset.conflict_policy == "update" else _write_new
@@ -67,6 +70,16 @@ def write(connection: Connection, rows: Rows, job: Integers) -> Written:
 def _copy(connection: Connection, rows: Rows) -> None:
     if copy_rows(connection, table(rows.dataset), rows.table) < rows.table.num_rows:
         raise _RowsSkipped
+
+
+def _append(connection: Connection, rows: Rows, job: Integers) -> Written:
+    """Write rows without a key; those that PostgreSQL does not write were skipped. Raises RepeatedKeys."""
+    try:
+        written = in_savepoint(connection, lambda: _insert(connection, rows, job, np.ones(len(job), np.bool_)))
+    except (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported) as error:
+        # A unique index that is not the dataset's; or MERGE does not support the table.
+        raise RepeatedKeys from error
+    return Written(written, skipped=np.bincount(job).astype(np.int32) - written)
 
 
 def _write_new(connection: Connection, rows: Rows, job: Integers) -> Written:
@@ -108,10 +121,10 @@ def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
 def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows, whose keys all differ, over those with the same keys."""
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
-    action = update.on_conflict(rows.dataset)
+    conflict = replacing(rows.dataset)
     for number in np.unique(job).tolist():
         chosen = job == number
-        skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)
+        skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, conflict=conflict)
     return Written(np.bincount(job).astype(np.int32) - skipped, skipped=skipped)
 
 
