@@ -12,7 +12,7 @@ MATRIX := tests/conformance $(addprefix tests/integration/test_,blocks.py chunk_
   hostile_triggers.py lanes.py maintenance.py parked.py partitions.py schema.py server_jobs.py table_contract.py types.py \
   worker.py)
 
-.PHONY: help setup demo test matrix matrix-short chaos blast blast-catalog blast-short storm check format generate lock bench clean
+.PHONY: help setup demo test clients matrix matrix-short chaos blast blast-catalog blast-short storm check format generate lock bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,7 +31,10 @@ demo: setup ## Run the main job on a real stack and print its report
 	$(BIN)/bulkgrpc demo
 
 test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey
-	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast
+	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast --ignore tests/clients
+
+clients: setup ## Run the examples of docs/clients.md: Go, Java, TypeScript, grpcurl and ghz, where they are on the machine
+	$(BIN)/pytest tests/clients
 
 matrix: setup ## Run the tests that write and read PostgreSQL on its releases 13 and 15
 	for release in 13 15; do \

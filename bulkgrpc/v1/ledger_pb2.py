@@ -26,13 +26,14 @@ from bulkgrpc.v1 import datasets_pb2 as bulkgrpc_dot_v1_dot_datasets__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ulkgrpc/v1/ledger.proto\x12\x0b\x62ulkgrpc.v1\x1a\x1a\x62ulkgrpc/v1/datasets.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\x11PartitionPosition\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x03\x12\x13\n\x0bowner_epoch\x18\x03 \x01(\x03\x12\x13\n\x0bstop_reason\x18\x04 \x01(\t\x12-\n\tstop_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x01\n\x0bParkedQueue\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12+\n\x06parked\x18\x04 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06trials\x18\x06 \x01(\x05\"\x12\n\x10GetLedgerRequest\"\x98\x01\n\x11GetLedgerResponse\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x32\n\npartitions\x18\x02 \x03(\x0b\x32\x1e.bulkgrpc.v1.PartitionPosition\x12(\n\x06queues\x18\x03 \x03(\x0b\x32\x18.bulkgrpc.v1.ParkedQueue\x12\x16\n\x0eomitted_queues\x18\x04 \x01(\x05\x32[\n\rLedgerService\x12J\n\tGetLedger\x12\x1d.bulkgrpc.v1.GetLedgerRequest\x1a\x1e.bulkgrpc.v1.GetLedgerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ulkgrpc/v1/ledger.proto\x12\x0b\x62ulkgrpc.v1\x1a\x1a\x62ulkgrpc/v1/datasets.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\x11PartitionPosition\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x03\x12\x13\n\x0bowner_epoch\x18\x03 \x01(\x03\x12\x13\n\x0bstop_reason\x18\x04 \x01(\t\x12-\n\tstop_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x01\n\x0bParkedQueue\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12+\n\x06parked\x18\x04 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06trials\x18\x06 \x01(\x05\"\x12\n\x10GetLedgerRequest\"\x98\x01\n\x11GetLedgerResponse\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x32\n\npartitions\x18\x02 \x03(\x0b\x32\x1e.bulkgrpc.v1.PartitionPosition\x12(\n\x06queues\x18\x03 \x03(\x0b\x32\x18.bulkgrpc.v1.ParkedQueue\x12\x16\n\x0eomitted_queues\x18\x04 \x01(\x05\x32[\n\rLedgerService\x12J\n\tGetLedger\x12\x1d.bulkgrpc.v1.GetLedgerRequest\x1a\x1e.bulkgrpc.v1.GetLedgerResponseB5\n\x0b\x62ulkgrpc.v1P\x01Z\x16\x62ulkgrpc/v1;bulkgrpcv1\xaa\x02\x0b\x42ulkgrpc.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkgrpc.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013bulkgrpc.v1P\001Z\026bulkgrpc/v1;bulkgrpcv1\252\002\013Bulkgrpc.V1'
   _globals['_PARTITIONPOSITION']._serialized_start=103
   _globals['_PARTITIONPOSITION']._serialized_end=251
   _globals['_PARKEDQUEUE']._serialized_start=254

@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from bulkgrpc.consume.assembly import Chunk, Received, Span
 from bulkgrpc.consume.decode import prepare
 from bulkgrpc.datasets.codec import BatchCodec
+from bulkgrpc.datasets.evolution import same
+from bulkgrpc.datasets.meaning import digest_of_schema
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message
 from tests.support import examples
 from tests.support.worker_ports import FakeRegistry
@@ -33,3 +36,14 @@ def test_a_batch_is_decoded_by_the_definition_that_its_server_knew_or_not_at_all
     unreadable = [failure.message for failure in prepared.unreadable.values()]
     assert ["the number was given again" in reason for reason in unreadable] == [True] * (not decoded)
     assert not prepared.undecodable
+
+
+def test_options_for_other_languages_are_no_other_definition() -> None:
+    readings = examples.readings()
+    files = FileDescriptorSet.FromString(readings.descriptors)
+    for file in files.file:
+        file.ClearField("options")
+    before = replace(readings, descriptors=files.SerializeToString())
+    assert before.descriptors != readings.descriptors
+    assert same(before, readings)
+    assert digest_of_schema(before) == digest_of_schema(readings)

@@ -10,7 +10,6 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
 
 from bulkgrpc import limits
 from bulkgrpc.ingest.dataset_blocks import DatasetBlocks
@@ -19,7 +18,7 @@ from bulkgrpc.ingest.identity import Identification
 from bulkgrpc.ingest.jobs import Jobs
 from bulkgrpc.ingest.session import SessionParts
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
-from bulkgrpc.server.grpc import tls
+from bulkgrpc.server.grpc import reflection, tls
 from bulkgrpc.server.grpc.access import SERVICES
 from bulkgrpc.server.grpc.datasets import DatasetServicer
 from bulkgrpc.server.grpc.ingest import IngestServicer, ingest_handler
@@ -85,7 +84,7 @@ async def grpc_endpoint(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     response = health_pb2.HealthCheckResponse
     await _report(health_servicer, response.NOT_SERVING if shared_port else response.SERVING)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable(server, (*SERVICES, health.SERVICE_NAME))
     address = _bind(server, settings)
     await server.start()
     try:

@@ -1,0 +1,84 @@
+// Loads sensor readings with Node.js. The same key submits the same job: nothing is written twice.
+import * as grpc from "@grpc/grpc-js";
+import * as loader from "@grpc/proto-loader";
+import protobuf from "protobufjs";
+
+const [server, tenant, key, rows, protos] = process.argv.slice(2);
+const batchRecords = 1000;
+const inFlight = 32; // batches that are sent and not acknowledged yet
+const options = { includeDirs: [protos], longs: Number, enums: String, oneofs: true, defaults: true };
+const files = ["bulkgrpc/v1/ingest.proto", "bulkgrpc/v1/jobs.proto"];
+const api: any = (grpc.loadPackageDefinition(loader.loadSync(files, options)) as any).bulkgrpc.v1;
+const messages = new protobuf.Root();
+messages.resolvePath = (_from: string, path: string) => (path.startsWith("/") ? path : `${protos}/${path}`);
+const Reading = messages.loadSync("examples/v1/sensors.proto").lookupType("examples.v1.SensorReading");
+const start = Date.UTC(2026, 0, 1) / 1000;
+
+/** The records of a batch; undefined after the last. The same ones whenever it is asked. */
+function batch(sequence: number): Uint8Array[] | undefined {
+  const records: Uint8Array[] = [];
+  const end = Math.min((sequence + 1) * batchRecords, Number(rows));
+  for (let row = sequence * batchRecords; row < end; row++) {
+    const reading = { sensorId: `S${row % 100}`, value: row / 2, sampledAt: { seconds: start + row } };
+    records.push(Reading.encode(reading).finish());
+  }
+  return records.length ? records : undefined;
+}
+
+/** Sends what the job does not have yet, and returns the job once it is sealed. */
+function submit(client: any, metadata: grpc.Metadata): Promise<any> {
+  return new Promise((resolve, reject) => {
+    const stream = client.StreamRecords(metadata);
+    let next = 0;
+    let acknowledged = 0;
+    let sealed = false;
+    const send = () => {
+      for (; !sealed && next - acknowledged < inFlight; next++) {
+        const records = batch(next);
+        if (!records) {
+          stream.write({ seal: { batchCount: next } });
+          stream.end();
+          sealed = true;
+          return;
+        }
+        stream.write({ batch: { sequence: next, records } });
+      }
+    };
+    stream.on("data", (answer: any) => {
+      if (answer.opened?.replayed) {
+        stream.end();
+        resolve(answer.opened.job);
+      } else if (answer.sealed) {
+        resolve(answer.sealed.job);
+      } else {
+        acknowledged = (answer.opened ?? answer.acknowledged).nextSequence;
+        if (answer.opened) next = acknowledged;
+        send();
+      }
+    });
+    stream.on("error", reject);
+    stream.write({ header: { dataset: "datasets/sensor_readings", idempotencyKey: key } });
+  });
+}
+
+/** Submits again after a failure that can pass; the job continues where it was. */
+async function load(client: any, metadata: grpc.Metadata): Promise<any> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await submit(client, metadata);
+    } catch (error: any) {
+      if (![grpc.status.UNAVAILABLE, grpc.status.ABORTED].includes(error.code) || attempt === 60) throw error;
+      await new Promise((again) => setTimeout(again, 1000));
+    }
+  }
+}
+
+const metadata = new grpc.Metadata();
+metadata.set("bulkgrpc-tenant", tenant);
+const credentials = grpc.credentials.createInsecure();
+const sealed = await load(new api.IngestService(server, credentials), metadata);
+const watch = new api.JobService(server, credentials).WatchJob({ name: sealed.name }, metadata);
+let job = sealed;
+for await (const answer of watch) job = answer.job;
+console.log(`${job.name}: ${job.state}, ${job.counts.written} written, ${job.counts.duplicate} duplicate`);
+process.exit(0);
