@@ -38,6 +38,12 @@ def test_a_table_has_the_tenant_and_a_column_a_field() -> None:
 APPENDED = """message M { int32 id = 1;
   option (bulkgrpc.v1.dataset) = {table: "m" conflict_policy: CONFLICT_POLICY_APPEND %s};
 }"""
+OPERATED = """enum Op { KEPT = 0; GONE = 1; }
+message M { int32 id = 1; Op op = 2;
+  option (bulkgrpc.v1.dataset) = {
+    key: "id" conflict_policy: CONFLICT_POLICY_UPDATE operation: {field: "op" delete: "GONE"}
+  };
+}"""
 OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
 
 
@@ -50,6 +56,24 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
         (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
         ('message M { option (bulkgrpc.v1.dataset) = {table: "m"}; int32 id = 1; }', "key", "CONFLICT_POLICY_APPEND"),
+        *(
+            (OPERATED.replace(old, new), field, says)
+            for old, new, field, says in (
+                ("CONFLICT_POLICY_UPDATE", "CONFLICT_POLICY_IGNORE", "operation", "only of a dataset with"),
+                ('key: "id"', 'key: "id" dedupe_window: {seconds: 9}', "operation", "would be a duplicate"),
+                ('field: "op"', 'field: "id"', "operation.field", "is no enum field"),
+                ('field: "op"', 'field: "no"', "operation.field", "is no enum field"),
+                (
+                    "op = 2",
+                    'op = 2 [(bulkgrpc.v1.column).name = "o"]',
+                    "operation.field",
+                    "leave out its column options",
+                ),
+                ('"GONE"', '"KEPT"', "operation.delete", "or is 0"),
+                ('"GONE"', '"gone"', "operation.delete", "is no value of Op"),
+                ("GONE = 1;", "GONE = 1; LEFT = 1; option allow_alias = true;", "operation.field", "two names"),
+            )
+        ),
         (APPENDED % 'key: "id"', "key", "leave `key` out"),
         (APPENDED % "hash_partitions: 4", "hash_partitions", "set partition_by_time"),
         (

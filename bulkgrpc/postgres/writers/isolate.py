@@ -15,16 +15,18 @@ import pyarrow as pa
 from psycopg import sql
 
 from bulkgrpc.consume import failures
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.operations import DELETE
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging
-from bulkgrpc.postgres.writers.conflicts import on_conflict
+from bulkgrpc.postgres.writers import conflict, reject, staging
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
 
 _SQL = statements.family("writers")
+_FIRST_IS_DELETED = sql.SQL("bulkgrpc_deletes[bulkgrpc_first]")
 
 
 def write(connection: Connection, rows: Rows, job: Integers, *, triggers: bool = False) -> Written:
@@ -68,8 +70,7 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     every = np.ones(rows.table.num_rows, np.bool_)
     staged = staging.stage(connection, rows, every)
     clauses = staging.clauses(rows.dataset, staged)
-    conflict = on_conflict(rows.dataset)
-    body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, conflict=conflict).as_string(connection)
+    body = _body(rows.dataset, clauses).as_string(connection)
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     name = sql.Identifier("pg_temp", f"bulkgrpc_isolate_{digest}")
     create = sql.SQL(_SQL["create_isolate"].decode())
@@ -91,6 +92,22 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     left = np.zeros(len(every), np.bool_)
     left[np.frombuffer(left_alone, ">i4")] = True
     return _rejected(np.frombuffer(rejected, ">i4").astype(np.int32), texts, np.frombuffer(lengths, ">i4")), left
+
+
+def _body(dataset: Dataset, clauses: dict[str, sql.Composable]) -> sql.Composed:
+    """Return the body of the function that writes staged rows, and deletes those that are to be deleted."""
+    ends: sql.Composable = sql.SQL("")
+    deleted = sql.SQL("false")
+    if dataset.operation is not None:
+        text = sql.SQL(_SQL["isolate_ends"].decode())
+        ends, deleted = text.format(**clauses, delete=sql.Identifier(DELETE)), _FIRST_IS_DELETED
+    return sql.SQL(_SQL["isolate_body"].decode()).format(
+        **clauses,
+        conflict=conflict.clause(dataset),
+        find_ends=ends,
+        first_is_deleted=deleted,
+        own_delete=sql.Literal(sql.SQL("DELETE FROM {table} AS stored USING").format(**clauses).as_string(None)),
+    )
 
 
 def _rejected(row: Integers, texts: bytes, lengths: Integers) -> RejectedRows:
