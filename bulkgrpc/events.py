@@ -48,6 +48,10 @@ class Event(enum.StrEnum):
         "kafka_unavailable_at_start",
         "Kafka does not answer a server that starts, as `error` says; it tries again for 20 s.",
     )
+    RIGHT_MISSING = (
+        "right_missing",
+        "The server's role in PostgreSQL lacks `right`: it serves, but refuses to register datasets that need it.",
+    )
     TOPIC_SETTINGS_UNKNOWN = (
         "topic_settings_unknown",
         "The server has no right DESCRIBE_CONFIGS on the records topic, and does not check its settings.",

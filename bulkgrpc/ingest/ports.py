@@ -64,6 +64,10 @@ class DatasetExists(Exception):
     """A dataset cannot be registered: a table of its name exists and belongs to no dataset."""
 
 
+class RightMissing(Exception):
+    """A dataset cannot be changed: the server's role lacks a right in the database. `str()` names the object."""
+
+
 class JobsNotEnded(Exception):
     """A dataset cannot be deleted: jobs of it have not ended. count: how many; names: of up to three of them."""
 
@@ -288,13 +292,13 @@ class DatasetCatalog(Protocol):
     async def register(self, dataset: Dataset) -> RegisteredDataset:
         """Register a dataset or its next version; registering the same again changes nothing.
 
-        Raises DatasetExists, Incompatible, LockTimeout.
+        Raises DatasetExists, Incompatible, RightMissing, LockTimeout.
         """
 
     async def delete(self, name: str, *, drop_table: bool) -> bool:
         """Delete a dataset, and its table if `drop_table`; return whether it was registered.
 
-        Raises JobsNotEnded, TableInUse, LockTimeout.
+        Raises JobsNotEnded, TableInUse, RightMissing, LockTimeout.
         """
 
 

@@ -76,7 +76,7 @@ def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure
 
 
 def check_schema(postgres: str) -> None:
-    """Check that the schema `bulk` is migrated. Raises schema.SchemaMissing, StoreUnavailable, StoreError."""
+    """Check the schema and the role's rights. Raises SchemaMissing, RightsMissing, StoreUnavailable, StoreError."""
     with translated(), connect(postgres, "bulkgrpc-worker-check") as connection:
         schema.check(connection)
 

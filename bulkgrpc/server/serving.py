@@ -43,6 +43,7 @@ from bulkgrpc.kafka.record_log import KafkaRecordLog, KafkaTopicIdentity
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.postgres import blocks, catalog, jobs, schema, topics
 from bulkgrpc.postgres.deadlines import make_pool
+from bulkgrpc.postgres.rights import RightsMissing
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
 from bulkgrpc.server.backlog_watch import BacklogWatch
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
@@ -259,8 +260,9 @@ def _live_jobs(settings: ServerSettings) -> RedisLiveJobs:
 async def _check_schema(settings: ServerSettings) -> None:
     """Check the schema; an unavailable PostgreSQL does not prevent the start, since streams are accepted without it."""
     try:
-        await asyncio.to_thread(schema.check_server, settings.postgres)
-    except schema.SchemaMissing as error:
+        for right in await asyncio.to_thread(schema.check_server, settings.postgres):
+            _log.warning("right_missing", right=str(right))
+    except (schema.SchemaMissing, RightsMissing) as error:
         raise CannotServe(str(error)) from error
     except PostgresUnavailable as error:
         _log.warning("postgres_unavailable_at_start", error=str(error))
