@@ -10,6 +10,7 @@ import psycopg
 from bulkgrpc.ingest.ports import PostgresUnavailable
 from bulkgrpc.postgres import rights
 from bulkgrpc.postgres.connection import UNLIMITED, Connection, connect
+from bulkgrpc.postgres.pooler import local_settings
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -44,6 +45,8 @@ def migrate(postgres: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=connected)
     try:
         with engine.begin() as connection:
+            if settings := local_settings(connection.connection.driver_connection):
+                connection.exec_driver_sql(settings.replace("%", "%%"))
             _check_encoding(connection.exec_driver_sql("SHOW server_encoding").scalar())
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bulkgrpc.migrate'))")
             config = Config()

@@ -47,7 +47,7 @@ from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 from bulkgrpc.postgres.writers.row_errors import context_of
 from bulkgrpc.postgres.writers.table import TableWriter
 
-ACQUIRE_LOCK_TIMEOUT = "SET lock_timeout = '1s'"
+ACQUIRE_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '1s'"
 
 
 @contextmanager
@@ -89,7 +89,7 @@ class PostgresLedger:
 
     def acquire(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
         """Acquire partitions under a new epoch. Raises StoreUnavailable if a former owner locks one for over 1 s."""
-        with translated(), connect(self._postgres, "bulkgrpc-worker-acquire") as connection:
+        with translated(), connect(self._postgres, "bulkgrpc-worker-acquire") as connection, connection.transaction():
             # The former owner may be in a long transaction. Do not wait for it: other partitions are to be read.
             connection.execute(ACQUIRE_LOCK_TIMEOUT)
             return ledger.acquire(connection, self._topic, partitions)
