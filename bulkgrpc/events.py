@@ -48,6 +48,10 @@ class Event(enum.StrEnum):
         "kafka_unavailable_at_start",
         "Kafka does not answer a server that starts, as `error` says; it tries again for 20 s.",
     )
+    PARTITIONS_ADDED = (
+        "partitions_added",
+        "The records topic has more `partitions` than `before`: new jobs use them too. A job keeps those that it has.",
+    )
     RIGHT_MISSING = (
         "right_missing",
         "The server's role in PostgreSQL lacks `right`: it serves, but refuses to register datasets that need it.",

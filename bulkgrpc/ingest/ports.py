@@ -52,6 +52,10 @@ class RecordLogUnavailable(StoreUnavailable):
     """The record log takes no message, or did not store one in time. `str()` is the cause."""
 
 
+class RecordTooLarge(RecordLogUnavailable):
+    """A message is above the log's limit: a repetition does not help. `str()` names the limit and the way out."""
+
+
 class RecordLogFull(Exception):
     """The record log's queue is full; append again once messages are delivered."""
 

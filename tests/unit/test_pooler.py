@@ -23,7 +23,8 @@ def test_the_options_of_a_connection_are_settings(options: str, settings: dict[s
 
 
 def test_our_own_options_are_understood() -> None:
-    found = options_of(psycopg.conninfo.conninfo_to_dict(conninfo("host=a options='-c work_mem=1MB'", "x"))["options"])
+    target = conninfo("host=a options='-c work_mem=1MB'", "x")
+    found = options_of(str(psycopg.conninfo.conninfo_to_dict(target)["options"]))
     assert found["default_transaction_isolation"] == "read committed"
     assert found["work_mem"] == "1MB"
 
