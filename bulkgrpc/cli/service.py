@@ -11,6 +11,7 @@ import typer
 from bulkgrpc.cli import console
 from bulkgrpc.postgres import rights, schema
 from bulkgrpc.postgres.errors import PostgresError
+from bulkgrpc.postgres.outage import explained
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
 
@@ -77,7 +78,9 @@ def migrate_database(postgres: str) -> None:
     """Upgrade a database to the newest schema. Raises CommandFailed if it is unavailable or refuses."""
     try:
         schema.migrate(postgres)
-    except (PostgresError, schema.SchemaMissing) as error:
+    except PostgresError as error:
+        raise console.CommandFailed(f"the database was not migrated: {explained(error)}") from error
+    except schema.SchemaMissing as error:
         raise console.CommandFailed(f"the database was not migrated: {error}") from error
 
 

@@ -10,6 +10,7 @@ import psycopg
 from bulkgrpc.ingest.ports import PostgresUnavailable
 from bulkgrpc.postgres import rights
 from bulkgrpc.postgres.connection import UNLIMITED, Connection, connect
+from bulkgrpc.postgres.outage import explained
 from bulkgrpc.postgres.pooler import local_settings
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
@@ -73,7 +74,7 @@ def check_server(postgres: str) -> Sequence[rights.Right]:
     except psycopg.Error as error:
         if meaning_of(error) is Meaning.OTHER:
             raise
-        raise PostgresUnavailable(str(error).splitlines()[0], error.sqlstate or "") from error
+        raise PostgresUnavailable(explained(error), error.sqlstate or "") from error
 
 
 def check(connection: psycopg.Connection[tuple[object, ...]]) -> Sequence[rights.Right]:

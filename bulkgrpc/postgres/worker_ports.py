@@ -40,6 +40,7 @@ from bulkgrpc.postgres import ledger, parked, schema
 from bulkgrpc.postgres.apply import RowsFailed
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection, Deadlines, connect
+from bulkgrpc.postgres.outage import explained
 from bulkgrpc.postgres.parked import Undecodable
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_ahead, write_chunk
@@ -57,7 +58,7 @@ def translated() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raised = StoreError if meaning_of(error) is Meaning.OTHER else StoreUnavailable
-        raise raised(str(error).strip()) from error
+        raise raised(explained(error)) from error
 
 
 def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure:
