@@ -238,9 +238,10 @@ class Event(enum.StrEnum):
     REDIS_MAY_EVICT = ("redis_may_evict", "Redis may evict live jobs: set maxmemory-policy to noeviction.")
     REDIS_UNAVAILABLE = (
         "redis_unavailable",
-        "Redis does not serve calls, for the `cause`: unreachable, loading, wrong_password, missing_right, tls, "
-        "wrong_server, out_of_memory, read_only or refused. `remedy` is what to check. Streams are accepted or refused "
-        "as BULKGRPC_WHEN_REDIS_IS_DOWN says. Logged for each new cause and every 10 s.",
+        "Redis does not serve calls, for the `cause`: unreachable, unknown_host, not_listening, no_primary, loading, "
+        "wrong_password, missing_right, tls, wrong_server, out_of_memory, read_only or refused. `remedy` is what to "
+        "check. Streams are accepted or refused as BULKGRPC_WHEN_REDIS_IS_DOWN says. Logged for each new cause and "
+        "every 10 s.",
     )
     REDIS_UNAVAILABLE_AT_START = (
         "redis_unavailable_at_start",

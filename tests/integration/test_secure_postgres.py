@@ -32,7 +32,7 @@ def secure() -> Iterator[SecurePostgres]:
     shutil.rmtree(directory)
 
 
-def verified(secure: SecurePostgres, **more: object) -> str:
+def verified(secure: SecurePostgres, **more: str) -> str:
     return make_conninfo(secure.url, sslmode="verify-full", sslrootcert=str(secure.authority.file), **more)
 
 
@@ -95,14 +95,14 @@ def test_the_primary_of_several_hosts_is_used(secure: SecurePostgres, addresses:
     ("change", "says"),
     [
         ({"host": "nowhere.invalid"}, "the host name is not known: .*nowhere.invalid.*BULKGRPC_POSTGRES"),
-        ({"port": 1}, "the connection is refused: .*port 1 .*check host and port"),
+        ({"port": "1"}, "the connection is refused: .*port 1 .*check host and port"),
         ({"password": "wrong"}, "authentication failed: .*check user and password"),
         ({"dbname": "nope"}, 'there is no such database: .*"nope"'),
         ({"sslmode": "require"}, "TLS failed: server|TLS failed: .*does not support SSL.*check sslmode"),
         ({"target_session_attrs": "read-only"}, "no host is what target_session_attrs wants"),
     ],
 )
-def test_what_is_wrong_with_a_connection_is_said(addresses: Addresses, change: dict[str, object], says: str) -> None:
+def test_what_is_wrong_with_a_connection_is_said(addresses: Addresses, change: dict[str, str], says: str) -> None:
     target = make_conninfo(addresses.postgres, **change)
     with pytest.raises(StoreUnavailable, match=says):
         check_schema(target)
