@@ -48,6 +48,14 @@ class Event(enum.StrEnum):
         "kafka_unavailable_at_start",
         "Kafka does not answer a server that starts, as `error` says; it tries again for 20 s.",
     )
+    PARTITIONS_ADDED = (
+        "partitions_added",
+        "The records topic has more `partitions` than `before`: new jobs use them too. A job keeps those that it has.",
+    )
+    RIGHT_MISSING = (
+        "right_missing",
+        "The server's role in PostgreSQL lacks `right`: it serves, but refuses to register datasets that need it.",
+    )
     TOPIC_SETTINGS_UNKNOWN = (
         "topic_settings_unknown",
         "The server has no right DESCRIBE_CONFIGS on the records topic, and does not check its settings.",
@@ -230,9 +238,10 @@ class Event(enum.StrEnum):
     REDIS_MAY_EVICT = ("redis_may_evict", "Redis may evict live jobs: set maxmemory-policy to noeviction.")
     REDIS_UNAVAILABLE = (
         "redis_unavailable",
-        "Redis does not serve calls, for the `cause`: unreachable, loading, wrong_password, missing_right, tls, "
-        "wrong_server, out_of_memory, read_only or refused. `remedy` is what to check. Streams are accepted or refused "
-        "as BULKGRPC_WHEN_REDIS_IS_DOWN says. Logged for each new cause and every 10 s.",
+        "Redis does not serve calls, for the `cause`: unreachable, unknown_host, not_listening, no_primary, loading, "
+        "wrong_password, missing_right, tls, wrong_server, out_of_memory, read_only or refused. `remedy` is what to "
+        "check. Streams are accepted or refused as BULKGRPC_WHEN_REDIS_IS_DOWN says. Logged for each new cause and "
+        "every 10 s.",
     )
     REDIS_UNAVAILABLE_AT_START = (
         "redis_unavailable_at_start",

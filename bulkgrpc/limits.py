@@ -43,6 +43,8 @@ MESSAGE_OVERHEAD_BYTES = LABELS_MAX * (LABEL_KEY_CHARS_MAX + LABEL_VALUE_CHARS_M
 SESSION_ID_CHARS_MAX = 64
 RECENT_DIGESTS_MAX = 1024
 """Digests of a job's last batches that Redis keeps: as many batches as a client may hold unacknowledged."""
+MAINTENANCE_LEASE_ROUNDS: Final = 3
+"""A maintenance leader that has died is replaced after so many rounds."""
 LEASE_TTL_S = 10
 """A job's lease, without a renewal."""
 LEASE_MARGIN_S = 1

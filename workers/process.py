@@ -39,10 +39,12 @@ from bulkgrpc.kafka.group_offsets import KafkaGroupOffsets
 from bulkgrpc.kafka.message import message_of
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.kafka.topics import TopicMissing, end_offsets, ensure_topic
+from bulkgrpc.limits import MAINTENANCE_LEASE_ROUNDS
 from bulkgrpc.metrics import Process
 from bulkgrpc.postgres.apply_task_store import PostgresApplyTasks
 from bulkgrpc.postgres.heartbeats import PostgresHeartbeats
 from bulkgrpc.postgres.maintenance_store import PostgresMaintenanceStore
+from bulkgrpc.postgres.rights import RightsMissing
 from bulkgrpc.postgres.schema import SchemaMissing
 from bulkgrpc.postgres.topics import PostgresTopicLedger, may_create
 from bulkgrpc.postgres.worker_ports import (
@@ -115,7 +117,8 @@ def run(
         tasks = Apply(partial(PostgresApplyTasks, settings.postgres), stopping)
         drain = wire_drain(settings, registry, stopping, tasks.wake)
         poller = wire(settings, registry, stopping, drain.wake, tasks.wake)
-        maintenance = PostgresMaintenanceStore(settings.postgres, settings.topic)
+        lease_s = MAINTENANCE_LEASE_ROUNDS * settings.maintenance_interval_s
+        maintenance = PostgresMaintenanceStore(settings.postgres, settings.topic, lease_s)
         MaintenanceThread(settings, maintenance, lambda: end_offsets(settings), stopping).start()
         drain.start()
         tasks.start()
@@ -131,7 +134,7 @@ def run(
         _fail(f"PostgreSQL at BULKGRPC_POSTGRES does not answer: {error}")
     except (KafkaMisconfigured, WrongTelemetry) as error:
         _fail(str(error), WRONG_SETTINGS)
-    except (SchemaMissing, KafkaUnavailable) as error:
+    except (SchemaMissing, RightsMissing, KafkaUnavailable) as error:
         _fail(str(error))
     except (RecordLogError, StoreError) as error:
         log.exception("worker_failed")

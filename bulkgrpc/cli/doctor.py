@@ -20,6 +20,8 @@ from bulkgrpc.postgres import heartbeats, schema
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.postgres.errors import PostgresError
 from bulkgrpc.postgres.heartbeats import Restore
+from bulkgrpc.postgres.outage import explained
+from bulkgrpc.postgres.rights import RightsMissing
 from bulkgrpc.redis.probe import why_no_answer
 from bulkgrpc.settings import ServerSettings, WorkerSettings
 from bulkgrpc.settings import load as load_settings
@@ -76,7 +78,9 @@ def doctor(
 def _found(check: str, ask: Callable[[], str]) -> Finding:
     try:
         return Finding(check, True, ask())
-    except (RecordLogError, PostgresError, schema.SchemaMissing, console.CommandFailed) as error:
+    except PostgresError as error:
+        return Finding(check, False, explained(error))
+    except (RecordLogError, schema.SchemaMissing, RightsMissing, console.CommandFailed) as error:
         return Finding(check, False, " ".join(str(error).split()))
 
 

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from bulkgrpc.cli import console
-from bulkgrpc.postgres import schema
+from bulkgrpc.postgres import rights, schema
 from bulkgrpc.postgres.errors import PostgresError
+from bulkgrpc.postgres.outage import explained
 from bulkgrpc.settings import StackSettings
 from bulkgrpc.settings import load as load_settings
 
@@ -43,20 +44,30 @@ def migrate(
     postgres: Annotated[
         str, typer.Option(envvar="BULKGRPC_POSTGRES", help="libpq connection string of PostgreSQL.", show_default=False)
     ] = "",
+    grant_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Grant a role the rights that servers and workers need. May be repeated.", metavar="ROLE"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Create the schema `bulk` in the database, or upgrade it to this release. You can repeat it.
 
-    Run it before the first server or worker of a release starts.
+    Run it before the first server or worker of a release starts, as the role that is to own the schema. Servers and
+    workers may run as another role: --grant-to gives it what they need.
 
     For example:
 
         eval "$(bulkgrpc up)" && bulkgrpc migrate
 
+        bulkgrpc migrate --postgres "$OWNER_URL" --grant-to bulkgrpc_service
+
     With --json, the command prints one JSON object.
     """
+    address = postgres or load_settings(StackSettings).postgres
     with console.failures():
-        migrate_database(postgres or load_settings(StackSettings).postgres)
+        migrate_database(address)
+        for role in grant_to or ():
+            _grant(address, role)
     if as_json:
         console.print_json({"migrated": True})
     else:
@@ -67,8 +78,17 @@ def migrate_database(postgres: str) -> None:
     """Upgrade a database to the newest schema. Raises CommandFailed if it is unavailable or refuses."""
     try:
         schema.migrate(postgres)
-    except (PostgresError, schema.SchemaMissing) as error:
+    except PostgresError as error:
+        raise console.CommandFailed(f"the database was not migrated: {explained(error)}") from error
+    except schema.SchemaMissing as error:
         raise console.CommandFailed(f"the database was not migrated: {error}") from error
+
+
+def _grant(postgres: str, role: str) -> None:
+    try:
+        rights.grant(postgres, role)
+    except (PostgresError, rights.RightsMissing) as error:
+        raise console.CommandFailed(f"the database is migrated; {error}") from error
 
 
 def _run(module: str, name: str, arguments: list[str]) -> None:

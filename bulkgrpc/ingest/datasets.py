@@ -29,6 +29,7 @@ from bulkgrpc.ingest.ports import (
     PostgresUnavailable,
     RegisteredDataset,
     RegistrationPlan,
+    RightMissing,
     TableInUse,
 )
 from bulkgrpc.ingest.refusals import dataset_not_found, invalid_field, postgres_unavailable
@@ -62,7 +63,7 @@ class Datasets:
         """Register a message type as a dataset, or as the next version of one.
 
         descriptors: a serialized FileDescriptorSet. Raises Invalid (INVALID_DATASET), NotNow (DATASET_INCOMPATIBLE),
-        Conflict (DATASET_EXISTS), Unavailable (TABLE_BUSY).
+        NotNow (RIGHT_MISSING), Conflict (DATASET_EXISTS), Unavailable (TABLE_BUSY).
         """
         with _registering(message_type):
             registered = await self._catalog.register(await self._define(descriptors, message_type))
@@ -107,7 +108,8 @@ class Datasets:
     async def delete(self, name: str, *, drop_table: bool) -> None:
         """Delete a dataset, and its table if `drop_table`.
 
-        Raises NotFound (DATASET_NOT_FOUND), NotNow (DATASET_HAS_JOBS, TABLE_IN_USE), Unavailable (TABLE_BUSY).
+        Raises NotFound (DATASET_NOT_FOUND), NotNow (DATASET_HAS_JOBS, TABLE_IN_USE, RIGHT_MISSING), Unavailable
+        (TABLE_BUSY).
         """
         dataset = dataset_name(name)
         try:
@@ -120,6 +122,8 @@ class Datasets:
                 f"table {dataset} cannot be dropped, for {error}: drop that first, or omit drop_table",
                 field="drop_table",
             ) from error
+        except RightMissing as error:
+            raise _right_missing(error, "name") from error
         except PostgresUnavailable as error:
             raise _unavailable(error, f"table {dataset}") from error
         self._cache.forget(dataset)
@@ -145,8 +149,19 @@ def _registering(message_type: str) -> Iterator[None]:
         raise Invalid(Reason.INVALID_DATASET, str(error), field=error.field) from error
     except DatasetExists as error:
         raise Conflict(Reason.DATASET_EXISTS, str(error), field="message_type") from error
+    except RightMissing as error:
+        raise _right_missing(error, "message_type") from error
     except PostgresUnavailable as error:
         raise _unavailable(error, f"the table of {message_type}") from error
+
+
+def _right_missing(error: RightMissing, field: str) -> NotNow:
+    return NotNow(
+        Reason.RIGHT_MISSING,
+        f"the server's role in PostgreSQL lacks a right: {error}; an operator can run "
+        "`bulkgrpc migrate --grant-to ROLE`, or make the role the owner of the table",
+        field=field,
+    )
 
 
 def _unavailable(error: PostgresUnavailable, table: str) -> Unavailable:

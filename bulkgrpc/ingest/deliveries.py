@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from bulkgrpc import limits
 from bulkgrpc.ingest.byte_budget import ByteBudget
 from bulkgrpc.ingest.messages import Batch
-from bulkgrpc.ingest.ports import Delivered, RecordLogUnavailable
-from bulkgrpc.ingest.refusals import kafka_unavailable
+from bulkgrpc.ingest.ports import Delivered, RecordLogUnavailable, RecordTooLarge
+from bulkgrpc.ingest.refusals import batch_above_topic, kafka_unavailable
 
 STALL_CHECK_S = 1.0
 """Interval at which a wait checks whether delivery has stalled."""
@@ -47,7 +47,7 @@ class Deliveries:
         self._budget = budget
         self._clock = clock
         self._sent: collections.deque[_Sent] = collections.deque()
-        self._failure = ""
+        self._failure: str | RecordTooLarge = ""
         self._changed = asyncio.Event()
         self._closed = False
         self._resent = False
@@ -65,7 +65,7 @@ class Deliveries:
         def delivered(error: RecordLogUnavailable | None) -> None:
             self._budget.release(budget_bytes)
             if error is not None:
-                self.fail(str(error))
+                self.fail(error if isinstance(error, RecordTooLarge) else str(error))
             else:
                 sent.delivered = True
                 self._advance()
@@ -83,7 +83,7 @@ class Deliveries:
         self._digests.clear()
         return taken
 
-    def fail(self, cause: str) -> None:
+    def fail(self, cause: str | RecordTooLarge) -> None:
         """Stop at `next_sequence`: a message was not stored, so nothing after it is acknowledged."""
         self._failure = self._failure or cause
         self._changed.set()
@@ -96,7 +96,8 @@ class Deliveries:
     async def all_stored(self) -> None:
         """Wait until everything sent is stored.
 
-        Raises Unavailable (KAFKA_UNAVAILABLE) if a message cannot be stored, or not in time.
+        Raises Unavailable (KAFKA_UNAVAILABLE) if a message cannot be stored, or not in time; TooMuch (BATCH_TOO_LARGE)
+        if it is above the topic's limit.
         """
         while self._check() and self._sent:
             await self._wait()
@@ -134,6 +135,8 @@ class Deliveries:
                 self.fail("no acknowledgement in time")
 
     def _check(self) -> bool:
+        if isinstance(self._failure, RecordTooLarge):
+            raise batch_above_topic(self._failure)
         if self._failure:
             raise kafka_unavailable(self._failure)
         return True

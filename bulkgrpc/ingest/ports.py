@@ -52,6 +52,10 @@ class RecordLogUnavailable(StoreUnavailable):
     """The record log takes no message, or did not store one in time. `str()` is the cause."""
 
 
+class RecordTooLarge(RecordLogUnavailable):
+    """A message is above the log's limit: a repetition does not help. `str()` names the limit and the way out."""
+
+
 class RecordLogFull(Exception):
     """The record log's queue is full; append again once messages are delivered."""
 
@@ -62,6 +66,10 @@ class DatasetDeleted(Exception):
 
 class DatasetExists(Exception):
     """A dataset cannot be registered: a table of its name exists and belongs to no dataset."""
+
+
+class RightMissing(Exception):
+    """A dataset cannot be changed: the server's role lacks a right in the database. `str()` names the object."""
 
 
 class JobsNotEnded(Exception):
@@ -288,13 +296,13 @@ class DatasetCatalog(Protocol):
     async def register(self, dataset: Dataset) -> RegisteredDataset:
         """Register a dataset or its next version; registering the same again changes nothing.
 
-        Raises DatasetExists, Incompatible, LockTimeout.
+        Raises DatasetExists, Incompatible, RightMissing, LockTimeout.
         """
 
     async def delete(self, name: str, *, drop_table: bool) -> bool:
         """Delete a dataset, and its table if `drop_table`; return whether it was registered.
 
-        Raises JobsNotEnded, TableInUse, LockTimeout.
+        Raises JobsNotEnded, TableInUse, RightMissing, LockTimeout.
         """
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bulkgrpc.errors import Invalid, NotFound, NotNow, Reason, Unavailable
-from bulkgrpc.ingest.ports import PostgresUnavailable, RedisUnavailable
+from bulkgrpc.errors import Invalid, NotFound, NotNow, Reason, TooMuch, Unavailable
+from bulkgrpc.ingest.ports import PostgresUnavailable, RecordTooLarge, RedisUnavailable
 from bulkgrpc.model import Job, JobKey, JobState
 
 _READ_ONLY = "25006"
@@ -35,6 +35,11 @@ def kafka_unavailable(cause: str) -> Unavailable:
         f"Kafka did not store a batch ({cause}): open the job again with its idempotency key and continue at the first "
         "batch that was not acknowledged",
     )
+
+
+def batch_above_topic(error: RecordTooLarge) -> TooMuch:
+    """Return the refusal of a batch that the record log never stores, as it is."""
+    return TooMuch(Reason.BATCH_TOO_LARGE, str(error), field="batch.records")
 
 
 def invalid_field(field: str, message: str) -> Invalid:

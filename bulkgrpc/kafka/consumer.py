@@ -282,5 +282,7 @@ _TUNED: Mapping[str, object] = MappingProxyType(
         "fetch.wait.max.ms": 100,
         # The default of 1000 leaves the worker without messages for a second whenever the queue was full.
         "fetch.queue.backoff.ms": 5,
+        # The default of five minutes is how long batches in a new partition would wait.
+        "topic.metadata.refresh.interval.ms": 10_000,
     }
 )

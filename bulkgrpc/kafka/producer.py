@@ -18,6 +18,9 @@ from bulkgrpc.settings import StackSettings
 
 Delivered = Callable[[KafkaError | None], None]
 POLL_S = 0.1
+BATCH_BYTES = 1_000_000
+"""librdkafka sends messages of a partition together up to this size; a larger one alone."""
+METADATA_TIMEOUT_S = 5.0
 
 
 class RecordsProducer:
@@ -47,6 +50,7 @@ class RecordsProducer:
                 "client.id": f"bulkgrpc-server-{os.getpid()}",
                 # A message waits for no other: under load librdkafka batches those that queue behind a request.
                 "linger.ms": 0,
+                "batch.size": BATCH_BYTES,
                 "compression.type": "lz4",
             },
         )
@@ -81,6 +85,10 @@ class RecordsProducer:
             partition=partition,
             on_delivery=lambda error, _: self._complete(delivered, error),
         )
+
+    def count_partitions(self) -> int:
+        """Return how many partitions the topic has; the producer knows them then. Raises KafkaException."""
+        return len(self._producer.list_topics(self._topic, timeout=METADATA_TIMEOUT_S).topics[self._topic].partitions)
 
     def _poll(self) -> None:
         while not self._closing.is_set():

@@ -91,6 +91,15 @@ def read(admin: Administrator, topic: str) -> tuple[Mapping[str, str], int] | No
     return config, min((len(one.replicas) for one in partitions.values()), default=1)
 
 
+def message_bytes_max(settings: StackSettings) -> int | None:
+    """Return max.message.bytes of the records topic; None if it is not known now."""
+    try:
+        found = read(Administrator(settings), settings.topic)
+    except KafkaUnavailable:
+        return None
+    return None if found is None else int(found[0]["max.message.bytes"])
+
+
 def problems(settings: StackSettings, batch_bytes_max: int) -> list[Problem] | None:
     """Return what is wrong with the records topic; None without the right to know. Raises KafkaUnavailable."""
     found = read(Administrator(settings), settings.topic)

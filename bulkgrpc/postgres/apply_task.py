@@ -26,6 +26,7 @@ from bulkgrpc.postgres import dedupe, ledger, rows_time, staged, statements
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection, rolled_back_after_a_failure
 from bulkgrpc.postgres.ledger import JobRow
+from bulkgrpc.postgres.pooler import begin_statements
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
@@ -109,7 +110,7 @@ def apply(connection: Connection, task: ApplyTask, rows_s: float, report: Report
     """
     contracts = TableContracts(rows_s)
     with rolled_back_after_a_failure(connection), contracts.one_transaction(connection):
-        connection.execute("BEGIN")
+        connection.cursor().execute("; ".join(begin_statements(connection)).encode())
         if not connection.execute(_SQL["claim"], _values(task)).rowcount:
             raise NotApplied
         faults.reach("task_claimed")

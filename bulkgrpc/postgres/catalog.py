@@ -17,7 +17,14 @@ from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, Incompatible, evolve, same, take_over
 from bulkgrpc.datasets.meaning import digest_of_schema
 from bulkgrpc.datasets.table_fit import Fit, Misfit, fit, unusable
-from bulkgrpc.ingest.ports import DatasetExists, JobsNotEnded, RegisteredDataset, RegistrationPlan, TableInUse
+from bulkgrpc.ingest.ports import (
+    DatasetExists,
+    JobsNotEnded,
+    RegisteredDataset,
+    RegistrationPlan,
+    RightMissing,
+    TableInUse,
+)
 from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
 from bulkgrpc.postgres import dedupe, staged, statements
 from bulkgrpc.postgres.deadlines import within
@@ -101,7 +108,8 @@ class Catalog:
         """Register a dataset and create its table, or register its next version and change the table.
 
         Registering the same again changes nothing. A deleted dataset gets the next version, and its table if that was
-        kept and fits. dataset: its version is chosen here. Raises DatasetExists, Incompatible, LockTimeout.
+        kept and fits. dataset: its version is chosen here. Raises DatasetExists, Incompatible, RightMissing,
+        LockTimeout.
         """
         try:
             async with self._pool.connection() as connection, connection.transaction():
@@ -120,6 +128,8 @@ class Catalog:
                     await connection.execute(dedupe.create(planned.dataset))
                 cursor = await connection.execute(_SQL["add_dataset"], _values(planned.dataset))
                 row = await cursor.fetchone()
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise RightMissing(error.diag.message_primary or str(error)) from error
         except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
             # A table has a type of its name, too.
             what = "table" if isinstance(error, psycopg.errors.DuplicateTable) else "type"
@@ -136,7 +146,7 @@ class Catalog:
         """Delete a dataset, and its table with its rows if `drop_table`; return whether it was registered.
 
         Its versions stay, marked as deleted, so that their numbers are not used again and batches of them can be
-        decoded. Raises JobsNotEnded, TableInUse, LockTimeout.
+        decoded. Raises JobsNotEnded, TableInUse, RightMissing, LockTimeout.
         """
         values = {"dataset": name}
         try:
@@ -157,6 +167,8 @@ class Catalog:
                     await connection.execute(dedupe.drop(name))
                 if versions and drop_table:
                     await connection.execute(drop_table_of(name))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise RightMissing(error.diag.message_primary or str(error)) from error
         except psycopg.errors.DependentObjectsStillExist as error:
             raise TableInUse(error.diag.message_detail or str(error)) from error
         return bool(versions)

@@ -19,6 +19,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from bulkgrpc import limits
+from bulkgrpc.postgres import pooler
+from bulkgrpc.postgres.pooler import PooledConnection, WorkerConnection
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 """A connection of a worker."""
@@ -84,6 +86,7 @@ def conninfo(
         "statement_timeout": f"{deadlines.statement_s * 1000:.0f}",
         "idle_in_transaction_session_timeout": f"{deadlines.idle_in_transaction_s * 1000:.0f}",
         "transaction_timeout": f"{deadlines.transaction_s * 1000:.0f}",
+        pooler.MARK: pooler.MARKED[0],
     }
     theirs = str(conninfo_to_dict(postgres).get("options") or "")
     ours = [f"-c {setting}={value.replace(' ', chr(92) + ' ')}" for setting, value in settings.items()]
@@ -116,24 +119,43 @@ def connect(
     target = conninfo(postgres, name, deadlines, more)
     while True:
         try:
-            return psycopg.connect(fit(target), autocommit=True)
+            connection = WorkerConnection.connect(fit(target), autocommit=True)
         except psycopg.OperationalError as error:
             if not learned(target, error):
                 raise
+            continue
+        if _has_pooler(target) is None:
+            _poolers[_server(target)] = connection.execute(pooler.READ_MARK).fetchone() != pooler.MARKED
+            if _has_pooler(target):
+                connection.close()
+                continue
+        if _has_pooler(target):
+            pooler.settle(connection, target, LATER, _parameters(target))
+        return connection
 
 
-class ServerConnection(psycopg.AsyncConnection[Any]):
-    """A connection of a pool to a server of any release."""
+class ServerConnection(PooledConnection):
+    """A connection of a pool to a server of any release, or to a pooler before it."""
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Self:
         """Open a connection. Raises psycopg.OperationalError."""
         while True:
             try:
-                return await super().connect(fit(conninfo), **options)
+                connection = await super().connect(fit(conninfo), **options)
             except psycopg.OperationalError as error:
                 if not learned(conninfo, error):
                     raise
+                continue
+            if _has_pooler(conninfo) is None:
+                row = await (await connection.execute(pooler.READ_MARK)).fetchone()
+                _poolers[_server(conninfo)] = row != pooler.MARKED
+                if _has_pooler(conninfo):
+                    await connection.close()
+                    continue
+            if _has_pooler(conninfo):
+                pooler.settle(connection, conninfo, LATER, _parameters(conninfo))
+            return connection
 
 
 LATER = {"idle_session_timeout": 14, "transaction_timeout": 17}
@@ -141,10 +163,14 @@ LATER = {"idle_session_timeout": 14, "transaction_timeout": 17}
 and of idle transactions have to do."""
 _UNKNOWN = re.compile(r'unrecognized configuration parameter "(\w+)"')
 _lacking: dict[str, set[str]] = {}  # by server
+_poolers: dict[str, bool] = {}  # by server: whether it is a pooler; once a connection has shown it
 
 
 def learned(target: str, error: psycopg.OperationalError) -> bool:
-    """Return whether a connection failed because of a setting that `fit` leaves out from now on."""
+    """Return whether a connection failed because of a setting, or of settings, that `fit` leaves out from now on."""
+    if pooler.refuses_options(error) and not _has_pooler(target):
+        _poolers[_server(target)] = True
+        return True
     names = set(_UNKNOWN.findall(str(error))) & LATER.keys()
     lacking = _lacking.setdefault(_server(target), set())
     new = names - lacking
@@ -153,12 +179,25 @@ def learned(target: str, error: psycopg.OperationalError) -> bool:
 
 
 def fit(target: str) -> str:
-    """Return a connection string without the settings that its server is known to lack."""
+    """Return a connection string without the settings that its server is known to lack; without any to a pooler."""
+    if _has_pooler(target):
+        return pooler.without_options(target)
     lacking = _lacking.get(_server(target))
     if not lacking:
         return target
     options = str(conninfo_to_dict(target).get("options") or "")
     return make_conninfo(target, options=re.sub(rf" *-c ({'|'.join(sorted(lacking))})=\d+", "", options))
+
+
+def _has_pooler(target: str) -> bool | None:
+    """Return whether a pooler answers; None if no connection has shown it."""
+    return _poolers.get(_server(target))
+
+
+def _parameters(target: str) -> dict[str, str]:
+    """Return what `RESET ALL` takes from a session of a pooler, which has the parameters of another client."""
+    name = conninfo_to_dict(target).get("application_name")
+    return {"application_name": str(name or ""), "client_encoding": "UTF8"}
 
 
 def _server(target: str) -> str:

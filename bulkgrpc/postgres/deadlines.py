@@ -22,6 +22,7 @@ from bulkgrpc.limits import (
     STREAM_DEADLINE_S,
 )
 from bulkgrpc.postgres.connection import Deadlines, ServerConnection, conninfo
+from bulkgrpc.postgres.outage import explained
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 CONNECTIONS_MAX: Final = 8
@@ -121,7 +122,7 @@ def _log_unavailable(error: psycopg.Error) -> None:
     reason, now_s = error.sqlstate or type(error).__name__, time.monotonic()
     if now_s - _logged_at_s.get(reason, -LOG_AGAIN_S) >= LOG_AGAIN_S:
         _logged_at_s[reason] = now_s
-        _log.warning("postgres_unavailable", error=str(error).strip(), sqlstate=error.sqlstate or "")
+        _log.warning("postgres_unavailable", error=explained(error), sqlstate=error.sqlstate or "")
 
 
 def _abandon(task: asyncio.Task[Any]) -> None:

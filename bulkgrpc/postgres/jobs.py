@@ -19,6 +19,7 @@ from bulkgrpc.limits import CALL_DEADLINE_S, LEASE_TTL_S, STREAM_DEADLINE_S
 from bulkgrpc.model import ApplyProgress, BlockedBy, Job, JobBlock, JobCounts, JobKey, JobOptions, JobSpec, JobState
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.deadlines import within
+from bulkgrpc.postgres.pooler import settled
 from bulkgrpc.postgres.rejections import page
 from bulkgrpc.postgres.staged import StagedTable, any_of_job, discard
 from bulkgrpc.rejections import Rejection
@@ -207,7 +208,11 @@ class JobStore:
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[psycopg.AsyncCursor[dict[str, Any]]]:
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with (
+            self._pool.connection() as connection,
+            settled(connection),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             yield cursor
 
 

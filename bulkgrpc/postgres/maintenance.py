@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -25,10 +26,14 @@ _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
 """A table that somebody locks is left for the next round."""
 
 
-def is_maintenance_leader(connection: Connection) -> bool:
-    """Return whether this session is the maintenance leader; it stays so until it ends."""
-    row = connection.execute(_SQL["try_lock"]).fetchone()
-    return row is not None and bool(row[0])
+def acquire_lease(connection: Connection, holder: uuid.UUID, lease_s: float) -> bool:
+    """Acquire or renew the lease of the maintenance leader for `lease_s`; return whether `holder` is the leader."""
+    return connection.execute(_SQL["acquire_lease"], {"holder": holder, "lease_s": lease_s}).rowcount > 0
+
+
+def release_lease(connection: Connection, holder: uuid.UUID) -> None:
+    """End the lease, if `holder` has it."""
+    connection.execute(_SQL["release_lease"], {"holder": holder})
 
 
 def expire_abandoned(

@@ -1,10 +1,16 @@
-"""The worker's `MaintenanceStore` on PostgreSQL: one session, which is the leader as long as it lives."""
+"""The worker's `MaintenanceStore` on PostgreSQL: one session, and the lease of the maintenance leader.
+
+A leader that dies leaves its lease to expire. A round that outlasts the lease may run beside another leader's: every
+task is a transaction that can be repeated, so that the lease only saves work.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
+from typing import Final
 
 import psycopg
 
@@ -13,12 +19,18 @@ from bulkgrpc.postgres import dedupe, filters, maintenance, partitions
 from bulkgrpc.postgres.connection import Connection, connect
 from bulkgrpc.postgres.worker_ports import translated
 
+LEASE_S: Final = 30.0
+
 
 class PostgresMaintenanceStore:
-    """Implements `MaintenanceStore`. Every method but `close` raises StoreUnavailable, or StoreError."""
+    """Implements `MaintenanceStore`. Every method but `close` raises StoreUnavailable, or StoreError.
 
-    def __init__(self, postgres: str, topic: str) -> None:
-        self._postgres, self._topic = postgres, topic
+    lease_s: how long the leader stays so without renewing it.
+    """
+
+    def __init__(self, postgres: str, topic: str, lease_s: float = LEASE_S) -> None:
+        self._postgres, self._topic, self._lease_s = postgres, topic, lease_s
+        self._holder = uuid.uuid4()
         self._session: Connection | None = None
 
     @property
@@ -27,9 +39,9 @@ class PostgresMaintenanceStore:
         return self._session is not None and not self._session.closed
 
     def is_leader(self) -> bool:
-        """Try to become the maintenance leader; return whether this session is the leader."""
+        """Try to become the maintenance leader, or stay it; return whether this worker is the leader."""
         with self._translated():
-            return maintenance.is_maintenance_leader(self._connect())
+            return maintenance.acquire_lease(self._connect(), self._holder, self._lease_s)
 
     def maintain_days(self, retention_days: int) -> None:
         """Create the day partitions that are needed next and drop those past retention."""
@@ -67,8 +79,10 @@ class PostgresMaintenanceStore:
             return maintenance.count_overdue(self._leader())
 
     def close(self) -> None:
-        """Close the session, which releases the leadership."""
+        """Release the leadership and close the session."""
         if self._session is not None:
+            with suppress(psycopg.Error):
+                maintenance.release_lease(self._session, self._holder)
             self._session.close()
             self._session = None
 

@@ -12,6 +12,7 @@ import weakref
 import psycopg
 
 from bulkgrpc.postgres.connection import RESTORE, Connection
+from bulkgrpc.postgres.pooler import local_settings
 
 _UNDO = "".join(f"{statement};" for statement in RESTORE)
 _ends_at_s = weakref.WeakKeyDictionary[Connection, float]()
@@ -28,10 +29,12 @@ def restore(connection: Connection) -> str:
     They are to be sent with another one, so that they cost no round trip. Raises psycopg.errors.QueryCanceled if no
     time is left.
     """
+    settings = local_settings(connection)
+    undo = f"{_UNDO}{settings};" if settings else _UNDO
     ends_at_s = _ends_at_s.get(connection)
     if ends_at_s is None:
-        return _UNDO
+        return undo
     left_ms = int((ends_at_s - time.monotonic()) * 1000)
     if left_ms <= 0:
         raise psycopg.errors.QueryCanceled("canceling the statements that write the rows due to statement timeout")
-    return f"{_UNDO}SET LOCAL statement_timeout = {left_ms};"
+    return f"{undo}SET LOCAL statement_timeout = {left_ms};"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 
 from bulkgrpc.ingest.ports import PostgresUnavailable
+from bulkgrpc.postgres import rights
 from bulkgrpc.postgres.connection import UNLIMITED, Connection, connect
+from bulkgrpc.postgres.outage import explained
+from bulkgrpc.postgres.pooler import local_settings
 from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -25,8 +29,8 @@ def newest_revision() -> str:
 def migrate(postgres: str) -> None:
     """Migrate the schema `bulk` to the newest revision; safe when several processes do it at the same time.
 
-    postgres: a connection string of libpq. Raises psycopg.Error if the server cannot be reached or refuses,
-    SchemaMissing if the database cannot have the schema.
+    postgres: a connection string of libpq, of the role that owns the schema or may create it. Raises psycopg.Error if
+    the server cannot be reached or refuses, SchemaMissing if the database cannot have the schema.
     """
     # Imported here: they take as long to load as the rest of a server.
     import sqlalchemy  # noqa: PLC0415
@@ -42,6 +46,8 @@ def migrate(postgres: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=connected)
     try:
         with engine.begin() as connection:
+            if settings := local_settings(connection.connection.driver_connection):
+                connection.exec_driver_sql(settings.replace("%", "%%"))
             _check_encoding(connection.exec_driver_sql("SHOW server_encoding").scalar())
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bulkgrpc.migrate'))")
             config = Config()
@@ -56,27 +62,30 @@ def migrate(postgres: str) -> None:
         engine.dispose()
 
 
-def check_server(postgres: str) -> None:
-    """Check the schema on a connection of its own.
+def check_server(postgres: str) -> Sequence[rights.Right]:
+    """Check the schema and the rights on a connection of its own. Returns as `check`.
 
-    postgres: a connection string of libpq. Raises SchemaMissing; PostgresUnavailable if there is no connection within
-    CONNECT_TIMEOUT_S.
+    postgres: a connection string of libpq. Raises SchemaMissing, RightsMissing; PostgresUnavailable if there is no
+    connection within CONNECT_TIMEOUT_S.
     """
     try:
         with connect(postgres, "bulkgrpc-server-check") as connection:
-            check(connection)
+            return check(connection)
     except psycopg.Error as error:
         if meaning_of(error) is Meaning.OTHER:
             raise
-        raise PostgresUnavailable(str(error).splitlines()[0], error.sqlstate or "") from error
+        raise PostgresUnavailable(explained(error), error.sqlstate or "") from error
 
 
-def check(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Check that the schema exists and is new enough, in a database that stores every text.
+def check(connection: psycopg.Connection[tuple[object, ...]]) -> Sequence[rights.Right]:
+    """Check that the schema exists and is new enough, in a database that stores every text, and the role's rights.
 
-    Raises SchemaMissing saying which command to run.
+    Returns the rights that the role lacks and only registering a dataset needs. Raises SchemaMissing, RightsMissing,
+    saying which command to run.
     """
     _check_encoding(connection.info.parameter_status("server_encoding"))
+    # First: without them the revision may not be read.
+    to_register = rights.check(connection)
     found = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()
     revision = None
     if found is not None and found[0] is not None:
@@ -87,6 +96,7 @@ def check(connection: psycopg.Connection[tuple[object, ...]]) -> None:
             f"the database is at revision {revision or 'none'}, this release needs {newest_revision()}: "
             "run `bulkgrpc migrate`"
         )
+    return to_register
 
 
 def _check_encoding(encoding: object) -> None:

@@ -23,6 +23,7 @@ from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, Table, TableMisfit, fit, parse_table
 from bulkgrpc.postgres import rows_time, statements
 from bulkgrpc.postgres.connection import RESTORE
+from bulkgrpc.postgres.pooler import local_settings
 from bulkgrpc.postgres.writers import savepoint
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -38,7 +39,9 @@ TABLES_TIME = 2
 # trigger writes. ONLY: a session that attaches a partition locks the default one, and chunks must not wait for it.
 _LOCK = sql.SQL(
     "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = {timeout}; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; "
-    "SET LOCAL lock_timeout = DEFAULT; SELECT bulk.table_fingerprint({name}::regclass)"
+    "SET LOCAL lock_timeout = DEFAULT; SELECT bulk.table_fingerprint({name}::regclass) "
+    # A pooler's connection may be to another server after a fail-over.
+    "|| pg_postmaster_start_time()"
 )
 
 
@@ -97,8 +100,9 @@ class TableContracts:
         if session.in_savepoint:
             connection.execute(savepoint.RELEASE)
         if session.bounded:
-            for statement in RESTORE:
-                connection.execute(statement)
+            for statement in (*RESTORE, local_settings(connection)):
+                if statement:
+                    connection.execute(statement)
         session.bounded = session.in_savepoint = False
 
     def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:

@@ -26,6 +26,7 @@ from bulkgrpc.postgres import ledger, multi_lane_jobs, parked
 from bulkgrpc.postgres.apply import NotDecoded, RowsFailed, Work, apply
 from bulkgrpc.postgres.connection import Connection, rolled_back_after_a_failure
 from bulkgrpc.postgres.parked import MessageReader, Undecodable
+from bulkgrpc.postgres.pooler import begin_statements
 from bulkgrpc.postgres.writers.table import TableWriter
 
 
@@ -110,7 +111,9 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
     # Before their jobs are locked: a drain may have one for a minute, and then a message of its queue is parked.
     check_deferrals_ahead(items, defer(items, parked.view(connection, topic, items, main_path=True)))
     with rolled_back_after_a_failure(connection):
-        deferrals, view, jobs, locked = _begin_ahead(connection, topic, prepared, "BEGIN", _AHEAD_LOCK_TIMEOUT)
+        deferrals, view, jobs, locked = _begin_ahead(
+            connection, topic, prepared, *begin_statements(connection), _AHEAD_LOCK_TIMEOUT
+        )
         begun = [
             item
             for item, reason in zip(items, deferrals, strict=True)
@@ -166,7 +169,7 @@ def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralVi
         (ledger.LOCK_OFFSETS, ledger.offsets_values(topic, chunk.spans)),
         (parked.VIEW, parked.view_values(topic, chunk.items, main_path=True)),
         (ledger.LOCK_JOBS, ledger.jobs_values(jobs_of(chunk.items))),
-        before=("BEGIN",),
+        before=begin_statements(connection),
     )
     ledger.check_spans(offsets, chunk.spans)
     return parked.view_of_rows(view), ledger.jobs_of_rows(jobs)
@@ -175,14 +178,15 @@ def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralVi
 def _send(
     connection: Connection, *statements: tuple[bytes, Mapping[str, Any]], before: Sequence[str] = ()
 ) -> Sequence[Sequence[ledger.Row]]:
-    """Execute statements in one message; return the rows of each. before: statements without rows.
+    """Execute statements in one message; return the rows of each. before: statements whose rows nothing reads.
 
     One message and not a pipeline: after a pipeline, PostgreSQL 18 does not count how long a transaction is idle, and a
     worker that is frozen would keep its locks for as long as a transaction may take.
     """
     binding = psycopg.ClientCursor(connection)
     message = "; ".join([*before, *(binding.mogrify(statement, values) for statement, values in statements)])
-    cursor = connection.execute(message.encode(connection.info.encoding), prepare=False)
+    # A cursor's: the message begins its transaction itself.
+    cursor = connection.cursor().execute(message.encode(connection.info.encoding), prepare=False)
     for _ in before:
         cursor.nextset()
     found = [cursor.fetchall()]

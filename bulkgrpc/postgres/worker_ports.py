@@ -40,6 +40,7 @@ from bulkgrpc.postgres import ledger, parked, schema
 from bulkgrpc.postgres.apply import RowsFailed
 from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection, Deadlines, connect
+from bulkgrpc.postgres.outage import explained
 from bulkgrpc.postgres.parked import Undecodable
 from bulkgrpc.postgres.table_contract import TableContracts
 from bulkgrpc.postgres.transaction import Drain, SliceAborted, drain_slice, write_ahead, write_chunk
@@ -47,7 +48,7 @@ from bulkgrpc.postgres.unavailable import Meaning, meaning_of
 from bulkgrpc.postgres.writers.row_errors import context_of
 from bulkgrpc.postgres.writers.table import TableWriter
 
-ACQUIRE_LOCK_TIMEOUT = "SET lock_timeout = '1s'"
+ACQUIRE_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '1s'"
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def translated() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raised = StoreError if meaning_of(error) is Meaning.OTHER else StoreUnavailable
-        raise raised(str(error).strip()) from error
+        raise raised(explained(error)) from error
 
 
 def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure:
@@ -76,7 +77,7 @@ def failure_of(error: BaseException, where: Where, dataset: str = "") -> Failure
 
 
 def check_schema(postgres: str) -> None:
-    """Check that the schema `bulk` is migrated. Raises schema.SchemaMissing, StoreUnavailable, StoreError."""
+    """Check the schema and the role's rights. Raises SchemaMissing, RightsMissing, StoreUnavailable, StoreError."""
     with translated(), connect(postgres, "bulkgrpc-worker-check") as connection:
         schema.check(connection)
 
@@ -89,7 +90,7 @@ class PostgresLedger:
 
     def acquire(self, partitions: Sequence[int]) -> Mapping[int, Ownership]:
         """Acquire partitions under a new epoch. Raises StoreUnavailable if a former owner locks one for over 1 s."""
-        with translated(), connect(self._postgres, "bulkgrpc-worker-acquire") as connection:
+        with translated(), connect(self._postgres, "bulkgrpc-worker-acquire") as connection, connection.transaction():
             # The former owner may be in a long transaction. Do not wait for it: other partitions are to be read.
             connection.execute(ACQUIRE_LOCK_TIMEOUT)
             return ledger.acquire(connection, self._topic, partitions)

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -22,6 +21,7 @@ from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.ports import Acquired, LeaseHolder, RedisUnavailable, Renewed
 from bulkgrpc.limits import LEASE_TTL_S, RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobState, to_us
+from bulkgrpc.redis.connection import close_redis, open_redis
 from bulkgrpc.redis.job_fields import DIGEST_CHARS, from_fields, from_ring, to_fields
 from bulkgrpc.redis.outage import Cause, cause_of
 
@@ -112,17 +112,15 @@ class RedisLiveJobs:
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
-        pool: Any = BlockingConnectionPool.from_url(
+        self._redis: Any = open_redis(
             url,
-            max_connections=CONNECTIONS_MAX,
-            timeout=DEADLINE_S,
+            CONNECTIONS_MAX,
             socket_timeout=DEADLINE_S,
             socket_connect_timeout=DEADLINE_S,
             # Once, for a connection that died while it was idle.
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
-        self._redis: Any = Redis.from_pool(pool)
         self._clock = clock
         self._avoid_until_s = 0.0
         self._outage: Cause | None = None  # since the last call that was served
@@ -137,7 +135,7 @@ class RedisLiveJobs:
     ) -> None:
         if self._calls:
             await asyncio.wait(self._calls, timeout=2 * DEADLINE_S)
-        await self._redis.aclose()
+        await close_redis(self._redis)
 
     async def save(self, *jobs: LiveJob) -> None:
         """Save the progress of jobs in one round trip. A sequence, a count or a seal never goes backward."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final
 
 from redis import exceptions
+from redis.asyncio.sentinel import MasterNotFoundError
 
 
 class Cause(enum.StrEnum):
@@ -24,12 +26,18 @@ class Cause(enum.StrEnum):
 
     UNREACHABLE = ("unreachable", "")
     """It does not answer, or not in time."""
+    UNKNOWN_HOST = ("unknown_host", "check the host name in BULKGRPC_REDIS")
+    NOT_LISTENING = ("not_listening", "check host and port in BULKGRPC_REDIS, and whether Redis runs there")
+    NO_PRIMARY = ("no_primary", "check the name of the service in BULKGRPC_REDIS, and what the sentinels know of it")
     LOADING = ("loading", "")
     """It starts, or waits for its primary."""
     WRONG_PASSWORD = ("wrong_password", "check the user and the password in BULKGRPC_REDIS")
     MISSING_RIGHT = ("missing_right", "give the user in BULKGRPC_REDIS the commands and the keys bulk:*")
     TLS = ("tls", "check scheme, host name and ssl_ca_certs in BULKGRPC_REDIS, and the server's certificate")
-    WRONG_SERVER = ("wrong_server", "let BULKGRPC_REDIS name a Redis or Valkey server that is no cluster or sentinel")
+    WRONG_SERVER = (
+        "wrong_server",
+        "let BULKGRPC_REDIS name a Redis or Valkey server that is no cluster, or sentinels by redis+sentinel://",
+    )
     OUT_OF_MEMORY = ("out_of_memory", "raise maxmemory")
     READ_ONLY = ("read_only", "let BULKGRPC_REDIS name the primary")
     REFUSED = ("refused", "")
@@ -38,6 +46,9 @@ class Cause(enum.StrEnum):
 
 _CAUSES: Final[tuple[tuple[tuple[type[BaseException], ...], Cause], ...]] = (
     ((ssl.SSLError, FileNotFoundError), Cause.TLS),
+    ((socket.gaierror,), Cause.UNKNOWN_HOST),
+    ((ConnectionRefusedError,), Cause.NOT_LISTENING),
+    ((MasterNotFoundError,), Cause.NO_PRIMARY),
     ((exceptions.AuthenticationError, exceptions.AuthorizationError), Cause.WRONG_PASSWORD),
     ((exceptions.NoPermissionError,), Cause.MISSING_RIGHT),
     ((exceptions.OutOfMemoryError,), Cause.OUT_OF_MEMORY),

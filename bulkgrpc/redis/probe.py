@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import redis
+
+from bulkgrpc.redis.connection import close_redis, open_redis
+from bulkgrpc.redis.outage import cause_of
 
 
 def why_not_ready(host: str, port: int, timeout_s: float) -> str | None:
@@ -18,10 +24,20 @@ def why_not_ready(host: str, port: int, timeout_s: float) -> str | None:
 
 
 def why_no_answer(url: str, timeout_s: float) -> str | None:
-    """Send PING to the server of a URL. Return None if it answers, or else the reason."""
+    """Send PING to the server of a URL. Return None if it answers, or else the reason and what to check."""
     try:
-        with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s) as client:
-            client.ping()
-    except (redis.RedisError, ValueError) as error:
-        return str(error)
+        asyncio.run(_ping(url, timeout_s))
+    except (redis.RedisError, OSError) as error:
+        cause = cause_of(error)
+        return f"{cause}: {error}" + (f": {cause.remedy}" if cause.remedy else "")
+    except (ValueError, TypeError) as error:
+        return f"BULKGRPC_REDIS: {error}"
     return None
+
+
+async def _ping(url: str, timeout_s: float) -> None:
+    client: Any = open_redis(url, 1, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    try:
+        await client.ping()
+    finally:
+        await close_redis(client)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from opentelemetry.metrics import Observation
@@ -37,12 +38,14 @@ from bulkgrpc.ingest.ports import (
 from bulkgrpc.ingest.progress_writer import ProgressWriter
 from bulkgrpc.ingest.session import BatchLimits, SessionParts
 from bulkgrpc.ingest.topic_guard import TopicGuard
+from bulkgrpc.kafka import topic_config
 from bulkgrpc.kafka.connection import KafkaMisconfigured
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.record_log import KafkaRecordLog, KafkaTopicIdentity
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
 from bulkgrpc.postgres import blocks, catalog, jobs, schema, topics
 from bulkgrpc.postgres.deadlines import make_pool
+from bulkgrpc.postgres.rights import RightsMissing
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
 from bulkgrpc.server.backlog_watch import BacklogWatch
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
@@ -155,7 +158,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, timeout=1.0)
         producer = await stack.enter_async_context(_producer(settings))
-        log = KafkaRecordLog(producer, partitions)
+        log = KafkaRecordLog(producer, partitions, partial(topic_config.message_bytes_max, settings))
         stores = Stores(log, jobs.JobStore(pool), catalog.Catalog(pool), live_jobs, blocks.Blocks(pool, settings.topic))
         background = Background(
             ProgressWriter(live_jobs),
@@ -175,6 +178,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
             background.watch.run(),
             background.parked.run(),
             background.topic.run(),
+            log.run(),
             _backlog_watch(settings).run(),
         )
         for task in tasks:
@@ -259,8 +263,9 @@ def _live_jobs(settings: ServerSettings) -> RedisLiveJobs:
 async def _check_schema(settings: ServerSettings) -> None:
     """Check the schema; an unavailable PostgreSQL does not prevent the start, since streams are accepted without it."""
     try:
-        await asyncio.to_thread(schema.check_server, settings.postgres)
-    except schema.SchemaMissing as error:
+        for right in await asyncio.to_thread(schema.check_server, settings.postgres):
+            _log.warning("right_missing", right=str(right))
+    except (schema.SchemaMissing, RightsMissing) as error:
         raise CannotServe(str(error)) from error
     except PostgresUnavailable as error:
         _log.warning("postgres_unavailable_at_start", error=str(error))

@@ -141,7 +141,8 @@ async def test_a_server_that_is_no_redis_or_a_cluster_is_told(tmp_path: Path) ->
     server.close()
     with valkey("--cluster-enabled", "yes", "--dir", str(tmp_path)) as port:
         assert await causes(f"redis://127.0.0.1:{port}/0") == {Cause.WRONG_SERVER}
-    assert await causes("redis://127.0.0.1:1/0") == {Cause.UNREACHABLE}
+    assert await causes("redis://127.0.0.1:1/0") == {Cause.NOT_LISTENING}
+    assert await causes("redis://nowhere.invalid:1/0") == {Cause.UNKNOWN_HOST}
 
 
 async def test_an_outage_is_logged_once_with_its_cause_and_its_end() -> None:

@@ -558,6 +558,8 @@ def test_workers_with_the_same_keys_in_opposite_orders_do_not_deadlock(
 
 def test_every_statement_is_valid_sql(connection: Connection, epoch: int) -> None:
     samples = {
+        "role": "pg_monitor",
+        "holder": uuid.uuid4(),
         "job_ids": [uuid.uuid4()],
         "lanes": [0],
         "next_sequences": [1],

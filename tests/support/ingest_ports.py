@@ -35,12 +35,15 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.first_partition = 0  # of a new job
+        self.placed: list[int] = []  # the partition of each message
 
     def partitions_of(self, tenant: str, lanes: int) -> tuple[int, ...]:
-        return tuple(range(lanes))
+        return tuple(range(self.first_partition, self.first_partition + lanes))
 
     def append(self, partition: int, message: Message, payload: bytes, delivered: Delivered) -> None:
         self.messages.append(message)
+        self.placed.append(partition)
         asyncio.get_running_loop().call_soon(delivered, None)
 
 

@@ -182,6 +182,22 @@ async def test_a_job_is_accepted_with_either_of_the_stores_unavailable(lose: Cal
     assert (await process.jobs.get(ACME, sealed.job.spec.key.name)).state is JobState.SEALED
 
 
+@pytest.mark.parametrize("lose", [without_postgres, without_redis, lambda process: process.live_jobs.lose()])
+async def test_a_job_keeps_its_partition_when_others_are_added_whatever_store_is_lost(
+    lose: Callable[[Process], None],
+) -> None:
+    process = Process()
+    await process.refused(header(), batch(0))
+    process.log.first_partition = 7
+    lose(process)
+    first = 1 if process.rows.unavailable else 0
+    await process.stream(header(), *map(batch, range(first, 3)), seal(3))
+    assert set(process.log.placed) == {0}
+    process.rows.unavailable = process.live_jobs.unavailable = False
+    await process.stream(header("another"), batch(0), seal(1))
+    assert set(process.log.placed) == {0, 7}
+
+
 async def test_without_both_stores_a_job_is_refused_because_no_earlier_stream_would_learn_of_it() -> None:
     process = Process()
     await process.stream(header("warm"), seal(0))

@@ -1,6 +1,14 @@
--- name: try_lock
--- One worker is the maintenance leader; the session owns the lock.
-SELECT pg_try_advisory_lock(hashtext('bulkgrpc.maintenance'))
+-- name: acquire_lease
+-- One worker is the maintenance leader: who holds the lease, or finds it expired. No row otherwise.
+INSERT INTO bulk.maintenance_lease AS l (holder, expire_time)
+VALUES (%(holder)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
+ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, expire_time = excluded.expire_time
+WHERE l.holder = excluded.holder OR l.expire_time < clock_timestamp()
+RETURNING l.holder
+
+-- name: release_lease
+-- Let another worker be the leader at once.
+UPDATE bulk.maintenance_lease SET expire_time = clock_timestamp() - interval '1 second' WHERE holder = %(holder)s
 
 -- name: maintain_days
 -- Create the days' partitions that are needed next, drop those past retention.

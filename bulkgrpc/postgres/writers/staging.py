@@ -18,6 +18,7 @@ from bulkgrpc.datasets.operations import DELETE
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import rows_time
 from bulkgrpc.postgres.connection import Connection
+from bulkgrpc.postgres.pooler import local_settings
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.rejections import Mask
 
@@ -51,7 +52,9 @@ def stage(
     if not columns:
         columns, rows = _with_deletes(rows)
     name = _name(rows.dataset, columns)
-    connection.execute(_create(columns, name, rows_time.restore(connection)), prepare=False)
+    # Behind a pooler the session is another client's in a moment.
+    at_commit = "DROP" if local_settings(connection) else "DELETE ROWS"
+    connection.execute(_create(columns, name, rows_time.restore(connection), at_commit), prepare=False)
     kept = rows.keep(chosen).table.select([column.name for column in columns])
     positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
     copy_rows(connection, name, kept.append_column(ROW.as_string(None).strip('"'), positions), where)
@@ -142,10 +145,10 @@ def _name(dataset: Dataset, columns: Sequence[Column]) -> sql.Identifier:
     return sql.Identifier("pg_temp", f"bulkgrpc_{hashlib.sha256(what.encode()).hexdigest()[:24]}")
 
 
-def _create(columns: Sequence[Column], name: sql.Identifier, before: str) -> sql.Composed:
+def _create(columns: Sequence[Column], name: sql.Identifier, before: str, at_commit: str) -> sql.Composed:
     # Kept for the session and emptied: one temporary table per chunk would bloat the system catalogs.
     made = [sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns]
     made.append(sql.SQL("{} integer").format(ROW))
-    return sql.SQL("{} CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(
-        sql.SQL(before), name, sql.SQL(", ").join(made)
+    return sql.SQL("{} CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT {}").format(
+        sql.SQL(before), name, sql.SQL(", ").join(made), sql.SQL(at_commit)
     )
