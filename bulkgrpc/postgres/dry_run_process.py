@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import resource
+import subprocess
 import sys
 from typing import Final
 
@@ -36,7 +37,7 @@ async def dry_run(descriptors: bytes, message_type: str) -> None:
         )
     request = {"message_type": message_type, "descriptors": base64.b64encode(descriptors).decode()}
     async with _one_at_a_time:
-        said = await _run(json.dumps(request).encode())
+        said = await asyncio.to_thread(_run, json.dumps(request).encode())
     if said is None:
         raise InvalidDataset(
             "message_type",
@@ -47,25 +48,20 @@ async def dry_run(descriptors: bytes, message_type: str) -> None:
         raise InvalidDataset(said["field"], said["message"])
 
 
-async def _run(request: bytes) -> dict[str, str] | None:
-    """Return what the process says; None if it ended without an answer, or did not end in time."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", __name__),
-        env={**os.environ, "RUST_BACKTRACE": "0"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+def _run(request: bytes) -> dict[str, str] | None:
+    """Return what the process says; None if it ended without an answer, or did not end in time.
+
+    In a thread, and not by the event loop: uvloop may fail to write to a process that has just ended.
+    """
+    command = [sys.executable, "-m", __name__]
+    environment = {**os.environ, "RUST_BACKTRACE": "0"}
     try:
-        async with asyncio.timeout(WALL_S):
-            answer, _ = await process.communicate(request)
-    except TimeoutError:
+        ended = subprocess.run(
+            command, input=request, capture_output=True, env=environment, timeout=WALL_S, check=False
+        )
+    except subprocess.TimeoutExpired:
         return None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    return None if process.returncode else dict(json.loads(answer))
+    return None if ended.returncode else dict(json.loads(ended.stdout))
 
 
 def main() -> None:
