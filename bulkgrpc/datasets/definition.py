@@ -48,8 +48,9 @@ class Dataset:
     before importers. conflict_policy: what happens to a record whose key is in the table. dedupe_window_s: how long a
     record's bytes are remembered, 0 if they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch
     may wait if its job sets no time to live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not
-    partitioned by the hash of its key. time_partitions: None if it is not partitioned by time. schema_digest: of the
-    definition, as it was registered; empty if it is not known.
+    partitioned by the hash of its key. time_partitions: None if it is not partitioned by time. database_collation:
+    whether texts of the key have the database's collation in a table that is created now; tables of earlier releases
+    have it anyway. schema_digest: of the definition, as it was registered; empty if it is not known.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Dataset:
     time_to_live_s: float = 0.0
     hash_partitions: int = 0
     time_partitions: TimePartitions | None = None
+    database_collation: bool = False
     schema_digest: bytes = field(default=b"", compare=False)
 
     @property
@@ -104,6 +106,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         time_to_live_s=_time_to_live_s(options),
         hash_partitions=_hash_partitions(options),
         time_partitions=_time_partitions(options, columns),
+        database_collation=options.database_collation,
     )
 
 

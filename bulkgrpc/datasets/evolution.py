@@ -107,6 +107,7 @@ def _check_table(old: Dataset, new: Dataset) -> None:
         ("key", ", ".join(old.key) or "empty", ", ".join(new.key) or "empty"),
         ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
         ("partition_by_time", _by_time(old), _by_time(new)),
+        ("database_collation", str(old.database_collation).lower(), str(new.database_collation).lower()),
     ):
         if before != after:
             raise _cannot_become(old, name, before, after)

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 from psycopg import sql
 
 from bulkgrpc.datasets.conversions import over_limits
-from bulkgrpc.datasets.ddl import table
+from bulkgrpc.datasets.ddl import BY_BYTES, table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.dedupe import Generations
-from bulkgrpc.postgres.writers.conflicts import on_conflict
+from bulkgrpc.postgres.writers import conflict
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.row_errors import OWN_FUNCTION, OWN_STATEMENT
 
@@ -126,8 +126,8 @@ def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
         )
     latest = dataset.conflict_policy == "update"
     return sql.SQL(
-        "SELECT DISTINCT ON ({key}) {columns} FROM {staged} WHERE {job} = {job_id} "
-        "ORDER BY {key}, {sequence} {direction}, {index} {direction}"
+        "SELECT DISTINCT ON ({key_order}) {columns} FROM {staged} WHERE {job} = {job_id} "
+        "ORDER BY {key_order}, {sequence} {direction}, {index} {direction}"
     ).format(**_clauses(dataset), job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC"))
 
 
@@ -164,12 +164,21 @@ def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
         "table": table(dataset),
         "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
         "key": sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
+        "key_order": sql.SQL(", ").join(_in_order(dataset)),
         "staged": StagedTable(dataset.name, dataset.version).identifier,
         "job": sql.Identifier(JOB),
         "sequence": sql.Identifier(SEQUENCE),
         "index": sql.Identifier(INDEX),
-        "conflict": on_conflict(dataset),
+        "conflict": conflict.clause(dataset),
     }
+
+
+def _in_order(dataset: Dataset) -> Iterator[sql.Composable]:
+    """Yield the key's columns as ORDER BY needs them: whatever the collation of the table, writers keep one order."""
+    columns = {column.name: column for column in dataset.columns}
+    for name in dataset.primary_key:
+        is_text = columns[name].type == "text"
+        yield sql.SQL("{} {}").format(sql.Identifier(name), BY_BYTES) if is_text else sql.Identifier(name)
 
 
 def count_over(dataset: Dataset, fit: Fit) -> sql.Composed | None:

@@ -59,7 +59,7 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time")
+    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class DatasetOptions(_message.Message):
     TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
     HASH_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     PARTITION_BY_TIME_FIELD_NUMBER: _ClassVar[int]
+    DATABASE_COLLATION_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
     conflict_policy: ConflictPolicy
@@ -76,7 +77,8 @@ class DatasetOptions(_message.Message):
     time_to_live: _duration_pb2.Duration
     hash_partitions: int
     partition_by_time: TimePartitions
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ...) -> None: ...
+    database_collation: bool
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ...) -> None: ...
 
 class TimePartitions(_message.Message):
     __slots__ = ("field", "period")

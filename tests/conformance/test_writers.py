@@ -37,9 +37,10 @@ WAYS: dict[str, Writer] = {
 MERGING = {name: WAYS[name] for name in ("ignore", "table")}
 
 
-@pytest.fixture
-def table(connection: Connection) -> Connection:
-    connection.execute(create_table(examples.readings()))
+@pytest.fixture(params=[False, True], ids=["", "database's collation"])
+def table(connection: Connection, request: pytest.FixtureRequest) -> Connection:
+    """The table as it is created, and as earlier releases created it."""
+    connection.execute(create_table(replace(examples.readings(), database_collation=request.param)))
     return connection
 
 
@@ -293,6 +294,23 @@ def test_check_constraints_are_asked_for_all_rows_at_once_and_named_as_postgresq
     found = broken_constraints(table, rows)
     assert dict(zip(found.row.tolist(), found.causes.column("reason").to_pylist(), strict=True)) == said
     assert {str(reason).split('"')[-2] for reason in said.values()} == {"a_odd", "b_small"}
+
+
+def test_a_check_of_a_key_column_is_evaluated_with_the_columns_collation(table: Connection) -> None:
+    # By bytes, upper-case letters come before all lower-case ones.
+    table.execute("ALTER TABLE sensor_readings ADD CONSTRAINT late CHECK (sensor_id > 'a')")
+    records = [examples.reading(name, 5, 1.0) for name in ("B", "b", "A", "Z", "a")]
+    rows = to_rows(CODEC, [Payload("acme", len(records), examples.batch_of(records))])
+    said = set()
+    for record, name in enumerate(("B", "b", "A", "Z", "a")):
+        try:
+            with table.transaction(force_rollback=True):
+                table.execute("INSERT INTO sensor_readings VALUES ('acme', %s, 1, now())", (name,))
+        except psycopg.errors.CheckViolation:
+            said.add(record)
+    found = broken_constraints(table, rows)
+    assert set(rows.record_index[found.row].tolist()) == said
+    assert said
 
 
 def test_a_check_that_fails_to_be_computed_is_left_to_the_writing(table: Connection) -> None:

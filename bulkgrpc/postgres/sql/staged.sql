@@ -27,7 +27,7 @@ BEGIN
     GROUP BY ranked.number ORDER BY ranked.number
   LOOP
     INSERT INTO {mark} {table} ({columns})
-    SELECT {columns} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) ORDER BY {key}
+    SELECT {columns} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) ORDER BY {key_order}
     {conflict};
     GET DIAGNOSTICS bulkgrpc_count = ROW_COUNT;
     bulkgrpc_written := bulkgrpc_written + bulkgrpc_count;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psycopg
@@ -21,11 +21,12 @@ _SQL = statements.family("constraints")
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """A check constraint: its name, its expression, the columns that it reads."""
+    """A check constraint: its name, its expression, the columns that it reads, those of them with the collation "C"."""
 
     name: str
     expression: str
     columns: frozenset[str]
+    by_bytes: frozenset[str]
 
 
 def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
@@ -33,8 +34,8 @@ def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
 
     PostgreSQL rejects every row that is returned; it may reject more. No constraint is looked at if a trigger of the
     table may change rows first (the caller excludes those of its partitions), no check on columns that are not the
-    dataset's or have a collation of their own, none of the whole row or with a function that is not immutable, and none
-    at all if one cannot be evaluated.
+    dataset's or have a collation of their own other than "C", none of the whole row or with a function that is not
+    immutable, and none at all if one cannot be evaluated.
     """
     name = table(rows.dataset).as_string(connection)
     found = RejectionBuilder(rows.table.num_rows)
@@ -54,14 +55,19 @@ def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
 def _checks(connection: Connection, rows: Rows, name: str) -> list[_Check]:
     ours = {column.name for column in rows.dataset.columns}
     found = connection.execute(_SQL["checks"], {"table": name})
-    checks = [_Check(check, expression, frozenset(columns)) for check, expression, columns in found]
+    checks = [_Check(check, text, frozenset(columns), frozenset(by_bytes)) for check, text, columns, by_bytes in found]
     return [check for check in checks if check.columns and check.columns <= ours]
 
 
 def _broken(connection: Connection, rows: Rows, checks: list[_Check]) -> list[Mask]:
     """Return for each check which rows break it."""
     needed = frozenset().union(*(check.columns for check in checks))
-    columns = [column for column in rows.dataset.columns if column.name in needed]
+    by_bytes = frozenset().union(*(check.by_bytes for check in checks))
+    columns = [
+        replace(column, type=f'{column.type} COLLATE "C"') if column.name in by_bytes else column
+        for column in rows.dataset.columns
+        if column.name in needed
+    ]
     every = np.ones(rows.table.num_rows, np.bool_)
     broken = [sql.SQL("({}) IS FALSE").format(sql.SQL(check.expression)) for check in checks]
     parts = [

@@ -18,8 +18,7 @@ from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging
-from bulkgrpc.postgres.writers.conflicts import on_conflict
+from bulkgrpc.postgres.writers import conflict, reject, staging
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
@@ -68,8 +67,11 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     every = np.ones(rows.table.num_rows, np.bool_)
     staged = staging.stage(connection, rows, every)
     clauses = staging.clauses(rows.dataset, staged)
-    conflict = on_conflict(rows.dataset)
-    body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, conflict=conflict).as_string(connection)
+    body = (
+        sql.SQL(_SQL["isolate_body"].decode())
+        .format(**clauses, conflict=conflict.clause(rows.dataset))
+        .as_string(connection)
+    )
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     name = sql.Identifier("pg_temp", f"bulkgrpc_isolate_{digest}")
     create = sql.SQL(_SQL["create_isolate"].decode())

@@ -19,8 +19,7 @@ from psycopg import sql
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging
-from bulkgrpc.postgres.writers.conflicts import replacing
+from bulkgrpc.postgres.writers import conflict, reject, staging
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
@@ -29,7 +28,7 @@ from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode
 MERGE_RETURNS = 170_000
 """The first version of the server whose MERGE returns rows."""
 _INSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging}")
-_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} {conflict}")
+_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
 # The staging table is read in the order in which it was filled, by key, as by every writer.
 _MERGE = sql.SQL(
     "WITH written AS (MERGE INTO {table} USING {staging} AS staged ON false "
@@ -121,10 +120,10 @@ def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
 def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows, whose keys all differ, over those with the same keys."""
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
-    conflict = replacing(rows.dataset)
+    action = conflict.do_update(rows.dataset)
     for number in np.unique(job).tolist():
         chosen = job == number
-        skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, conflict=conflict)
+        skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)
     return Written(np.bincount(job).astype(np.int32) - skipped, skipped=skipped)
 
 

@@ -12,19 +12,19 @@ from psycopg import sql
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import staging
-from bulkgrpc.postgres.writers.conflicts import replacing
+from bulkgrpc.postgres.writers.conflict import do_update
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import Integers
 
 # The staging table is read in the order in which it was filled, by key: two workers never wait for each other's keys in
 # opposite orders.
-_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} {conflict}")
+_UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT {action}")
 
 
 def write(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows over those with the same keys."""
     name = staging.stage(connection, rows, staging.last_of_equal_keys(rows))
-    clauses = {**staging.clauses(rows.dataset, name), "conflict": replacing(rows.dataset)}
+    clauses = {**staging.clauses(rows.dataset, name), "action": do_update(rows.dataset)}
     connection.execute(_UPSERT.format(**clauses))
     staging.clear(connection, name)
     return Written(np.bincount(job).astype(np.int32))
