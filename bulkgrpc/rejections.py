@@ -110,6 +110,11 @@ class RejectedRows:
         found[self.row] = True
         return found
 
+    def without(self, rows: Mask) -> RejectedRows:
+        """Return those that are not in `rows`."""
+        kept = ~rows[self.row]
+        return self if kept.all() else RejectedRows(self.row[kept], self.causes.filter(pa.array(kept)))
+
     def moved(self, positions: npt.NDArray[np.integer[Any]]) -> RejectedRows:
         """Return the same rows by their positions in a larger table. positions: of this table's rows, ascending."""
         return RejectedRows(positions[self.row].astype(np.int32), self.causes)

@@ -17,6 +17,7 @@ from rich.table import Table
 from bulkgrpc.cli.files import FileError
 from bulkgrpc.client import BulkError, Dataset, Job, JobState
 from bulkgrpc.datasets.columns import InvalidDataset
+from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.postgres.errors import PostgresError
 from bulkgrpc.stack import StackError
 
@@ -137,6 +138,7 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
         "time_to_live_s": dataset.time_to_live_s,
         "hash_partitions": dataset.hash_partitions,
         "time_partitions": _time_partitions(dataset),
+        "operation": None if dataset.operation is None else _operation(dataset.operation),
         "columns": [
             {"name": column.name, "field": column.field, "type": column.type, "nullable": column.nullable}
             for column in dataset.columns
@@ -162,7 +164,13 @@ def write_options(dataset: Dataset) -> str:
         options.append(f"{dataset.hash_partitions} partitions by hash of the key")
     if dataset.time_partitions is not None:
         options.append(f"partitions by the {dataset.time_partitions.period.label} of {dataset.time_partitions.column}")
+    if dataset.operation is not None:
+        options.append(f"{dataset.operation.field} {dataset.operation.delete} deletes the row")
     return "; ".join(options)
+
+
+def _operation(operation: Operation) -> dict[str, str]:
+    return {"field": operation.field, "delete": operation.delete}
 
 
 def jobs_table(jobs: list[Job], console: Console, *, with_ids: bool = True) -> Table:

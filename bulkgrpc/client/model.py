@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bulkgrpc.client.errors import WrongInput
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, TimePartitions
+from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
@@ -203,7 +204,12 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         time_to_live_s=_seconds(proto.time_to_live),
         hash_partitions=proto.hash_partitions,
         time_partitions=TimePartitions(proto.time_partition_column, period) if period is not None else None,
+        operation=_operation(proto.operation) if proto.HasField("operation") else None,
     )
+
+
+def _operation(proto: options_pb2.Operation) -> Operation:
+    return Operation(proto.field, proto.delete, values=())
 
 
 def name_and_version(dataset: str | Dataset) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, model
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
+from bulkgrpc.datasets.operations import Operation, operation_of
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.v1 import options_pb2
 
@@ -50,7 +51,8 @@ class Dataset:
     may wait if its job sets no time to live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not
     partitioned by the hash of its key. time_partitions: None if it is not partitioned by time. database_collation:
     whether texts of the key have the database's collation in a table that is created now; tables of earlier releases
-    have it anyway. schema_digest: of the definition, as it was registered; empty if it is not known.
+    have it anyway. operation: what says which records delete their rows, None if none does. schema_digest: of the
+    definition, as it was registered; empty if it is not known.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Dataset:
     hash_partitions: int = 0
     time_partitions: TimePartitions | None = None
     database_collation: bool = False
+    operation: Operation | None = None
     schema_digest: bytes = field(default=b"", compare=False)
 
     @property
@@ -88,7 +91,9 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         )
     if name in _RESERVED_TABLES:
         raise InvalidDataset("table", f"table {name} is the service's own: specify another with `table`")
-    columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
+    operation = operation_of(options, descriptor)
+    stored = (column for column in columns_of(descriptor) if operation is None or column.field != operation.field)
+    columns = (Column(TENANT, "", "text", nullable=False), *stored)
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
     conflict_policy = _conflict_policy(options)
@@ -107,6 +112,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         hash_partitions=_hash_partitions(options),
         time_partitions=_time_partitions(options, columns),
         database_collation=options.database_collation,
+        operation=operation,
     )
 
 

@@ -107,6 +107,7 @@ def _check_table(old: Dataset, new: Dataset) -> None:
         ("key", ", ".join(old.key) or "empty", ", ".join(new.key) or "empty"),
         ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
         ("partition_by_time", _by_time(old), _by_time(new)),
+        ("operation", _operation(old), _operation(new)),
         ("database_collation", str(old.database_collation).lower(), str(new.database_collation).lower()),
     ):
         if before != after:
@@ -116,6 +117,11 @@ def _check_table(old: Dataset, new: Dataset) -> None:
 def _by_time(dataset: Dataset) -> str:
     found = dataset.time_partitions
     return "not set" if found is None else f'"{found.column}" by {found.period.label}'
+
+
+def _operation(dataset: Dataset) -> str:
+    found = dataset.operation
+    return "not set" if found is None else f'"{found.field}" with "{found.delete}"'
 
 
 def _cannot_become(old: Dataset, name: str, before: str, after: str) -> Incompatible:

@@ -15,6 +15,7 @@ from bulkgrpc.datasets.columns import TENANT, Kind
 from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.hashes import RecordHashes
+from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.values import convert, filled
 from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode, Rejections
 
@@ -29,7 +30,8 @@ class Rows:
     Without a key they are in the order of their records.
 
     table: one column for each of `dataset.columns`. payload, record_index: position of each row's record. rejections:
-    the records that are no rows. hashes: of the rows' records, if the dataset remembers records.
+    the records that are no rows. hashes: of the rows' records, if the dataset remembers records. deletes: which rows
+    are to be deleted, of which only the key counts; None if the dataset has no operation.
     """
 
     dataset: Dataset
@@ -38,6 +40,12 @@ class Rows:
     record_index: Integers
     rejections: Rejections
     hashes: RecordHashes | None = None
+    deletes: Mask | None = None
+
+    @property
+    def has_deletes(self) -> bool:
+        """Whether a row is to be deleted."""
+        return self.deletes is not None and bool(self.deletes.any())
 
     def keep(self, mask: Mask) -> Rows:
         """Return the rows for which the mask is true; rejections stay."""
@@ -50,6 +58,7 @@ class Rows:
             self.record_index[mask],
             self.rejections,
             None if self.hashes is None else self.hashes.keep(mask),
+            None if self.deletes is None else self.deletes[mask],
         )
 
     def of_payloads(self, wanted: Mask) -> Rows:
@@ -73,26 +82,37 @@ def _to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     payload, record_index = decoded.payload, decoded.record_index
     rejected = RejectionBuilder(len(payload))
     rejected.add_rows(decoded.broken)
-    table = _table(codec, decoded.records, _tenants(payloads, payload), rejected)
+    found = _flatten(decoded.records, codec.leaves)
+    operation = codec.dataset.operation
+    deletes = None if operation is None else _deletes(operation, found[operation.field], rejected)
+    table = _table(codec, found, _tenants(payloads, payload), rejected, deletes)
     rejections = Rejections.concat([decoded.rejections, rejected.build().at(payload, record_index)])
     if rejected.rejected.any():
         keep = ~rejected.rejected
         table, payload, record_index = table.filter(pa.array(keep)), payload[keep], record_index[keep]
+        deletes = None if deletes is None else deletes[keep]
     if codec.dataset.primary_key:
         order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in codec.dataset.primary_key])
         positions = order.to_numpy()
         table, payload, record_index = table.take(order), payload[positions], record_index[positions]
+        deletes = None if deletes is None else deletes[positions]
     hashes = _hashes(codec, payloads, payload, record_index) if codec.dataset.dedupe_window_s else None
-    return Rows(codec.dataset, table, payload, record_index, rejections, hashes)
+    return Rows(codec.dataset, table, payload, record_index, rejections, hashes, deletes)
 
 
-def _table(codec: BatchCodec, records: pa.StructArray, tenants: pa.Array, rejected: RejectionBuilder) -> pa.RecordBatch:
-    """Return the columns of the dataset's table; reject the rows that it cannot store."""
-    found = _flatten(records, codec.leaves)
+def _table(
+    codec: BatchCodec, found: dict[str, pa.Array], tenants: pa.Array, rejected: RejectionBuilder, deletes: Mask | None
+) -> pa.RecordBatch:
+    """Return the columns of the dataset's table; reject the rows that it cannot store.
+
+    found: values by field. deletes: rows of which only the key is stored, all other columns being null.
+    """
     arrays = [tenants]
     fields = [pa.field(TENANT, pa.string())]
     for column in codec.dataset.columns[1:]:
-        values = found[column.field]
+        values, is_key = found[column.field], column.name in codec.dataset.key
+        unchecked = None if is_key else deletes
+        faults = rejected if unchecked is None else RejectionBuilder(len(unchecked))
         metadata = None
         if column.kind is Kind.JSON:
             values = codec.documents.texts(column.field, values)
@@ -101,12 +121,16 @@ def _table(codec: BatchCodec, records: pa.StructArray, tenants: pa.Array, reject
             values = converted.values
             if converted.unfit.any():
                 reason = f"field {column.field} is not {converted.needed}"
-                rejected.add(converted.unfit, RejectionCode.INVALID_VALUE, column.field, reason)
+                faults.add(converted.unfit, RejectionCode.INVALID_VALUE, column.field, reason)
         if column.type == "jsonb":
             metadata = JSONB
         if column.default:
             values = filled(column, values)
-        check(column, values, rejected, key=column.name in codec.dataset.key)
+        if unchecked is not None:
+            values = _without(values, unchecked)
+        check(column, values, faults, key=is_key)
+        if unchecked is not None:
+            rejected.add_rows(faults.build().without(unchecked))
         arrays.append(values)
         fields.append(pa.field(column.name, values.type, metadata=metadata))
     return pa.record_batch(arrays, schema=pa.schema(fields))
@@ -143,3 +167,21 @@ def _hashes(codec: BatchCodec, payloads: Sequence[Payload], payload: Integers, r
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
     names = pa.array([item.tenant for item in payloads], pa.string())
     return names.take(pa.array(payload))
+
+
+def _deletes(operation: Operation, values: pa.Array, rejected: RejectionBuilder) -> Mask:
+    """Return which records delete their row; reject those with an operation that is not known.
+
+    values: of the operation's field: names of enum values, numbers of those that have none, null if it is not set.
+    """
+    unknown = pc.invert(pc.is_in(values, value_set=pa.array([*operation.values, None], values.type)))
+    found: Mask = unknown.to_numpy(zero_copy_only=False)
+    reason = f"field {operation.field} is none of {', '.join(operation.values)}"
+    rejected.add(found, RejectionCode.INVALID_VALUE, operation.field, reason)
+    chosen: Mask = pc.fill_null(pc.equal(values, operation.delete), False).to_numpy(zero_copy_only=False)
+    return chosen
+
+
+def _without(values: pa.Array, chosen: Mask) -> pa.Array:
+    """Return values with null for the chosen ones: of a record that deletes, only the key counts."""
+    return pc.if_else(pa.array(~chosen), values, pa.scalar(None, values.type)) if chosen.any() else values

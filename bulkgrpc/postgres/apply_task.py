@@ -169,8 +169,7 @@ def _move(connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, r
     if fit.row_triggers and not appends:
         written, skipped = in_savepoint(connection, lambda: staged.apply_each(connection, dataset, job_id))
     elif waiting <= limits.TASK_SLICE_ROWS:
-        apply_all = staged.apply(dataset)
-        written = in_savepoint(connection, lambda: connection.execute(apply_all, {"job_id": job_id}).rowcount)
+        written = in_savepoint(connection, lambda: _apply_all(connection, dataset, job_id))
     else:
         written = in_savepoint(connection, lambda: _apply_in_slices(connection, dataset, job_id, waiting, report))
     if fit.triggers:
@@ -188,6 +187,13 @@ def _move(connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, r
     return _Done(waiting - skipped if dataset.conflict_policy == "update" else written, skipped)
 
 
+def _apply_all(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> int:
+    """Write the rows that `staged.apply` chooses; return how many were written."""
+    if dataset.operation is not None:
+        connection.execute(staged.delete(dataset), {"job_id": job_id})
+    return connection.execute(staged.apply(dataset), {"job_id": job_id}).rowcount
+
+
 def _apply_in_slices(connection: Connection, dataset: Dataset, job_id: uuid.UUID, waiting: int, report: Report) -> int:
     """Write the rows that `staged.apply` chooses, slice by slice; return how many were written.
 
@@ -203,6 +209,8 @@ def _apply_in_slices(connection: Connection, dataset: Dataset, job_id: uuid.UUID
     for page in range(0, pages, step):
         # What triggers set in the session is undone, and the statement has the time that is left.
         connection.execute(rows_time.restore(connection).encode(), prepare=False)
+        if dataset.operation is not None:
+            connection.execute(staged.delete_slice(dataset, page, page + step), prepare=False)
         written += connection.execute(staged.apply_slice(dataset, page, page + step), prepare=False).rowcount
         faults.reach("task_slice")
         if not report(waiting * min(page + step, pages) // pages):

@@ -16,6 +16,7 @@ from psycopg import sql
 from bulkgrpc.datasets.conversions import over_limits
 from bulkgrpc.datasets.ddl import BY_BYTES, table
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.operations import DELETE
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres import statements
@@ -57,6 +58,8 @@ def create(dataset: Dataset) -> sql.Composed:
     columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(JOB))]
     columns += [sql.SQL("{} bigint NOT NULL").format(sql.Identifier(SEQUENCE))]
     columns += [sql.SQL("{} integer NOT NULL").format(sql.Identifier(INDEX))]
+    if dataset.operation is not None:
+        columns += [sql.SQL("{} boolean NOT NULL").format(sql.Identifier(DELETE))]
     if dataset.dedupe_window_s:
         columns += [sql.SQL("{} uuid NOT NULL").format(sql.Identifier(HASH))]
     return sql.SQL(
@@ -76,6 +79,8 @@ def copy(connection: Connection, rows: Rows, batches: Sequence[tuple[uuid.UUID, 
     payload = pa.array(rows.payload)
     wanted = rows.table.append_column(JOB, ids.take(payload)).append_column(SEQUENCE, sequences.take(payload))
     wanted = wanted.append_column(INDEX, pa.array(rows.record_index))
+    if rows.deletes is not None:
+        wanted = wanted.append_column(DELETE, pa.array(rows.deletes))
     if rows.hashes is not None:
         wanted = wanted.append_column(HASH, rows.hashes.column())
     copy_rows(connection, StagedTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
@@ -85,11 +90,24 @@ def apply(dataset: Dataset) -> sql.Composed:
     """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
 
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
-    row. append: all, in the order in which they were sent.
+    row; those that are to be deleted are left to `delete`. append: all, in the order in which they were sent.
     """
-    return sql.SQL("INSERT INTO {table} ({columns}) {chosen} {conflict}").format(
-        **_clauses(dataset), chosen=_chosen(dataset, sql.Placeholder("job_id"))
-    )
+    chosen = _chosen(dataset, sql.Placeholder("job_id"))
+    if dataset.operation is not None:
+        written = sql.SQL("SELECT {columns} FROM ({chosen}) AS staged WHERE NOT {delete}")
+        chosen = written.format(**_clauses(dataset), chosen=chosen)
+    return sql.SQL("INSERT INTO {table} ({columns}) {chosen} {conflict}").format(**_clauses(dataset), chosen=chosen)
+
+
+def delete(dataset: Dataset) -> sql.Composed:
+    """Return the statement that deletes the rows whose keys' last record in a job says so: before `apply`.
+
+    A row that is written may have a value of another unique index that one of these had.
+    """
+    return sql.SQL(
+        "DELETE FROM {table} AS stored USING ({chosen}) AS staged "
+        "WHERE staged.{delete} AND ({stored_key}) = ({staged_key})"
+    ).format(**_clauses(dataset), chosen=_chosen(dataset, sql.Placeholder("job_id")))
 
 
 def order(dataset: Dataset, job_id: uuid.UUID) -> sql.Composed:
@@ -104,15 +122,28 @@ def order(dataset: Dataset, job_id: uuid.UUID) -> sql.Composed:
 
 def apply_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
     """Return the statement that moves the rows on the pages [from_page, to_page) that `order` stored into the table."""
+    kept = sql.SQL("true") if dataset.operation is None else sql.SQL("NOT {}").format(sql.Identifier(DELETE))
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT {columns} FROM {ordered} "
-        "WHERE ctid >= {from_place}::tid AND ctid < {to_place}::tid {conflict}"
-    ).format(
-        **_clauses(dataset),
-        ordered=_ORDERED,
-        from_place=sql.Literal(f"({from_page},0)"),
-        to_place=sql.Literal(f"({to_page},0)"),
-    )
+        "WHERE ctid >= {from_place}::tid AND ctid < {to_place}::tid AND {kept} {conflict}"
+    ).format(**_clauses(dataset), **_slice(from_page, to_page), kept=kept)
+
+
+def delete_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
+    """Return the statement that does what `delete` does for the pages [from_page, to_page) that `order` stored."""
+    return sql.SQL(
+        "DELETE FROM {table} AS stored USING {ordered} AS staged "
+        "WHERE staged.ctid >= {from_place}::tid AND staged.ctid < {to_place}::tid "
+        "AND staged.{delete} AND ({stored_key}) = ({staged_key})"
+    ).format(**_clauses(dataset), **_slice(from_page, to_page))
+
+
+def _slice(from_page: int, to_page: int) -> dict[str, sql.Composable]:
+    return {
+        "ordered": _ORDERED,
+        "from_place": sql.Literal(f"({from_page},0)"),
+        "to_place": sql.Literal(f"({to_page},0)"),
+    }
 
 
 def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
@@ -124,11 +155,12 @@ def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
         return sql.SQL("SELECT {columns} FROM {staged} WHERE {job} = {job_id} ORDER BY {sequence}, {index}").format(
             **_clauses(dataset), job_id=job_id
         )
-    latest = dataset.conflict_policy == "update"
+    latest, names = dataset.conflict_policy == "update", [column.name for column in dataset.columns]
+    stored = sql.SQL(", ").join(map(sql.Identifier, names if dataset.operation is None else [*names, DELETE]))
     return sql.SQL(
-        "SELECT DISTINCT ON ({key_order}) {columns} FROM {staged} WHERE {job} = {job_id} "
+        "SELECT DISTINCT ON ({key_order}) {stored} FROM {staged} WHERE {job} = {job_id} "
         "ORDER BY {key_order}, {sequence} {direction}, {index} {direction}"
-    ).format(**_clauses(dataset), job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC"))
+    ).format(**_clauses(dataset), stored=stored, job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC"))
 
 
 def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> tuple[int, int]:
@@ -139,13 +171,15 @@ def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> t
     """
     skipped: sql.Composable = sql.SQL("true")  # update: every row is written that no trigger skips
     if dataset.conflict_policy != "update":
-        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({staged}))").format(
-            table=table(dataset),
-            stored=sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),
-            staged=sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
+        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({staged_key}))").format(
+            **_clauses(dataset)
         )
     body = sql.SQL(_STAGED["apply_each_body"].decode()).format(
-        **_clauses(dataset), mark=sql.SQL(OWN_STATEMENT), skipped=skipped
+        **_clauses(dataset),
+        mark=sql.SQL(OWN_STATEMENT),
+        skipped=skipped,
+        kept=sql.SQL("true") if dataset.operation is None else sql.SQL("NOT {}").format(sql.Identifier(DELETE)),
+        delete_first=sql.SQL("") if dataset.operation is None else _delete_ranked(dataset),
     )
     text = body.as_string(connection)
     name = f"{OWN_FUNCTION}apply_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
@@ -159,6 +193,10 @@ def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> t
     return row[0], row[1]
 
 
+def _delete_ranked(dataset: Dataset) -> sql.Composed:
+    return sql.SQL(_STAGED["apply_each_deletes"].decode()).format(**_clauses(dataset), mark=sql.SQL(OWN_STATEMENT))
+
+
 def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
     return {
         "table": table(dataset),
@@ -170,6 +208,9 @@ def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
         "sequence": sql.Identifier(SEQUENCE),
         "index": sql.Identifier(INDEX),
         "conflict": conflict.clause(dataset),
+        "delete": sql.Identifier(DELETE),
+        "stored_key": sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),
+        "staged_key": sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
     }
 
 

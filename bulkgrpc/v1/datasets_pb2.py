@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ulkgrpc/v1/datasets.proto\x12\x0b\x62ulkgrpc.v1\x1a\x19\x62ulkgrpc/v1/options.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x01\n\x0eParkedMessages\x12\x10\n\x08messages\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x15\n\rpayload_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04jobs\x18\x04 \x01(\x03\x12/\n\x0boldest_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x14TenantParkedMessages\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12+\n\x06parked\x18\x02 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\"\x8e\x02\n\rDatasetStatus\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.bulkgrpc.v1.DatasetState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08sqlstate\x18\x04 \x01(\t\x12.\n\nblock_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06trials\x18\x06 \x01(\x05\x12\x33\n\x0fnext_trial_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06parked\x18\x08 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\"\x87\x04\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x03(\t\x12\x34\n\x0f\x63onflict_policy\x18\x06 \x01(\x0e\x32\x1b.bulkgrpc.v1.ConflictPolicy\x12$\n\x07\x63olumns\x18\x07 \x03(\x0b\x32\x13.bulkgrpc.v1.Column\x12\x37\n\x0b\x64\x65scriptors\x18\x08 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rdedupe_window\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05lanes\x18\x0b \x01(\x05\x12/\n\x0ctime_to_live\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fhash_partitions\x18\r \x01(\x05\x12\x1d\n\x15time_partition_column\x18\x0e \x01(\t\x12;\n\x15time_partition_period\x18\x0f \x01(\x0e\x32\x1c.bulkgrpc.v1.PartitionPeriod\"E\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\"~\n\x16RegisterDatasetRequest\x12\x37\n\x0b\x64\x65scriptors\x18\x01 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"i\n\x17RegisterDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x12\n\nstatements\x18\x02 \x03(\t\x12\x13\n\x0bnew_version\x18\x03 \x01(\x08\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\"8\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndrop_table\x18\x02 \x01(\x08\"\x17\n\x15\x44\x65leteDatasetResponse\"\'\n\x17GetDatasetStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x18GetDatasetStatusResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\"3\n\x13PauseDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"B\n\x14PauseDatasetResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\"$\n\x14ResumeDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x15ResumeDatasetResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\";\n\x14\x44iscardParkedRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"\xa7\x01\n\x15\x44iscardParkedResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\x12.\n\tdiscarded\x18\x02 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\x12\x32\n\x07tenants\x18\x03 \x03(\x0b\x32!.bulkgrpc.v1.TenantParkedMessages\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x1aListDatasetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x1bListDatasetVersionsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb9\x01\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x41TASET_STATE_WRITABLE\x10\x01\x12\x19\n\x15\x44\x41TASET_STATE_BLOCKED\x10\x02\x12\x1b\n\x17\x44\x41TASET_STATE_ISOLATING\x10\x03\x12\x18\n\x14\x44\x41TASET_STATE_PAUSED\x10\x04\x12\x1c\n\x18\x44\x41TASET_STATE_DISCARDING\x10\x05\x32\xba\x06\n\x0e\x44\x61tasetService\x12\\\n\x0fRegisterDataset\x12#.bulkgrpc.v1.RegisterDatasetRequest\x1a$.bulkgrpc.v1.RegisterDatasetResponse\x12M\n\nGetDataset\x12\x1e.bulkgrpc.v1.GetDatasetRequest\x1a\x1f.bulkgrpc.v1.GetDatasetResponse\x12S\n\x0cListDatasets\x12 .bulkgrpc.v1.ListDatasetsRequest\x1a!.bulkgrpc.v1.ListDatasetsResponse\x12h\n\x13ListDatasetVersions\x12\'.bulkgrpc.v1.ListDatasetVersionsRequest\x1a(.bulkgrpc.v1.ListDatasetVersionsResponse\x12V\n\rDeleteDataset\x12!.bulkgrpc.v1.DeleteDatasetRequest\x1a\".bulkgrpc.v1.DeleteDatasetResponse\x12_\n\x10GetDatasetStatus\x12$.bulkgrpc.v1.GetDatasetStatusRequest\x1a%.bulkgrpc.v1.GetDatasetStatusResponse\x12S\n\x0cPauseDataset\x12 .bulkgrpc.v1.PauseDatasetRequest\x1a!.bulkgrpc.v1.PauseDatasetResponse\x12V\n\rResumeDataset\x12!.bulkgrpc.v1.ResumeDatasetRequest\x1a\".bulkgrpc.v1.ResumeDatasetResponse\x12V\n\rDiscardParked\x12!.bulkgrpc.v1.DiscardParkedRequest\x1a\".bulkgrpc.v1.DiscardParkedResponseB5\n\x0b\x62ulkgrpc.v1P\x01Z\x16\x62ulkgrpc/v1;bulkgrpcv1\xaa\x02\x0b\x42ulkgrpc.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ulkgrpc/v1/datasets.proto\x12\x0b\x62ulkgrpc.v1\x1a\x19\x62ulkgrpc/v1/options.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x01\n\x0eParkedMessages\x12\x10\n\x08messages\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x15\n\rpayload_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04jobs\x18\x04 \x01(\x03\x12/\n\x0boldest_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x14TenantParkedMessages\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12+\n\x06parked\x18\x02 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\"\x8e\x02\n\rDatasetStatus\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.bulkgrpc.v1.DatasetState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08sqlstate\x18\x04 \x01(\t\x12.\n\nblock_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06trials\x18\x06 \x01(\x05\x12\x33\n\x0fnext_trial_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06parked\x18\x08 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\"\xb2\x04\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x03(\t\x12\x34\n\x0f\x63onflict_policy\x18\x06 \x01(\x0e\x32\x1b.bulkgrpc.v1.ConflictPolicy\x12$\n\x07\x63olumns\x18\x07 \x03(\x0b\x32\x13.bulkgrpc.v1.Column\x12\x37\n\x0b\x64\x65scriptors\x18\x08 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rdedupe_window\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05lanes\x18\x0b \x01(\x05\x12/\n\x0ctime_to_live\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fhash_partitions\x18\r \x01(\x05\x12\x1d\n\x15time_partition_column\x18\x0e \x01(\t\x12;\n\x15time_partition_period\x18\x0f \x01(\x0e\x32\x1c.bulkgrpc.v1.PartitionPeriod\x12)\n\toperation\x18\x10 \x01(\x0b\x32\x16.bulkgrpc.v1.Operation\"E\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\"~\n\x16RegisterDatasetRequest\x12\x37\n\x0b\x64\x65scriptors\x18\x01 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"i\n\x17RegisterDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x12\n\nstatements\x18\x02 \x03(\t\x12\x13\n\x0bnew_version\x18\x03 \x01(\x08\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.bulkgrpc.v1.Dataset\"8\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndrop_table\x18\x02 \x01(\x08\"\x17\n\x15\x44\x65leteDatasetResponse\"\'\n\x17GetDatasetStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x18GetDatasetStatusResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\"3\n\x13PauseDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"B\n\x14PauseDatasetResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\"$\n\x14ResumeDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x15ResumeDatasetResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\";\n\x14\x44iscardParkedRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"\xa7\x01\n\x15\x44iscardParkedResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.bulkgrpc.v1.DatasetStatus\x12.\n\tdiscarded\x18\x02 \x01(\x0b\x32\x1b.bulkgrpc.v1.ParkedMessages\x12\x32\n\x07tenants\x18\x03 \x03(\x0b\x32!.bulkgrpc.v1.TenantParkedMessages\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x1aListDatasetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x1bListDatasetVersionsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.bulkgrpc.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb9\x01\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x41TASET_STATE_WRITABLE\x10\x01\x12\x19\n\x15\x44\x41TASET_STATE_BLOCKED\x10\x02\x12\x1b\n\x17\x44\x41TASET_STATE_ISOLATING\x10\x03\x12\x18\n\x14\x44\x41TASET_STATE_PAUSED\x10\x04\x12\x1c\n\x18\x44\x41TASET_STATE_DISCARDING\x10\x05\x32\xba\x06\n\x0e\x44\x61tasetService\x12\\\n\x0fRegisterDataset\x12#.bulkgrpc.v1.RegisterDatasetRequest\x1a$.bulkgrpc.v1.RegisterDatasetResponse\x12M\n\nGetDataset\x12\x1e.bulkgrpc.v1.GetDatasetRequest\x1a\x1f.bulkgrpc.v1.GetDatasetResponse\x12S\n\x0cListDatasets\x12 .bulkgrpc.v1.ListDatasetsRequest\x1a!.bulkgrpc.v1.ListDatasetsResponse\x12h\n\x13ListDatasetVersions\x12\'.bulkgrpc.v1.ListDatasetVersionsRequest\x1a(.bulkgrpc.v1.ListDatasetVersionsResponse\x12V\n\rDeleteDataset\x12!.bulkgrpc.v1.DeleteDatasetRequest\x1a\".bulkgrpc.v1.DeleteDatasetResponse\x12_\n\x10GetDatasetStatus\x12$.bulkgrpc.v1.GetDatasetStatusRequest\x1a%.bulkgrpc.v1.GetDatasetStatusResponse\x12S\n\x0cPauseDataset\x12 .bulkgrpc.v1.PauseDatasetRequest\x1a!.bulkgrpc.v1.PauseDatasetResponse\x12V\n\rResumeDataset\x12!.bulkgrpc.v1.ResumeDatasetRequest\x1a\".bulkgrpc.v1.ResumeDatasetResponse\x12V\n\rDiscardParked\x12!.bulkgrpc.v1.DiscardParkedRequest\x1a\".bulkgrpc.v1.DiscardParkedResponseB5\n\x0b\x62ulkgrpc.v1P\x01Z\x16\x62ulkgrpc/v1;bulkgrpcv1\xaa\x02\x0b\x42ulkgrpc.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkgrpc.v1.datasets_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013bulkgrpc.v1P\001Z\026bulkgrpc/v1;bulkgrpcv1\252\002\013Bulkgrpc.V1'
-  _globals['_DATASETSTATE']._serialized_start=2579
-  _globals['_DATASETSTATE']._serialized_end=2764
+  _globals['_DATASETSTATE']._serialized_start=2622
+  _globals['_DATASETSTATE']._serialized_end=2807
   _globals['_PARKEDMESSAGES']._serialized_start=170
   _globals['_PARKEDMESSAGES']._serialized_end=307
   _globals['_TENANTPARKEDMESSAGES']._serialized_start=309
@@ -45,45 +45,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETSTATUS']._serialized_start=395
   _globals['_DATASETSTATUS']._serialized_end=665
   _globals['_DATASET']._serialized_start=668
-  _globals['_DATASET']._serialized_end=1187
-  _globals['_COLUMN']._serialized_start=1189
-  _globals['_COLUMN']._serialized_end=1258
-  _globals['_REGISTERDATASETREQUEST']._serialized_start=1260
-  _globals['_REGISTERDATASETREQUEST']._serialized_end=1386
-  _globals['_REGISTERDATASETRESPONSE']._serialized_start=1388
-  _globals['_REGISTERDATASETRESPONSE']._serialized_end=1493
-  _globals['_GETDATASETREQUEST']._serialized_start=1495
-  _globals['_GETDATASETREQUEST']._serialized_end=1528
-  _globals['_GETDATASETRESPONSE']._serialized_start=1530
-  _globals['_GETDATASETRESPONSE']._serialized_end=1589
-  _globals['_DELETEDATASETREQUEST']._serialized_start=1591
-  _globals['_DELETEDATASETREQUEST']._serialized_end=1647
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=1649
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=1672
-  _globals['_GETDATASETSTATUSREQUEST']._serialized_start=1674
-  _globals['_GETDATASETSTATUSREQUEST']._serialized_end=1713
-  _globals['_GETDATASETSTATUSRESPONSE']._serialized_start=1715
-  _globals['_GETDATASETSTATUSRESPONSE']._serialized_end=1785
-  _globals['_PAUSEDATASETREQUEST']._serialized_start=1787
-  _globals['_PAUSEDATASETREQUEST']._serialized_end=1838
-  _globals['_PAUSEDATASETRESPONSE']._serialized_start=1840
-  _globals['_PAUSEDATASETRESPONSE']._serialized_end=1906
-  _globals['_RESUMEDATASETREQUEST']._serialized_start=1908
-  _globals['_RESUMEDATASETREQUEST']._serialized_end=1944
-  _globals['_RESUMEDATASETRESPONSE']._serialized_start=1946
-  _globals['_RESUMEDATASETRESPONSE']._serialized_end=2013
-  _globals['_DISCARDPARKEDREQUEST']._serialized_start=2015
-  _globals['_DISCARDPARKEDREQUEST']._serialized_end=2074
-  _globals['_DISCARDPARKEDRESPONSE']._serialized_start=2077
-  _globals['_DISCARDPARKEDRESPONSE']._serialized_end=2244
-  _globals['_LISTDATASETSREQUEST']._serialized_start=2246
-  _globals['_LISTDATASETSREQUEST']._serialized_end=2306
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=2308
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=2395
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=2397
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=2480
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=2482
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=2576
-  _globals['_DATASETSERVICE']._serialized_start=2767
-  _globals['_DATASETSERVICE']._serialized_end=3593
+  _globals['_DATASET']._serialized_end=1230
+  _globals['_COLUMN']._serialized_start=1232
+  _globals['_COLUMN']._serialized_end=1301
+  _globals['_REGISTERDATASETREQUEST']._serialized_start=1303
+  _globals['_REGISTERDATASETREQUEST']._serialized_end=1429
+  _globals['_REGISTERDATASETRESPONSE']._serialized_start=1431
+  _globals['_REGISTERDATASETRESPONSE']._serialized_end=1536
+  _globals['_GETDATASETREQUEST']._serialized_start=1538
+  _globals['_GETDATASETREQUEST']._serialized_end=1571
+  _globals['_GETDATASETRESPONSE']._serialized_start=1573
+  _globals['_GETDATASETRESPONSE']._serialized_end=1632
+  _globals['_DELETEDATASETREQUEST']._serialized_start=1634
+  _globals['_DELETEDATASETREQUEST']._serialized_end=1690
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=1692
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=1715
+  _globals['_GETDATASETSTATUSREQUEST']._serialized_start=1717
+  _globals['_GETDATASETSTATUSREQUEST']._serialized_end=1756
+  _globals['_GETDATASETSTATUSRESPONSE']._serialized_start=1758
+  _globals['_GETDATASETSTATUSRESPONSE']._serialized_end=1828
+  _globals['_PAUSEDATASETREQUEST']._serialized_start=1830
+  _globals['_PAUSEDATASETREQUEST']._serialized_end=1881
+  _globals['_PAUSEDATASETRESPONSE']._serialized_start=1883
+  _globals['_PAUSEDATASETRESPONSE']._serialized_end=1949
+  _globals['_RESUMEDATASETREQUEST']._serialized_start=1951
+  _globals['_RESUMEDATASETREQUEST']._serialized_end=1987
+  _globals['_RESUMEDATASETRESPONSE']._serialized_start=1989
+  _globals['_RESUMEDATASETRESPONSE']._serialized_end=2056
+  _globals['_DISCARDPARKEDREQUEST']._serialized_start=2058
+  _globals['_DISCARDPARKEDREQUEST']._serialized_end=2117
+  _globals['_DISCARDPARKEDRESPONSE']._serialized_start=2120
+  _globals['_DISCARDPARKEDRESPONSE']._serialized_end=2287
+  _globals['_LISTDATASETSREQUEST']._serialized_start=2289
+  _globals['_LISTDATASETSREQUEST']._serialized_end=2349
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=2351
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2438
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=2440
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=2523
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=2525
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=2619
+  _globals['_DATASETSERVICE']._serialized_start=2810
+  _globals['_DATASETSERVICE']._serialized_end=3636
 # @@protoc_insertion_point(module_scope)

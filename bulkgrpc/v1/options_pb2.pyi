@@ -59,7 +59,7 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation")
+    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation", "operation")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class DatasetOptions(_message.Message):
     HASH_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     PARTITION_BY_TIME_FIELD_NUMBER: _ClassVar[int]
     DATABASE_COLLATION_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
     conflict_policy: ConflictPolicy
@@ -78,7 +79,16 @@ class DatasetOptions(_message.Message):
     hash_partitions: int
     partition_by_time: TimePartitions
     database_collation: bool
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ...) -> None: ...
+    operation: Operation
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ...) -> None: ...
+
+class Operation(_message.Message):
+    __slots__ = ("field", "delete")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    delete: str
+    def __init__(self, field: _Optional[str] = ..., delete: _Optional[str] = ...) -> None: ...
 
 class TimePartitions(_message.Message):
     __slots__ = ("field", "period")

@@ -60,6 +60,19 @@ def appended(message: str = "Appended") -> Dataset:
     return compiled(Path(__file__).parent / "appended.proto", f"tests.v1.{message}")
 
 
+@functools.cache
+def changes() -> Dataset:
+    """Values of sensors that records write or delete: a key of `sensor_id`."""
+    return compiled(Path(__file__).parent / "changes.proto", "tests.v1.Change")
+
+
+def change(sensor: str, value: float | None) -> bytes:
+    """A serialized change: a value to write, or None to delete the row."""
+    name = sensor.encode()
+    key = b"\x0a" + bytes([len(name)]) + name
+    return key + (b"\x20\x02" if value is None else b"\x11" + np.float64(value).tobytes() + b"\x20\x01")
+
+
 def reading(sensor: str, seconds: int, value: float) -> bytes:
     """A serialized sensor reading."""
     at = bytes([0x1A, 2, 8, seconds]) if seconds else b"\x1a\x00"

@@ -38,6 +38,12 @@ def test_a_table_has_the_tenant_and_a_column_a_field() -> None:
 APPENDED = """message M { int32 id = 1;
   option (bulkgrpc.v1.dataset) = {table: "m" conflict_policy: CONFLICT_POLICY_APPEND %s};
 }"""
+OPERATED = """enum Op { KEPT = 0; GONE = 1; }
+message M { int32 id = 1; Op op = 2;
+  option (bulkgrpc.v1.dataset) = {
+    key: "id" conflict_policy: CONFLICT_POLICY_UPDATE operation: {field: "op" delete: "GONE"}
+  };
+}"""
 OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
 
 
@@ -50,6 +56,24 @@ OPTION = 'option (bulkgrpc.v1.dataset) = {table: "m" key: ["id"]};'
         ('message M { option (bulkgrpc.v1.dataset) = {key: "no"}; int32 id = 1; }', "key", "'no' is no field"),
         (f"message M {{ {OPTION} bytes id = 1; }}", "key", "bytea"),
         ('message M { option (bulkgrpc.v1.dataset) = {table: "m"}; int32 id = 1; }', "key", "CONFLICT_POLICY_APPEND"),
+        *(
+            (OPERATED.replace(old, new), field, says)
+            for old, new, field, says in (
+                ("CONFLICT_POLICY_UPDATE", "CONFLICT_POLICY_IGNORE", "operation", "only of a dataset with"),
+                ('key: "id"', 'key: "id" dedupe_window: {seconds: 9}', "operation", "would be a duplicate"),
+                ('field: "op"', 'field: "id"', "operation.field", "is no enum field"),
+                ('field: "op"', 'field: "no"', "operation.field", "is no enum field"),
+                (
+                    "op = 2",
+                    'op = 2 [(bulkgrpc.v1.column).name = "o"]',
+                    "operation.field",
+                    "leave out its column options",
+                ),
+                ('"GONE"', '"KEPT"', "operation.delete", "or is 0"),
+                ('"GONE"', '"gone"', "operation.delete", "is no value of Op"),
+                ("GONE = 1;", "GONE = 1; LEFT = 1; option allow_alias = true;", "operation.field", "two names"),
+            )
+        ),
         (APPENDED % 'key: "id"', "key", "leave `key` out"),
         (APPENDED % "hash_partitions: 4", "hash_partitions", "set partition_by_time"),
         (
@@ -186,3 +210,21 @@ def test_a_table_that_cannot_be_partitioned_by_time_is_refused(
     with pytest.raises(InvalidDataset, match=re.escape(says)) as refused:
         _define(tmp_path, body)
     assert refused.value.field == field
+
+
+def test_every_message_in_the_documentation_is_a_dataset(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    blocks = [block for block in re.findall(r"```proto\n(.*?)```", text, re.DOTALL) if "message " in block]
+    found = {}
+    for block in blocks:
+        file = tmp_path / "documented.proto"
+        body = re.sub(r"^import .*$", "", block, flags=re.MULTILINE)
+        file.write_text(HEAD + body)
+        (name,) = re.findall(r"^message (\w+)", body, re.MULTILINE)
+        dataset = define(sources.compile_proto(file), name)
+        found[dataset.name] = (dataset.conflict_policy, dataset.primary_key, dataset.operation is not None)
+    assert found == {
+        "visits": ("ignore", ("tenant", "site", "day"), False),
+        "page_views": ("append", (), False),
+        "customers": ("update", ("tenant", "customer_id"), True),
+    }

@@ -118,3 +118,19 @@ def test_another_key_is_refused(tmp_path: Path) -> None:
     for old, new, says in ((0, 1, "is a and cannot become b"), (0, 2, "a and cannot become empty"), (2, 0, "is empty")):
         with pytest.raises(Incompatible, match=f"{says}.*: give the message another table"):
             evolve(datasets[old], datasets[new])
+
+
+def test_another_operation_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "o.proto"
+    datasets = []
+    for operation in ("", 'operation: {field: "op" delete: "GONE"}', 'operation: {field: "op" delete: "LOST"}'):
+        file.write_text(
+            'syntax = "proto3"; import "bulkgrpc/v1/options.proto"; '
+            "enum Op { KEPT = 0; GONE = 1; LOST = 2; } message O {"
+            f'option (bulkgrpc.v1.dataset) = {{key: "id" conflict_policy: CONFLICT_POLICY_UPDATE {operation}}};'
+            "int32 id = 1; Op op = 2; }"
+        )
+        datasets.append(define(sources.compile_proto(file), "O"))
+    for old, new in ((0, 1), (1, 0), (1, 2)):
+        with pytest.raises(Incompatible, match=r"operation of dataset o is .* and cannot become"):
+            evolve(datasets[old], datasets[new])

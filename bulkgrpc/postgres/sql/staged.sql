@@ -14,6 +14,7 @@ CREATE OR REPLACE FUNCTION {function} (
 DECLARE
   bulkgrpc_places tid[];
   bulkgrpc_count bigint;
+  bulkgrpc_deleted bigint := 0;
   bulkgrpc_left bigint;
 BEGIN
   bulkgrpc_written := 0;
@@ -26,12 +27,13 @@ BEGIN
     ) AS ranked
     GROUP BY ranked.number ORDER BY ranked.number
   LOOP
+    {delete_first}
     INSERT INTO {mark} {table} ({columns})
-    SELECT {columns} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) ORDER BY {key_order}
+    SELECT {columns} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) AND {kept} ORDER BY {key_order}
     {conflict};
     GET DIAGNOSTICS bulkgrpc_count = ROW_COUNT;
     bulkgrpc_written := bulkgrpc_written + bulkgrpc_count;
-    bulkgrpc_left := cardinality(bulkgrpc_places) - bulkgrpc_count;
+    bulkgrpc_left := cardinality(bulkgrpc_places) - bulkgrpc_deleted - bulkgrpc_count;
     IF bulkgrpc_left > 0 THEN
       -- Not more: a row whose key a trigger changed was written, and its own key may not be in the table.
       SELECT least(count(*), bulkgrpc_left) INTO bulkgrpc_count
@@ -40,6 +42,12 @@ BEGIN
     END IF;
   END LOOP;
 END
+
+-- name: apply_each_deletes
+-- Of a dataset with an operation: deletes first. A key that the table does not have is passed over.
+SELECT count(*) INTO bulkgrpc_deleted FROM {staged} WHERE ctid = ANY (bulkgrpc_places) AND {delete};
+DELETE FROM {mark} {table} AS stored USING {staged} AS staged
+WHERE staged.ctid = ANY (bulkgrpc_places) AND staged.{delete} AND ({stored_key}) = ({staged_key});
 
 -- name: call_apply_each
 -- Calls it.

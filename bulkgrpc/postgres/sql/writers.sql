@@ -13,6 +13,8 @@ CREATE OR REPLACE FUNCTION {function} (
 DECLARE
   bulkgrpc_span_max CONSTANT integer := 1024;
   bulkgrpc_ctids tid[];
+  bulkgrpc_deletes boolean[];
+  bulkgrpc_ends integer[];
   bulkgrpc_count integer;
   bulkgrpc_first integer := 1;
   bulkgrpc_last integer;
@@ -27,14 +29,17 @@ DECLARE
   bulkgrpc_constraint text;
 BEGIN
   SELECT array_agg(ctid ORDER BY {row}), count(*) INTO bulkgrpc_ctids, bulkgrpc_count FROM {staging};
+  {find_ends}
   WHILE bulkgrpc_first <= bulkgrpc_count LOOP
-    bulkgrpc_last := least(bulkgrpc_first + bulkgrpc_span - 1, bulkgrpc_count);
+    bulkgrpc_last := least(bulkgrpc_first + bulkgrpc_span - 1, bulkgrpc_count, bulkgrpc_ends[bulkgrpc_first]);
     BEGIN
+      {delete_or}
       INSERT INTO {table} ({columns})
       SELECT {columns} FROM {staging}
       WHERE ctid >= bulkgrpc_ctids[bulkgrpc_first] AND ctid <= bulkgrpc_ctids[bulkgrpc_last]
       {conflict};
       GET DIAGNOSTICS bulkgrpc_written = ROW_COUNT;
+      {end_delete_or}
       IF bulkgrpc_written <= bulkgrpc_last - bulkgrpc_first AND bulkgrpc_first < bulkgrpc_last THEN
         RAISE EXCEPTION USING ERRCODE = 'triggered_data_change_violation';
       END IF;
@@ -48,7 +53,9 @@ BEGIN
       GET STACKED DIAGNOSTICS bulkgrpc_message = MESSAGE_TEXT, bulkgrpc_context = PG_EXCEPTION_CONTEXT,
                               bulkgrpc_constraint = CONSTRAINT_NAME;
       -- Without the lines of this function and of its own statement, which arise in no function of the table.
-      bulkgrpc_context := regexp_replace(split_part(bulkgrpc_context, bulkgrpc_own_statement, 1), '[^\n]*$', '');
+      bulkgrpc_context := regexp_replace(
+        split_part(split_part(bulkgrpc_context, bulkgrpc_own_statement, 1), {own_delete}, 1), '[^\n]*$', ''
+      );
       -- As `is_row_error` decides.
       IF NOT (left(SQLSTATE, 2) = ANY (bulkgrpc_row_classes) OR left(SQLSTATE, 2) <> ALL (bulkgrpc_known_classes)
               OR bulkgrpc_context ~ bulkgrpc_at_raise
@@ -77,6 +84,29 @@ BEGIN
   SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_left
   FROM unnest(bulkgrpc_left_rows) WITH ORDINALITY AS u (n, place);
 END
+
+-- name: isolate_delete_or
+-- Of a dataset with an operation: a span of rows to be deleted. A key that the table does not have is deleted, too.
+IF bulkgrpc_deletes[bulkgrpc_first] THEN
+  DELETE FROM {table} AS stored USING {staging} AS staged
+  WHERE staged.ctid >= bulkgrpc_ctids[bulkgrpc_first] AND staged.ctid <= bulkgrpc_ctids[bulkgrpc_last]
+    AND ({stored_key}) = ({staged_key});
+  bulkgrpc_written := bulkgrpc_last - bulkgrpc_first + 1;
+ELSE
+
+-- name: isolate_ends
+-- Of a dataset with an operation: which staged rows are to be deleted, and where the run of rows of one kind ends, so that
+-- a span has one kind. Runs are numbered by what differs between two ways of counting rows.
+SELECT array_agg(runs.deletes ORDER BY runs.number), array_agg(runs.last ORDER BY runs.number)
+INTO bulkgrpc_deletes, bulkgrpc_ends
+FROM (
+  SELECT counted.number, counted.deletes, max(counted.number) OVER (PARTITION BY counted.deletes, counted.run) AS last
+  FROM (
+    SELECT numbered.number, numbered.deletes,
+           numbered.number - row_number() OVER (PARTITION BY numbered.deletes ORDER BY numbered.number) AS run
+    FROM (SELECT row_number() OVER (ORDER BY {row}) AS number, {delete} AS deletes FROM {staging}) AS numbered
+  ) AS counted
+) AS runs;
 
 -- name: call_isolate
 -- Calls it.

@@ -37,6 +37,10 @@ def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
     dataset's or have a collation of their own other than "C", none of the whole row or with a function that is not
     immutable, and none at all if one cannot be evaluated.
     """
+    if rows.deletes is not None and rows.has_deletes:
+        # What is deleted has no values.
+        written = ~rows.deletes
+        return broken_constraints(connection, rows.keep(written)).moved(np.flatnonzero(written))
     name = table(rows.dataset).as_string(connection)
     found = RejectionBuilder(rows.table.num_rows)
     relation = rows.dataset.name

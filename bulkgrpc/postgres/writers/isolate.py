@@ -15,6 +15,8 @@ import pyarrow as pa
 from psycopg import sql
 
 from bulkgrpc.consume import failures
+from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.operations import DELETE
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
@@ -67,11 +69,7 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     every = np.ones(rows.table.num_rows, np.bool_)
     staged = staging.stage(connection, rows, every)
     clauses = staging.clauses(rows.dataset, staged)
-    body = (
-        sql.SQL(_SQL["isolate_body"].decode())
-        .format(**clauses, conflict=conflict.clause(rows.dataset))
-        .as_string(connection)
-    )
+    body = _body(rows.dataset, clauses).as_string(connection)
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     name = sql.Identifier("pg_temp", f"bulkgrpc_isolate_{digest}")
     create = sql.SQL(_SQL["create_isolate"].decode())
@@ -93,6 +91,21 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     left = np.zeros(len(every), np.bool_)
     left[np.frombuffer(left_alone, ">i4")] = True
     return _rejected(np.frombuffer(rejected, ">i4").astype(np.int32), texts, np.frombuffer(lengths, ">i4")), left
+
+
+def _body(dataset: Dataset, clauses: dict[str, sql.Composable]) -> sql.Composed:
+    """Return the body of the function that writes staged rows, and deletes those that are to be deleted."""
+    parts: dict[str, sql.Composable] = dict.fromkeys(("find_ends", "delete_or", "end_delete_or"), sql.SQL(""))
+    if dataset.operation is not None:
+        ends, delete_or = (sql.SQL(_SQL[name].decode()) for name in ("isolate_ends", "isolate_delete_or"))
+        parts["find_ends"] = ends.format(**clauses, delete=sql.Identifier(DELETE))
+        parts["delete_or"], parts["end_delete_or"] = delete_or.format(**clauses), sql.SQL("END IF;")
+    return sql.SQL(_SQL["isolate_body"].decode()).format(
+        **clauses,
+        **parts,
+        conflict=conflict.clause(dataset),
+        own_delete=sql.Literal(sql.SQL("DELETE FROM {table} AS stored USING").format(**clauses).as_string(None)),
+    )
 
 
 def _rejected(row: Integers, texts: bytes, lengths: Integers) -> RejectedRows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from psycopg import sql
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.operations import DELETE
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import rows_time
 from bulkgrpc.postgres.connection import Connection
@@ -29,6 +31,7 @@ _KNOWN = sql.SQL(
     "SELECT {positions} FROM {staging} AS staged "
     "WHERE EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({staged_key}) OFFSET 0)"
 )
+_DELETES = pa.field(DELETE, pa.bool_())
 
 
 def stage(
@@ -40,12 +43,13 @@ def stage(
 ) -> sql.Identifier:
     """COPY the chosen rows into a staging table of the session, with their positions in `rows`, and return its name.
 
-    columns: the dataset's columns to copy; default: all. where: a condition; PostgreSQL leaves the other rows out. The
-    staging table has the rows in the order of `rows`, sorted by key. It is emptied at the end of the transaction, and
-    by `clear`. The statements that follow have the time that is left for the rows: raises psycopg.errors.QueryCanceled
-    if that is none.
+    columns: the dataset's columns to copy; default: all, and DELETE if there is an operation. where: a condition;
+    PostgreSQL leaves the other rows out. The staging table has the rows in the order of `rows`, sorted by key. It is
+    emptied at the end of the transaction, and by `clear`. The statements that follow have the time that is left for the
+    rows: raises psycopg.errors.QueryCanceled if that is none.
     """
-    columns = columns or rows.dataset.columns
+    if not columns:
+        columns, rows = _with_deletes(rows)
     name = _name(rows.dataset, columns)
     connection.execute(_create(columns, name, rows_time.restore(connection)), prepare=False)
     kept = rows.keep(chosen).table.select([column.name for column in columns])
@@ -58,12 +62,7 @@ def known(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
     """Return which of the chosen rows have keys that are in the table."""
     key = rows.dataset.primary_key
     name = stage(connection, rows, chosen, [column for column in rows.dataset.columns if column.name in key])
-    query = _KNOWN.format(
-        **clauses(rows.dataset, name),
-        stored_key=_qualified("stored", key),
-        staged_key=_qualified("staged", key),
-    )
-    found = positions(connection, query, rows)
+    found = positions(connection, _KNOWN.format(**clauses(rows.dataset, name)), rows)
     clear(connection, name)
     return found
 
@@ -97,7 +96,10 @@ def last_of_equal_keys(rows: Rows) -> Mask:
 
 
 def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composable]:
-    """Return the parts that the statements of all writers share: table, columns, key, staging, row, positions."""
+    """Return the parts that the statements of all writers share: table, columns, key, staging, row, positions.
+
+    stored_key, staged_key: the key's columns of the aliases `stored` and `staged`.
+    """
     return {
         "table": table(dataset),
         "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
@@ -105,7 +107,18 @@ def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composab
         "staging": staging,
         "row": ROW,
         "positions": POSITIONS.format(row=ROW),
+        "stored_key": _qualified("stored", dataset.primary_key),
+        "staged_key": _qualified("staged", dataset.primary_key),
     }
+
+
+def _with_deletes(rows: Rows) -> tuple[Sequence[Column], Rows]:
+    """Return the columns to stage, and the rows with them."""
+    columns = rows.dataset.columns
+    if rows.deletes is None:
+        return columns, rows
+    marked = rows.table.append_column(_DELETES, pa.array(rows.deletes))
+    return (*columns, Column(DELETE, "", "boolean", nullable=False)), replace(rows, table=marked)
 
 
 def _same_as_before(rows: Rows) -> Mask:

@@ -107,7 +107,7 @@ class TableWriter:
         name, by_policy = rows.dataset.name, BY_POLICY[rows.dataset.conflict_policy]
         left = self._staged_left.get(name, 0)
         try:
-            if not left:
+            if not left and not rows.has_deletes:
                 try:
                     within = in_opened_savepoint if _is_written_first(rows.dataset) else in_savepoint
                     return within(connection, lambda: direct.write(connection, rows, job))
@@ -116,7 +116,7 @@ class TableWriter:
                         # The index is not the dataset's: a row that conflicts is one that the table rejects.
                         return None
                     left = STAGED_CHUNKS
-            self._staged_left[name] = left - 1
+            self._staged_left[name] = max(left - 1, 0)
             return in_savepoint(connection, lambda: by_policy(connection, rows, job))
         except psycopg.Error as error:
             if not is_about_a_row(error):

@@ -19,7 +19,7 @@ from psycopg import sql
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import conflict, reject, staging
+from bulkgrpc.postgres.writers import conflict, reject, staging, update
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
@@ -54,6 +54,10 @@ def write(connection: Connection, rows: Rows, job: Integers) -> Written:
     Raises RepeatedKeys if some are not written by COPY and keys occur twice, or a key is in the table that was not when
     it was looked up; psycopg.Error.
     """
+    if rows.has_deletes:
+        if not staging.first_of_equal_keys(rows).all():
+            raise RepeatedKeys
+        return _update_by_job(connection, rows, job)
     try:
         in_savepoint(connection, lambda: _copy(connection, rows))
     except (psycopg.errors.UniqueViolation, _RowsSkipped) as error:
@@ -118,11 +122,14 @@ def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
 
 
 def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
-    """Write rows, whose keys all differ, over those with the same keys."""
+    """Write rows, whose keys all differ, over those with the same keys, or delete these: that counts as written."""
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
-    action = conflict.do_update(rows.dataset)
-    for number in np.unique(job).tolist():
-        chosen = job == number
+    action, upserts = conflict.do_update(rows.dataset), np.ones(len(job), np.bool_)
+    if rows.deletes is not None:
+        update.delete(connection, rows, rows.deletes)
+        upserts = ~rows.deletes
+    for number in np.unique(job[upserts]).tolist():
+        chosen = upserts & (job == number)
         skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)
     return Written(np.bincount(job).astype(np.int32) - skipped, skipped=skipped)
 

@@ -12,7 +12,7 @@ from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.ingest.messages import DATASET_PREFIX
 from bulkgrpc.model import ApplyProgress, Job, JobBlock, JobCounts, JobOptions, to_us
 from bulkgrpc.rejections import Rejection
-from bulkgrpc.v1 import datasets_pb2, jobs_pb2
+from bulkgrpc.v1 import datasets_pb2, jobs_pb2, options_pb2
 
 
 def to_job(job: Job, now: datetime) -> jobs_pb2.Job:
@@ -54,7 +54,7 @@ def to_rejection(rejection: Rejection) -> jobs_pb2.Rejection:
 
 def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descriptors: bool) -> datasets_pb2.Dataset:
     """Return a dataset's public form, with or without its descriptors."""
-    partitions = dataset.time_partitions
+    partitions, operation = dataset.time_partitions, dataset.operation
     return datasets_pb2.Dataset(
         name=DATASET_PREFIX + dataset.name,
         version=dataset.version,
@@ -74,6 +74,7 @@ def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descrip
         hash_partitions=dataset.hash_partitions,
         time_partition_column="" if partitions is None else partitions.column,
         time_partition_period=f"PARTITION_PERIOD_{partitions.period.name}" if partitions is not None else None,
+        operation=None if operation is None else options_pb2.Operation(field=operation.field, delete=operation.delete),
     )
 
 
