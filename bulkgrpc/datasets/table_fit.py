@@ -106,7 +106,8 @@ class Table:
     kind, persistence: as in pg_class. row_security: whether it applies to the role. may_lock: whether the role may lock
     the table for writing. may_stage: whether it may make temporary tables. rules: names of those on INSERT or UPDATE.
     row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. triggers: whether users
-    created any trigger. strategy: "h", "l" or "r" of a partitioned table, else "".
+    created any trigger. strategy: "h", "l" or "r" of a partitioned table, else "". may_delete: whether
+    the role may delete rows. delete_rules: names of rules on DELETE.
     """
 
     kind: str
@@ -123,6 +124,8 @@ class Table:
     triggers: bool
     strategy: str
     partitions: tuple[Partition, ...]
+    may_delete: bool = True
+    delete_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def parse_table(document: Mapping[str, Any]) -> Table:
             UniqueKey(frozenset(key["columns"]), key["valid"], key["deferrable"]) for key in found.pop("unique_keys")
         ),
         rules=tuple(found.pop("rules")),
+        delete_rules=tuple(found.pop("delete_rules")),
         strategy=found.pop("strategy") or "",
         partitions=tuple(Partition(**partition) for partition in found.pop("partitions")),
         **found,
@@ -257,6 +261,13 @@ def _kind_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
             dataset,
             MisfitCode.RULE_ON_TABLE,
             f"table {dataset.name} has the rule {table.rules[0]}, which COPY does not apply",
+            "drop the rule, or make it a trigger",
+        )
+    if dataset.operation is not None and table.delete_rules:
+        yield _misfit(
+            dataset,
+            MisfitCode.RULE_ON_TABLE,
+            f"table {dataset.name} has the rule {table.delete_rules[0]}, which changes what DELETE does",
             "drop the rule, or make it a trigger",
         )
 
@@ -354,6 +365,7 @@ def _right_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         f"INSERT ON {dataset.name}": table.may_lock and all(column.may_insert for column in columns),
         f"SELECT ON {dataset.name}": all(column.may_select for column in columns if column.name in key),
         f"UPDATE ON {dataset.name}": all(column.may_update for column in updated),
+        f"DELETE ON {dataset.name}": table.may_delete or dataset.operation is None,
         f"TEMPORARY ON DATABASE {table.database}": table.may_stage,
     }
     for right, granted in rights.items():

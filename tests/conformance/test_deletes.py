@@ -15,6 +15,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.rows import Rows, to_rows
+from bulkgrpc.datasets.table_fit import TableMisfit
 from bulkgrpc.model import JobOptions, JobState, Message, digest_of
 from bulkgrpc.postgres import ledger
 from bulkgrpc.postgres.transaction import write_chunk
@@ -168,6 +169,15 @@ def test_a_value_of_another_unique_index_is_free_once_its_row_is_deleted(connect
     write_chunk(connection, TOPIC, chunk(epoch, 0, _batch(0, [("b", 1)])), TableWriter())
     write_chunk(connection, TOPIC, chunk(epoch, 1, _batch(1, [("b", None), ("a", 1)])), TableWriter())
     assert _stored(connection) == {"a": 1}
+
+
+def test_a_rule_on_delete_blocks_the_dataset(connection: Connection, epoch: int) -> None:
+    connection.execute("CREATE RULE stays AS ON DELETE TO sensor_readings DO INSTEAD NOTHING")
+    with pytest.raises(TableMisfit, match="has the rule stays"), connection.transaction():
+        TableWriter().check(connection, examples.changes())
+    connection.execute("DROP RULE stays ON sensor_readings")
+    with connection.transaction():
+        TableWriter().check(connection, examples.changes())
 
 
 def test_other_tenants_rows_stay(connection: Connection, epoch: int) -> None:

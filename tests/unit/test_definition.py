@@ -210,3 +210,21 @@ def test_a_table_that_cannot_be_partitioned_by_time_is_refused(
     with pytest.raises(InvalidDataset, match=re.escape(says)) as refused:
         _define(tmp_path, body)
     assert refused.value.field == field
+
+
+def test_every_message_in_the_documentation_is_a_dataset(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    blocks = [block for block in re.findall(r"```proto\n(.*?)```", text, re.DOTALL) if "message " in block]
+    found = {}
+    for block in blocks:
+        file = tmp_path / "documented.proto"
+        body = re.sub(r"^import .*$", "", block, flags=re.MULTILINE)
+        file.write_text(HEAD + body)
+        (name,) = re.findall(r"^message (\w+)", body, re.MULTILINE)
+        dataset = define(sources.compile_proto(file), name)
+        found[dataset.name] = (dataset.conflict_policy, dataset.primary_key, dataset.operation is not None)
+    assert found == {
+        "visits": ("ignore", ("tenant", "site", "day"), False),
+        "page_views": ("append", (), False),
+        "customers": ("update", ("tenant", "customer_id"), True),
+    }

@@ -11,6 +11,7 @@ import pytest
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.conversions import Conversion, TextLimit, convert, convertible, over_limits, unfit_rows
 from bulkgrpc.datasets.definition import Dataset, TimePartitions
+from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.datasets.table_fit import (
     Fit,
@@ -165,6 +166,17 @@ def test_a_table_by_time_needs_its_default_partition() -> None:
 
 def test_ignore_needs_no_right_to_update() -> None:
     assert isinstance(fit(dataset_of(["double precision"], "ignore"), with_column(TABLE, 2, may_update=False)), Fit)
+
+
+def test_a_dataset_whose_records_delete_needs_the_right_and_no_rule_on_delete() -> None:
+    deleting = replace(WEATHER, operation=Operation("operation", "DELETE", ("WRITE", "DELETE")))
+    forbidden, ruled = replace(TABLE, may_delete=False), replace(TABLE, delete_rules=("keep",))
+    assert misfit(forbidden, deleting) == (
+        MisfitCode.MISSING_RIGHT,
+        "role writer lacks the right DELETE ON weather: run GRANT DELETE ON weather TO writer",
+    )
+    assert misfit(ruled, deleting)[0] is MisfitCode.RULE_ON_TABLE
+    assert fit(WEATHER, forbidden) == fit(WEATHER, ruled) == fit(deleting, TABLE)
 
 
 def test_append_needs_neither_a_key_nor_the_right_to_read() -> None:

@@ -43,6 +43,7 @@ SELECT json_build_object(
     'database', current_database(),
     'row_security', row_security_active(c.oid),
     'may_lock', has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'),
+    'may_delete', has_table_privilege(c.oid, 'DELETE'),
     'may_stage', has_database_privilege(current_database(), 'TEMP'),
     'columns', (
         SELECT coalesce(json_agg(json_build_object(
@@ -81,6 +82,10 @@ SELECT json_build_object(
     'rules', (
         SELECT coalesce(json_agg(r.rulename ORDER BY r.rulename), '[]') FROM pg_rewrite r
         WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3') AND r.ev_enabled <> 'D'
+    ),
+    'delete_rules', (
+        SELECT coalesce(json_agg(r.rulename ORDER BY r.rulename), '[]') FROM pg_rewrite r
+        WHERE r.ev_class = c.oid AND r.ev_type = '4' AND r.ev_enabled <> 'D'
     ),
     -- tgtype: 1 of a row, 2 BEFORE, 4 INSERT, 16 UPDATE.
     'row_triggers', EXISTS (

@@ -33,19 +33,13 @@ BEGIN
   WHILE bulkgrpc_first <= bulkgrpc_count LOOP
     bulkgrpc_last := least(bulkgrpc_first + bulkgrpc_span - 1, bulkgrpc_count, bulkgrpc_ends[bulkgrpc_first]);
     BEGIN
-      IF {first_is_deleted} THEN
-        DELETE FROM {table} AS stored USING {staging} AS staged
-        WHERE staged.ctid >= bulkgrpc_ctids[bulkgrpc_first] AND staged.ctid <= bulkgrpc_ctids[bulkgrpc_last]
-          AND ({stored_key}) = ({staged_key});
-        -- A key that the table does not have is deleted, too.
-        bulkgrpc_written := bulkgrpc_last - bulkgrpc_first + 1;
-      ELSE
-        INSERT INTO {table} ({columns})
-        SELECT {columns} FROM {staging}
-        WHERE ctid >= bulkgrpc_ctids[bulkgrpc_first] AND ctid <= bulkgrpc_ctids[bulkgrpc_last]
-        {conflict};
-        GET DIAGNOSTICS bulkgrpc_written = ROW_COUNT;
-      END IF;
+      {delete_or}
+      INSERT INTO {table} ({columns})
+      SELECT {columns} FROM {staging}
+      WHERE ctid >= bulkgrpc_ctids[bulkgrpc_first] AND ctid <= bulkgrpc_ctids[bulkgrpc_last]
+      {conflict};
+      GET DIAGNOSTICS bulkgrpc_written = ROW_COUNT;
+      {end_delete_or}
       IF bulkgrpc_written <= bulkgrpc_last - bulkgrpc_first AND bulkgrpc_first < bulkgrpc_last THEN
         RAISE EXCEPTION USING ERRCODE = 'triggered_data_change_violation';
       END IF;
@@ -90,6 +84,15 @@ BEGIN
   SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_left
   FROM unnest(bulkgrpc_left_rows) WITH ORDINALITY AS u (n, place);
 END
+
+-- name: isolate_delete_or
+-- Of a dataset with an operation: a span of rows to be deleted. A key that the table does not have is deleted, too.
+IF bulkgrpc_deletes[bulkgrpc_first] THEN
+  DELETE FROM {table} AS stored USING {staging} AS staged
+  WHERE staged.ctid >= bulkgrpc_ctids[bulkgrpc_first] AND staged.ctid <= bulkgrpc_ctids[bulkgrpc_last]
+    AND ({stored_key}) = ({staged_key});
+  bulkgrpc_written := bulkgrpc_last - bulkgrpc_first + 1;
+ELSE
 
 -- name: isolate_ends
 -- Of a dataset with an operation: which staged rows are to be deleted, and where the run of rows of one kind ends, so that

@@ -26,7 +26,6 @@ from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
 
 _SQL = statements.family("writers")
-_FIRST_IS_DELETED = sql.SQL("bulkgrpc_deletes[bulkgrpc_first]")
 
 
 def write(connection: Connection, rows: Rows, job: Integers, *, triggers: bool = False) -> Written:
@@ -96,16 +95,15 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
 
 def _body(dataset: Dataset, clauses: dict[str, sql.Composable]) -> sql.Composed:
     """Return the body of the function that writes staged rows, and deletes those that are to be deleted."""
-    ends: sql.Composable = sql.SQL("")
-    deleted = sql.SQL("false")
+    parts: dict[str, sql.Composable] = dict.fromkeys(("find_ends", "delete_or", "end_delete_or"), sql.SQL(""))
     if dataset.operation is not None:
-        text = sql.SQL(_SQL["isolate_ends"].decode())
-        ends, deleted = text.format(**clauses, delete=sql.Identifier(DELETE)), _FIRST_IS_DELETED
+        ends, delete_or = (sql.SQL(_SQL[name].decode()) for name in ("isolate_ends", "isolate_delete_or"))
+        parts["find_ends"] = ends.format(**clauses, delete=sql.Identifier(DELETE))
+        parts["delete_or"], parts["end_delete_or"] = delete_or.format(**clauses), sql.SQL("END IF;")
     return sql.SQL(_SQL["isolate_body"].decode()).format(
         **clauses,
+        **parts,
         conflict=conflict.clause(dataset),
-        find_ends=ends,
-        first_is_deleted=deleted,
         own_delete=sql.Literal(sql.SQL("DELETE FROM {table} AS stored USING").format(**clauses).as_string(None)),
     )
 
