@@ -124,13 +124,12 @@ def connect(
             if not learned(target, error):
                 raise
             continue
-        if _has_pooler(target) is None:
-            _poolers[_server(target)] = connection.execute(pooler.READ_MARK).fetchone() != pooler.MARKED
-            if _has_pooler(target):
-                connection.close()
-                continue
         if _has_pooler(target):
             pooler.settle(connection, target, LATER, _parameters(target))
+        elif connection.execute(pooler.READ_MARK).fetchone() != pooler.MARKED:
+            _poolers.add(_server(target))
+            connection.close()
+            continue
         return connection
 
 
@@ -147,14 +146,12 @@ class ServerConnection(PooledConnection):
                 if not learned(conninfo, error):
                     raise
                 continue
-            if _has_pooler(conninfo) is None:
-                row = await (await connection.execute(pooler.READ_MARK)).fetchone()
-                _poolers[_server(conninfo)] = row != pooler.MARKED
-                if _has_pooler(conninfo):
-                    await connection.close()
-                    continue
             if _has_pooler(conninfo):
                 pooler.settle(connection, conninfo, LATER, _parameters(conninfo))
+            elif await (await connection.execute(pooler.READ_MARK)).fetchone() != pooler.MARKED:
+                _poolers.add(_server(conninfo))
+                await connection.close()
+                continue
             return connection
 
 
@@ -163,13 +160,13 @@ LATER = {"idle_session_timeout": 14, "transaction_timeout": 17}
 and of idle transactions have to do."""
 _UNKNOWN = re.compile(r'unrecognized configuration parameter "(\w+)"')
 _lacking: dict[str, set[str]] = {}  # by server
-_poolers: dict[str, bool] = {}  # by server: whether it is a pooler; once a connection has shown it
+_poolers: set[str] = set()  # the servers that are poolers, once a connection has shown it
 
 
 def learned(target: str, error: psycopg.OperationalError) -> bool:
     """Return whether a connection failed because of a setting, or of settings, that `fit` leaves out from now on."""
     if pooler.refuses_options(error) and not _has_pooler(target):
-        _poolers[_server(target)] = True
+        _poolers.add(_server(target))
         return True
     names = set(_UNKNOWN.findall(str(error))) & LATER.keys()
     lacking = _lacking.setdefault(_server(target), set())
@@ -189,9 +186,9 @@ def fit(target: str) -> str:
     return make_conninfo(target, options=re.sub(rf" *-c ({'|'.join(sorted(lacking))})=\d+", "", options))
 
 
-def _has_pooler(target: str) -> bool | None:
-    """Return whether a pooler answers; None if no connection has shown it."""
-    return _poolers.get(_server(target))
+def _has_pooler(target: str) -> bool:
+    """Return whether a connection has shown that a pooler answers. Each of the others asks: one may come in between."""
+    return _server(target) in _poolers
 
 
 def _parameters(target: str) -> dict[str, str]:
