@@ -167,6 +167,20 @@ def test_protobufs_own_json_is_read_too(tmp_path: Path) -> None:
     assert (row["trade_id"], row["order_id"], row["fee_minor"], row["quantity"]) == (1, 2**64 - 1, -5, 0)
 
 
+def test_an_array_of_objects_is_read_as_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    records = [{"trade_id": n, "order_id": 2**64 - 1, "symbol": "a\nb"} for n in range(3)]
+    path.write_text(json.dumps(records, indent=2))
+    rows = rows_of(path, examples.trades(), missing_is_default=True)
+    assert [(row["trade_id"], row["order_id"], row["symbol"]) for row in rows] == [
+        (n, 2**64 - 1, "a\nb") for n in range(3)
+    ]
+    path.write_text(json.dumps(records)[:-3])
+    assert problem(path).startswith("t.json: the JSON array cannot be read: ")
+    path.write_text("[1]")
+    assert "row 1 (the first record is row 1): not a JSON object: '1'" in problem(path)
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -17,11 +17,12 @@ from bulkgrpc import limits
 from bulkgrpc.cli.files.conversion import Conversion, Rules
 from bulkgrpc.cli.files.csv_reader import CsvFile, Dialect
 from bulkgrpc.cli.files.errors import FileError, InvalidValue
+from bulkgrpc.cli.files.json_arrays import as_lines
 from bulkgrpc.cli.files.json_cells import COLUMN, merged
 from bulkgrpc.cli.files.json_reader import JsonLines
 from bulkgrpc.cli.files.parquet_reader import read_arrow, read_parquet
 from bulkgrpc.cli.files.protobuf import read_delimited
-from bulkgrpc.cli.files.sources import COMPRESSIONS, Block, Source, open_source
+from bulkgrpc.cli.files.sources import COMPRESSIONS, Block, Source, check_text, open_source
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
 from bulkgrpc.datasets.definition import Dataset
@@ -44,6 +45,7 @@ _SUFFIXES = {
     ".csv": Format.CSV,
     ".tsv": Format.CSV,
     ".tab": Format.CSV,
+    ".json": Format.JSONL,
     ".jsonl": Format.JSONL,
     ".ndjson": Format.JSONL,
     ".parquet": Format.PARQUET,
@@ -185,5 +187,14 @@ class FileBatches:
 
 def open_batches(path: Path, dataset: Dataset, options: FileOptions) -> FileBatches:
     """Open a file for a dataset. path: `-` for standard input. Raises FileError if it cannot be read."""
+    return FileBatches(source_of(path, options), dataset, options)
+
+
+def source_of(path: Path, options: FileOptions) -> Source:
+    """Open the bytes of a file in the encoding and form that its reader needs. Raises FileError."""
     text = options.format in {Format.CSV, Format.JSONL}
-    return FileBatches(open_source(path, options.encoding if text else "utf-8"), dataset, options)
+    source = open_source(path, options.encoding if text else "utf-8")
+    if options.format is not Format.JSONL:
+        return source
+    check_text(source)
+    return as_lines(source)

@@ -15,7 +15,7 @@ from bulkgrpc.cli.files.conversion import Rules, check_unknown, flat
 from bulkgrpc.cli.files.errors import FileError, InvalidValue, shown
 from bulkgrpc.cli.files.fields import Leaf
 from bulkgrpc.cli.files.rejection_columns import is_rejection_column
-from bulkgrpc.cli.files.sources import Block, Source, check_text, text_of
+from bulkgrpc.cli.files.sources import Block, Source, text_of
 from bulkgrpc.cli.files.values import hint_for, is_text_in_json
 
 BLOCK_BYTES = 4 * 1024 * 1024
@@ -38,7 +38,6 @@ class JsonLines:
     """A file of JSON objects, one per line. Keys are the fields' names or JSON names: nested, or joined with dots."""
 
     def __init__(self, source: Source, leaves: tuple[Leaf, ...], rules: Rules) -> None:
-        check_text(source)
         self._source = source
         self._leaves = leaves
         self._rules = rules

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from bulkgrpc.cli.files.batches import FileOptions, Format
+from bulkgrpc.cli.files.batches import FileOptions, Format, source_of
 from bulkgrpc.cli.files.csv_reader import CsvFile
 from bulkgrpc.cli.files.errors import FileError, shown
 from bulkgrpc.cli.files.parquet_reader import read_arrow, read_parquet
-from bulkgrpc.cli.files.sources import Block, Source, check_text, open_source, text_of
+from bulkgrpc.cli.files.sources import Block, Source, text_of
 
 JSON_VALUE = "google.protobuf.Value"
 
@@ -29,8 +29,7 @@ def read_sample(path: Path, options: FileOptions, rows: int) -> tuple[pa.Table, 
 
     Raises FileError if it cannot be read.
     """
-    text = options.format in {Format.CSV, Format.JSONL}
-    source = open_source(path, options.encoding if text else "utf-8")
+    source = source_of(path, options)
     if options.format is Format.JSONL:
         return _json(source, rows), source.name
     tables, count = [], 0
@@ -59,7 +58,6 @@ def _blocks(source: Source, options: FileOptions) -> Iterator[Block]:
 
 def _json(source: Source, rows: int) -> pa.Table:
     """Read lines with Python: the only parser at hand that keeps the text of numbers. It is a sample."""
-    check_text(source)
     records: list[dict[str, Any]] = []
     with text_of(source) as file:
         for line in file:

@@ -10,6 +10,8 @@ import io
 import shutil
 import sys
 import tempfile
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -39,14 +41,27 @@ class Block:
     read_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Source:
-    """A file to read. path: of its plain bytes. name: for messages. copy: the temporary file, which ends with this."""
+    """A file to read. path: of its plain bytes. name: for messages."""
 
     path: Path
     name: str
     size_bytes: int
-    copy: IO[bytes] | None = None
+
+
+def copied(name: str, write: Callable[[IO[bytes]], None]) -> Source:
+    """Return a source whose bytes are in a temporary file, which is removed with the source. write: writes them."""
+    number, path = tempfile.mkstemp(prefix="bulkgrpc-")
+    try:
+        with open(number, "wb") as copy:
+            write(copy)
+    except BaseException:
+        Path(path).unlink()
+        raise
+    source = Source(Path(path), name, Path(path).stat().st_size)
+    weakref.finalize(source, Path(path).unlink, missing_ok=True)
+    return source
 
 
 def open_source(path: Path, encoding: str = "utf-8") -> Source:
@@ -69,21 +84,21 @@ def open_source(path: Path, encoding: str = "utf-8") -> Source:
 
 
 def _copied(path: Path, compression: str | None, encoding: str) -> Source:
-    # The file ends when its last user drops it.
-    copy = tempfile.NamedTemporaryFile(prefix="bulkgrpc-")  # noqa: SIM115
-    name = "standard input" if str(path) == STANDARD_INPUT else path.name
-    raw = sys.stdin.buffer if str(path) == STANDARD_INPUT else path.open("rb")
-    with raw:
-        content = cast("BinaryIO", raw if compression is None else pa.CompressedInputStream(raw, compression))
-        try:
+    is_input = str(path) == STANDARD_INPUT
+    name = "standard input" if is_input else path.name
+
+    def write(copy: IO[bytes]) -> None:
+        with sys.stdin.buffer if is_input else path.open("rb") as raw:
+            content = cast("BinaryIO", raw if compression is None else pa.CompressedInputStream(raw, compression))
             if encoding == "utf-8":
                 shutil.copyfileobj(content, copy, 1024 * 1024)
             else:
                 _transcode(content, copy, encoding)
-        except (UnicodeError, LookupError) as error:
-            raise FileError(f"{name}: the text is not {encoding}: {error}; name another --encoding") from None
-    copy.flush()
-    return Source(Path(copy.name), name, Path(copy.name).stat().st_size, copy)
+
+    try:
+        return copied(name, write)
+    except (UnicodeError, LookupError) as error:
+        raise FileError(f"{name}: the text is not {encoding}: {error}; name another --encoding") from None
 
 
 def _transcode(content: BinaryIO, copy: IO[bytes], encoding: str) -> None:
