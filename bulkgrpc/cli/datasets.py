@@ -1,15 +1,13 @@
 """The commands `datasets register`, `plan`, `list`, `versions`, `show`, `delete`, `infer`.
 
-`datasets pause`, `resume` and `discard` have their own module.
+`datasets pause`, `resume` and `discard` have their own module, `infer` has one, too.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import typer
 from google.protobuf.descriptor_pb2 import MessageOptions
 from rich.table import Table
@@ -25,15 +23,11 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
-from bulkgrpc.cli.files import inference
-from bulkgrpc.cli.files.batches import Format, format_of
-from bulkgrpc.cli.files.errors import FileError
-from bulkgrpc.cli.files.readers import read_csv, read_parquet
+from bulkgrpc.cli.infer import infer
 from bulkgrpc.client import Dataset, DatasetPlan
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto, message_types
-from bulkgrpc.model import is_dataset
 from bulkgrpc.v1 import options_pb2
 
 app = typer.Typer(
@@ -234,69 +228,7 @@ def delete(
 app.command("pause")(pause)
 app.command("resume")(resume)
 app.command("discard")(discard)
-
-
-@app.command("infer")
-def infer(
-    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)],
-    *,
-    key: Annotated[
-        str,
-        typer.Option(
-            help="Columns that identify a row, separated by commas. Default: the smallest set that is unique in the "
-            "file."
-        ),
-    ] = "",
-    table: Annotated[str, typer.Option(help="Name of the table. Default: the file's name.")] = "",
-    null: Annotated[
-        list[str] | None,
-        typer.Option(help="Text of a CSV cell that means null. Repeatable. Default: an empty cell and NA."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print a .proto file for the rows of a CSV or Parquet file.
-
-    Each field has the narrowest type that fits all values; a column with a missing value is `optional`. Check the
-    result, register it, then load the file.
-
-    For example:
-
-        bulkgrpc datasets infer weather.csv > weather.proto
-
-    With --json, the command prints one JSON object, whose field `proto` has the text.
-    """
-    with console.failures():
-        text = infer_proto(file, nulls=("", "NA") if null is None else tuple(null), key=key, table=table)
-    if as_json:
-        console.print_json({"proto": text})
-    else:
-        typer.echo(text, nl=False)
-
-
-def infer_proto(file: Path, *, nulls: tuple[str, ...], key: str, table: str) -> str:
-    """Return the text of a `.proto` file for a file's rows. Raises FileError, FileNotFoundError."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
-    match format_of(file):
-        case Format.CSV:
-            blocks = read_csv(file)
-        case Format.PARQUET:
-            blocks, nulls = read_parquet(file), ()
-        case other:
-            raise FileError(f"{file.name}: types are inferred from CSV and Parquet files, not from {other}")
-    tables = [block.table for block in blocks]
-    if not tables:
-        raise FileError(f"{file.name}: the file has no rows to infer types from")
-    name = table or re.sub(r"[^a-z0-9_]+", "_", file.stem.lower()).strip("_")
-    if not is_dataset(name):
-        raise FileError(f"{file.name}: {name!r} is not a valid table name: set one with --table")
-    names = tuple(part.strip() for part in key.split(",") if part.strip())
-    try:
-        fields, found = inference.infer(pa.concat_tables(tables), nulls=nulls, key=names)
-    except FileError as error:
-        raise FileError(f"{file.name}: {error}") from None
-    message = "".join(part.capitalize() for part in name.split("_"))
-    return inference.proto_text(message, name, fields, found, file.name)
+app.command("infer")(infer)
 
 
 def annotated(descriptors: bytes, file: Path) -> list[str]:

@@ -17,8 +17,9 @@ from rich.table import Column
 
 from bulkgrpc.cli.connection_options import ConnectionOptions
 from bulkgrpc.cli.console import stderr_console
-from bulkgrpc.cli.files import FileError, FileOptions, open_batches
-from bulkgrpc.client import AsyncBulkClient, Job, JobOptions, Progress
+from bulkgrpc.cli.files import FileBatches, FileError, FileOptions, open_batches
+from bulkgrpc.cli.files.file_sets import FileSet
+from bulkgrpc.client import AsyncBulkClient, Dataset, Job, JobOptions, Progress
 
 _NAME_CHARS_MAX = 18
 
@@ -29,6 +30,7 @@ class FileLoad:
 
     dataset: "" for the dataset of the job `retry_of`. key: the job's idempotency key. wait_s: how long to wait for the
     job's end; 0 does not wait. retry_of: name of the job whose corrected rejected records these are; "" for none.
+    more: further files of the same job.
     """
 
     path: Path
@@ -39,6 +41,12 @@ class FileLoad:
     wait_s: float = 300.0
     job_options: JobOptions = field(default_factory=JobOptions)
     retry_of: str = ""
+    more: tuple[tuple[Path, FileOptions], ...] = ()
+
+    @property
+    def files(self) -> list[tuple[Path, FileOptions]]:
+        """All files, in the order in which their records are submitted."""
+        return [(self.path, self.options), *self.more]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,10 @@ class LoadDisplay:
             self._display.stop_task(line)
 
 
+def _opened(load: FileLoad, dataset: Dataset) -> FileBatches | FileSet:
+    return FileSet(load.files, dataset) if load.more else open_batches(load.path, dataset, load.options)
+
+
 async def load_file(client: AsyncBulkClient, load: FileLoad, display: LoadDisplay) -> LoadResult:
     """Submit a file and wait for its job.
 
@@ -134,7 +146,7 @@ async def load_file(client: AsyncBulkClient, load: FileLoad, display: LoadDispla
     """
     name = load.dataset or (await client.get_job(load.retry_of)).dataset
     dataset = await client.get_dataset(name)
-    file = await asyncio.to_thread(open_batches, load.path, dataset, load.options)
+    file = await asyncio.to_thread(_opened, load, dataset)
     start_s = time.monotonic()
     line = display.begin(load.path.name, file.size_bytes)
     accepted_rows = 0
@@ -171,5 +183,18 @@ def run_load(options: ConnectionOptions, load: FileLoad, *, shown: bool) -> Load
         async with options.async_client() as client:
             with LoadDisplay(shown=shown) as display:
                 return await load_file(client, load, display)
+
+    return asyncio.run(run())
+
+
+def run_check(options: ConnectionOptions, load: FileLoad) -> int:
+    """Convert a whole file and submit nothing. Returns its rows. Raises FileError for the first error in the file."""
+
+    async def run() -> int:
+        async with options.async_client() as client:
+            name = load.dataset or (await client.get_job(load.retry_of)).dataset
+            dataset = await client.get_dataset(name)
+        file = _opened(load, dataset)
+        return sum(batch.records for batch in file)
 
     return asyncio.run(run())

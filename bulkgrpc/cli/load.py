@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 
 import typer
 
@@ -17,36 +16,33 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
-from bulkgrpc.cli.file_submission import FileLoad, LoadResult, retry_key, run_load
-from bulkgrpc.cli.files import FileOptions, Format, format_of
+from bulkgrpc.cli.file_submission import FileLoad, LoadResult, retry_key, run_check, run_load
+from bulkgrpc.cli.files import Rules
 from bulkgrpc.cli.load_options import (
     AtomicOption,
     BatchRowsOption,
     DatasetOption,
     DeadlineOption,
-    FileArgument,
-    FormatOption,
+    DryRunOption,
+    FilesArgument,
     IgnoreUnknownOption,
     KeyOption,
     LabelOption,
-    NullOption,
+    MissingOption,
     RejectionsMaxOption,
     RetryOption,
     TimeToLiveOption,
     WaitOption,
 )
+from bulkgrpc.cli.reading_options import Reading, with_reading
 from bulkgrpc.client import JobOptions
 
-DEFAULT_NULLS = ["", "NA"]
-RETRY_NULLS = [""]
-"""`jobs rejections` writes an empty cell for null, and a text "NA" unchanged."""
 
-
+@with_reading
 def load(
-    file: FileArgument,
+    file: FilesArgument,
     *,
     dataset: DatasetOption = "",
-    file_format: FormatOption = None,
     batch_rows: BatchRowsOption = 1000,
     key: KeyOption = "",
     retry_of: RetryOption = "",
@@ -54,8 +50,9 @@ def load(
     rejections_max: RejectionsMaxOption = 0,
     ttl: TimeToLiveOption = 0.0,
     label: LabelOption = None,
-    null: NullOption = None,
     ignore_unknown_columns: IgnoreUnknownOption = False,
+    missing_is_default: MissingOption = False,
+    dry_run: DryRunOption = False,
     wait: WaitOption = True,
     deadline: DeadlineOption = 300.0,
     server: ServerOption = SERVER,
@@ -63,54 +60,63 @@ def load(
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
+    reading: Reading,
 ) -> None:
-    """Submit a file as one job, wait until the job has ended, and print its counts.
+    """Submit files as one job, wait until the job has ended, and print its counts.
 
-    Formats: CSV, JSON lines, Parquet and delimited Protobuf. Files are read in blocks, so a file may be larger than
-    memory. Columns are matched with the message's fields by name: `venue.code` or `venue_code` for a nested field.
-    Times are ISO 8601, enums are names, bytes are base64, and a list in a CSV cell is a JSON array.
+    Formats: CSV, JSON lines, Parquet, Arrow, delimited Protobuf; .gz, .bz2 and .zst are unpacked. Columns are matched
+    with fields by name: `venue.code` or `venue_code` for a nested field. A value that its field cannot have exactly
+    stops the load and is named with its row and column. See docs/files.md.
 
     For example:
 
         bulkgrpc load weather.csv --dataset weather
 
-    If the load is interrupted, run the same command with the key that it printed. It resumes where it stopped:
+    After an interruption, run the same command with the key that it printed. It resumes where it stopped:
 
         bulkgrpc load weather.csv --dataset weather --key 3f0c…
 
-    Exit codes: 0 all records written; 1 the load failed or did not end in time; 2 wrong usage; 3 some records were
-    rejected or expired; 4 the job failed; 5 the job was cancelled or expired; 130 interrupted by Ctrl-C.
+    Exit codes: 0 all records written; 1 the load failed or did not end in time; 2 wrong usage; 3 some records rejected
+    or expired; 4 the job failed; 5 the job was cancelled or expired; 130 interrupted by Ctrl-C.
     """
     if not dataset and not retry_of:
         raise typer.BadParameter("name the dataset, or a job with --retry-of", param_hint="--dataset")
     with console.failures():
         options = ConnectionOptions(server, tenant, token, tls_ca)
         retried = options.job_name(retry_of) if retry_of else ""
+        rules = Rules(missing_is_default, ignore_unknown_columns, corrected=bool(retried))
+        (first, reading_first), *more = reading.files(file, batch_rows, rules)
         request = FileLoad(
-            file,
+            first,
             dataset,
-            _file_options(file, file_format, batch_rows, null, ignore_unknown_columns, bool(retried)),
-            key or (retry_key(retried, file) if retried else uuid.uuid4().hex),
+            reading_first,
+            key or (retry_key(retried, first) if retried else uuid.uuid4().hex),
             _labels(label or []) | ({"retry_of": retried} if retried else {}),
             deadline if wait else 0.0,
             JobOptions(atomic, rejections_max, ttl),
             retried,
+            tuple(more),
         )
-        try:
-            result = run_load(options, request, shown=not as_json)
-        except KeyboardInterrupt:
-            console.fail(f"interrupted: resume with --key {request.key}", console.EXIT_INTERRUPTED)
+        result = run_check(options, request) if dry_run else _submit(options, request, shown=not as_json)
     _report(result, as_json=as_json, wait=wait)
 
 
-def _file_options(
-    file: Path, form: Format | None, batch_rows: int, null: list[str] | None, ignore_unknown: bool, corrected: bool
-) -> FileOptions:
-    nulls = null if null is not None else RETRY_NULLS if corrected else DEFAULT_NULLS
-    return FileOptions(form or format_of(file), batch_rows, tuple(nulls), ignore_unknown, corrected)
+def _submit(options: ConnectionOptions, request: FileLoad, *, shown: bool) -> LoadResult:
+    try:
+        return run_load(options, request, shown=shown)
+    except KeyboardInterrupt:
+        console.fail(f"interrupted: resume with --key {request.key}", console.EXIT_INTERRUPTED)
+        raise
 
 
-def _report(result: LoadResult, *, as_json: bool, wait: bool) -> None:
+def _report(result: LoadResult | int, *, as_json: bool, wait: bool) -> None:
+    """Print a result. result: a number of rows if they were only converted."""
+    if isinstance(result, int):
+        if as_json:
+            console.print_json({"rows": result, "submitted": False})
+        else:
+            typer.echo(f"All {result:,} rows can be loaded. Nothing was submitted.")
+        return
     if as_json:
         console.print_json(_document(result))
     else:

@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
-from bulkgrpc.cli.files import Format
-
-FileArgument = Annotated[Path, typer.Argument(help="The file to submit.", show_default=False)]
+FilesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE…",
+        help="The files to submit as one job; also directories and patterns. -: standard input.",
+        show_default=False,
+    ),
+]
 DatasetOption = Annotated[
     str,
     typer.Option(
@@ -18,10 +23,6 @@ DatasetOption = Annotated[
         help="Name of the dataset to load the file into. Default with --retry-of: the dataset of that job.",
         show_default=False,
     ),
-]
-FormatOption = Annotated[
-    Format | None,
-    typer.Option("--format", help="Format of the file. Default: by the suffix of its name.", show_default=False),
 ]
 BatchRowsOption = Annotated[int, typer.Option(min=1, max=50_000, help="Records per batch.")]
 KeyOption = Annotated[
@@ -55,15 +56,18 @@ TimeToLiveOption = Annotated[
     ),
 ]
 LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job. Repeatable.")]
-NullOption = Annotated[
-    list[str] | None,
+MissingOption = Annotated[
+    bool,
     typer.Option(
-        help="Text of a CSV cell that means null. Repeatable. Default: an empty cell and NA; with --retry-of, only an "
-        "empty cell."
+        "--missing-is-default",
+        help="Load the field's default value where the file has none, as Protobuf JSON omits it.",
     ),
 ]
 IgnoreUnknownOption = Annotated[
     bool, typer.Option("--ignore-unknown-columns", help="Ignore columns that match no field of the dataset.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Convert the whole file and submit nothing: show its rows or the first error.")
 ]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")]
 DeadlineOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's end.")]

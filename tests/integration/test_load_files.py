@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from bulkgrpc.cli.child_process import last_line
 from bulkgrpc.cli.comparison import Comparison, compare
 from bulkgrpc.cli.demo import data_folder
-from bulkgrpc.cli.files import FileOptions, Format, open_batches
+from bulkgrpc.cli.files import FileOptions, Format, Rules, open_batches
 from bulkgrpc.client import AsyncBulkClient
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.definition import find_message
@@ -127,7 +127,9 @@ def protobuf_file(folder: Path) -> Path:
 def test_every_format_gives_the_same_rows_nulls_included(
     make: Any, command: Command, parts: Parts, tenant: str, tmp_path: Path
 ) -> None:
-    report = command.json("load", make(tmp_path), "--dataset", "trades")
+    # Protobuf JSON omits default values.
+    options = ["--missing-is-default"] if make is jsonl_file else []
+    report = command.json("load", make(tmp_path), "--dataset", "trades", *options)
     assert report["job"]["state"] == "SUCCEEDED"
     found = parts.rows(f"SELECT {COLUMNS} FROM trades WHERE tenant = %s ORDER BY trade_id", tenant)
     assert found == [FULL, BARE]
@@ -199,7 +201,8 @@ def test_an_interrupted_load_resumes_with_its_key_when_the_file_is_corrected(
 
 def test_rejected_records_show_in_the_report_and_the_exit_code(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "trades.jsonl"
-    good, bad = {"trade_id": 1}, {"trade_id": 2, "symbol": "nul\0"}
+    numbers = {"quantity": 1, "order_id": 1, "risk": 0.5}
+    good, bad = {"trade_id": 1, **numbers}, {"trade_id": 2, "symbol": "nul\0", **numbers}
     path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
     result = command("load", path, "--dataset", "trades")
     assert result.exit_code == 3
@@ -220,7 +223,7 @@ def test_wrong_names_and_files_are_one_line_each(command: Command, tmp_path: Pat
         ("load", str(path), "--dataset", "nope"): "dataset nope is not registered",
         ("load", str(path.with_name("none.csv")), "--dataset", "trades"): "no file",
         ("load", str(unknown), "--dataset", "trades"): "no field matches column comment: ignore such columns",
-        ("load", str(odd), "--dataset", "trades"): "use --format csv|jsonl|parquet|protobuf",
+        ("load", str(odd), "--dataset", "trades"): "use --format csv|jsonl|parquet|arrow|protobuf",
         ("load", str(odd), "--dataset", "trades", "--format", "parquet"): "cannot be read as Parquet",
         ("datasets", "show", "nope"): "dataset nope is not registered",
         ("datasets", "register", "none.proto"): "no file none.proto",
@@ -278,7 +281,8 @@ async def test_wide_rows_are_split_into_batches_that_the_server_takes(
     path = tmp_path / "wide.jsonl"
     path.write_text("".join(json.dumps({"trade_id": n, "symbol": "x" * 5000}) + "\n" for n in range(1000)))
     dataset = await client.get_dataset("trades")
-    handle = await client.submit("trades", open_batches(path, dataset, FileOptions(Format.JSONL)))
+    rules = Rules(missing_is_default=True)
+    handle = await client.submit("trades", open_batches(path, dataset, FileOptions(Format.JSONL, rules=rules)))
     assert (await handle.wait()).counts.written == 1000
     assert parts.rows("SELECT count(*), min(length(symbol)) FROM trades WHERE tenant = %s", tenant) == [(1000, 5000)]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format, message_factory
 
-from bulkgrpc.cli.files import FileOptions, Format, open_batches
+from bulkgrpc.cli.files import Dialect, FileOptions, Format, Rules, open_batches
 from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile
 from bulkgrpc.client import AsyncBulkClient, Batch, Rejection
 from bulkgrpc.client.packing import frame
@@ -126,7 +126,7 @@ def test_every_record_that_is_a_message_comes_back_as_it_was(tmp_path: Path, suf
     with RejectedRecordsFile(path, dataset) as file:
         for start in range(0, len(records), 1000):
             file.add([Rejection(0, n, "C", "", "r", record) for n, record in enumerate(records[start:][:1000])])
-    options = FileOptions(Format(suffix[1:]), 5000, ("",), corrected=True)
+    options = FileOptions(Format(suffix[1:]), 5000, Dialect(nulls=("",)), rules=Rules(corrected=True))
     (batch,) = open_batches(path, dataset, options)
     sent = type(FULL).FromString
     position, found = 0, []
@@ -167,7 +167,9 @@ def test_a_field_of_every_type_comes_back_as_it_was(tmp_path: Path, suffix: str)
     assert "2023-02-30" in text, "a person sees what is wrong with it"
     path.write_text(text.replace("2023-02-30", "2023-02-28"))
     records[2].w_date.day = 28
-    (batch,) = open_batches(path, dataset, FileOptions(Format(suffix[1:]), 5000, ("",), corrected=True))
+    (batch,) = open_batches(
+        path, dataset, FileOptions(Format(suffix[1:]), 5000, Dialect(nulls=("",)), rules=Rules(corrected=True))
+    )
     found = [thing.FromString(record) for record in RecordBatch.FromString(batch.payload).records]
     assert [json_format.MessageToDict(one) for one in found] == [json_format.MessageToDict(one) for one in records]
 
@@ -192,7 +194,8 @@ def test_a_job_is_cancelled_listed_by_its_state_and_deleted(command: Command, tm
 def test_a_load_with_options_shows_them_and_why_it_failed(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "trades.jsonl"
     path.write_text("".join(json.dumps({"trade_id": n, "symbol": "nul\0"}) + "\n" for n in range(5)))
-    result = command("load", path, "--dataset", "trades", "--rejections-max", "2", "--ttl", "3600", "--json")
+    options = ["--rejections-max", "2", "--ttl", "3600", "--missing-is-default", "--json"]
+    result = command("load", path, "--dataset", "trades", *options)
     job = json.loads(result.stdout)["job"]
     assert job["options"] == {"atomic": False, "rejections_max": 2, "time_to_live_s": 3600.0}
     assert (result.exit_code, job["state"]) == (4, "FAILED")
@@ -204,5 +207,5 @@ def test_a_load_with_options_shows_them_and_why_it_failed(command: Command, tmp_
 def test_an_atomic_load_writes_all_or_nothing(command: Command, parts: Parts, tenant: str, tmp_path: Path) -> None:
     path = tmp_path / "trades.jsonl"
     path.write_text(json.dumps({"trade_id": 1}) + "\n" + json.dumps({"trade_id": 2, "symbol": "nul\0"}) + "\n")
-    assert command("load", path, "--dataset", "trades", "--atomic").exit_code == 4
+    assert command("load", path, "--dataset", "trades", "--missing-is-default", "--atomic").exit_code == 4
     assert parts.rows("SELECT count(*) FROM trades WHERE tenant = %s", tenant) == [(0,)]

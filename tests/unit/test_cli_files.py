@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as dt_time
 from decimal import Decimal
@@ -17,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulkgrpc.cli.datasets import infer_proto
-from bulkgrpc.cli.files import FileError, FileOptions, Format, format_of, open_batches
+from bulkgrpc.cli.files import Dialect, FileError, FileOptions, Format, Rules, TextForms, format_of, open_batches
+from bulkgrpc.cli.infer import infer_proto
 from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
@@ -29,9 +30,20 @@ from tests.support import examples
 TRADE = {"trade_id": "1", "quantity": "3", "order_id": "4", "risk": "0.5"}
 
 
+def options_of(path: Path, *, batch_rows: int = 1000, encoding: str = "utf-8", **options: Any) -> FileOptions:
+    """Return the options of a file; each of `options` belongs to its dialect, its forms of text, or its rules."""
+
+    def own(kind: Any) -> Any:
+        return kind(**{name: options.pop(name) for name in [*options] if name in {one.name for one in fields(kind)}})
+
+    dialect, forms, rules = own(Dialect), own(TextForms), own(Rules)
+    assert not options
+    return FileOptions(format_of(path), batch_rows, dialect, encoding, replace(rules, forms=forms))
+
+
 def rows_of(path: Path, dataset: Any, **options: Any) -> list[dict[str, Any]]:
     """Read a file, encode it, decode it again."""
-    batches = list(open_batches(path, dataset, FileOptions(format_of(path), **options)))
+    batches = list(open_batches(path, dataset, options_of(path, **options)))
     decoded = BatchCodec(dataset).decode([batch.payload for batch in batches])
     rows: list[dict[str, Any]] = decoded.flatten().to_pylist()
     assert [len(lists) for lists in decoded.to_pylist()] == [batch.records for batch in batches]
@@ -138,7 +150,7 @@ def test_a_nested_message_is_unset_where_none_of_its_columns_has_a_value(tmp_pat
 def test_a_row_with_too_few_cells_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("trade_id,quantity,order_id,risk\n" + "1,1,1,1\n" * 16 + "1,1\n")
-    assert "Row #18: Expected 4 columns, got 2" in problem(path)
+    assert "row 17 (the first record is row 1; line 18 of the file): 2 cells; the header has 4" in problem(path)
 
 
 def test_two_columns_of_one_field_are_refused(tmp_path: Path) -> None:
@@ -151,8 +163,22 @@ def test_two_columns_of_one_field_are_refused(tmp_path: Path) -> None:
 def test_protobufs_own_json_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"tradeId": "1", "orderId": str(2**64 - 1), "feeMinor": "-5", "venue": {"desk": 4}}))
-    (row,) = rows_of(path, examples.trades())
+    (row,) = rows_of(path, examples.trades(), missing_is_default=True)
     assert (row["trade_id"], row["order_id"], row["fee_minor"], row["quantity"]) == (1, 2**64 - 1, -5, 0)
+
+
+def test_an_array_of_objects_is_read_as_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    records = [{"trade_id": n, "order_id": 2**64 - 1, "symbol": "a\nb"} for n in range(3)]
+    path.write_text(json.dumps(records, indent=2))
+    rows = rows_of(path, examples.trades(), missing_is_default=True)
+    assert [(row["trade_id"], row["order_id"], row["symbol"]) for row in rows] == [
+        (n, 2**64 - 1, "a\nb") for n in range(3)
+    ]
+    path.write_text(json.dumps(records)[:-3])
+    assert problem(path).startswith("t.json: the JSON array cannot be read: ")
+    path.write_text("[1]")
+    assert "row 1 (the first record is row 1): not a JSON object: '1'" in problem(path)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +195,7 @@ def test_protobufs_own_json_is_read_too(tmp_path: Path) -> None:
 def test_a_wrong_line_of_json_is_named_with_its_row(line: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"trade_id": 1}\n\n' * 16 + line)
-    text = problem(path)
+    text = problem(path, missing_is_default=True)
     assert text.startswith("t.jsonl: row 17 (the first record is row 1)")
     assert says in text
 
@@ -215,10 +241,11 @@ def test_delimited_records_are_batched_in_order_within_both_limits(
     tmp_path: Path, payloads: list[bytes], batch_rows: int, batch_bytes: int
 ) -> None:
     from bulkgrpc.cli.files.protobuf import read_delimited
+    from bulkgrpc.cli.files.sources import open_source
 
     path = tmp_path / "r.binpb"
     path.write_bytes(b"".join(varint(len(payload)) + payload for payload in payloads))
-    batches = [batch for batch, _ in read_delimited(path, batch_rows, batch_bytes)]
+    batches = [batch for batch, _ in read_delimited(open_source(path), batch_rows, batch_bytes)]
     assert [record for batch in batches for record in RecordBatch.FromString(batch.payload).records] == payloads
     assert all(batch.records <= batch_rows and len(batch.payload) <= batch_bytes for batch in batches)
 
@@ -226,7 +253,7 @@ def test_delimited_records_are_batched_in_order_within_both_limits(
 def test_the_same_file_gives_the_same_batches_every_time_across_block_boundaries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bulkgrpc.cli.files.readers.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("bulkgrpc.cli.files.csv_reader.BLOCK_ROWS", 100)
     path = tmp_path / "r.csv"
     lines = "".join(f"S{number},{number},2024-05-01T00:00:00Z\n" for number in range(500))
     path.write_text("sensor_id,value,sampled_at\n" + lines)
@@ -329,7 +356,7 @@ def test_a_file_that_is_no_text_is_refused_by_its_beginning(
     assert says in problem(path)
     if suffix == "csv":
         with pytest.raises(FileError, match=says):
-            infer_proto(path, nulls=(), key="", table="")
+            infer_proto(path, options_of(path), key="", table="")
 
 
 def test_a_character_cut_off_by_the_look_at_the_beginning_is_no_fault(tmp_path: Path) -> None:
@@ -341,7 +368,7 @@ def test_a_character_cut_off_by_the_look_at_the_beginning_is_no_fault(tmp_path: 
 def test_columns_named_like_system_columns_keep_their_fields_and_get_other_columns(tmp_path: Path) -> None:
     path, proto = tmp_path / "boxes.csv", tmp_path / "boxes.proto"
     path.write_text("image,xmin,ymin,XMAX,tenant\na.jpg,10,20,110,ann\nb.jpg,15,25,115,bob\n")
-    proto.write_text(infer_proto(path, nulls=(), key="image", table=""))
+    proto.write_text(infer_proto(path, options_of(path), key="image", table=""))
     boxes = examples.compiled(proto, "datasets.v1.Boxes")
     assert [column.name for column in boxes.columns] == ["tenant", "image", "xmin_", "ymin", "xmax_", "tenant_"]
     assert rows_of(path, boxes)[0] == {"image": "a.jpg", "xmin": 10, "ymin": 20, "XMAX": 110, "tenant": "ann"}
@@ -352,7 +379,7 @@ def test_columns_whose_names_no_table_can_have_get_others_that_are_free(tmp_path
     long = "a" * 63
     names = ["id", "ctid", "CMAX", "tenant", "bulkgrpc_row", "row", "bulkgrpc_1", f"{long}b", f"{long}c"]
     path.write_text(",".join(names) + "\n" + ",".join("abcdefghi") + "\n")
-    proto.write_text(infer_proto(path, nulls=(), key="id", table=""))
+    proto.write_text(infer_proto(path, options_of(path), key="id", table=""))
     odd = examples.compiled(proto, "datasets.v1.Odd")
     found = ["ctid_", "cmax_", "tenant_", "row_", "row", "column_1", long, f"{long[:62]}_"]
     assert [column.name for column in odd.columns] == ["tenant", "id", *found]

@@ -1,6 +1,19 @@
-"""Reads CSV, JSON lines, Parquet and delimited Protobuf files as batches: in blocks, converted by native code."""
+"""Reads CSV, JSON lines, Parquet, Arrow and delimited Protobuf files as batches: in blocks, by native code."""
 
 from bulkgrpc.cli.files.batches import FileBatches, FileOptions, Format, format_of, open_batches
+from bulkgrpc.cli.files.conversion import Rules
+from bulkgrpc.cli.files.csv_reader import Dialect
 from bulkgrpc.cli.files.errors import FileError
+from bulkgrpc.cli.files.text_values import TextForms
 
-__all__ = ["FileBatches", "FileError", "FileOptions", "Format", "format_of", "open_batches"]
+__all__ = [
+    "Dialect",
+    "FileBatches",
+    "FileError",
+    "FileOptions",
+    "Format",
+    "Rules",
+    "TextForms",
+    "format_of",
+    "open_batches",
+]

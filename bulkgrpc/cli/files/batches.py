@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from bulkgrpc import limits
 from bulkgrpc.cli.files.conversion import Conversion, Rules
+from bulkgrpc.cli.files.csv_reader import CsvFile, Dialect
 from bulkgrpc.cli.files.errors import FileError, InvalidValue
+from bulkgrpc.cli.files.json_arrays import as_lines
 from bulkgrpc.cli.files.json_cells import COLUMN, merged
+from bulkgrpc.cli.files.json_reader import JsonLines
+from bulkgrpc.cli.files.parquet_reader import read_arrow, read_parquet
 from bulkgrpc.cli.files.protobuf import read_delimited
-from bulkgrpc.cli.files.readers import Block, read_csv, read_jsonl, read_parquet
+from bulkgrpc.cli.files.sources import COMPRESSIONS, Block, Source, check_text, open_source
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
 from bulkgrpc.datasets.definition import Dataset
@@ -32,14 +37,21 @@ class Format(enum.StrEnum):
     CSV = "csv"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    ARROW = "arrow"
     PROTOBUF = "protobuf"
 
 
 _SUFFIXES = {
     ".csv": Format.CSV,
+    ".tsv": Format.CSV,
+    ".tab": Format.CSV,
+    ".json": Format.JSONL,
     ".jsonl": Format.JSONL,
     ".ndjson": Format.JSONL,
     ".parquet": Format.PARQUET,
+    ".arrow": Format.ARROW,
+    ".arrows": Format.ARROW,
+    ".feather": Format.ARROW,
     ".binpb": Format.PROTOBUF,
     ".pb": Format.PROTOBUF,
 }
@@ -49,23 +61,25 @@ _SUFFIXES = {
 class FileOptions:
     """How to read a file.
 
-    batch_rows: records of a batch. nulls: texts of a CSV cell that mean null. corrected: the file has corrected
-    rejected records; the columns with the reasons are ignored.
+    batch_rows: records of a batch. dialect: of a CSV file. encoding: of text. rules: how values and columns become
+    fields.
     """
 
     format: Format
     batch_rows: int = 1000
-    nulls: tuple[str, ...] = ("", "NA")
-    ignore_unknown: bool = False
-    corrected: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
+    encoding: str = "utf-8"
+    rules: Rules = field(default_factory=Rules)
 
 
 def format_of(path: Path) -> Format:
-    """Return a file's format by its suffix. Raises FileError for an unknown suffix."""
-    try:
-        return _SUFFIXES[path.suffix.lower()]
-    except KeyError:
-        raise FileError(f"{path.name}: the suffix names no known format: use --format {'|'.join(Format)}") from None
+    """Return a file's format by its suffix, before that of a compression. Raises FileError for an unknown suffix."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        del suffixes[-1]
+    if suffixes and suffixes[-1] in _SUFFIXES:
+        return _SUFFIXES[suffixes[-1]]
+    raise FileError(f"{path.name}: the suffix names no known format: use --format {'|'.join(Format)}")
 
 
 class FileBatches:
@@ -74,18 +88,14 @@ class FileBatches:
     size_bytes: size of the file. read_bytes, rows: bytes and records up to the last batch that was yielded.
     """
 
-    def __init__(self, path: Path, dataset: Dataset, options: FileOptions) -> None:
-        self._path = path
+    def __init__(self, source: Source, dataset: Dataset, options: FileOptions) -> None:
+        self._source = source
         self._options = options
         self._codec = BatchCodec(dataset)
-        rules = Rules(
-            nulls=options.nulls if options.format is Format.CSV else (),
-            null_is_default=options.format is Format.JSONL,
-            ignore_unknown=options.ignore_unknown,
-            corrected=options.corrected,
-        )
-        self._conversion = Conversion(self._codec, rules)
-        self.size_bytes = path.stat().st_size
+        # The reader of JSON renames by itself, record by record.
+        rules = replace(options.rules, renames={}) if options.format is Format.JSONL else options.rules
+        self._conversion = Conversion(self._codec, rules, cells=options.format is Format.CSV)
+        self.size_bytes = source.size_bytes
         self.read_bytes = 0
         self.rows = 0
 
@@ -98,11 +108,11 @@ class FileBatches:
             yield batch
 
     def _delimited(self) -> Iterator[tuple[Batch, int]]:
-        for batch, read_bytes in read_delimited(self._path, self._options.batch_rows, BATCH_BYTES_MAX):
+        for batch, read_bytes in read_delimited(self._source, self._options.batch_rows, BATCH_BYTES_MAX):
             try:
                 self._codec.decode([batch.payload])
             except UndecodablePayload as error:
-                message = f"{self._path.name}: rows {self.rows + 1:,} to {self.rows + batch.records:,}"
+                message = f"{self._source.name}: rows {self.rows + 1:,} to {self.rows + batch.records:,}"
                 message += f" are not all valid messages of {self._codec.dataset.message_type}: {error}"
                 raise FileError(message) from error
             yield batch, read_bytes
@@ -122,23 +132,35 @@ class FileBatches:
         """Yield the file's blocks, converted to records of the dataset."""
         rows = 0
         for block in self._raw_blocks():
-            try:
-                records = self._conversion.records(block.table)
-            except InvalidValue as invalid:
-                raise invalid.located(self._path, rows) from None
-            except FileError as error:
-                raise FileError(f"{self._path.name}: {error}") from None
+            with self._named():
+                try:
+                    records = self._conversion.records(block.table)
+                except InvalidValue as invalid:
+                    raise invalid.located(rows) from None
             rows += records.num_rows
             yield Block(pa.Table.from_batches([records]), block.read_bytes)
 
     def _raw_blocks(self) -> Iterator[Block]:
         match self._options.format:
             case Format.CSV:
-                return read_csv(self._path)
+                file = CsvFile(self._source, self._options.dialect)
+                with self._named():
+                    verbatim = self._conversion.verbatim(file.names)
+                return file.blocks(verbatim)
             case Format.JSONL:
-                return read_jsonl(self._path, self._conversion.leaves)
+                return JsonLines(self._source, self._conversion.leaves, self._options.rules).blocks()
+            case Format.ARROW:
+                return read_arrow(self._source)
             case _:
-                return read_parquet(self._path)
+                return read_parquet(self._source)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the file's name before an error."""
+        try:
+            yield
+        except FileError as error:
+            raise FileError(f"{self._source.name}: {error}") from None
 
     def _encoded(self, table: pa.Table) -> Iterator[Batch]:
         if not len(table):
@@ -159,17 +181,20 @@ class FileBatches:
                 # Wide rows: the same halves each time, so that sequences do not change.
                 yield from self._encode(records.slice(start, rows), (rows + 1) // 2)
             else:
-                message = (
-                    f"{self._path.name}: a row has {len(payload):,} bytes; the limit of a batch is {BATCH_BYTES_MAX:,}"
-                )
-                raise FileError(message)
+                name, limit = self._source.name, BATCH_BYTES_MAX
+                raise FileError(f"{name}: a row has {len(payload):,} bytes; the limit of a batch is {limit:,}")
 
 
 def open_batches(path: Path, dataset: Dataset, options: FileOptions) -> FileBatches:
-    """Open a file for a dataset. Raises FileError if it does not exist or cannot be read."""
-    if not path.is_file():
-        raise FileError(f"there is no file {path}")
-    try:
-        return FileBatches(path, dataset, options)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    """Open a file for a dataset. path: `-` for standard input. Raises FileError if it cannot be read."""
+    return FileBatches(source_of(path, options), dataset, options)
+
+
+def source_of(path: Path, options: FileOptions) -> Source:
+    """Open the bytes of a file in the encoding and form that its reader needs. Raises FileError."""
+    text = options.format in {Format.CSV, Format.JSONL}
+    source = open_source(path, options.encoding if text else "utf-8")
+    if options.format is not Format.JSONL:
+        return source
+    check_text(source)
+    return as_lines(source)

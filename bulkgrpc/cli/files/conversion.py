@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,8 @@ from bulkgrpc.cli.files.errors import FileError, InvalidValue
 from bulkgrpc.cli.files.fields import Leaf, leaves_of
 from bulkgrpc.cli.files.json_cells import COLUMN, Cells
 from bulkgrpc.cli.files.rejection_columns import is_rejection_column
-from bulkgrpc.cli.files.values import convert, plain, read_cells
+from bulkgrpc.cli.files.text_values import TextForms
+from bulkgrpc.cli.files.values import convert, plain, read_cells, uuid_texts
 from bulkgrpc.cli.files.well_known_types import for_codec
 from bulkgrpc.datasets.codec import BatchCodec
 
@@ -22,29 +23,37 @@ from bulkgrpc.datasets.codec import BatchCodec
 class Rules:
     """How to read missing values and unknown columns.
 
-    nulls: texts that mean null. null_is_default: whether null in a field that is not nullable means the default value
-    (Protobuf JSON omits defaults) instead of an error. ignore_unknown: drop columns that match no field. corrected:
-    drop the columns with the reasons in a file of rejected records.
+    missing_is_default: whether a missing value of a field that is not nullable means the default value (Protobuf JSON
+    omits defaults) instead of an error. ignore_unknown: drop columns that match no field. corrected: drop the columns
+    with the reasons in a file of rejected records. forms: how text writes values. renames: names of columns to replace,
+    and the fields' names for them.
     """
 
-    nulls: tuple[str, ...] = ()
-    null_is_default: bool = False
+    missing_is_default: bool = False
     ignore_unknown: bool = False
     corrected: bool = False
+    forms: TextForms = field(default_factory=TextForms)
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 class Conversion:
-    """Converts the blocks of one file to records of one dataset."""
+    """Converts the blocks of one file to records of one dataset. cells: whether all values are text, as in CSV."""
 
-    def __init__(self, codec: BatchCodec, rules: Rules) -> None:
+    def __init__(self, codec: BatchCodec, rules: Rules, *, cells: bool = False) -> None:
         self._dataset = codec.dataset
         self._schema = codec.record_schema
         self._rules = rules
+        self._is_cells = cells
         self._cells = Cells(codec.dataset)
         self.leaves = leaves_of(codec.dataset, codec.record_schema)
         self._has_cells = any(leaf.json for leaf in self.leaves)
         self.schema = self._schema.append(pa.field(COLUMN, pa.binary())) if self._has_cells else self._schema
-        self._nulls = pa.array(rules.nulls, pa.string())
+
+    def verbatim(self, names: Sequence[str]) -> list[str]:
+        """Return the columns whose text is kept even if it means null elsewhere: text that is never null."""
+        columns = {name: path for path, name in self._match(names).items()}
+        by_path = {leaf.path: leaf for leaf in self.leaves}
+        return [name for name, path in columns.items() if _is_verbatim(by_path[path])]
 
     def records(self, table: pa.Table) -> pa.RecordBatch:
         """Return the records of a block, with the columns of `schema`: the codec's, and COLUMN if cells may be JSON.
@@ -52,18 +61,18 @@ class Conversion:
         Raises FileError if the columns do not match the fields; InvalidValue for the first row with an invalid value.
         """
         table = flat(table)
-        columns = self._match(table)
+        columns = self._match(table.column_names)
         found: dict[tuple[str, ...], pa.Array] = {}
         present: dict[tuple[str, ...], pa.Array] = {}
         cells = [pa.array([b""] * len(table), pa.binary())]
         invalid_values: list[InvalidValue] = []
         for leaf in self.leaves:
             name = columns.get(leaf.path)
-            raw = pa.nulls(len(table), pa.null()) if name is None else table.column(name).combine_chunks()
+            raw = pa.nulls(len(table), pa.null()) if name is None else _array(table.column(name), leaf)
             try:
-                if name is not None and leaf.json and pa.types.is_string(plain(raw).type):
-                    there = self._there(raw)
-                    cells.append(read_cells(_where(plain(raw), there), leaf, name, self._cells))
+                if name is not None and leaf.json and pa.types.is_string(raw.type):
+                    there = self._there(raw, leaf)
+                    cells.append(read_cells(_where(raw, there), leaf, name, self._cells))
                     found[leaf.path], present[leaf.path] = _default(pa.nulls(len(table)), leaf), there
                 else:
                     found[leaf.path], present[leaf.path] = self._column(raw, leaf, name)
@@ -76,12 +85,15 @@ class Conversion:
             arrays.append(pc.binary_join_element_wise(*cells, b""))
         return pa.record_batch(arrays, schema=self.schema)
 
-    def _match(self, table: pa.Table) -> dict[tuple[str, ...], str]:
+    def _match(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
         """Return the column name of each leaf that the file has."""
         by_spelling = {spelling: leaf for leaf in reversed(self.leaves) for spelling in leaf.spellings}
+        for name in self._rules.renames:
+            if name not in names:
+                raise FileError(f"--rename: there is no column {name}: the columns are {', '.join(names)}")
         unknown, columns = [], dict[tuple[str, ...], str]()
-        for name in table.column_names:
-            leaf = by_spelling.get(name)
+        for name in names:
+            leaf = by_spelling.get(self._rules.renames.get(name, name))
             if leaf is None:
                 if not (self._rules.corrected and is_rejection_column(name)):
                     unknown.append(name)
@@ -89,37 +101,46 @@ class Conversion:
                 columns[leaf.path] = name
             else:
                 raise FileError(f"columns {columns[leaf.path]} and {name} both match field {leaf.name}")
-        if unknown and not self._rules.ignore_unknown:
-            raise FileError(_unknown_columns(unknown, self.leaves))
+        check_unknown(unknown, self.leaves, ignore=self._rules.ignore_unknown)
         missing = [leaf.name for leaf in self.leaves if leaf.key and leaf.path not in columns]
         if missing:
             raise FileError(
-                f"the file has no column for these key fields of dataset {self._dataset.name}: {', '.join(missing)}"
+                f"the file has no column for these key fields of dataset {self._dataset.name}: {', '.join(missing)}: "
+                "rename a column with --rename COLUMN=FIELD"
+            )
+        missing = [leaf.name for leaf in self.leaves if leaf.path not in columns and not self._may_be_missing(leaf)]
+        if missing:
+            raise FileError(
+                f"the file has no column for field {', '.join(missing)}: add it, rename a column with --rename "
+                "COLUMN=FIELD, make the field `optional`, or load its default value with --missing-is-default"
             )
         return columns
+
+    def _may_be_missing(self, leaf: Leaf) -> bool:
+        return leaf.nullable or len(leaf.path) > 1 or self._rules.missing_is_default or _has_empty_default(leaf)
 
     def _column(self, raw: pa.Array, leaf: Leaf, name: str | None) -> tuple[pa.Array, pa.Array]:
         """Return a leaf's values, and for each whether the file has a value."""
         if name is None:
             return _default(raw, leaf), pa.array([False] * len(raw), pa.bool_())
-        text, there = pa.types.is_string(raw.type), self._there(raw)
-        verbatim = text and pa.types.is_string(leaf.type) and not leaf.enum and not leaf.nullable and not leaf.key
-        if not verbatim:
-            raw = _where(raw, there)
-        values = convert(raw, leaf, name)
+        there = self._there(raw, leaf)
+        values = convert(raw if _is_verbatim(leaf) else _where(raw, there), leaf, name, self._rules.forms)
         if leaf.key and values.null_count:
             raise InvalidValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
         if leaf.nullable or not values.null_count:
             return values, there
-        top = len(leaf.path) == 1
-        if top and not self._rules.null_is_default and not _has_empty_default(leaf):
-            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)")
+        if not self._may_be_missing(leaf):
+            hint = "load its default value with --missing-is-default"
+            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)", hint)
         return _default(values, leaf), there
 
-    def _there(self, raw: pa.Array) -> pa.Array:
-        """Return for each cell whether it has a value."""
-        as_null = pa.types.is_string(raw.type) and self._rules.nulls
-        return pc.invert(pc.is_in(raw, self._nulls)) if as_null else pc.is_valid(raw)
+    def _there(self, raw: pa.Array, leaf: Leaf) -> pa.Array:
+        """Return for each cell whether it has a value. Empty text is one only of text that can be null or is a key."""
+        text = pa.types.is_string(leaf.type) or pa.types.is_binary(leaf.type)
+        nested = self._is_cells and _is_verbatim(leaf) and len(leaf.path) > 1
+        if pa.types.is_string(raw.type) and (nested or leaf.enum or not text):
+            return pc.fill_null(pc.not_equal(raw, ""), False)
+        return pc.is_valid(raw)
 
     def _nest(
         self,
@@ -136,6 +157,17 @@ class Conversion:
         for there in below[1:]:
             any_there = pc.or_(any_there, there)
         return pa.StructArray.from_arrays(children, fields=list(field.type), mask=pc.invert(any_there))
+
+
+def _is_verbatim(leaf: Leaf) -> bool:
+    return bool(pa.types.is_string(leaf.type)) and not (leaf.enum or leaf.nullable or leaf.key)
+
+
+def _array(column: pa.ChunkedArray, leaf: Leaf) -> pa.Array:
+    """Return a column in one piece: Parquet's UUIDs as text where the field is text."""
+    values = column.combine_chunks()
+    is_uuid = isinstance(values.type, pa.UuidType) and pa.types.is_string(leaf.type)
+    return uuid_texts(plain(values)) if is_uuid else plain(values)
 
 
 def _where(raw: pa.Array, there: pa.Array) -> pa.Array:
@@ -176,9 +208,16 @@ def _first_null(values: pa.Array) -> int:
     return int(pc.index(pc.is_null(values), True).as_py())
 
 
-def _unknown_columns(unknown: Sequence[str], leaves: Sequence[Leaf]) -> str:
-    names = ", ".join(unknown)
-    fields = ", ".join(leaf.name for leaf in leaves)
-    return (
-        f"no field matches column {names}: ignore such columns with --ignore-unknown-columns; the fields are {fields}"
-    )
+def check_unknown(unknown: Sequence[str], leaves: Sequence[Leaf], *, ignore: bool) -> None:
+    """Refuse columns that match no field. Those that differ in case only are never ignored."""
+    lowered = {spelling.lower(): leaf.name for leaf in leaves for spelling in leaf.spellings}
+    for name in unknown:
+        if (found := lowered.get(name.strip().lower())) is not None:
+            raise FileError(
+                f"column {name} is not field {found}: names are compared exactly: use --rename {name}={found}"
+            )
+    if unknown and not ignore:
+        raise FileError(
+            f"no field matches column {', '.join(unknown)}: ignore such columns with --ignore-unknown-columns, or name "
+            f"their field with --rename COLUMN=FIELD; the fields are {', '.join(leaf.name for leaf in leaves)}"
+        )

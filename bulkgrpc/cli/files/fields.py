@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -22,7 +22,8 @@ class Leaf:
     path: field names from the message down. type: Arrow type of the file's column; `well_known_types` converts it to
     the codec's. nullable: whether null differs from the default value. key: whether the field is part of the key. enum:
     numbers and names of its values. json: whether text is parsed as Protobuf JSON. contains_itself: whether its message
-    type is recursive; then only such text can be read.
+    type is recursive; then only such text can be read. column: type of the table's column;
+    "" if it has none of its own. json_path: JSON names from the message down.
     """
 
     path: tuple[str, ...]
@@ -32,6 +33,8 @@ class Leaf:
     enum: tuple[tuple[int, str], ...] = ()
     json: bool = False
     contains_itself: bool = False
+    column: str = ""
+    json_path: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -41,8 +44,7 @@ class Leaf:
     @property
     def spellings(self) -> tuple[str, ...]:
         """The names that a column may have: the path, the name of the table's column, and the JSON name."""
-        camel = ".".join(_camel(step) for step in self.path)
-        return tuple(dict.fromkeys((self.name, "_".join(self.path), camel)))
+        return tuple(dict.fromkeys((self.name, "_".join(self.path), ".".join(self.json_path or self.path))))
 
     @property
     def needed(self) -> str:  # noqa: PLR0911 — one for each kind of type
@@ -54,6 +56,8 @@ class Leaf:
             return f"a list whose values are {inner.needed}"
         if self.enum:
             return "one of " + ", ".join(name for _, name in self.enum)
+        if self.column in {"numeric", "date", "uuid"} and pa.types.is_string(self.type):
+            return {"numeric": "a decimal number", "date": "a date like 2013-01-31", "uuid": "a UUID"}[self.column]
         if pa.types.is_timestamp(self.type):
             return "a time like 2013-01-01T06:00:00Z"
         if pa.types.is_date(self.type):
@@ -73,16 +77,18 @@ def leaves_of(dataset: Dataset, schema: pa.Schema) -> tuple[Leaf, ...]:
     """Return the leaf fields of a dataset's message, in order. schema: the codec's `record_schema`."""
     keys = {column.field for column in dataset.columns if column.name in dataset.key}
     message = find_message(dataset.descriptors, dataset.message_type)
-    return tuple(_leaves(message, list(schema), (), keys))
+    columns = {column.field: column.type.partition("(")[0] for column in dataset.columns}
+    leaves = _leaves(message, list(schema), Leaf((), pa.null(), nullable=False, key=False), keys)
+    return tuple(replace(leaf, column=columns.get(leaf.name, "")) for leaf in leaves)
 
 
-def _leaves(message: Descriptor, fields: list[pa.Field], path: tuple[str, ...], keys: set[str]) -> Iterator[Leaf]:
+def _leaves(message: Descriptor, fields: list[pa.Field], above: Leaf, keys: set[str]) -> Iterator[Leaf]:
     for field in fields:
         described: FieldDescriptor = message.fields_by_name[field.name]
-        steps = (*path, field.name)
+        steps, names = (*above.path, field.name), (*above.json_path, described.json_name)
         nested = described.message_type
         if nested is not None and not is_leaf(nested) and pa.types.is_struct(field.type):
-            yield from _leaves(nested, list(field.type), steps, keys)
+            yield from _leaves(nested, list(field.type), replace(above, path=steps, json_path=names), keys)
             continue
         enum = () if described.enum_type is None else tuple((v.number, v.name) for v in described.enum_type.values)
         kind = field.type if nested is None else file_type(nested.full_name, field.type)
@@ -97,6 +103,7 @@ def _leaves(message: Descriptor, fields: list[pa.Field], path: tuple[str, ...], 
             enum,
             json=recursive or pa.types.is_nested(element),
             contains_itself=nested is not None and _contains_itself(nested, ()),
+            json_path=names,
         )
 
 
@@ -105,8 +112,3 @@ def _contains_itself(message: Descriptor, above: tuple[str, ...]) -> bool:
         return True
     inner = [field.message_type for field in message.fields if field.message_type is not None]
     return any(_contains_itself(one, (*above, message.full_name)) for one in inner)
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(other[:1].upper() + other[1:] for other in others)

@@ -21,14 +21,14 @@ _SAMPLE_ROWS = 5_000
 Codes = npt.NDArray[np.int64]
 
 
-def find_key(columns: Mapping[str, pa.ChunkedArray], rows: int) -> tuple[str, ...]:
+def find_key(columns: Mapping[str, pa.Array], rows: int) -> tuple[str, ...]:
     """Return the smallest combination of columns whose values are unique; () if there is none.
 
     columns: without nulls, the preferred ones first. Among combinations of the same size the first one wins.
     """
     codes, sizes = dict[str, Codes](), dict[str, int]()
     for name, values in columns.items():
-        encoded = pc.dictionary_encode(values.combine_chunks())
+        encoded = pc.dictionary_encode(values)
         codes[name], sizes[name] = encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
     useful = [name for name in columns if sizes[name] > 1 or rows == 1][:CANDIDATES_MAX]
     for width in range(1, COLUMNS_MAX + 1):

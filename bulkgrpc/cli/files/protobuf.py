@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from bulkgrpc.cli.files.errors import FileError
+from bulkgrpc.cli.files.sources import Source
 from bulkgrpc.client import Batch
 
 _RECORDS_TAG = b"\x12"
@@ -13,7 +13,7 @@ _VARINT_BYTES_MAX = 5
 _READ_BYTES = 1024 * 1024
 
 
-def read_delimited(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[tuple[Batch, int]]:
+def read_delimited(source: Source, batch_rows: int, batch_bytes: int) -> Iterator[tuple[Batch, int]]:
     """Yield batches of `batch_rows` records or up to `batch_bytes`, each with the file offset after it.
 
     A frame of the file differs from a record of a batch only by its tag, so records are copied, not parsed.
@@ -21,24 +21,24 @@ def read_delimited(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[tu
     """
     frames: list[bytes] = []
     pending_bytes = 0
-    for frame, end in _frames(path, batch_bytes):
+    for frame, end in _frames(source, batch_bytes):
         if frames and (len(frames) == batch_rows or pending_bytes + len(frame) + 1 > batch_bytes):
             yield _batch(frames), end - len(frame)
             frames, pending_bytes = [], 0
         frames.append(frame)
         pending_bytes += len(frame) + 1
     if frames:
-        yield _batch(frames), path.stat().st_size
+        yield _batch(frames), source.size_bytes
 
 
 def _batch(frames: list[bytes]) -> Batch:
     return Batch(_RECORDS_TAG + _RECORDS_TAG.join(frames), len(frames))
 
 
-def _frames(path: Path, bytes_max: int) -> Iterator[tuple[bytes, int]]:
+def _frames(source: Source, bytes_max: int) -> Iterator[tuple[bytes, int]]:
     """Yield each record with its length prefix, and the file offset after it."""
     rows, done, data = 0, 0, b""
-    with path.open("rb") as file:
+    with source.path.open("rb") as file:
         while read := file.read(_READ_BYTES):
             data += read
             start = 0
@@ -46,7 +46,7 @@ def _frames(path: Path, bytes_max: int) -> Iterator[tuple[bytes, int]]:
                 rows += 1
                 if end - start >= bytes_max:
                     raise FileError(
-                        f"{path.name}: row {rows:,} has {end - start:,} bytes; the limit of a batch is {bytes_max:,}"
+                        f"{source.name}: row {rows:,} has {end - start:,} bytes; the limit of a batch is {bytes_max:,}"
                     )
                 if end > len(data):
                     rows -= 1
@@ -57,10 +57,10 @@ def _frames(path: Path, bytes_max: int) -> Iterator[tuple[bytes, int]]:
             data = data[start:]
             if len(data) >= _VARINT_BYTES_MAX and _frame_end(data, 0) is None:
                 raise FileError(
-                    f"{path.name}: row {rows + 1:,} has no valid length: the file is not delimited Protobuf"
+                    f"{source.name}: row {rows + 1:,} has no valid length: the file is not delimited Protobuf"
                 )
     if data:
-        raise FileError(f"{path.name}: the file ends within row {rows + 1:,}")
+        raise FileError(f"{source.name}: the file ends within row {rows + 1:,}")
 
 
 def _frame_end(data: bytes, start: int) -> int | None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import re
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from bulkgrpc.cli.files import text_values as text
 from bulkgrpc.cli.files.errors import InvalidValue, UnsuitableValue
 from bulkgrpc.cli.files.fields import Leaf
 from bulkgrpc.cli.files.json_cells import Cells
+from bulkgrpc.cli.files.text_values import TextForms
 
 Convert = Callable[[pa.Array], pa.Array]
-_UTC = pa.timestamp("us", "UTC")
-_ZONE = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
-_DATE = r"^\d{4}-\d{2}-\d{2}$"
-_TIME_OF_DAY = r"^(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?$"
-_DURATION = r"^-?\d{1,12}(?:\.\d{1,6})?s$"
+_WHOLE_MAX = 2**53
+"""Beyond it a double does not have every whole number, so that one in a file may have lost digits."""
+_UNFIT = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnsuitableValue)
 
 
 def read_cells(column: pa.Array, leaf: Leaf, name: str, cells: Cells) -> pa.Array:
@@ -30,7 +29,7 @@ def read_cells(column: pa.Array, leaf: Leaf, name: str, cells: Cells) -> pa.Arra
     return _converted(column, partial(cells.read, path=leaf.path), leaf, name)
 
 
-def convert(column: pa.Array, leaf: Leaf, name: str) -> pa.Array:
+def convert(column: pa.Array, leaf: Leaf, name: str, forms: TextForms) -> pa.Array:
     """Convert a column to a leaf's type. Nulls stay nulls.
 
     Text is parsed as the field's type: numbers, `true` and `false`, ISO 8601 times (UTC if they name no time zone),
@@ -38,26 +37,65 @@ def convert(column: pa.Array, leaf: Leaf, name: str) -> pa.Array:
     the column's name in the file. Raises InvalidValue for the first invalid value.
     """
     column = plain(column)
-    if column.type.equals(leaf.type) and not (leaf.enum or leaf.contains_itself):
+    as_it_is = not (leaf.enum or leaf.contains_itself or leaf.column in {"numeric", "date"})
+    if column.type.equals(leaf.type) and as_it_is:
         return column
-    return _converted(column, _converter(column.type, leaf), leaf, name)
+    return _converted(column, _converter(column.type, leaf, forms), leaf, name)
 
 
 def _converted(column: pa.Array, how: Convert, leaf: Leaf, name: str) -> pa.Array:
     try:
         return how(column)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnsuitableValue):
+    except _UNFIT:
         row = _first_unfit(column, how)
-        raise InvalidValue(row, name, column[row].as_py(), leaf.needed) from None
+        value = _shown(column, row)
+        raise InvalidValue(row, name, value, leaf.needed, hint_for(column.type, value, leaf)) from None
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Return a column in its plain form: without dictionary encoding, text as `string`."""
+    """Return a column in its plain form: without dictionary encoding, text as `string`, bytes as `binary`."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         return column.cast(pa.string())
-    return column
+    kinds = (pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return column.cast(pa.binary()) if any(is_kind(column.type) for is_kind in kinds) else column
+
+
+def _shown(column: pa.Array, row: int) -> object:
+    try:
+        return column[row].as_py()
+    except (ValueError, ImportError):
+        # Python's types have no nanoseconds.
+        return column.slice(row, 1).cast(pa.string())[0].as_py()
+
+
+def hint_for(source: pa.DataType, value: object, leaf: Leaf) -> str:  # noqa: PLR0911 — one for each kind of value
+    """Return the way out for a value, "" if there is no other than to correct it."""
+    shown = str(value)
+    if value is None:
+        return ""
+    if leaf.json and re.search(r"\d{16,}", shown):
+        return "a number has more digits than a double: write it as text"
+    if pa.types.is_timestamp(leaf.type):
+        if pa.types.is_integer(source) or re.fullmatch(r"\d{9,19}", shown):
+            return "a number has no unit: name it with --epoch s|ms|us|ns"
+        if re.search(r"\.\d{7,}", shown):
+            return "it has nanoseconds, and the table keeps microseconds: round it, or make the field a string"
+        if re.match(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}", shown):
+            return "name its form, for example --time-format %d.%m.%Y"
+    if pa.types.is_floating(source) and (pa.types.is_floating(leaf.type) or pa.types.is_integer(leaf.type)):
+        return "it would lose digits: make the field a double, or round it"
+    if pa.types.is_timestamp(source) and (pa.types.is_date(leaf.type) or pa.types.is_string(leaf.type)):
+        return "its time of day would be lost: make the field a google.protobuf.Timestamp"
+    if pa.types.is_string(leaf.type) and (pa.types.is_integer(source) or pa.types.is_floating(source)):
+        return "a number may have lost leading zeros or digits: write it as text"
+    numeric = leaf.column == "numeric" or pa.types.is_integer(leaf.type) or pa.types.is_floating(leaf.type)
+    if numeric and re.fullmatch(r"[+-]?[\d.]*,\d+", shown):
+        return "read a decimal comma with --decimal , and marks of thousands with --thousands"
+    return ""
 
 
 def _first_unfit(column: pa.Array, how: Convert) -> int:
@@ -68,28 +106,49 @@ def _first_unfit(column: pa.Array, how: Convert) -> int:
         try:
             how(column.slice(fits, middle - fits))
             fits = middle
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnsuitableValue):
+        except _UNFIT:
             unfit = middle
     return fits
 
 
-def _converter(source: pa.DataType, leaf: Leaf) -> Convert:
-    text = pa.types.is_string(source)
-    foreign = pa.types.is_duration(leaf.type) or pa.types.is_time(leaf.type)
-    if leaf.contains_itself or (foreign and not (text or pa.types.is_temporal(source))):
-        # The codec would lose values, or a number has no unit.
+def _converter(source: pa.DataType, leaf: Leaf, forms: TextForms) -> Convert:  # noqa: PLR0911 — one for each kind
+    is_text = pa.types.is_string(source)
+    if leaf.contains_itself:
+        # The codec would lose values.
         return partial(_reject_values, kind=leaf.type)
+    if pa.types.is_null(source):
+        return lambda column: pa.nulls(len(column), leaf.type)
     if pa.types.is_list(leaf.type):
-        return lambda column: _lists(_parsed_lists(column, leaf) if text else column, leaf)
+        return lambda column: _lists(_parsed_lists(column, leaf) if is_text else column, leaf, forms)
     if leaf.enum:
         return lambda column: _enum_names(column, leaf)
-    reads = next((read for is_kind, read in _READ_TEXT if text and is_kind(leaf.type)), None)
-    if reads is not None:
-        return reads
-    if pa.types.is_string(leaf.type) and not (pa.types.is_date32(source) or pa.types.is_decimal(source)):
-        # A number for a text field may have lost leading zeros in the file already.
-        return partial(_reject_values, kind=leaf.type)
-    return lambda column: column.cast(leaf.type)
+    if is_text:
+        return _from_text(leaf, forms)
+    if pa.types.is_timestamp(leaf.type) and pa.types.is_integer(source) and forms.epoch:
+        return lambda column: text.epochs(column.cast(pa.int64()), forms.epoch)
+    found = next((read for is_kind, read in _TYPED if is_kind(leaf.type)), None)
+    return (lambda column: found(column, leaf)) if found else lambda column: column.cast(leaf.type)
+
+
+def _from_text(leaf: Leaf, forms: TextForms) -> Convert:
+    kind = leaf.type
+    if pa.types.is_string(kind):
+        if leaf.column == "numeric":
+            return partial(text.decimals, forms=forms)
+        if leaf.column == "date" and forms.time_format:
+            return lambda column: text.dates(column, forms).cast(pa.string())
+        return lambda column: column
+    readers: tuple[tuple[Callable[[pa.DataType], bool], Convert], ...] = (
+        (pa.types.is_integer, partial(text.integers, kind=kind, forms=forms)),
+        (pa.types.is_floating, partial(text.floats, kind=kind, forms=forms)),
+        (pa.types.is_timestamp, partial(text.times, forms=forms)),
+        (pa.types.is_date, partial(text.dates, forms=forms)),
+        (pa.types.is_boolean, text.booleans),
+        (pa.types.is_time, text.times_of_day),
+        (pa.types.is_duration, text.durations),
+        (pa.types.is_binary, text.from_base64),
+    )
+    return next((read for is_kind, read in readers if is_kind(kind)), partial(_reject_values, kind=kind))
 
 
 def is_text_in_json(kind: pa.DataType) -> bool:
@@ -103,29 +162,98 @@ def _reject_values(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.nulls(len(column), kind)
 
 
-def _times(column: pa.Array) -> pa.Array:
-    dates = pc.match_substring_regex(column, _DATE)
-    column = pc.if_else(dates, pc.binary_join_element_wise(column, "T00:00:00Z", ""), column)
-    zoned = pc.match_substring_regex(column, _ZONE)
-    return pc.if_else(zoned, column, pc.binary_join_element_wise(column, "Z", "")).cast(_UTC)
+def _to_text(column: pa.Array, leaf: Leaf) -> pa.Array:
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        # Arrow writes small decimals with an exponent.
+        return text.decimals(column.cast(pa.string()), TextForms())
+    if pa.types.is_date(kind) or (pa.types.is_integer(kind) and leaf.column == "numeric"):
+        return column.cast(pa.date32()).cast(pa.string()) if pa.types.is_date(kind) else column.cast(pa.string())
+    if pa.types.is_binary(kind) and leaf.column == "uuid":
+        return uuid_texts(column)
+    # A number for a text field may have lost leading zeros in the file already.
+    return _reject_values(column, leaf.type)
 
 
-def _times_of_day(column: pa.Array) -> pa.Array:
-    if not _all_like(column, _TIME_OF_DAY):
+def uuid_texts(column: pa.Array) -> pa.Array:
+    """Return UUIDs of 16 bytes as text. Raises UnsuitableValue for another length."""
+    if pc.any(pc.not_equal(pc.binary_length(column), 16)).as_py():
         raise UnsuitableValue
-    moments = pc.binary_join_element_wise("1970-01-01T", column, "Z", "").cast(_UTC)
-    return moments.cast(pa.int64()).cast(pa.time64("us"))
+    # Arrow has no such kernel.
+    return pa.array(
+        [None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist()], pa.string()
+    )
 
 
-def _durations(column: pa.Array) -> pa.Array:
-    if not _all_like(column, _DURATION):
+def _to_integer(column: pa.Array, leaf: Leaf) -> pa.Array:
+    kind = column.type
+    if pa.types.is_floating(kind) and pc.any(pc.greater(pc.abs(column), float(_WHOLE_MAX))).as_py():
         raise UnsuitableValue
-    seconds = pc.utf8_rtrim(column, "s").cast(pa.decimal128(24, 6))
-    return pc.multiply(seconds, pa.scalar(Decimal(1_000_000))).cast(pa.int64()).cast(pa.duration("us"))
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return column.cast(leaf.type) if numbers else _reject_values(column, leaf.type)
 
 
-def _all_like(column: pa.Array, pattern: str) -> bool:
-    return bool(pc.all(pc.fill_null(pc.match_substring_regex(column, pattern), True)).as_py())
+def _to_float(column: pa.Array, leaf: Leaf) -> pa.Array:
+    kind = column.type
+    if pa.types.is_integer(kind):
+        if pa.types.is_float32(leaf.type):
+            return _same_after(column, column.cast(leaf.type, safe=False))
+        return column.cast(leaf.type)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _same_after(column, column.cast(leaf.type, safe=False))
+    return _reject_values(column, leaf.type)
+
+
+def _same_after(column: pa.Array, converted: pa.Array) -> pa.Array:
+    """Return converted values if they have the digits of a column. NaN is the same as NaN."""
+    if pa.types.is_floating(column.type):
+        differs = pc.and_(pc.not_equal(converted.cast(column.type), column), pc.invert(pc.is_nan(column)))
+    else:
+        differs = pc.not_equal(converted.cast(column.type), column)
+    if pc.any(differs).as_py():
+        raise UnsuitableValue
+    return converted
+
+
+def _to_time(column: pa.Array, leaf: Leaf) -> pa.Array:
+    kind = column.type
+    if pa.types.is_date(kind):
+        return column.cast(pa.date32()).cast(pa.timestamp("us")).cast(leaf.type)
+    return column.cast(leaf.type) if pa.types.is_timestamp(kind) else _reject_values(column, leaf.type)
+
+
+def _to_date(column: pa.Array, leaf: Leaf) -> pa.Array:
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is None:
+        days = column.cast(pa.date32(), safe=False)
+        if pc.any(pc.not_equal(days.cast(kind), column)).as_py():
+            raise UnsuitableValue
+        return days
+    return column.cast(leaf.type) if pa.types.is_date(kind) else _reject_values(column, leaf.type)
+
+
+def _to_bytes(column: pa.Array, leaf: Leaf) -> pa.Array:
+    return column.cast(leaf.type) if pa.types.is_binary(column.type) else _reject_values(column, leaf.type)
+
+
+def _same_kind(column: pa.Array, leaf: Leaf) -> pa.Array:
+    """Cast between units of times of day or of durations; anything else has no unit, or is no truth value."""
+    kinds = (pa.types.is_time, pa.types.is_duration, pa.types.is_boolean)
+    same = any(is_kind(column.type) and is_kind(leaf.type) for is_kind in kinds)
+    return column.cast(leaf.type) if same else _reject_values(column, leaf.type)
+
+
+_TYPED: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array, Leaf], pa.Array]], ...] = (
+    (pa.types.is_string, _to_text),
+    (pa.types.is_integer, _to_integer),
+    (pa.types.is_floating, _to_float),
+    (pa.types.is_timestamp, _to_time),
+    (pa.types.is_date, _to_date),
+    (pa.types.is_binary, _to_bytes),
+    (pa.types.is_time, _same_kind),
+    (pa.types.is_duration, _same_kind),
+    (pa.types.is_boolean, _same_kind),
+)
 
 
 def _enum_names(column: pa.Array, leaf: Leaf) -> pa.Array:
@@ -138,25 +266,6 @@ def _enum_names(column: pa.Array, leaf: Leaf) -> pa.Array:
     # A field whose enum is stored as a number is a number in the codec too.
     values = pa.array(names + names) if pa.types.is_string(leaf.type) else pa.array(numbers + numbers, leaf.type)
     return values.take(found)
-
-
-def _from_base64(column: pa.Array) -> pa.Array:
-    # Arrow has no base64 kernel: this is the only conversion that runs Python for each value.
-    try:
-        return pa.array(
-            [None if value is None else base64.b64decode(value, validate=True) for value in column.to_pylist()],
-            pa.binary(),
-        )
-    except (binascii.Error, ValueError) as error:
-        raise UnsuitableValue from error
-
-
-_READ_TEXT: tuple[tuple[Callable[[pa.DataType], bool], Convert], ...] = (
-    (pa.types.is_timestamp, _times),
-    (pa.types.is_time, _times_of_day),
-    (pa.types.is_duration, _durations),
-    (pa.types.is_binary, _from_base64),
-)
 
 
 def _parsed_lists(column: pa.Array, leaf: Leaf) -> pa.Array:
@@ -177,10 +286,8 @@ def _parsed_lists(column: pa.Array, leaf: Leaf) -> pa.Array:
     return table.column("v").combine_chunks()
 
 
-def _lists(column: pa.Array, leaf: Leaf) -> pa.Array:
+def _lists(column: pa.Array, leaf: Leaf, forms: TextForms) -> pa.Array:
     """Convert the values of lists. A null list becomes an empty one."""
-    if pa.types.is_null(column.type):
-        column = pa.nulls(len(column), leaf.type)
     lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int32())
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths).cast(pa.int32())])
     values = pc.list_flatten(column)
@@ -188,7 +295,7 @@ def _lists(column: pa.Array, leaf: Leaf) -> pa.Array:
         raise UnsuitableValue
     element = replace(leaf, type=leaf.type.value_type)
     try:
-        converted = convert(values, element, leaf.name)
+        converted = convert(values, element, leaf.name, forms)
     except InvalidValue as error:
         raise UnsuitableValue from error
     return pa.ListArray.from_arrays(offsets, converted, type=leaf.type)

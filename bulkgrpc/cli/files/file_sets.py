@@ -1,0 +1,74 @@
+"""Reads several files as one, in a defined order, so that an interrupted load resumes where it stopped."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bulkgrpc.cli.files.batches import FileOptions, format_of, open_batches
+from bulkgrpc.cli.files.errors import FileError
+from bulkgrpc.cli.files.sources import STANDARD_INPUT
+from bulkgrpc.client import Batch
+from bulkgrpc.datasets.definition import Dataset
+
+
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that paths name, in their order: a directory's and a pattern's files by name.
+
+    A directory has the files below it whose suffix names a format. Raises FileError if one has none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if str(path) == STANDARD_INPUT or path.is_file():
+            found.append(path)
+        elif path.is_dir():
+            inner = sorted(one for one in path.rglob("*") if one.is_file() and _has_format(one))
+            if not inner:
+                raise FileError(f"{path} is a directory without a file whose suffix names a format")
+            found += inner
+        elif not path.exists() and glob.has_magic(str(path)):
+            matching = sorted(Path(one) for one in glob.glob(str(path), recursive=True))
+            if not matching:
+                raise FileError(f"no file matches {path}")
+            found += matching
+        else:
+            found.append(path)
+    repeated = sorted({str(path) for path in found if found.count(path) > 1})
+    if repeated:
+        raise FileError(f"{repeated[0]} is named twice")
+    return found
+
+
+def _has_format(path: Path) -> bool:
+    try:
+        format_of(path)
+    except FileError:
+        return False
+    return True
+
+
+class FileSet:
+    """The batches of files, one after the other. Each file is opened when its turn comes.
+
+    size_bytes: of the files as they are stored. read_bytes, rows: up to the last batch that was yielded. A batch has
+    records of one file only.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, FileOptions]], dataset: Dataset) -> None:
+        self._files = files
+        self._dataset = dataset
+        self.size_bytes = sum(path.stat().st_size for path, _ in files if path.is_file())
+        self.read_bytes = 0
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.rows = before_bytes = 0
+        for path, options in self._files:
+            batches = open_batches(path, self._dataset, options)
+            stored_bytes = path.stat().st_size if path.is_file() else 0
+            for batch in batches:
+                self.rows += batch.records
+                self.read_bytes = before_bytes + stored_bytes * batches.read_bytes // max(1, batches.size_bytes)
+                yield batch
+            before_bytes += stored_bytes

@@ -1,0 +1,72 @@
+"""The command `datasets infer`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bulkgrpc.cli import console
+from bulkgrpc.cli.connection_options import JsonOption
+from bulkgrpc.cli.files import FileError, FileOptions, Format
+from bulkgrpc.cli.files.inference import infer as propose
+from bulkgrpc.cli.files.proto_file import proto_text
+from bulkgrpc.cli.files.samples import read_sample
+from bulkgrpc.cli.reading_options import Reading, with_reading
+from bulkgrpc.model import is_dataset
+
+SAMPLE_ROWS = 100_000
+
+
+@with_reading
+def infer(
+    file: Annotated[Path, typer.Argument(help="A CSV, JSON lines, Parquet or Arrow file.", show_default=False)],
+    *,
+    key: Annotated[
+        str,
+        typer.Option(
+            help="Columns that identify a row, separated by commas. Default: a column that is named like an identifier "
+            "and unique, otherwise the smallest set of columns that is unique."
+        ),
+    ] = "",
+    table: Annotated[str, typer.Option(help="Name of the table. Default: the file's name.")] = "",
+    rows: Annotated[int, typer.Option(min=1, help="Rows to read from the beginning of the file.")] = SAMPLE_ROWS,
+    read_all: Annotated[bool, typer.Option("--all", help="Read all rows. The file has to fit into memory.")] = False,
+    as_json: JsonOption = False,
+    reading: Reading,
+) -> None:
+    """Print a .proto file for the rows of a file.
+
+    Each field has the narrowest type that gives back exactly the text that the file has; a column with a missing value
+    is `optional`. Comments in the result say what to confirm. Check it, register it, then load the file.
+
+    For example:
+
+        bulkgrpc datasets infer weather.csv > weather.proto
+
+    With --json, the command prints one JSON object, whose field `proto` has the text.
+    """
+    with console.failures():
+        text = infer_proto(file, reading.options(file), key=key, table=table, rows=0 if read_all else rows)
+    if as_json:
+        console.print_json({"proto": text})
+    else:
+        typer.echo(text, nl=False)
+
+
+def infer_proto(file: Path, options: FileOptions, *, key: str, table: str, rows: int = SAMPLE_ROWS) -> str:
+    """Return the text of a `.proto` file for a file's first rows; rows: 0 for all. Raises FileError."""
+    sample, source = read_sample(file, options, rows)
+    stem = source.partition(".")[0]
+    name = table or re.sub(r"[^a-z0-9_]+", "_", stem.lower()).strip("_")
+    if not is_dataset(name):
+        raise FileError(f"{source}: {name!r} is not a valid table name: set one with --table")
+    names = tuple(part.strip() for part in key.split(",") if part.strip())
+    try:
+        proposal = propose(sample, names, numbers=options.format is Format.CSV, forms=options.rules.forms)
+    except FileError as error:
+        raise FileError(f"{source}: {error}") from None
+    message = "".join(part.capitalize() for part in name.split("_"))
+    return proto_text(message, name, proposal, source)
