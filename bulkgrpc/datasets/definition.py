@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, model
+from bulkgrpc.datasets.binding import ExistingTable, check_column, existing_table, quoted
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.v1 import options_pb2
@@ -42,13 +43,14 @@ class TimePartitions:
 class Dataset:
     """A message type bound to a table.
 
-    name: the dataset's and the table's name. key: names of the key columns after `tenant`. columns: the table's, the
-    first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports before importers. conflict_policy:
-    what happens to a record whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if
-    they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch may wait if its job sets no time to
-    live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key.
-    time_partitions: None if it is not partitioned by time. schema_digest: of the definition, as it was registered;
-    empty if it is not known.
+    name: the dataset's, and the table's if the service created it. key: names of the key columns after the tenant's.
+    columns: the table's, the first of them the tenant's if the table has one. descriptors: a serialized
+    FileDescriptorSet, imports before importers. conflict_policy: what happens to a record whose key is in the table.
+    dedupe_window_s: how long a record's bytes are remembered, 0 if they are not. lanes: ordered paths of a job.
+    time_to_live_s: how long a batch may wait if its job sets no time to live, 0 if there is no limit. hash_partitions:
+    of the table, 0 if it is not partitioned by the hash of its key. time_partitions: None if it is not partitioned by
+    time. existing: the table that the dataset is bound to, None if the service creates it. schema_digest: of the
+    definition, as it was registered; empty if it is not known.
     """
 
     name: str
@@ -63,12 +65,32 @@ class Dataset:
     time_to_live_s: float = 0.0
     hash_partitions: int = 0
     time_partitions: TimePartitions | None = None
+    existing: ExistingTable | None = None
     schema_digest: bytes = field(default=b"", compare=False)
 
     @property
     def primary_key(self) -> tuple[str, ...]:
         """The table's key columns, in order."""
-        return (TENANT, *self.key)
+        return (self.tenant_column, *self.key) if self._tenant_in_key else self.key
+
+    @property
+    def tenant_column(self) -> str:
+        """The column that stores the tenant, "" if none does."""
+        return TENANT if self.existing is None else self.existing.tenant_column
+
+    @property
+    def field_columns(self) -> tuple[Column, ...]:
+        """The columns of fields: all but the tenant's."""
+        return self.columns[1:] if self.tenant_column else self.columns
+
+    @property
+    def table(self) -> str:
+        """The table's name in messages: as in SQL, without the schema if the service created it."""
+        return quoted(self.name) if self.existing is None else self.existing.text
+
+    @property
+    def _tenant_in_key(self) -> bool:
+        return self.existing is None or self.existing.tenant_in_key
 
 
 def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
@@ -83,9 +105,10 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         raise InvalidDataset(
             "table", f"table {name!r} is no valid name: a letter, then up to 62 of a-z, 0-9 and _, all lower case"
         )
-    if name in _RESERVED_TABLES:
+    existing = existing_table(options, name)
+    if existing is None and name in _RESERVED_TABLES:
         raise InvalidDataset("table", f"table {name} is the service's own: specify another with `table`")
-    columns = (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
+    columns = _columns(descriptor, existing)
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
     key, conflict_policy = _key(options, columns), _conflict_policy(options)
@@ -102,7 +125,24 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         time_to_live_s=_time_to_live_s(options),
         hash_partitions=_hash_partitions(options),
         time_partitions=_time_partitions(options, columns),
+        existing=existing,
     )
+
+
+def _columns(descriptor: Descriptor, existing: ExistingTable | None) -> tuple[Column, ...]:
+    if existing is None:
+        return (Column(TENANT, "", "text", nullable=False), *columns_of(descriptor))
+    of_fields = columns_of(descriptor, existing.tenant_column, check_column)
+    for column in of_fields:
+        if column.index:
+            raise InvalidDataset(
+                column.field,
+                f"field {column.field}: `index` is of a table that the service creates: leave it out, and create the "
+                "index yourself",
+            )
+    if not existing.tenant_column:
+        return of_fields
+    return (Column(existing.tenant_column, "", "text", nullable=False), *of_fields)
 
 
 def find_message(descriptors: bytes, message_type: str) -> Descriptor:
@@ -223,7 +263,7 @@ def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tu
         raise InvalidDataset(
             "key", f"{len(options.key)} key fields; name 1 to {limits.KEY_COLUMNS_MAX} that identify a record"
         )
-    by_field = {column.field: column for column in columns[1:]}
+    by_field = {column.field: column for column in columns if column.field}
     for name in options.key:
         if name not in by_field:
             raise InvalidDataset("key", f"key field {name!r} is no field of the message")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from bulkgrpc.datasets.checks import check
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.columns import TENANT, Kind
+from bulkgrpc.datasets.columns import Kind
 from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.hashes import RecordHashes
@@ -50,6 +50,23 @@ class Rows:
             None if self.hashes is None else self.hashes.keep(mask),
         )
 
+    def sorted_again(self) -> tuple[Rows, Integers]:
+        """Return the rows sorted by the values that their key has now, and their positions in these rows."""
+        by_record = np.lexsort((self.record_index, self.payload))
+        keys = [(name, "ascending") for name in self.dataset.primary_key]
+        by_key = pc.sort_indices(self.table.select(self.dataset.primary_key).take(pa.array(by_record)), sort_keys=keys)
+        order = by_record[by_key.to_numpy()].astype(np.int32)
+        return (
+            replace(
+                self,
+                table=self.table.take(pa.array(order)),
+                payload=self.payload[order],
+                record_index=self.record_index[order],
+                hashes=None if self.hashes is None else self.hashes.take(order),
+            ),
+            order,
+        )
+
     def of_payloads(self, wanted: Mask) -> Rows:
         """Return the rows and rejections of the payloads for which `wanted` is true."""
         return replace(self.keep(wanted[self.payload]), rejections=self.rejections.of_payloads(wanted))
@@ -86,9 +103,10 @@ def _to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
 def _table(codec: BatchCodec, records: pa.StructArray, tenants: pa.Array, rejected: RejectionBuilder) -> pa.RecordBatch:
     """Return the columns of the dataset's table; reject the rows that it cannot store."""
     found = _flatten(records, codec.leaves)
-    arrays = [tenants]
-    fields = [pa.field(TENANT, pa.string())]
-    for column in codec.dataset.columns[1:]:
+    tenant_column = codec.dataset.tenant_column
+    arrays = [tenants] if tenant_column else []
+    fields = [pa.field(tenant_column, pa.string())] if tenant_column else []
+    for column in codec.dataset.field_columns:
         values = found[column.field]
         metadata = None
         if column.kind is Kind.JSON:

@@ -11,7 +11,7 @@ from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.databases import connection_to
-from bulkgrpc.postgres.writers.update import on_conflict
+from bulkgrpc.postgres.writers import conflict
 
 _PIECE_BYTES = 1 << 20
 _STAGED = sql.Identifier("pg_temp", "staged")
@@ -52,7 +52,7 @@ def copy_chunk(connection: Connection, statement: sql.Composed, chunk: bytes) ->
 
 def _insert(dataset: Dataset) -> sql.Composed:
     """Return the statement that moves the staged rows, already sorted by key, into the table."""
-    action = on_conflict(dataset) if dataset.conflict_policy == "update" else sql.SQL("DO NOTHING")
+    action = conflict.action(dataset)
     insert = sql.SQL("INSERT INTO {} ({columns}) SELECT {columns} FROM {} ON CONFLICT {}")
     return insert.format(table(dataset), _STAGED, action, columns=_column_names(dataset))
 

@@ -21,9 +21,9 @@ from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.dedupe import Generations
+from bulkgrpc.postgres.writers.conflict import action
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.row_errors import OWN_FUNCTION, OWN_STATEMENT
-from bulkgrpc.postgres.writers.update import on_conflict
 
 _SQL = statements.family("dedupe")
 _STAGED = statements.family("staged")
@@ -81,24 +81,24 @@ def copy(connection: Connection, rows: Rows, batches: Sequence[tuple[uuid.UUID, 
     copy_rows(connection, StagedTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
 
 
-def apply(dataset: Dataset) -> sql.Composed:
+def apply(dataset: Dataset, fit: Fit) -> sql.Composed:
     """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
 
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
     row.
     """
     return sql.SQL("INSERT INTO {table} ({columns}) {chosen} ON CONFLICT {action}").format(
-        **_clauses(dataset), chosen=_chosen(dataset, sql.Placeholder("job_id"))
+        **_clauses(dataset), chosen=_chosen(dataset, fit, sql.Placeholder("job_id"))
     )
 
 
-def order(dataset: Dataset, job_id: uuid.UUID) -> sql.Composed:
+def order(dataset: Dataset, fit: Fit, job_id: uuid.UUID) -> sql.Composed:
     """Return the statement that stores the rows that `apply` would write in a temporary table, in the order of keys.
 
     The table is dropped at the end of the transaction. It is as large as the rows, and not in the write-ahead log.
     """
     return sql.SQL("CREATE TEMPORARY TABLE {ordered} ON COMMIT DROP AS {chosen}").format(
-        ordered=_ORDERED, chosen=_chosen(dataset, sql.Literal(job_id))
+        ordered=_ORDERED, chosen=_chosen(dataset, fit, sql.Literal(job_id))
     )
 
 
@@ -115,16 +115,18 @@ def apply_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
     )
 
 
-def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
+def _chosen(dataset: Dataset, fit: Fit, job_id: sql.Composable) -> sql.Composed:
     """Return the query of a job's rows that are to be written: of each key one, in the order of keys."""
     latest = dataset.conflict_policy == "update"
     return sql.SQL(
-        "SELECT DISTINCT ON ({key}) {columns} FROM {staged} WHERE {job} = {job_id} "
-        "ORDER BY {key}, {sequence} {direction}, {index} {direction}"
-    ).format(**_clauses(dataset), job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC"))
+        "SELECT DISTINCT ON ({key_values}) {values} FROM {staged} WHERE {job} = {job_id} "
+        "ORDER BY {key_values}, {sequence} {direction}, {index} {direction}"
+    ).format(
+        **_clauses(dataset), **_values(dataset, fit), job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC")
+    )
 
 
-def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> tuple[int, int]:
+def apply_each(connection: Connection, dataset: Dataset, fit: Fit, job_id: uuid.UUID) -> tuple[int, int]:
     """Write every row of a job as `apply` does those that it chooses; return how many were written, and skipped.
 
     For a table whose triggers may skip rows: which of several rows with a key they skip decides about the others. One
@@ -132,13 +134,13 @@ def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> t
     """
     skipped: sql.Composable = sql.SQL("true")  # update: every row is written that no trigger skips
     if dataset.conflict_policy != "update":
-        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({staged}))").format(
+        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored}) = ({key_values}))").format(
             table=table(dataset),
             stored=sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),
-            staged=sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
+            key_values=_qualified_key(dataset, fit),
         )
     body = sql.SQL(_STAGED["apply_each_body"].decode()).format(
-        **_clauses(dataset), mark=sql.SQL(OWN_STATEMENT), skipped=skipped
+        **_clauses(dataset), **_values(dataset, fit), mark=sql.SQL(OWN_STATEMENT), skipped=skipped
     )
     text = body.as_string(connection)
     name = f"{OWN_FUNCTION}apply_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
@@ -161,7 +163,24 @@ def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
         "job": sql.Identifier(JOB),
         "sequence": sql.Identifier(SEQUENCE),
         "index": sql.Identifier(INDEX),
-        "action": on_conflict(dataset) if dataset.conflict_policy == "update" else sql.SQL("DO NOTHING"),
+        "action": action(dataset),
+    }
+
+
+def _qualified_key(dataset: Dataset, fit: Fit) -> sql.Composed:
+    key: dict[str, sql.Composable] = {name: sql.Identifier("staged", name) for name in dataset.primary_key}
+    key |= {one.column.name: one.expression("staged") for one in fit.conversions if one.column.name in key}
+    return sql.SQL(", ").join(key.values())
+
+
+def _values(dataset: Dataset, fit: Fit) -> dict[str, sql.Composable]:
+    """Return the parts of statements that read staged rows: the values in the table's types; the key of them."""
+    values: dict[str, sql.Composable] = {column.name: sql.Identifier(column.name) for column in dataset.columns}
+    values |= {conversion.column.name: conversion.expression() for conversion in fit.conversions}
+    named = (sql.SQL("{} AS {}").format(value, sql.Identifier(name)) for name, value in values.items())
+    return {
+        "values": sql.SQL(", ").join(named),
+        "key_values": sql.SQL(", ").join(values[name] for name in dataset.primary_key),
     }
 
 

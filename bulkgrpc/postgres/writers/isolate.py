@@ -18,7 +18,7 @@ from bulkgrpc.consume import failures
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres import statements
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging, update
+from bulkgrpc.postgres.writers import conflict, reject, staging
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import CAUSES, Integers, Mask, RejectedRows, RejectionBuilder, RejectionCode
@@ -66,9 +66,8 @@ def _isolate(connection: Connection, rows: Rows) -> tuple[RejectedRows, Mask]:
     """Write rows span by span; return those that PostgreSQL rejected, and those not written because of a conflict."""
     every = np.ones(rows.table.num_rows, np.bool_)
     staged = staging.stage(connection, rows, every)
-    updates = rows.dataset.conflict_policy == "update"
     clauses = staging.clauses(rows.dataset, staged)
-    action = update.on_conflict(rows.dataset) if updates else sql.SQL("DO NOTHING")
+    action = conflict.action(rows.dataset)
     body = sql.SQL(_SQL["isolate_body"].decode()).format(**clauses, action=action).as_string(connection)
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     name = sql.Identifier("pg_temp", f"bulkgrpc_isolate_{digest}")

@@ -19,7 +19,7 @@ from psycopg import sql
 from bulkgrpc.datasets.ddl import table
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.writers import reject, staging, update
+from bulkgrpc.postgres.writers import conflict, reject, staging
 from bulkgrpc.postgres.writers.copy import copy_rows
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
@@ -108,7 +108,7 @@ def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
 def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows, whose keys all differ, over those with the same keys."""
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
-    action = update.on_conflict(rows.dataset)
+    action = conflict.do_update(rows.dataset)
     for number in np.unique(job).tolist():
         chosen = job == number
         skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from psycopg import sql
 
-from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import staging
+from bulkgrpc.postgres.writers.conflict import do_update
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import Integers
 
@@ -24,17 +24,7 @@ _UPSERT = sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {stagin
 def write(connection: Connection, rows: Rows, job: Integers) -> Written:
     """Write rows over those with the same keys."""
     name = staging.stage(connection, rows, staging.last_of_equal_keys(rows))
-    clauses = {**staging.clauses(rows.dataset, name), "action": on_conflict(rows.dataset)}
+    clauses = {**staging.clauses(rows.dataset, name), "action": do_update(rows.dataset)}
     connection.execute(_UPSERT.format(**clauses))
     staging.clear(connection, name)
     return Written(np.bincount(job).astype(np.int32))
-
-
-def on_conflict(dataset: Dataset) -> sql.Composable:
-    """Return what follows ON CONFLICT: every column outside the key is replaced."""
-    others = [column.name for column in dataset.columns if column.name not in dataset.primary_key]
-    if not others:
-        return sql.SQL("DO NOTHING")
-    sets = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in others]
-    key = sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key))
-    return sql.SQL("({}) DO UPDATE SET {}").format(key, sql.SQL(", ").join(sets))
