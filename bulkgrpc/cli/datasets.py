@@ -30,10 +30,12 @@ from bulkgrpc.cli.files.batches import Format, format_of
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.readers import read_csv, read_parquet
 from bulkgrpc.cli.plan_table import print_plan
+from bulkgrpc.cli.table_inference import Tenancy, infer_from_table
 from bulkgrpc.client import Dataset
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto, message_types
+from bulkgrpc.ingest.identity import DEFAULT_TENANT
 from bulkgrpc.model import is_dataset
 from bulkgrpc.v1 import options_pb2
 
@@ -245,7 +247,9 @@ app.command("discard")(discard)
 
 @app.command("infer")
 def infer(
-    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Argument(help="A CSV or Parquet file. Without it: a table that exists.", show_default=False)
+    ] = None,
     *,
     key: Annotated[
         str,
@@ -254,14 +258,24 @@ def infer(
             "file."
         ),
     ] = "",
-    table: Annotated[str, typer.Option(help="Name of the table. Default: the file's name.")] = "",
+    table: Annotated[
+        str,
+        typer.Option(help="Name of the table. Default: the file's name. Without a file: the table to read, as in SQL."),
+    ] = "",
+    tenant_column: Annotated[
+        str, typer.Option(help="Of a table: the column that stores the tenant. Default: `tenant`, if the key has it.")
+    ] = "",
+    tenant: TenantOption = "",
+    postgres: Annotated[
+        str, typer.Option(envvar="BULKGRPC_POSTGRES", help="Of a table: libpq connection string.", show_default=False)
+    ] = "",
     null: Annotated[
         list[str] | None,
         typer.Option(help="Text of a CSV cell that means null. Repeatable. Default: an empty cell and NA."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a .proto file for the rows of a CSV or Parquet file.
+    """Print a .proto file for the rows of a CSV or Parquet file, or of a table that exists.
 
     Each field has the narrowest type that fits all values; a column with a missing value is `optional`. Check the
     result, register it, then load the file.
@@ -270,10 +284,18 @@ def infer(
 
         bulkgrpc datasets infer weather.csv > weather.proto
 
+    The file of a table binds a dataset to it. Columns that PostgreSQL fills have no field. If no column stores the
+    tenant, the dataset takes the records of --tenant only:
+
+        bulkgrpc datasets infer --table app.readings > readings.proto
+
     With --json, the command prints one JSON object, whose field `proto` has the text.
     """
     with console.failures():
-        text = infer_proto(file, nulls=("", "NA") if null is None else tuple(null), key=key, table=table)
+        if file is not None:
+            text = infer_proto(file, nulls=("", "NA") if null is None else tuple(null), key=key, table=table)
+        else:
+            text = infer_from_table(postgres, table, Tenancy(tenant_column, tenant or DEFAULT_TENANT))
     if as_json:
         console.print_json({"proto": text})
     else:

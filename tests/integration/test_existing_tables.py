@@ -308,3 +308,50 @@ async def test_evolution_never_changes_the_table_and_needs_the_column_to_be_ther
         await client.register_dataset(owned, "team.v1.Growing")
     assert exists.value.reason == Reason.DATASET_EXISTS, "a table of others is never taken over"
     assert shape(parts, "growing") == before
+
+
+@pytest.mark.usefixtures("readings")
+def test_a_proto_that_is_inferred_from_a_table_registers_against_it_and_loads(
+    command: Command, parts: Parts, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BULKGRPC_POSTGRES", parts.postgres)
+    execute(parts, "CREATE SCHEMA app; ALTER TABLE team_readings SET SCHEMA app")
+    before = shape(parts, "app.team_readings")
+    proto = tmp_path / "inferred.proto"
+    proto.write_text(command.json("datasets", "infer", "--table", "app.team_readings")["proto"])
+    command.json("datasets", "register", proto)
+    rows = tmp_path / "readings.csv"
+    rows.write_text("sensor_id,value,sampled_at\ns1,1,2026-01-01T00:00:00Z\ns1,,2026-01-02T00:00:00Z\n")
+    counts = command.json("load", rows, "--dataset", "team_readings")["job"]["counts"]
+    assert counts["written"] == 2
+    assert parts.rows("SELECT sensor_id, value FROM app.team_readings ORDER BY sampled_at") == [("s1", 1), ("s1", None)]
+    assert shape(parts, "app.team_readings") == before
+    command("datasets", "delete", "team_readings", "--yes")
+
+
+def test_the_proto_of_a_table_of_all_kinds_of_columns_fits_it(
+    command: Command, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BULKGRPC_POSTGRES", parts.postgres)
+    execute(parts, 'DROP SCHEMA IF EXISTS "App" CASCADE; ' + DEVICES)
+    execute(
+        parts,
+        'ALTER TABLE "App"."Devices" ADD mac macaddr, ADD span int4range, ADD price numeric(9,2), '
+        "ADD any_number numeric, "
+        "ADD noon time, ADD nights date[], ADD raw bytea, ADD day date, ADD ref uuid, ADD labels varchar(9)[], "
+        'ADD moods "App".mood[], ADD "select" boolean, ADD "1st" real, ADD plain json',
+    )
+    proto = tmp_path / "devices.proto"
+    text = command.json("datasets", "infer", "--table", '"App"."Devices"', "--tenant-column", "Owner")["proto"]
+    proto.write_text(text)
+    plan = command.json("datasets", "plan", proto)
+    assert plan["refusals"] == []
+    assert plan["key"] == ["Id"]
+    verdicts = {fit["column"]: fit["verdict"] for fit in plan["column_fits"]}
+    assert {name for name, verdict in verdicts.items() if verdict == "left to PostgreSQL"} == {
+        "Number", "Created", "double", "nights"
+    }  # fmt: skip
+    assert "// No field for column nights date[]: its type cannot be written." in text
+    missing = command("datasets", "infer", "--table", "App.Devices")
+    assert missing.exit_code == 1
+    assert "there is no table App.Devices" in missing.output

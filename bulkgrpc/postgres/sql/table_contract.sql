@@ -109,3 +109,9 @@ SELECT json_build_object(
     'inherited', c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
 )
 FROM found c
+
+-- name: find
+-- The schema and the name of a table; no row if nothing has the name.
+SELECT n.nspname, c.relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(%(table)s)
