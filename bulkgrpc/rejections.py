@@ -119,6 +119,12 @@ class RejectedRows:
         """Return the same rows by their positions in a larger table. positions: of this table's rows, ascending."""
         return RejectedRows(positions[self.row].astype(np.int32), self.causes)
 
+    def at_positions(self, order: Integers) -> RejectedRows:
+        """Return the same rows by their positions in a table in another order. order: those of this table's rows."""
+        positions = order[self.row]
+        ascending = np.argsort(positions, kind="stable")
+        return RejectedRows(positions[ascending].astype(np.int32), self.causes.take(pa.array(ascending)))
+
     def copied(self, rows: Integers, like: Integers) -> RejectedRows:
         """Return `rows`, each rejected for the cause of the row `like` it, which is one of these."""
         return RejectedRows(rows, self.causes.take(pa.array(np.searchsorted(self.row, like))))

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bulkgrpc.cli.files import FileError
 from bulkgrpc.client import BulkError, Dataset, Job, JobState
+from bulkgrpc.datasets.binding import ExistingTable
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.postgres.errors import PostgresError
@@ -139,11 +140,21 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
         "hash_partitions": dataset.hash_partitions,
         "time_partitions": _time_partitions(dataset),
         "operation": None if dataset.operation is None else _operation(dataset.operation),
+        "existing_table": None if dataset.existing is None else asdict(dataset.existing),
         "columns": [
             {"name": column.name, "field": column.field, "type": column.type, "nullable": column.nullable}
             for column in dataset.columns
         ],
     }
+
+
+def tenancy(existing: ExistingTable) -> str:
+    """Return what an existing table has of the tenant, as a part of a sentence."""
+    if existing.only_tenant:
+        return f"takes the records of tenant {existing.only_tenant} only"
+    if not existing.tenant_column:
+        return "the tenant is not stored"
+    return f"the tenant is in {existing.tenant_column}{'' if existing.tenant_in_key else ', which is not in the key'}"
 
 
 def _time_partitions(dataset: Dataset) -> dict[str, str] | None:
@@ -154,6 +165,8 @@ def _time_partitions(dataset: Dataset) -> dict[str, str] | None:
 def write_options(dataset: Dataset) -> str:
     """Return how a dataset's records are written, as one line."""
     options = [f"conflict policy: {dataset.conflict_policy}"]
+    if dataset.existing is not None:
+        options.append(f"bound to {dataset.existing.text}; {tenancy(dataset.existing)}")
     if dataset.dedupe_window_s:
         options.append(f"dedupe window: {dataset.dedupe_window_s:g} s")
     if dataset.lanes > 1:

@@ -24,7 +24,8 @@ from bulkgrpc.cli.connection_options import (
     TokenOption,
 )
 from bulkgrpc.cli.infer import infer
-from bulkgrpc.client import Dataset, DatasetPlan
+from bulkgrpc.cli.plan_table import print_plan
+from bulkgrpc.client import Dataset
 from bulkgrpc.datasets.columns import InvalidDataset
 from bulkgrpc.datasets.definition import find_message
 from bulkgrpc.datasets.sources import compile_proto, message_types
@@ -95,7 +96,10 @@ def plan(
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the SQL that `register` would run, without running it.
+    """Show what `register` would do, without doing it: the SQL that it would run.
+
+    For a table that exists: what fits, what is converted and what is refused, by column. The exit code is 1 if
+    `register` would be refused.
 
     For example:
 
@@ -109,7 +113,10 @@ def plan(
         with ConnectionOptions(server, tenant, token, tls_ca).client() as client:
             plans = [client.plan_dataset(descriptors, name) for name in names]
     for planned in plans:
-        _print_plan(planned, as_json=as_json)
+        print_plan(planned, as_json=as_json)
+    refused = [planned.dataset.name for planned in plans if planned.refusals]
+    if refused:
+        console.fail(f"`register` would be refused: the table of {', '.join(refused)} does not fit")
 
 
 @app.command("versions")
@@ -247,18 +254,6 @@ def _has_option(descriptors: bytes, message_type: str) -> bool:
     # These descriptors are not the generated code's: parse the options again to read the extension.
     options = find_message(descriptors, message_type).GetOptions().SerializeToString()
     return MessageOptions.FromString(options).HasExtension(options_pb2.dataset)  # type: ignore[arg-type]
-
-
-def _print_plan(planned: DatasetPlan, *, as_json: bool) -> None:
-    dataset = planned.dataset
-    if as_json:
-        document = {**console.dataset_document(dataset), "statements": list(planned.statements)}
-        console.print_json({**document, "new_version": planned.new_version})
-        return
-    what = "new version" if planned.new_version else "unchanged, version"
-    typer.echo(f"-- {dataset.name}, {what} {dataset.version}")
-    for statement in planned.statements:
-        typer.echo(f"{statement};")
 
 
 def _print(datasets: list[Dataset], *, as_json: bool) -> None:

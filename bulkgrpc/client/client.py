@@ -293,14 +293,14 @@ class AsyncBulkClient:
         return model.dataset_of(response.dataset)
 
     async def plan_dataset(self, descriptors: bytes, message_type: str) -> DatasetPlan:
-        """Return what `register_dataset` would do, without doing it. Raises the same exceptions."""
+        """Return what `register_dataset` would do, without doing it. Raises the same exceptions; see `refusals`."""
         request = datasets_pb2.RegisterDatasetRequest(
             descriptors=FileDescriptorSet.FromString(descriptors), message_type=message_type, validate_only=True
         )
         response: datasets_pb2.RegisterDatasetResponse = await self._connection.call(
             self._connection.datasets.RegisterDataset, request
         )
-        return DatasetPlan(model.dataset_of(response.dataset), tuple(response.statements), response.new_version)
+        return model.plan_of(response)
 
     async def list_dataset_versions(self, name: str) -> AsyncIterator[Dataset]:
         """Yield the versions of a dataset, newest first, without descriptors. Each page is one call."""

@@ -11,10 +11,12 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.client.errors import WrongInput
+from bulkgrpc.datasets.binding import ExistingTable
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, TimePartitions
 from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.periods import PartitionPeriod
+from bulkgrpc.datasets.table_report import ColumnFit, Verdict
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 
@@ -169,6 +171,7 @@ _CONFLICT_POLICIES: dict[int, ConflictPolicy] = {
     options_pb2.CONFLICT_POLICY_REJECT: "reject",
     options_pb2.CONFLICT_POLICY_APPEND: "append",
 }
+_VERDICT = datasets_pb2.ColumnFit.Verdict
 _PERIODS = {
     options_pb2.PARTITION_PERIOD_DAY: PartitionPeriod.DAY,
     options_pb2.PARTITION_PERIOD_WEEK: PartitionPeriod.WEEK,
@@ -176,16 +179,36 @@ _PERIODS = {
 }
 
 
+def _verdict(proto: int) -> Verdict:
+    # What a newer server may say beyond these is not known to fit.
+    return next((one for one in Verdict if _VERDICT.Value(f"VERDICT_{one.name}") == proto), Verdict.REFUSED)
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetPlan:
     """The effect that registering a dataset would have.
 
-    dataset: the resulting dataset. statements: SQL that would run. new_version: whether it would be a new version.
+    dataset: the resulting dataset. statements: SQL that would run. new_version: whether it would be a new version. Of a
+    dataset that is bound to a table that exists: columns: what becomes of each column. refusals: why registering it
+    would be refused because of the table, one line each; empty if it would not.
     """
 
     dataset: Dataset
     statements: tuple[str, ...]
     new_version: bool
+    columns: tuple[ColumnFit, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+
+def plan_of(proto: datasets_pb2.RegisterDatasetResponse) -> DatasetPlan:
+    """Convert a plan from its message."""
+    columns = tuple(
+        ColumnFit(fit.column, fit.field, fit.written_type, fit.table_type, _verdict(fit.verdict), fit.note)
+        for fit in proto.column_fits
+    )
+    return DatasetPlan(
+        dataset_of(proto.dataset), tuple(proto.statements), proto.new_version, columns, tuple(proto.refusals)
+    )
 
 
 def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
@@ -205,11 +228,17 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         hash_partitions=proto.hash_partitions,
         time_partitions=TimePartitions(proto.time_partition_column, period) if period is not None else None,
         operation=_operation(proto.operation) if proto.HasField("operation") else None,
+        existing=_existing(proto.existing_table) if proto.HasField("existing_table") else None,
     )
 
 
 def _operation(proto: options_pb2.Operation) -> Operation:
     return Operation(proto.field, proto.delete, values=())
+
+
+def _existing(proto: options_pb2.ExistingTable) -> ExistingTable:
+    in_key = bool(proto.tenant_column) and not proto.key_without_tenant
+    return ExistingTable(proto.schema, proto.table, proto.tenant_column, proto.only_tenant, in_key)
 
 
 def name_and_version(dataset: str | Dataset) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -70,10 +70,10 @@ BRIN_TYPES = frozenset({"integer", "bigint", "timestamp with time zone", "date"}
 class Column:
     """A column of a dataset's table.
 
-    field: path of the message's field, for instance `venue.code`; "" for `tenant`. type: PostgreSQL's name of the type.
-    kind: how its values come from the field's. digits: precision and scale of a Kind.NUMERIC. default: what PostgreSQL
-    reads as its value where the field is not set, "" if none. index: whether it has one of its own. brin_index: whether
-    it has a BRIN index.
+    field: path of the message's field, for instance `venue.code`; "" for the tenant's. type: PostgreSQL's name of the
+    type. kind: how its values come from the field's. digits: precision and scale of a Kind.NUMERIC. default: what
+    PostgreSQL reads as its value where the field is not set, "" if none. index: whether it has one of its own.
+    brin_index: whether it has a BRIN index.
     """
 
     name: str
@@ -97,22 +97,28 @@ def is_reserved(name: str) -> bool:
     return name in SYSTEM_COLUMNS or name.startswith(OWN_PREFIX)
 
 
-def columns_of(descriptor: Descriptor) -> tuple[Column, ...]:
+def columns_of(
+    descriptor: Descriptor, tenant_column: str = TENANT, check_name: Callable[[str, str], None] | None = None
+) -> tuple[Column, ...]:
     """Return the columns of a message's fields, nested messages flattened with `_` between the names.
 
-    Raises InvalidDataset for a field that has no column type, or two with the same name.
+    tenant_column: of the table, "" if it has none. check_name: checks a column's name, of a field; default: whether the
+    service can create it. Raises InvalidDataset for a field that has no column type, or two with the same name.
     """
     columns = tuple(_columns(descriptor, (), "", nullable=False))
-    seen = {TENANT: ""}
+    seen = {tenant_column: ""} if tenant_column else {}
     for column in columns:
         if column.name in seen:
-            other = seen[column.name] or "the column of that name which every table has"
+            tenants = "the column of that name which every table has"
+            other = seen[column.name] or (tenants if check_name is None else "the column that stores the tenant")
             raise InvalidDataset(
                 column.field,
                 f"field {column.field} and {other} would both be column {column.name}: specify another with "
                 "(bulkgrpc.v1.column).name",
             )
         seen[column.name] = column.field
+    for column in columns:
+        (check_name or _check_new_name)(column.name, column.field)
     return columns
 
 
@@ -190,19 +196,21 @@ def default_scalar(type_: str, default: str) -> pa.Scalar:
     return pa.scalar(default).cast(_DEFAULTED[type_])
 
 
-def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
-    where = column.field
-    if not model.is_dataset(column.name):
+def _check_new_name(name: str, where: str) -> None:
+    if not model.is_dataset(name):
         raise InvalidDataset(
             where,
-            f"field {where}: {column.name!r} is not a valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
+            f"field {where}: {name!r} is not a valid column name: a letter, then up to 62 of a-z, 0-9 and _: "
             "specify another with (bulkgrpc.v1.column).name",
         )
-    if is_reserved(column.name):
+    if is_reserved(name):
         raise InvalidDataset(
-            where,
-            f"field {where}: column name {column.name} is reserved: specify another with (bulkgrpc.v1.column).name",
+            where, f"field {where}: column name {name} is reserved: specify another with (bulkgrpc.v1.column).name"
         )
+
+
+def _with_options(column: Column, options: options_pb2.ColumnOptions) -> Column:
+    where = column.field
     if options.default_value:
         if not column.nullable or options.not_null:
             raise InvalidDataset(

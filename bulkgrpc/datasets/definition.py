@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, model
+from bulkgrpc.datasets.binding import ExistingTable, check_column, existing_table, quoted
 from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
 from bulkgrpc.datasets.operations import Operation, operation_of
 from bulkgrpc.datasets.periods import PartitionPeriod
@@ -44,14 +45,16 @@ class TimePartitions:
 class Dataset:
     """A message type bound to a table.
 
-    name: the dataset's and the table's name. key: names of the key columns after `tenant`; empty exactly if the policy
-    is append. columns: the table's, the first of them `tenant`. descriptors: a serialized FileDescriptorSet, imports
-    before importers. conflict_policy: what happens to a record whose key is in the table. dedupe_window_s: how long a
-    record's bytes are remembered, 0 if they are not. lanes: ordered paths of a job. time_to_live_s: how long a batch
-    may wait if its job sets no time to live, 0 if there is no limit. hash_partitions: of the table, 0 if it is not
-    partitioned by the hash of its key. time_partitions: None if it is not partitioned by time. database_collation:
-    whether texts of the key have the database's collation in a table that is created now; tables of earlier releases
-    have it anyway. operation: what says which records delete their rows, None if none does. schema_digest: of the
+    name: the dataset's, and the table's if the service created it. key: names of the key columns after the tenant's;
+    empty exactly if the policy is append. columns: the table's, the first of them the tenant's if the table has one.
+    descriptors: a serialized FileDescriptorSet, imports before importers. conflict_policy: what happens to a record
+    whose key is in the table. dedupe_window_s: how long a record's bytes are remembered, 0 if they are not. lanes:
+    ordered paths of a job. time_to_live_s: how long a batch may wait if its job sets no time to live, 0 if there is no
+    limit. hash_partitions: of the table, 0 if it is not partitioned by the hash of its key. time_partitions: None if it
+    is not partitioned by time. database_collation: whether texts of the key have the database's collation in a table
+    that is created now; tables of earlier releases have it anyway. operation: what says which records delete their
+    rows, None if none does. existing: the table that the dataset is bound to, None if the service creates it.
+    schema_digest: of the
     definition, as it was registered; empty if it is not known.
     """
 
@@ -69,12 +72,34 @@ class Dataset:
     time_partitions: TimePartitions | None = None
     database_collation: bool = False
     operation: Operation | None = None
+    existing: ExistingTable | None = None
     schema_digest: bytes = field(default=b"", compare=False)
 
     @property
     def primary_key(self) -> tuple[str, ...]:
         """The table's key columns, in order; none if its policy is append."""
-        return (TENANT, *self.key) if self.key else ()
+        if not self.key:
+            return ()
+        return (self.tenant_column, *self.key) if self._tenant_in_key else self.key
+
+    @property
+    def tenant_column(self) -> str:
+        """The column that stores the tenant, "" if none does."""
+        return TENANT if self.existing is None else self.existing.tenant_column
+
+    @property
+    def field_columns(self) -> tuple[Column, ...]:
+        """The columns of fields: all but the tenant's."""
+        return self.columns[1:] if self.tenant_column else self.columns
+
+    @property
+    def table(self) -> str:
+        """The table's name in messages: as in SQL, without the schema if the service created it."""
+        return quoted(self.name) if self.existing is None else self.existing.text
+
+    @property
+    def _tenant_in_key(self) -> bool:
+        return self.existing is None or self.existing.tenant_in_key
 
 
 def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
@@ -89,11 +114,11 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         raise InvalidDataset(
             "table", f"table {name!r} is no valid name: a letter, then up to 62 of a-z, 0-9 and _, all lower case"
         )
-    if name in _RESERVED_TABLES:
+    existing = existing_table(options, name)
+    if existing is None and name in _RESERVED_TABLES:
         raise InvalidDataset("table", f"table {name} is the service's own: specify another with `table`")
     operation = operation_of(options, descriptor)
-    stored = (column for column in columns_of(descriptor) if operation is None or column.field != operation.field)
-    columns = (Column(TENANT, "", "text", nullable=False), *stored)
+    columns = _columns(descriptor, existing, operation)
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
     conflict_policy = _conflict_policy(options)
@@ -113,7 +138,22 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         time_partitions=_time_partitions(options, columns),
         database_collation=options.database_collation,
         operation=operation,
+        existing=existing,
     )
+
+
+def _columns(descriptor: Descriptor, existing: ExistingTable | None, operation: Operation | None) -> tuple[Column, ...]:
+    tenant = TENANT if existing is None else existing.tenant_column
+    found = columns_of(descriptor) if existing is None else columns_of(descriptor, tenant, check_column)
+    stored = tuple(column for column in found if operation is None or column.field != operation.field)
+    for column in stored if existing is not None else ():
+        if column.index or column.brin_index:
+            raise InvalidDataset(
+                column.field,
+                f"field {column.field}: `{'index' if column.index else 'brin_index'}` is of a table that the service "
+                "creates: leave it out, and create the index yourself",
+            )
+    return (Column(tenant, "", "text", nullable=False), *stored) if tenant else stored
 
 
 def find_message(descriptors: bytes, message_type: str) -> Descriptor:
@@ -256,7 +296,7 @@ def _key(options: options_pb2.DatasetOptions, columns: tuple[Column, ...]) -> tu
             f"{len(options.key)} key fields; name 1 to {limits.KEY_COLUMNS_MAX} that identify a record, or set "
             "conflict_policy to CONFLICT_POLICY_APPEND if nothing does",
         )
-    by_field = {column.field: column for column in columns[1:]}
+    by_field = {column.field: column for column in columns if column.field}
     for name in options.key:
         if name not in by_field:
             raise InvalidDataset("key", f"key field {name!r} is no field of the message")

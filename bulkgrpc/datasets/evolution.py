@@ -37,7 +37,8 @@ def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
     """Return the statements that change the table of `old` so that it takes the records of both versions.
 
     No statement rewrites or scans the table: nullable columns are added; NOT NULL is dropped; a numeric gets more
-    digits; a default changes. Raises Incompatible for any other change, with the field, the reason
+    digits; a default changes. None for a table that is not the service's: its columns are compared with what they are
+    when the version is registered. Raises Incompatible for any other change, with the field, the reason
     and the way out.
     """
     if old.message_type != new.message_type:
@@ -46,7 +47,7 @@ def evolve(old: Dataset, new: Dataset) -> tuple[sql.Composed, ...]:
     _check_wire(
         find_message(old.descriptors, old.message_type), find_message(new.descriptors, new.message_type), (), set()
     )
-    return _change_columns(old, new)
+    return _change_columns(old, new) if new.existing is None else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ _CATALOG_NAMES = {"time": "time without time zone"}
 
 def _check_table(old: Dataset, new: Dataset) -> None:
     for name, before, after in (
+        ("existing_table", _bound_to(old), _bound_to(new)),
         ("key", ", ".join(old.key) or "empty", ", ".join(new.key) or "empty"),
         ("hash_partitions", str(old.hash_partitions), str(new.hash_partitions)),
         ("partition_by_time", _by_time(old), _by_time(new)),
@@ -112,6 +114,17 @@ def _check_table(old: Dataset, new: Dataset) -> None:
     ):
         if before != after:
             raise _cannot_become(old, name, before, after)
+
+
+def _bound_to(dataset: Dataset) -> str:
+    found = dataset.existing
+    if found is None:
+        return "not set"
+    if found.only_tenant:
+        return f"{found.text} of tenant {found.only_tenant}"
+    if not found.tenant_column:
+        return f"{found.text} without the tenant"
+    return f"{found.text} with the tenant in {found.tenant_column}, {'' if found.tenant_in_key else 'not '}in the key"
 
 
 def _by_time(dataset: Dataset) -> str:

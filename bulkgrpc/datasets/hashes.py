@@ -49,6 +49,10 @@ class RecordHashes:
         positions = np.cumsum(mask, dtype=np.int32) - 1
         return RecordHashes(self.words[mask], positions[self.order[mask[self.order]]])
 
+    def take(self, order: Integers) -> RecordHashes:
+        """Return the hashes in another order. order: a permutation of their positions."""
+        return RecordHashes.of(self.words[order])
+
     def firsts(self) -> tuple[Integers, Integers]:
         """Return the positions of the first record of each hash, sorted by hash; and for each record the first's."""
         found = self.words[self.order]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from bulkgrpc.datasets.checks import check
 from bulkgrpc.datasets.codec import BatchCodec
-from bulkgrpc.datasets.columns import TENANT, Kind
+from bulkgrpc.datasets.columns import Kind
 from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.hashes import RecordHashes
@@ -61,6 +61,26 @@ class Rows:
             None if self.deletes is None else self.deletes[mask],
         )
 
+    def sorted_again(self) -> tuple[Rows, Integers]:
+        """Return the rows sorted by the values that their key has now, and their positions in these rows."""
+        by_record = np.lexsort((self.record_index, self.payload))
+        if not self.dataset.primary_key:
+            return self, np.arange(len(by_record), dtype=np.int32)
+        keys = [(name, "ascending") for name in self.dataset.primary_key]
+        by_key = pc.sort_indices(self.table.select(self.dataset.primary_key).take(pa.array(by_record)), sort_keys=keys)
+        order = by_record[by_key.to_numpy()].astype(np.int32)
+        return (
+            replace(
+                self,
+                table=self.table.take(pa.array(order)),
+                payload=self.payload[order],
+                record_index=self.record_index[order],
+                hashes=None if self.hashes is None else self.hashes.take(order),
+                deletes=None if self.deletes is None else self.deletes[order],
+            ),
+            order,
+        )
+
     def of_payloads(self, wanted: Mask) -> Rows:
         """Return the rows and rejections of the payloads for which `wanted` is true."""
         return replace(self.keep(wanted[self.payload]), rejections=self.rejections.of_payloads(wanted))
@@ -107,9 +127,10 @@ def _table(
 
     found: values by field. deletes: rows of which only the key is stored, all other columns being null.
     """
-    arrays = [tenants]
-    fields = [pa.field(TENANT, pa.string())]
-    for column in codec.dataset.columns[1:]:
+    tenant_column = codec.dataset.tenant_column
+    arrays = [tenants] if tenant_column else []
+    fields = [pa.field(tenant_column, pa.string())] if tenant_column else []
+    for column in codec.dataset.field_columns:
         values, is_key = found[column.field], column.name in codec.dataset.key
         unchecked = None if is_key else deletes
         faults = rejected if unchecked is None else RejectionBuilder(len(unchecked))

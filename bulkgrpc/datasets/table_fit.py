@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from bulkgrpc.datasets.bound_conversions import bound_conversion
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.conversions import Conversion, convertible
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.table_fields import field_for
 
 _KINDS = {"r": "a table", "p": "a partitioned table", "v": "a view", "m": "a materialized view", "f": "a foreign table"}
 _TABLES = frozenset("rp")
@@ -50,6 +52,8 @@ class MisfitCode(enum.StrEnum):
     """A key column has a collation for which different texts are equal."""
     MISSING_RIGHT = "MISSING_RIGHT"
     """The role that writes lacks a right."""
+    INHERITED_TABLE = "INHERITED_TABLE"
+    """Other tables inherit from the table, so that its key does not distinguish the rows that it shows."""
     MISSING_PARTITION = "MISSING_PARTITION"
     """The table is partitioned, and a partition that rows need was detached or dropped."""
 
@@ -62,6 +66,8 @@ class TableColumn:
     `is_array`. typmod: of `stored`, -1 if none. not_null: also by a domain. has_default: also a domain's, or it is
     generated. identity: "a" ALWAYS, "d" BY DEFAULT, else "". generated: "s" stored, "v" virtual, else "".
     deterministic: whether only equal bytes are equal. may_insert, may_update, may_select: rights of the current role.
+    untyped: `stored` without a length. send: the function that returns its binary form, "" if there is none. category:
+    as in pg_type, of the element if `is_array`. primary: whether the primary key has it.
     """
 
     name: str
@@ -78,6 +84,10 @@ class TableColumn:
     may_insert: bool
     may_update: bool
     may_select: bool
+    untyped: str = ""
+    send: str = ""
+    category: str = ""
+    primary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,9 @@ class Table:
     kind, persistence: as in pg_class. row_security: whether it applies to the role. may_lock: whether the role may lock
     the table for writing. may_stage: whether it may make temporary tables. rules: names of those on INSERT or UPDATE.
     row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. triggers: whether users
-    created any trigger. strategy: "h", "l" or "r" of a partitioned table, else "". may_delete: whether
-    the role may delete rows. delete_rules: names of rules on DELETE.
+    created any trigger. strategy: "h", "l" or "r" of a partitioned table, else "". may_delete: whether the role may
+    delete rows. delete_rules: names of rules on DELETE. inherited: whether other tables inherit from it, other than
+    partitions.
     """
 
     kind: str
@@ -126,6 +137,7 @@ class Table:
     partitions: tuple[Partition, ...]
     may_delete: bool = True
     delete_rules: tuple[str, ...] = ()
+    inherited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,18 +195,28 @@ def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
     columns = {column.name: column for column in table.columns}
     conversions: list[Conversion] = []
     for column in dataset.columns:
-        conversion = _conversion(dataset, column, columns.get(column.name))
+        conversion = conversion_of(dataset, column, columns.get(column.name))
         if isinstance(conversion, Misfit):
             # Check the kind of the table first: for a view, a missing column is not the reason to report.
             return next(_kind_misfits(dataset, table), conversion)
-        if conversion.cast is not None or conversion.limit is not None:
+        if conversion.does_something:
             conversions.append(conversion)
+    misfit = next(misfits_of_table(dataset, table), None)
+    if misfit is not None:
+        return misfit
+    read = {conversion.column.name for conversion in conversions if conversion.reading is not None}
+    types = (columns[name].untyped if name in read else columns[name].stored for name in _names(dataset))
+    return Fit(tuple(conversions), tuple(types), table.row_triggers, table.triggers)
+
+
+def misfits_of_table(dataset: Dataset, table: Table) -> Iterator[Misfit]:
+    """Yield every reason why a table cannot be written that is not about the type of one of the dataset's columns."""
     for misfits in (_kind_misfits, _partition_misfits, _other_column_misfits, _key_misfits, _right_misfits):
-        misfit = next(misfits(dataset, table), None)
-        if misfit is not None:
-            return misfit
-    types = tuple(columns[column.name].stored for column in dataset.columns)
-    return Fit(tuple(conversions), types, table.row_triggers, table.triggers)
+        yield from misfits(dataset, table)
+
+
+def _names(dataset: Dataset) -> list[str]:
+    return [column.name for column in dataset.columns]
 
 
 def unusable(dataset: Dataset, table: Table) -> Misfit | None:
@@ -210,14 +232,17 @@ def _misfit(dataset: Dataset, code: MisfitCode, what: str, way_out: str) -> Misf
     return Misfit(code, f"{what}: {way_out}")
 
 
-def _conversion(dataset: Dataset, column: Column, found: TableColumn | None) -> Conversion | Misfit:
+def conversion_of(dataset: Dataset, column: Column, found: TableColumn | None) -> Conversion | Misfit:
+    """Return how a column's values are converted for the table, or why they cannot be. found: the table's column."""
     expected = f"dataset {dataset.name} version {dataset.version} writes {column.type}"
     if found is None:
         return _misfit(
             dataset,
             MisfitCode.MISSING_COLUMN,
             f"column {column.name} is missing in the table, {expected}",
-            "rename the column back or add it",
+            "rename the column back or add it"
+            if dataset.existing is None
+            else "name the column with (bulkgrpc.v1.column).name, or `ignore` the field",
         )
     if found.generated or found.identity == "a":
         how = "GENERATED ALWAYS AS IDENTITY" if found.identity else "a generated column"
@@ -227,13 +252,18 @@ def _conversion(dataset: Dataset, column: Column, found: TableColumn | None) -> 
             f"column {column.name} is {how} in the table, {expected}",
             "make it GENERATED BY DEFAULT" if found.identity else "drop its expression",
         )
-    conversion = convertible(column, found.base, found.typmod, is_array=found.is_array)
+    if dataset.existing is None:
+        conversion = convertible(column, found.base, found.typmod, is_array=found.is_array)
+    else:
+        conversion = bound_conversion(column, found, key=column.name in dataset.primary_key)
     if conversion is None:
         return _misfit(
             dataset,
             MisfitCode.COLUMN_TYPE,
             f"column {column.name} is {found.type} in the table, {expected}",
-            "change the column back or register a version with the new type",
+            "change the column back or register a version with the new type"
+            if dataset.existing is None
+            else f"{field_for(found).advice}, or `ignore` the field",
         )
     return conversion
 
@@ -241,26 +271,33 @@ def _conversion(dataset: Dataset, column: Column, found: TableColumn | None) -> 
 def _kind_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
     if table.kind not in _TABLES:
         kind = _KINDS.get(table.kind, "no table")
-        yield _misfit(dataset, MisfitCode.NOT_A_TABLE, f"{dataset.name} is {kind}", "put the table back in its place")
+        yield _misfit(dataset, MisfitCode.NOT_A_TABLE, f"{dataset.table} is {kind}", "put the table back in its place")
     if table.kind == "r" and table.persistence == "u":
         yield _misfit(
             dataset,
             MisfitCode.UNLOGGED_TABLE,
-            f"table {dataset.name} is UNLOGGED, it is empty after a crash of PostgreSQL",
-            f"run ALTER TABLE {dataset.name} SET LOGGED",
+            f"table {dataset.table} is UNLOGGED, it is empty after a crash of PostgreSQL",
+            f"run ALTER TABLE {dataset.table} SET LOGGED",
         )
     if table.row_security:
         yield _misfit(
             dataset,
             MisfitCode.ROW_SECURITY,
-            f"row-level security of table {dataset.name} applies to role {table.role}",
+            f"row-level security of table {dataset.table} applies to role {table.role}",
             f"grant role {table.role} BYPASSRLS, or disable row-level security",
+        )
+    if table.inherited and dataset.existing is not None:
+        yield _misfit(
+            dataset,
+            MisfitCode.INHERITED_TABLE,
+            f"other tables inherit from {dataset.table}, and its key does not distinguish their rows",
+            "bind a dataset to each of them, or make them partitions",
         )
     if table.rules:
         yield _misfit(
             dataset,
             MisfitCode.RULE_ON_TABLE,
-            f"table {dataset.name} has the rule {table.rules[0]}, which COPY does not apply",
+            f"table {dataset.table} has the rule {table.rules[0]}, which COPY does not apply",
             "drop the rule, or make it a trigger",
         )
     if dataset.operation is not None and table.delete_rules:
@@ -281,14 +318,14 @@ def _partition_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
             yield _misfit(
                 dataset,
                 MisfitCode.NOT_A_TABLE,
-                f"partition {partition.name} of table {dataset.name} is {kind}",
+                f"partition {partition.name} of table {dataset.table} is {kind}",
                 "detach it, or put a table in its place",
             )
         elif partition.kind == "r" and partition.persistence == "u":
             yield _misfit(
                 dataset,
                 MisfitCode.UNLOGGED_TABLE,
-                f"partition {partition.name} of table {dataset.name} is UNLOGGED, it is empty after a crash of "
+                f"partition {partition.name} of table {dataset.table} is UNLOGGED, it is empty after a crash of "
                 "PostgreSQL",
                 f"run ALTER TABLE {partition.name} SET LOGGED",
             )
@@ -298,14 +335,14 @@ def _partition_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         yield _misfit(
             dataset,
             MisfitCode.MISSING_PARTITION,
-            f"table {dataset.name} is partitioned, and a partition is missing",
+            f"table {dataset.table} is partitioned, and a partition is missing",
             "attach it again",
         )
     elif table.strategy == "r" and dataset.time_partitions and _DEFAULT_BOUND not in bounds:
         yield _misfit(
             dataset,
             MisfitCode.MISSING_PARTITION,
-            f"table {dataset.name} is partitioned by time, and its default partition is missing",
+            f"table {dataset.table} is partitioned by time, and its default partition is missing",
             "attach it again",
         )
 
@@ -330,12 +367,15 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         return
     key, names = frozenset(dataset.primary_key), ", ".join(dataset.primary_key)
     keys = [found for found in table.unique_keys if found.columns == key and found.valid]
-    add = f"run ALTER TABLE {dataset.name} ADD PRIMARY KEY ({names})"
+    add = f"run ALTER TABLE {dataset.table} ADD PRIMARY KEY ({names})"
+    if dataset.existing is not None:
+        known = "; ".join(f"({', '.join(sorted(found.columns))})" for found in table.unique_keys if found.valid)
+        add = f"name the fields of one of its unique keys in `key`: {known}" if known else "add one to the table"
     if not keys:
         yield _misfit(
             dataset,
             MisfitCode.MISSING_KEY,
-            f"table {dataset.name} has no valid unique index on ({names}), which policy "
+            f"table {dataset.table} has no valid unique index on ({names}), which policy "
             f"{dataset.conflict_policy} needs",
             add,
         )
@@ -343,7 +383,7 @@ def _key_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         yield _misfit(
             dataset,
             MisfitCode.DEFERRABLE_KEY,
-            f"the unique constraint of table {dataset.name} on ({names}) is deferrable, which policy "
+            f"the unique constraint of table {dataset.table} on ({names}) is deferrable, which policy "
             f"{dataset.conflict_policy} cannot use",
             f"drop the constraint and {add}",
         )
@@ -362,10 +402,10 @@ def _right_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
     columns = [column for column in table.columns if column.name in ours]
     updated = [column for column in columns if column.name not in key] if dataset.conflict_policy == "update" else []
     rights = {
-        f"INSERT ON {dataset.name}": table.may_lock and all(column.may_insert for column in columns),
-        f"SELECT ON {dataset.name}": all(column.may_select for column in columns if column.name in key),
-        f"UPDATE ON {dataset.name}": all(column.may_update for column in updated),
-        f"DELETE ON {dataset.name}": table.may_delete or dataset.operation is None,
+        f"INSERT ON {dataset.table}": table.may_lock and all(column.may_insert for column in columns),
+        f"SELECT ON {dataset.table}": all(column.may_select for column in columns if column.name in key),
+        f"UPDATE ON {dataset.table}": all(column.may_update for column in updated),
+        f"DELETE ON {dataset.table}": table.may_delete or dataset.operation is None,
         f"TEMPORARY ON DATABASE {table.database}": table.may_stage,
     }
     for right, granted in rights.items():

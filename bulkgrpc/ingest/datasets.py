@@ -31,6 +31,7 @@ from bulkgrpc.ingest.ports import (
     RegistrationPlan,
     RightMissing,
     TableInUse,
+    TableNotOwned,
 )
 from bulkgrpc.ingest.refusals import dataset_not_found, invalid_field, postgres_unavailable
 from bulkgrpc.model import is_dataset
@@ -55,7 +56,10 @@ class Datasets:
         self._cache = cache
 
     async def plan(self, descriptors: bytes, message_type: str) -> RegistrationPlan:
-        """Return what `register` would do. Raises Invalid (INVALID_DATASET), NotNow (DATASET_INCOMPATIBLE)."""
+        """Return what `register` would do.
+
+        Raises Invalid (INVALID_DATASET), NotNow (DATASET_INCOMPATIBLE), Conflict (DATASET_EXISTS).
+        """
         with _registering(message_type):
             return await self._catalog.plan(await self._define(descriptors, message_type))
 
@@ -108,7 +112,8 @@ class Datasets:
     async def delete(self, name: str, *, drop_table: bool) -> None:
         """Delete a dataset, and its table if `drop_table`.
 
-        Raises NotFound (DATASET_NOT_FOUND), NotNow (DATASET_HAS_JOBS, TABLE_IN_USE, RIGHT_MISSING), Unavailable
+        Raises NotFound (DATASET_NOT_FOUND), NotNow (DATASET_HAS_JOBS, TABLE_IN_USE, TABLE_NOT_OWNED, RIGHT_MISSING),
+        Unavailable
         (TABLE_BUSY).
         """
         dataset = dataset_name(name)
@@ -116,6 +121,13 @@ class Datasets:
             registered = await self._catalog.delete(dataset, drop_table=drop_table)
         except JobsNotEnded as error:
             raise _has_jobs(dataset, error) from error
+        except TableNotOwned as error:
+            raise NotNow(
+                Reason.TABLE_NOT_OWNED,
+                f"table {error} is not the service's, dataset {dataset} is bound to it: omit drop_table, and drop the "
+                "table yourself if its rows are not needed",
+                field="drop_table",
+            ) from error
         except TableInUse as error:
             raise NotNow(
                 Reason.TABLE_IN_USE,

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.errors import Busy, Conflict, NotFound, Reason, Unavailable
+from bulkgrpc.errors import Busy, Conflict, Denied, NotFound, Reason, Unavailable
 from bulkgrpc.ingest.accepted_digests import AcceptedDigests
 from bulkgrpc.ingest.dataset_cache import DatasetCache
 from bulkgrpc.ingest.deliveries import Deliveries
@@ -97,12 +97,13 @@ class JobOpener:
         """Open the job of a header and lease it while the context lasts.
 
         A job that failed because Kafka lost batches of it is opened again, unless the client no longer has them.
-        Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Busy
-        (JOB_BUSY), NotNow (JOB_ENDED: such a job), Unavailable (RESUME_NOT_READY, POSTGRES_UNAVAILABLE,
-        REDIS_UNAVAILABLE, TOPIC_REPLACED, TOPIC_MISSING), TooMuch (DATASET_BLOCKED).
+        Raises NotFound (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND), Conflict (IDEMPOTENCY_CONFLICT), Denied
+        (WRONG_TENANT), Busy (JOB_BUSY), NotNow (JOB_ENDED: such a job), Unavailable (RESUME_NOT_READY,
+        POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE, TOPIC_REPLACED, TOPIC_MISSING), TooMuch (DATASET_BLOCKED).
         """
         key = JobKey.derive(tenant, header.idempotency_key)
         dataset = await self._dataset(header)
+        check_tenant(tenant, dataset)
         await self._check_accepted(key, header.dataset)
         version = header.dataset_version or dataset.version
         spec = JobSpec(key, header.idempotency_key, header.dataset, version, header.labels, header.options)
@@ -165,6 +166,8 @@ class JobOpener:
         except DatasetDeleted:
             self._stores.datasets.forget(spec.dataset)
         dataset = await self._dataset(header)
+        # It was registered again meanwhile, and may be bound to another table.
+        check_tenant(spec.key.tenant, dataset)
         try:
             version = header.dataset_version or dataset.version
             spec = replace(spec, dataset_version=version)
@@ -247,6 +250,19 @@ def _no_version(registered: RegisteredDataset, version: int) -> NotFound:
         first_version=str(first),
         newest_version=str(dataset.version),
     )
+
+
+def check_tenant(tenant: str, dataset: Dataset) -> None:
+    """Check that a dataset takes a tenant's records. Raises Denied (WRONG_TENANT)."""
+    only = "" if dataset.existing is None else dataset.existing.only_tenant
+    if only and only != tenant:
+        raise Denied(
+            Reason.WRONG_TENANT,
+            f"dataset {dataset.name} is bound to a table of tenant {only} and takes no records of tenant {tenant}: "
+            "send them to another dataset, or as that tenant",
+            field="header.dataset",
+            dataset=dataset.name,
+        )
 
 
 def lanes_for(version: int, newest: Dataset) -> int:

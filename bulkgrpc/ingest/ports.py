@@ -9,12 +9,13 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from bulkgrpc.blocks import BlockedDataset, DatasetStatus, LedgerSnapshot
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.table_report import TableReport
 from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.model import Job, JobKey, JobSpec, Message
 from bulkgrpc.rejections import Rejection
@@ -79,6 +80,10 @@ class JobsNotEnded(Exception):
         super().__init__(f"{count} jobs have not ended")
         self.count = count
         self.names = names
+
+
+class TableNotOwned(Exception):
+    """A table cannot be dropped: the dataset is bound to it, the service did not create it. `str()` is its name."""
 
 
 class TableInUse(Exception):
@@ -166,11 +171,16 @@ class RegisteredDataset:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationPlan:
-    """What registering a dataset does. dataset: with its version. statements: SQL to be run on its table."""
+    """What registering a dataset does.
+
+    dataset: with its version. statements: SQL to be run on its table. report: of a table that exists, whether and how
+    the dataset's rows fit; empty if the service creates the table.
+    """
 
     dataset: Dataset
     statements: tuple[str, ...]
     new_version: bool
+    report: TableReport = field(default_factory=TableReport)
 
 
 Delivered = Callable[[RecordLogUnavailable | None], None]
@@ -291,7 +301,7 @@ class DatasetCatalog(Protocol):
         """Return up to `page_size` versions of a dataset, newest first, those below `before` (0: all)."""
 
     async def plan(self, dataset: Dataset) -> RegistrationPlan:
-        """Return what `register` would do. Raises Incompatible."""
+        """Return what `register` would do. Raises DatasetExists, Incompatible."""
 
     async def register(self, dataset: Dataset) -> RegisteredDataset:
         """Register a dataset or its next version; registering the same again changes nothing.
@@ -302,7 +312,7 @@ class DatasetCatalog(Protocol):
     async def delete(self, name: str, *, drop_table: bool) -> bool:
         """Delete a dataset, and its table if `drop_table`; return whether it was registered.
 
-        Raises JobsNotEnded, TableInUse, RightMissing, LockTimeout.
+        Raises JobsNotEnded, TableInUse, TableNotOwned, RightMissing, LockTimeout.
         """
 
 

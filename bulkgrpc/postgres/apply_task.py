@@ -168,11 +168,11 @@ def _move(connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, r
     waiting = task.staged_rows - _delete_known(connection, dataset, job_id)
     skipped, appends = 0, dataset.conflict_policy == "append"
     if fit.row_triggers and not appends:
-        written, skipped = in_savepoint(connection, lambda: staged.apply_each(connection, dataset, job_id))
+        written, skipped = in_savepoint(connection, lambda: staged.apply_each(connection, dataset, fit, job_id))
     elif waiting <= limits.TASK_SLICE_ROWS:
-        written = in_savepoint(connection, lambda: _apply_all(connection, dataset, job_id))
+        written = in_savepoint(connection, lambda: _apply_all(connection, dataset, fit, job_id))
     else:
-        written = in_savepoint(connection, lambda: _apply_in_slices(connection, dataset, job_id, waiting, report))
+        written = in_savepoint(connection, lambda: _apply_in_slices(connection, task, dataset, fit, waiting, report))
     if fit.triggers:
         # One may have deferred constraints again: an error must come here, where it fails the job.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -188,21 +188,23 @@ def _move(connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, r
     return _Done(waiting - skipped if dataset.conflict_policy == "update" else written, skipped)
 
 
-def _apply_all(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> int:
+def _apply_all(connection: Connection, dataset: Dataset, fit: Fit, job_id: uuid.UUID) -> int:
     """Write the rows that `staged.apply` chooses; return how many were written."""
     if dataset.operation is not None:
-        connection.execute(staged.delete(dataset), {"job_id": job_id})
-    return connection.execute(staged.apply(dataset), {"job_id": job_id}).rowcount
+        connection.execute(staged.delete(dataset, fit), {"job_id": job_id})
+    return connection.execute(staged.apply(dataset, fit), {"job_id": job_id}).rowcount
 
 
-def _apply_in_slices(connection: Connection, dataset: Dataset, job_id: uuid.UUID, waiting: int, report: Report) -> int:
+def _apply_in_slices(
+    connection: Connection, task: ApplyTask, dataset: Dataset, fit: Fit, waiting: int, report: Report
+) -> int:
     """Write the rows that `staged.apply` chooses, slice by slice; return how many were written.
 
     In the order of their keys over all slices, as every writer does: two transactions never wait for each other's keys.
     """
     if not report(0):
         raise NotApplied
-    chosen = connection.execute(staged.order(dataset, job_id)).rowcount
+    chosen = connection.execute(staged.order(dataset, fit, task.job.job_id)).rowcount
     row = connection.execute(staged.ORDERED_PAGES).fetchone()
     pages = 0 if row is None else int(row[0])
     step = max(1, pages * limits.TASK_SLICE_ROWS // max(chosen, 1))

@@ -11,12 +11,14 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from bulkgrpc.datasets.ddl import create_periods, create_table
+from bulkgrpc.datasets.binding import quoted
+from bulkgrpc.datasets.ddl import SCHEMA, create_periods, create_table
 from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, Incompatible, evolve, same, take_over
 from bulkgrpc.datasets.meaning import digest_of_schema
-from bulkgrpc.datasets.table_fit import Fit, Misfit, fit, unusable
+from bulkgrpc.datasets.table_fit import Fit, Misfit, Table, fit, unusable
+from bulkgrpc.datasets.table_report import TableReport, report
 from bulkgrpc.ingest.ports import (
     DatasetExists,
     JobsNotEnded,
@@ -24,6 +26,7 @@ from bulkgrpc.ingest.ports import (
     RegistrationPlan,
     RightMissing,
     TableInUse,
+    TableNotOwned,
 )
 from bulkgrpc.limits import CALL_DEADLINE_S, STREAM_DEADLINE_S
 from bulkgrpc.postgres import dedupe, staged, statements
@@ -39,11 +42,15 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What registering a dataset does. dataset: with its version. statements: to be run on its table."""
+    """What registering a dataset does.
+
+    dataset: with its version. statements: to be run on its table. creates_table: whether they create it.
+    """
 
     dataset: Dataset
     statements: tuple[sql.Composed, ...]
     new_version: bool
+    creates_table: bool = False
 
 
 class Catalog:
@@ -92,12 +99,17 @@ class Catalog:
     async def plan(self, dataset: Dataset) -> RegistrationPlan:
         """Return what `register` would do.
 
-        Raises Incompatible if it is not a next version of the registered one, or its table cannot be written.
+        Raises Incompatible if it is not a next version of the registered one, or its table cannot be written;
+        DatasetExists if its table would be created and the name is taken.
         """
         async with self._pool.connection() as connection:
             known = await _newest(connection, dataset.name)
             planned = plan(known, dataset, await _table(connection, dataset.name))
-            found = await describe_for_registration(connection, dataset)
+            found = await _described(connection, dataset)
+            if planned.creates_table:
+                await _check_name_is_free(connection, dataset)
+        if dataset.existing is not None:
+            return RegistrationPlan(planned.dataset, (), planned.new_version, _report(planned.dataset, found))
         if known is not None and planned.new_version and found is not None:
             _raise_if_misfit(unusable(dataset, found))
         statements = tuple(statement.as_string(None) for statement in planned.statements)
@@ -119,10 +131,14 @@ class Catalog:
                 planned = plan(known, dataset, await _table(connection, dataset.name))
                 if known is not None and not planned.new_version:
                     return known
+                if planned.creates_table:
+                    await _check_name_is_free(connection, dataset)
                 for statement in planned.statements:
                     await connection.execute(statement)
-                found = await describe_for_registration(connection, planned.dataset)
+                found = await _described(connection, planned.dataset)
                 _raise_if_misfit(None if found is None else fit(planned.dataset, found))
+                if found is None and dataset.existing is not None:
+                    raise Incompatible("existing_table", _missing(dataset))
                 await connection.execute(staged.create(planned.dataset))
                 if planned.dataset.dedupe_window_s:
                     await connection.execute(dedupe.create(planned.dataset))
@@ -131,11 +147,9 @@ class Catalog:
         except psycopg.errors.InsufficientPrivilege as error:
             raise RightMissing(error.diag.message_primary or str(error)) from error
         except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
-            # A table has a type of its name, too.
+            # It was created meanwhile.
             what = "table" if isinstance(error, psycopg.errors.DuplicateTable) else "type"
-            raise DatasetExists(
-                f"{what} {dataset.name} exists and belongs to no dataset: name another table in the message's option"
-            ) from error
+            raise _exists(what, dataset) from error
         assert row is not None  # noqa: S101 — INSERT … RETURNING returns a row
         first_version = 1 if known is None else known.first_version
         registered = replace(planned.dataset, schema_digest=digest_of_schema(planned.dataset))
@@ -146,13 +160,16 @@ class Catalog:
         """Delete a dataset, and its table with its rows if `drop_table`; return whether it was registered.
 
         Its versions stay, marked as deleted, so that their numbers are not used again and batches of them can be
-        decoded. Raises JobsNotEnded, TableInUse, RightMissing, LockTimeout.
+        decoded. Raises JobsNotEnded, TableInUse, TableNotOwned, RightMissing, LockTimeout.
         """
         values = {"dataset": name}
         try:
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute(_LOCK_TIMEOUT)
                 await connection.execute(_SQL["lock_dataset"], values)
+                known = await _newest(connection, name)
+                if drop_table and known is not None and not known.deleted and known.dataset.existing is not None:
+                    raise TableNotOwned(known.dataset.table)
                 # From here on no job of it is opened: the existing ones decide.
                 await connection.execute(_SQL["lock_out_jobs"], values)
                 cursor = await connection.execute(_SQL["jobs_not_ended"], values)
@@ -180,16 +197,55 @@ def plan(known: RegisteredDataset | None, dataset: Dataset, table: Mapping[str, 
     known: the newest version of its name, deleted or not. table: the columns of the table of its name, empty if there
     is no table. Raises Incompatible if it is not a next version of `known`, or does not fit a table that was kept.
     """
-    made = (create_table(dataset), *create_periods(dataset, datetime.now(UTC).date()))
+    made: tuple[sql.Composed, ...] = ()
+    if dataset.existing is None:
+        made = (create_table(dataset), *create_periods(dataset, datetime.now(UTC).date()))
     if known is None:
-        return Plan(replace(dataset, version=1), made, new_version=True)
+        return Plan(replace(dataset, version=1), made, new_version=True, creates_table=bool(made))
     following = replace(dataset, version=known.dataset.version + 1)
     if known.deleted:
-        statements = take_over(known.dataset, dataset, table) if table else made
-        return Plan(following, statements, new_version=True)
+        # A table of that name which the deleted dataset did not create is not the service's.
+        owned = dataset.existing is None and known.dataset.existing is None
+        if table and owned:
+            return Plan(following, take_over(known.dataset, dataset, table), new_version=True)
+        return Plan(following, made, new_version=True, creates_table=bool(made))
     if same(known.dataset, dataset):
         return Plan(known.dataset, (), new_version=False)
     return Plan(following, evolve(known.dataset, dataset), new_version=True)
+
+
+async def _check_name_is_free(connection: psycopg.AsyncConnection[Row], dataset: Dataset) -> None:
+    row = await (await connection.execute(_SQL["name_taken"], {"dataset": dataset.name})).fetchone()
+    if row is not None and row[0]:
+        raise _exists(row[0], dataset)
+
+
+def _exists(what: str, dataset: Dataset) -> DatasetExists:
+    return DatasetExists(
+        f"{what} {dataset.name} exists and belongs to no dataset: bind the dataset to it with `existing_table` in the "
+        "message's option, or name another table"
+    )
+
+
+async def _described(connection: psycopg.AsyncConnection[Row], dataset: Dataset) -> Table | None:
+    """Return what a dataset's table is, None if there is none. Raises Incompatible if its schema cannot be read."""
+    try:
+        async with connection.transaction():
+            return await describe_for_registration(connection, dataset)
+    except psycopg.errors.InsufficientPrivilege as error:
+        schema = SCHEMA if dataset.existing is None else quoted(dataset.existing.schema)
+        raise Incompatible(
+            "existing_table.schema",
+            f"{error.diag.message_primary}: run GRANT USAGE ON SCHEMA {schema} TO {connection.info.user}",
+        ) from error
+
+
+def _report(dataset: Dataset, found: Table | None) -> TableReport:
+    return TableReport(refusals=(_missing(dataset),)) if found is None else report(dataset, found)
+
+
+def _missing(dataset: Dataset) -> str:
+    return f"table {dataset.table} is not there: create it, or name another one in existing_table (case matters)"
 
 
 def _raise_if_misfit(found: Fit | Misfit | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -86,20 +86,20 @@ def copy(connection: Connection, rows: Rows, batches: Sequence[tuple[uuid.UUID, 
     copy_rows(connection, StagedTable(rows.dataset.name, rows.dataset.version).identifier, wanted)
 
 
-def apply(dataset: Dataset) -> sql.Composed:
+def apply(dataset: Dataset, fit: Fit) -> sql.Composed:
     """Return the statement that moves a job's rows into the table by the dataset's conflict policy.
 
     ignore, reject: of equal keys the first, unless the table has it. update: of equal keys the last, over the table's
     row; those that are to be deleted are left to `delete`. append: all, in the order in which they were sent.
     """
-    chosen = _chosen(dataset, sql.Placeholder("job_id"))
+    chosen = _chosen(dataset, fit, sql.Placeholder("job_id"))
     if dataset.operation is not None:
         written = sql.SQL("SELECT {columns} FROM ({chosen}) AS staged WHERE NOT {delete}")
         chosen = written.format(**_clauses(dataset), chosen=chosen)
     return sql.SQL("INSERT INTO {table} ({columns}) {chosen} {conflict}").format(**_clauses(dataset), chosen=chosen)
 
 
-def delete(dataset: Dataset) -> sql.Composed:
+def delete(dataset: Dataset, fit: Fit) -> sql.Composed:
     """Return the statement that deletes the rows whose keys' last record in a job says so: before `apply`.
 
     A row that is written may have a value of another unique index that one of these had.
@@ -107,16 +107,16 @@ def delete(dataset: Dataset) -> sql.Composed:
     return sql.SQL(
         "DELETE FROM {table} AS stored USING ({chosen}) AS staged "
         "WHERE staged.{delete} AND ({stored_key}) = ({staged_key})"
-    ).format(**_clauses(dataset), chosen=_chosen(dataset, sql.Placeholder("job_id")))
+    ).format(**_clauses(dataset), chosen=_chosen(dataset, fit, sql.Placeholder("job_id")))
 
 
-def order(dataset: Dataset, job_id: uuid.UUID) -> sql.Composed:
+def order(dataset: Dataset, fit: Fit, job_id: uuid.UUID) -> sql.Composed:
     """Return the statement that stores the rows that `apply` would write in a temporary table, in the order of keys.
 
     The table is dropped at the end of the transaction. It is as large as the rows, and not in the write-ahead log.
     """
     return sql.SQL("CREATE TEMPORARY TABLE {ordered} ON COMMIT DROP AS {chosen}").format(
-        ordered=_ORDERED, chosen=_chosen(dataset, sql.Literal(job_id))
+        ordered=_ORDERED, chosen=_chosen(dataset, fit, sql.Literal(job_id))
     )
 
 
@@ -146,24 +146,26 @@ def _slice(from_page: int, to_page: int) -> dict[str, sql.Composable]:
     }
 
 
-def _chosen(dataset: Dataset, job_id: sql.Composable) -> sql.Composed:
+def _chosen(dataset: Dataset, fit: Fit, job_id: sql.Composable) -> sql.Composed:
     """Return the query of a job's rows that are to be written: of each key one, in the order of keys.
 
     Without a key: all, in the order in which they were sent.
     """
+    clauses = {**_clauses(dataset), **_values(dataset, fit), "job_id": job_id}
     if dataset.conflict_policy == "append":
-        return sql.SQL("SELECT {columns} FROM {staged} WHERE {job} = {job_id} ORDER BY {sequence}, {index}").format(
-            **_clauses(dataset), job_id=job_id
-        )
-    latest, names = dataset.conflict_policy == "update", [column.name for column in dataset.columns]
-    stored = sql.SQL(", ").join(map(sql.Identifier, names if dataset.operation is None else [*names, DELETE]))
+        query = "SELECT {values} FROM {staged} WHERE {job} = {job_id} ORDER BY {sequence}, {index}"
+        return sql.SQL(query).format(**clauses)
     return sql.SQL(
-        "SELECT DISTINCT ON ({key_order}) {stored} FROM {staged} WHERE {job} = {job_id} "
+        "SELECT DISTINCT ON ({key_order}) {values}{and_delete} FROM {staged} WHERE {job} = {job_id} "
         "ORDER BY {key_order}, {sequence} {direction}, {index} {direction}"
-    ).format(**_clauses(dataset), stored=stored, job_id=job_id, direction=sql.SQL("DESC" if latest else "ASC"))
+    ).format(
+        **clauses,
+        and_delete=sql.SQL("") if dataset.operation is None else sql.SQL(", {}").format(sql.Identifier(DELETE)),
+        direction=sql.SQL("DESC" if dataset.conflict_policy == "update" else "ASC"),
+    )
 
 
-def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> tuple[int, int]:
+def apply_each(connection: Connection, dataset: Dataset, fit: Fit, job_id: uuid.UUID) -> tuple[int, int]:
     """Write every row of a job as `apply` does those that it chooses; return how many were written, and skipped.
 
     For a table whose triggers may skip rows: which of several rows with a key they skip decides about the others. One
@@ -171,15 +173,16 @@ def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> t
     """
     skipped: sql.Composable = sql.SQL("true")  # update: every row is written that no trigger skips
     if dataset.conflict_policy != "update":
-        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({staged_key}))").format(
-            **_clauses(dataset)
+        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({key}))").format(
+            **{**_clauses(dataset), "key": _qualified_key(dataset, fit)}
         )
     body = sql.SQL(_STAGED["apply_each_body"].decode()).format(
         **_clauses(dataset),
+        **_values(dataset, fit),
         mark=sql.SQL(OWN_STATEMENT),
         skipped=skipped,
         kept=sql.SQL("true") if dataset.operation is None else sql.SQL("NOT {}").format(sql.Identifier(DELETE)),
-        delete_first=sql.SQL("") if dataset.operation is None else _delete_ranked(dataset),
+        delete_first=sql.SQL("") if dataset.operation is None else _delete_ranked(dataset, fit),
     )
     text = body.as_string(connection)
     name = f"{OWN_FUNCTION}apply_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
@@ -193,8 +196,9 @@ def apply_each(connection: Connection, dataset: Dataset, job_id: uuid.UUID) -> t
     return row[0], row[1]
 
 
-def _delete_ranked(dataset: Dataset) -> sql.Composed:
-    return sql.SQL(_STAGED["apply_each_deletes"].decode()).format(**_clauses(dataset), mark=sql.SQL(OWN_STATEMENT))
+def _delete_ranked(dataset: Dataset, fit: Fit) -> sql.Composed:
+    clauses = {**_clauses(dataset), "staged_key": _qualified_key(dataset, fit)}
+    return sql.SQL(_STAGED["apply_each_deletes"].decode()).format(**clauses, mark=sql.SQL(OWN_STATEMENT))
 
 
 def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
@@ -202,7 +206,6 @@ def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
         "table": table(dataset),
         "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
         "key": sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
-        "key_order": sql.SQL(", ").join(_in_order(dataset)),
         "staged": StagedTable(dataset.name, dataset.version).identifier,
         "job": sql.Identifier(JOB),
         "sequence": sql.Identifier(SEQUENCE),
@@ -214,12 +217,31 @@ def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
     }
 
 
-def _in_order(dataset: Dataset) -> Iterator[sql.Composable]:
-    """Yield the key's columns as ORDER BY needs them: whatever the collation of the table, writers keep one order."""
-    columns = {column.name: column for column in dataset.columns}
-    for name in dataset.primary_key:
-        is_text = columns[name].type == "text"
-        yield sql.SQL("{} {}").format(sql.Identifier(name), BY_BYTES) if is_text else sql.Identifier(name)
+def _qualified_key(dataset: Dataset, fit: Fit) -> sql.Composed:
+    """Return the key of a row of the staging table `staged`, in the table's types."""
+    key: dict[str, sql.Composable] = {name: sql.Identifier("staged", name) for name in dataset.primary_key}
+    key |= {one.column.name: one.expression("staged") for one in fit.conversions if one.column.name in key}
+    return sql.SQL(", ").join(key.values())
+
+
+def _values(dataset: Dataset, fit: Fit) -> dict[str, sql.Composable]:
+    """Return the parts of statements that read staged rows: the values in the table's types; the key of them.
+
+    key_order: the key as ORDER BY needs it: whatever the collation of the table, writers keep one order.
+    """
+    values: dict[str, sql.Composable] = {column.name: sql.Identifier(column.name) for column in dataset.columns}
+    texts = {column.name for column in dataset.columns if column.type == "text"}
+    values |= {conversion.column.name: conversion.expression() for conversion in fit.conversions}
+    texts -= {conversion.column.name for conversion in fit.conversions if conversion.reading is not None}
+    named = (sql.SQL("{} AS {}").format(value, sql.Identifier(name)) for name, value in values.items())
+    by_bytes = sql.SQL("{} {}")
+    return {
+        "values": sql.SQL(", ").join(named),
+        "key_values": sql.SQL(", ").join(values[name] for name in dataset.primary_key),
+        "key_order": sql.SQL(", ").join(
+            by_bytes.format(values[name], BY_BYTES) if name in texts else values[name] for name in dataset.primary_key
+        ),
+    }
 
 
 def count_over(dataset: Dataset, fit: Fit) -> sql.Composed | None:

@@ -157,6 +157,18 @@ def describe(connection: Connection, dataset: Dataset) -> Table | None:
     return None if row is None else parse_table(row[0])
 
 
+def find_table(connection: Connection, name: str) -> tuple[str, str, Table] | None:
+    """Return the schema, the name and the description of a table, or None if nothing has the name.
+
+    name: as in SQL, with quotes where it needs them. Raises psycopg.Error if it is no name.
+    """
+    row = connection.execute(_SQL["find"], {"table": name}).fetchone()
+    if row is None:
+        return None
+    found = connection.execute(_SQL["describe"], {"table": sql.Identifier(*row).as_string(connection)}).fetchone()
+    return None if found is None else (row[0], row[1], parse_table(found[0]))
+
+
 async def describe_for_registration(
     connection: psycopg.AsyncConnection[tuple[Any, ...]], dataset: Dataset
 ) -> Table | None:

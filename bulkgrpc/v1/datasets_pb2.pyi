@@ -71,7 +71,7 @@ class DatasetStatus(_message.Message):
     def __init__(self, dataset: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., reason: _Optional[str] = ..., sqlstate: _Optional[str] = ..., block_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trials: _Optional[int] = ..., next_trial_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parked: _Optional[_Union[ParkedMessages, _Mapping]] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "version", "message_type", "table", "key", "conflict_policy", "columns", "descriptors", "create_time", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "time_partition_column", "time_partition_period", "operation")
+    __slots__ = ("name", "version", "message_type", "table", "key", "conflict_policy", "columns", "descriptors", "create_time", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "time_partition_column", "time_partition_period", "operation", "existing_table")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class Dataset(_message.Message):
     TIME_PARTITION_COLUMN_FIELD_NUMBER: _ClassVar[int]
     TIME_PARTITION_PERIOD_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_TABLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     message_type: str
@@ -104,7 +105,36 @@ class Dataset(_message.Message):
     time_partition_column: str
     time_partition_period: _options_pb2.PartitionPeriod
     operation: _options_pb2.Operation
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., message_type: _Optional[str] = ..., table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[_options_pb2.ConflictPolicy, str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., time_partition_column: _Optional[str] = ..., time_partition_period: _Optional[_Union[_options_pb2.PartitionPeriod, str]] = ..., operation: _Optional[_Union[_options_pb2.Operation, _Mapping]] = ...) -> None: ...
+    existing_table: _options_pb2.ExistingTable
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., message_type: _Optional[str] = ..., table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[_options_pb2.ConflictPolicy, str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., time_partition_column: _Optional[str] = ..., time_partition_period: _Optional[_Union[_options_pb2.PartitionPeriod, str]] = ..., operation: _Optional[_Union[_options_pb2.Operation, _Mapping]] = ..., existing_table: _Optional[_Union[_options_pb2.ExistingTable, _Mapping]] = ...) -> None: ...
+
+class ColumnFit(_message.Message):
+    __slots__ = ("column", "field", "written_type", "table_type", "verdict", "note")
+    class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        VERDICT_UNSPECIFIED: _ClassVar[ColumnFit.Verdict]
+        VERDICT_FITS: _ClassVar[ColumnFit.Verdict]
+        VERDICT_CONVERTED: _ClassVar[ColumnFit.Verdict]
+        VERDICT_REFUSED: _ClassVar[ColumnFit.Verdict]
+        VERDICT_LEFT_TO_POSTGRES: _ClassVar[ColumnFit.Verdict]
+    VERDICT_UNSPECIFIED: ColumnFit.Verdict
+    VERDICT_FITS: ColumnFit.Verdict
+    VERDICT_CONVERTED: ColumnFit.Verdict
+    VERDICT_REFUSED: ColumnFit.Verdict
+    VERDICT_LEFT_TO_POSTGRES: ColumnFit.Verdict
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    field: str
+    written_type: str
+    table_type: str
+    verdict: ColumnFit.Verdict
+    note: str
+    def __init__(self, column: _Optional[str] = ..., field: _Optional[str] = ..., written_type: _Optional[str] = ..., table_type: _Optional[str] = ..., verdict: _Optional[_Union[ColumnFit.Verdict, str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Column(_message.Message):
     __slots__ = ("name", "field", "type", "nullable")
@@ -129,14 +159,18 @@ class RegisterDatasetRequest(_message.Message):
     def __init__(self, descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., message_type: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class RegisterDatasetResponse(_message.Message):
-    __slots__ = ("dataset", "statements", "new_version")
+    __slots__ = ("dataset", "statements", "new_version", "column_fits", "refusals")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     STATEMENTS_FIELD_NUMBER: _ClassVar[int]
     NEW_VERSION_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FITS_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
     dataset: Dataset
     statements: _containers.RepeatedScalarFieldContainer[str]
     new_version: bool
-    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., statements: _Optional[_Iterable[str]] = ..., new_version: _Optional[bool] = ...) -> None: ...
+    column_fits: _containers.RepeatedCompositeFieldContainer[ColumnFit]
+    refusals: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., statements: _Optional[_Iterable[str]] = ..., new_version: _Optional[bool] = ..., column_fits: _Optional[_Iterable[_Union[ColumnFit, _Mapping]]] = ..., refusals: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetDatasetRequest(_message.Message):
     __slots__ = ("name",)

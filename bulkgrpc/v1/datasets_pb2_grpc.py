@@ -111,7 +111,8 @@ class DatasetServiceServicer:
 
         INVALID_ARGUMENT: the message has no dataset option, a field has no column type, or a protovalidate rule does not
         compile (INVALID_DATASET); BadRequest names the field.
-        ALREADY_EXISTS: a table of that name exists and belongs to no dataset (DATASET_EXISTS).
+        ALREADY_EXISTS: a table of that name exists and belongs to no dataset (DATASET_EXISTS): bind the dataset to it with
+        `existing_table`, or name another one.
         FAILED_PRECONDITION: the message cannot follow the registered version: it would lose data, misread old records or
         rewrite the table (DATASET_INCOMPATIBLE); BadRequest names the field. Or the server's role in PostgreSQL may not
         create or alter the table (RIGHT_MISSING).
@@ -155,7 +156,8 @@ class DatasetServiceServicer:
         NOT_FOUND: the dataset is not registered, or is deleted already (DATASET_NOT_FOUND).
         FAILED_PRECONDITION: the dataset has jobs that have not ended (DATASET_HAS_JOBS): wait for them, or cancel them. Or
         another object depends on the table that is to be dropped, for example a view (TABLE_IN_USE), or the server's role
-        in PostgreSQL does not own it (RIGHT_MISSING).
+        in PostgreSQL does not own it (RIGHT_MISSING). Or the table is to be dropped and is not the service's: the dataset
+        is bound to it with `existing_table` (TABLE_NOT_OWNED).
         UNAVAILABLE: a transaction locks the table for longer than 2 s (TABLE_BUSY); retry after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -61,7 +61,7 @@ class IngestServiceStub:
     a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
     UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
-    call (MISSING_SCOPE, FOREIGN_TENANT).
+    call (MISSING_SCOPE, FOREIGN_TENANT). Or the dataset is bound to a table of one other tenant (WRONG_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
     the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
@@ -122,7 +122,7 @@ class IngestServiceServicer:
     a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
     UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
-    call (MISSING_SCOPE, FOREIGN_TENANT).
+    call (MISSING_SCOPE, FOREIGN_TENANT). Or the dataset is bound to a table of one other tenant (WRONG_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
     the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
@@ -205,7 +205,7 @@ class IngestService:
     a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
     UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
-    call (MISSING_SCOPE, FOREIGN_TENANT).
+    call (MISSING_SCOPE, FOREIGN_TENANT). Or the dataset is bound to a table of one other tenant (WRONG_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
     the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,

@@ -59,7 +59,7 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation", "operation")
+    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation", "operation", "existing_table")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class DatasetOptions(_message.Message):
     PARTITION_BY_TIME_FIELD_NUMBER: _ClassVar[int]
     DATABASE_COLLATION_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_TABLE_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
     conflict_policy: ConflictPolicy
@@ -80,7 +81,8 @@ class DatasetOptions(_message.Message):
     partition_by_time: TimePartitions
     database_collation: bool
     operation: Operation
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ...) -> None: ...
+    existing_table: ExistingTable
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., existing_table: _Optional[_Union[ExistingTable, _Mapping]] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("field", "delete")
@@ -89,6 +91,22 @@ class Operation(_message.Message):
     field: str
     delete: str
     def __init__(self, field: _Optional[str] = ..., delete: _Optional[str] = ...) -> None: ...
+
+class ExistingTable(_message.Message):
+    __slots__ = ("schema", "table", "tenant_column", "only_tenant", "tenant_not_stored", "key_without_tenant")
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    ONLY_TENANT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_NOT_STORED_FIELD_NUMBER: _ClassVar[int]
+    KEY_WITHOUT_TENANT_FIELD_NUMBER: _ClassVar[int]
+    schema: str
+    table: str
+    tenant_column: str
+    only_tenant: str
+    tenant_not_stored: bool
+    key_without_tenant: bool
+    def __init__(self, schema: _Optional[str] = ..., table: _Optional[str] = ..., tenant_column: _Optional[str] = ..., only_tenant: _Optional[str] = ..., tenant_not_stored: _Optional[bool] = ..., key_without_tenant: _Optional[bool] = ...) -> None: ...
 
 class TimePartitions(_message.Message):
     __slots__ = ("field", "period")

@@ -13,6 +13,7 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.datasets.rows import Rows
+from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.model import JobOptions, JobState, Message, digest_of
 from bulkgrpc.postgres import ledger, staged
 from bulkgrpc.postgres.connection import connect
@@ -248,8 +249,9 @@ def test_an_error_of_the_function_that_applies_atomic_jobs_is_not_taken_for_one_
     write_chunk(connection, TOPIC, chunk(epoch, 0, whole), TableWriter())
     connection.execute("ALTER TABLE sensor_readings RENAME TO elsewhere")
     dataset = replace(examples.readings(), conflict_policy="update")
+    fit = Fit((), tuple(column.type for column in dataset.columns), row_triggers=True, triggers=True)
     with pytest.raises(psycopg.errors.UndefinedTable) as raised:
-        staged.apply_each(connection, dataset, whole[0].spec.key.job_id)
+        staged.apply_each(connection, dataset, fit, whole[0].spec.key.job_id)
     assert raised.value.diag.context
     assert context_of(raised.value) == ""
 

@@ -57,6 +57,13 @@ UPDATE bulk.datasets SET delete_time = clock_timestamp()
 WHERE dataset = %(dataset)s AND delete_time IS NULL
 RETURNING version
 
+-- name: name_taken
+-- What has the name of a table that is to be created, empty if nothing has. A table has a type of its name, too.
+SELECT CASE WHEN to_regclass('public.' || quote_ident(%(dataset)s)) IS NOT NULL THEN 'table'
+            WHEN EXISTS (SELECT FROM pg_type
+                         WHERE typname = %(dataset)s AND typnamespace = 'public'::regnamespace) THEN 'type'
+            ELSE '' END
+
 -- name: table_columns
 -- The columns of a table in the schema public; none if it does not exist. key_position: in its primary key, 0 if in none.
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef,

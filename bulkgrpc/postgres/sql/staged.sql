@@ -22,14 +22,14 @@ BEGIN
   FOR bulkgrpc_places IN
     SELECT array_agg(ranked.place)
     FROM (
-      SELECT ctid AS place, row_number() OVER (PARTITION BY {key} ORDER BY {sequence}, {index}) AS number
+      SELECT ctid AS place, row_number() OVER (PARTITION BY {key_values} ORDER BY {sequence}, {index}) AS number
       FROM {staged} WHERE {job} = bulkgrpc_wanted
     ) AS ranked
     GROUP BY ranked.number ORDER BY ranked.number
   LOOP
     {delete_first}
     INSERT INTO {mark} {table} ({columns})
-    SELECT {columns} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) AND {kept} ORDER BY {key_order}
+    SELECT {values} FROM {staged} WHERE ctid = ANY (bulkgrpc_places) AND {kept} ORDER BY {key_order}
     {conflict};
     GET DIAGNOSTICS bulkgrpc_count = ROW_COUNT;
     bulkgrpc_written := bulkgrpc_written + bulkgrpc_count;

@@ -29,7 +29,8 @@ domains (attnum, oid, typmod, depth, not_null, has_default) AS (
 columns AS (
     SELECT DISTINCT ON (d.attnum)
            d.attnum, d.not_null, d.has_default, d.typmod, t.oid AS stored, t.typcategory = 'A' AS is_array,
-           e.typname, n.nspname
+           e.typname, n.nspname, e.typcategory AS category,
+           CASE WHEN t.typsend <> 0 AND t.typreceive <> 0 THEN t.typsend::regproc::text ELSE '' END AS send
     FROM domains d
     JOIN pg_type t ON t.oid = d.oid
     JOIN pg_type e ON e.oid = CASE t.typcategory WHEN 'A' THEN t.typelem ELSE t.oid END
@@ -60,7 +61,14 @@ SELECT json_build_object(
             'deterministic', coalesce(k.collisdeterministic, true),
             'may_insert', has_column_privilege(c.oid, a.attnum, 'INSERT'),
             'may_update', has_column_privilege(c.oid, a.attnum, 'UPDATE'),
-            'may_select', has_column_privilege(c.oid, a.attnum, 'SELECT')
+            'may_select', has_column_privilege(c.oid, a.attnum, 'SELECT'),
+            'untyped', format_type(columns.stored, -1),
+            'send', columns.send,
+            'category', columns.category,
+            'primary', EXISTS (
+                SELECT FROM pg_index i
+                WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+            )
         ) ORDER BY a.attnum), '[]')
         FROM columns
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = columns.attnum
@@ -102,6 +110,13 @@ SELECT json_build_object(
             'bound', CASE tree.parent WHEN c.oid THEN tree.bound ELSE '' END
         ) ORDER BY tree.name), '[]')
         FROM tree WHERE tree.parent IS NOT NULL
-    )
+    ),
+    'inherited', c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
 )
 FROM found c
+
+-- name: find
+-- The schema and the name of a table; no row if nothing has the name.
+SELECT n.nspname, c.relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(%(table)s)

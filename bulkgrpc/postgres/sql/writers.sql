@@ -113,3 +113,58 @@ FROM (
 SELECT bulkgrpc_rejected, bulkgrpc_reasons, bulkgrpc_lengths, bulkgrpc_left
 FROM {function} (%(row_classes)s::text[], %(server_classes)s::text[], %(known_classes)s::text[],
                  %(in_function)s::text, %(at_raise)s::text, %(own_statement)s::text)
+
+-- name: create_unreadable
+-- Creates the function that finds the staged rows with a text that PostgreSQL does not read. Its variables have a prefix:
+-- columns have any name.
+CREATE OR REPLACE FUNCTION {function} (
+  bulkgrpc_raised text[], OUT bulkgrpc_rejected bytea, OUT bulkgrpc_reasons bytea, OUT bulkgrpc_lengths bytea
+) LANGUAGE plpgsql SET enable_seqscan = off AS {body}
+
+-- name: unreadable_body
+-- Body of that function. A span with an unreadable text is cut to a quarter, down to a single row; one without is doubled.
+-- The rows are staged in their order, and there are no others in the table.
+#variable_conflict use_column
+DECLARE
+  bulkgrpc_ctids tid[];
+  bulkgrpc_places integer[];
+  bulkgrpc_count integer;
+  bulkgrpc_first integer := 1;
+  bulkgrpc_last integer;
+  bulkgrpc_span integer;
+  bulkgrpc_rows integer[] := '{{}}';
+  bulkgrpc_texts text[] := '{{}}';
+BEGIN
+  SELECT array_agg(ctid ORDER BY {row}), array_agg({row} ORDER BY {row}), count(*)
+  INTO bulkgrpc_ctids, bulkgrpc_places, bulkgrpc_count FROM {staging};
+  bulkgrpc_span := greatest(bulkgrpc_count / 4, 1);
+  WHILE bulkgrpc_first <= bulkgrpc_count LOOP
+    bulkgrpc_last := least(bulkgrpc_first + bulkgrpc_span - 1, bulkgrpc_count);
+    BEGIN
+      PERFORM count({sent}) FROM {staging}
+      WHERE ctid >= bulkgrpc_ctids[bulkgrpc_first] AND ctid <= bulkgrpc_ctids[bulkgrpc_last];
+      bulkgrpc_span := bulkgrpc_span * 2;
+      bulkgrpc_first := bulkgrpc_last + 1;
+    EXCEPTION WHEN OTHERS THEN
+      IF left(SQLSTATE, 2) = ANY (bulkgrpc_raised) THEN
+        RAISE;
+      ELSIF bulkgrpc_first < bulkgrpc_last THEN
+        bulkgrpc_span := greatest((bulkgrpc_last - bulkgrpc_first + 1) / 4, 1);
+      ELSE
+        bulkgrpc_rows := bulkgrpc_rows || bulkgrpc_places[bulkgrpc_first];
+        bulkgrpc_texts := bulkgrpc_texts || left(SQLERRM, 1000);
+        bulkgrpc_first := bulkgrpc_first + 1;
+      END IF;
+    END;
+  END LOOP;
+  SELECT string_agg(int4send(u.n), ''::bytea ORDER BY u.place) INTO bulkgrpc_rejected
+  FROM unnest(bulkgrpc_rows) WITH ORDINALITY AS u (n, place);
+  SELECT string_agg(convert_to(u.t, 'UTF8'), ''::bytea ORDER BY u.place),
+         string_agg(int4send(octet_length(convert_to(u.t, 'UTF8'))), ''::bytea ORDER BY u.place)
+  INTO bulkgrpc_reasons, bulkgrpc_lengths
+  FROM unnest(bulkgrpc_texts) WITH ORDINALITY AS u (t, place);
+END
+
+-- name: call_unreadable
+-- Calls it.
+SELECT bulkgrpc_rejected, bulkgrpc_reasons, bulkgrpc_lengths FROM {function} (%(raised)s::text[])

@@ -13,6 +13,7 @@ from psycopg import sql
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.writers import direct, staging
+from bulkgrpc.postgres.writers.conflict import do_nothing
 from bulkgrpc.postgres.writers.savepoint import in_savepoint
 from bulkgrpc.postgres.writers.written import Written
 from bulkgrpc.rejections import Integers, Mask
@@ -21,7 +22,7 @@ from bulkgrpc.rejections import Integers, Mask
 # opposite orders.
 _INSERT = sql.SQL(
     "WITH inserted AS (INSERT INTO {table} ({columns}) SELECT {columns} FROM {staging} "
-    "ON CONFLICT DO NOTHING RETURNING {key}) "
+    "ON CONFLICT {nothing} RETURNING {key}) "
     "SELECT {positions} FROM {staging} JOIN inserted USING ({key})"
 )
 
@@ -42,6 +43,8 @@ def write(connection: Connection, rows: Rows, job: Integers) -> Written:
 def insert(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
     """Write those of the chosen rows, whose keys all differ, that do not conflict; return which were written."""
     name = staging.stage(connection, rows, chosen)
-    written = staging.positions(connection, _INSERT.format(**staging.clauses(rows.dataset, name)), rows)
+    written = staging.positions(
+        connection, _INSERT.format(nothing=do_nothing(rows.dataset), **staging.clauses(rows.dataset, name)), rows
+    )
     staging.clear(connection, name)
     return written

@@ -6,20 +6,22 @@ one COPY, without a COPY that fails. Of a dataset that remembers its records onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import psycopg
+import pyarrow as pa
 
-from bulkgrpc.datasets.conversions import convert, unfit_rows
+from bulkgrpc.datasets.conversions import Conversion, convert, unfit_rows
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.datasets.table_fit import Fit
 from bulkgrpc.postgres.connection import Connection
 from bulkgrpc.postgres.table_contract import TableContracts
-from bulkgrpc.postgres.writers import direct, ignore, isolate, reject, triggered, update
+from bulkgrpc.postgres.writers import direct, ignore, isolate, reading, reject, triggered, update
 from bulkgrpc.postgres.writers.constraints import broken_constraints
 from bulkgrpc.postgres.writers.remember import RememberingWriter
 from bulkgrpc.postgres.writers.row_errors import is_about_a_row
@@ -77,8 +79,31 @@ class TableWriter:
             found.add(
                 unfit.rows, RejectionCode.REJECTED_BY_TABLE, unfit.column.field or unfit.column.name, unfit.reason
             )
-        rows = _converted(rows, fit)
-        return _write_others(found, rows, job, partial(self._write_fitting, connection, fit))
+        write = self._read_and_write if reading.is_needed(fit.conversions) else self._convert_and_write
+        return _write_others(found, rows, job, partial(write, connection, fit))
+
+    def _read_and_write(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
+        """Let PostgreSQL read the texts of rows, and write those that it accepts."""
+        read = reading.read(connection, rows, fit.conversions)
+        found = RejectionBuilder(len(job))
+        found.add_rows(read.rejected)
+        return _write_others(found, rows, job, partial(self._convert_and_write, connection, fit, values=read.values))
+
+    def _convert_and_write(
+        self,
+        connection: Connection,
+        fit: Fit,
+        rows: Rows,
+        job: Integers,
+        values: Mapping[str, pa.Array] = MappingProxyType({}),
+    ) -> Written:
+        """Write rows that all fit. values: of the columns that PostgreSQL read."""
+        converted = _converted(rows, fit, values)
+        if not any(_may_reorder(conversion, rows.dataset) for conversion in fit.conversions):
+            return self._write_fitting(connection, fit, converted, job)
+        converted, order = converted.sorted_again()
+        done = self._write_fitting(connection, fit, converted, job[order])
+        return Written(done.written, done.rejected.at_positions(order), done.skipped)
 
     def _write_fitting(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
         writer = _write_triggered if fit.row_triggers else self._write
@@ -125,8 +150,17 @@ class TableWriter:
 
 
 def _is_written_first(dataset: Dataset) -> bool:
-    """Return whether nothing is written between the check and the rows. With `dedupe_window`, hashes are."""
-    return not dataset.dedupe_window_s
+    """Return whether nothing is written between the check and the rows.
+
+    With `dedupe_window`, hashes are; for the table of others, PostgreSQL may read texts in between.
+    """
+    return not dataset.dedupe_window_s and dataset.existing is None
+
+
+def _may_reorder(conversion: Conversion, dataset: Dataset) -> bool:
+    """Return whether values of the key that differ may be equal, or sorted otherwise, once they are converted."""
+    read = conversion.reading is not None or conversion.blanks
+    return read and conversion.column.name in dataset.primary_key
 
 
 def _write_others(
@@ -139,10 +173,14 @@ def _write_others(
     return Written(done.written, found.build(), done.skipped)
 
 
-def _converted(rows: Rows, fit: Fit) -> Rows:
+def _converted(rows: Rows, fit: Fit, values: Mapping[str, pa.Array]) -> Rows:
     """Return rows with the values and types of the table's columns, where these differ from the dataset's."""
     columns = tuple(replace(column, type=kind) for column, kind in zip(rows.dataset.columns, fit.types, strict=True))
-    return replace(rows, dataset=replace(rows.dataset, columns=columns), table=convert(rows.table, fit.conversions))
+    table = convert(rows.table, fit.conversions)
+    for name, array in values.items():
+        position = table.schema.get_field_index(name)
+        table = table.set_column(position, pa.field(name, array.type), array)
+    return replace(rows, dataset=replace(rows.dataset, columns=columns), table=table)
 
 
 def _write_triggered(connection: Connection, rows: Rows, job: Integers) -> Written:

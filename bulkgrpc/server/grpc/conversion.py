@@ -8,7 +8,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bulkgrpc.datasets.binding import ExistingTable
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.table_report import ColumnFit
 from bulkgrpc.ingest.messages import DATASET_PREFIX
 from bulkgrpc.model import ApplyProgress, Job, JobBlock, JobCounts, JobOptions, to_us
 from bulkgrpc.rejections import Rejection
@@ -59,7 +61,7 @@ def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descrip
         name=DATASET_PREFIX + dataset.name,
         version=dataset.version,
         message_type=dataset.message_type,
-        table=dataset.name,
+        table=dataset.table,
         key=dataset.key,
         conflict_policy=f"CONFLICT_POLICY_{dataset.conflict_policy.upper()}",
         columns=[
@@ -75,7 +77,33 @@ def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descrip
         time_partition_column="" if partitions is None else partitions.column,
         time_partition_period=f"PARTITION_PERIOD_{partitions.period.name}" if partitions is not None else None,
         operation=None if operation is None else options_pb2.Operation(field=operation.field, delete=operation.delete),
+        existing_table=_existing(dataset.existing),
     )
+
+
+def to_column_fit(found: ColumnFit) -> datasets_pb2.ColumnFit:
+    """Return the public form of what becomes of a column."""
+    return datasets_pb2.ColumnFit(
+        column=found.column,
+        field=found.field,
+        written_type=found.written_type,
+        table_type=found.table_type,
+        verdict=f"VERDICT_{found.verdict.name}",
+        note=found.note,
+    )
+
+
+def _existing(found: ExistingTable | None) -> options_pb2.ExistingTable | None:
+    if found is None:
+        return None
+    table = options_pb2.ExistingTable(schema=found.schema, table=found.table)
+    if found.tenant_column:
+        table.tenant_column, table.key_without_tenant = found.tenant_column, not found.tenant_in_key
+    elif found.only_tenant:
+        table.only_tenant = found.only_tenant
+    else:
+        table.tenant_not_stored = True
+    return table
 
 
 def _block(block: JobBlock | None) -> jobs_pb2.JobBlock | None:

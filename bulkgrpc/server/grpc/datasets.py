@@ -9,7 +9,7 @@ from bulkgrpc.ingest.datasets import Datasets
 from bulkgrpc.ingest.jobs import PageRequest
 from bulkgrpc.ingest.ports import RegisteredDataset
 from bulkgrpc.server.grpc.block_conversion import to_parked, to_status, to_tenant_parked
-from bulkgrpc.server.grpc.conversion import to_dataset
+from bulkgrpc.server.grpc.conversion import to_column_fit, to_dataset
 from bulkgrpc.server.grpc.interceptors import Context
 from bulkgrpc.v1 import datasets_pb2, datasets_pb2_grpc
 
@@ -36,6 +36,8 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
             dataset=to_dataset(plan.dataset, descriptors=True),
             statements=plan.statements,
             new_version=plan.new_version,
+            column_fits=[to_column_fit(found) for found in plan.report.columns],
+            refusals=plan.report.refusals,
         )
 
     async def GetDataset(
