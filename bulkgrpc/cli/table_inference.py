@@ -12,8 +12,8 @@ from bulkgrpc.cli.console import CommandFailed
 from bulkgrpc.datasets.binding import quoted
 from bulkgrpc.datasets.bound_conversions import bound_conversion
 from bulkgrpc.datasets.columns import Column
+from bulkgrpc.datasets.table_description import Table, TableColumn
 from bulkgrpc.datasets.table_fields import field_for
-from bulkgrpc.datasets.table_fit import Table, TableColumn
 from bulkgrpc.limits import KEY_COLUMNS_MAX
 from bulkgrpc.model import is_dataset
 from bulkgrpc.postgres.databases import connection_to

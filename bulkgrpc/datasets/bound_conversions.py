@@ -14,7 +14,7 @@ from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.conversions import Conversion, Reading, TextLimit, convertible, keeps_microseconds
 
 if TYPE_CHECKING:
-    from bulkgrpc.datasets.table_fit import TableColumn
+    from bulkgrpc.datasets.table_description import TableColumn
 
 _INTEGERS = {"int2": (16, pa.int16()), "int4": (32, pa.int32()), "int8": (64, pa.int64())}
 _INTEGER_TYPES = frozenset({"integer", "bigint", "numeric"})

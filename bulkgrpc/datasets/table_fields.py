@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bulkgrpc.datasets.table_fit import TableColumn
+    from bulkgrpc.datasets.table_description import TableColumn
 
 _TYPES = {
     "bool": "bool",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bulkgrpc.datasets.conversions import Conversion
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.datasets.table_fit import Misfit, Table, TableColumn, conversion_of, misfits_of_table
+from bulkgrpc.datasets.table_description import Table, TableColumn
+from bulkgrpc.datasets.table_fit import Misfit, conversion_of, misfits_of_table
 
 
 class Verdict(enum.StrEnum):

@@ -17,7 +17,8 @@ from bulkgrpc.datasets.ddl import drop_table as drop_table_of
 from bulkgrpc.datasets.definition import Dataset, define
 from bulkgrpc.datasets.evolution import FoundColumn, Incompatible, evolve, same, take_over
 from bulkgrpc.datasets.meaning import digest_of_schema
-from bulkgrpc.datasets.table_fit import Fit, Misfit, Table, fit, unusable
+from bulkgrpc.datasets.table_description import Table
+from bulkgrpc.datasets.table_fit import Fit, Misfit, fit, unusable
 from bulkgrpc.datasets.table_report import TableReport, report
 from bulkgrpc.ingest.ports import (
     DatasetExists,

@@ -20,7 +20,8 @@ from psycopg.pq import TransactionStatus
 from bulkgrpc import limits
 from bulkgrpc.datasets.ddl import table as table_of
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, Table, TableMisfit, fit, parse_table
+from bulkgrpc.datasets.table_description import Table, parse_table
+from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, TableMisfit, fit
 from bulkgrpc.postgres import rows_time, statements
 from bulkgrpc.postgres.connection import RESTORE
 from bulkgrpc.postgres.pooler import local_settings

@@ -13,17 +13,8 @@ from bulkgrpc.datasets.conversions import Conversion, TextLimit, convert, conver
 from bulkgrpc.datasets.definition import Dataset, TimePartitions
 from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.periods import PartitionPeriod
-from bulkgrpc.datasets.table_fit import (
-    Fit,
-    Misfit,
-    MisfitCode,
-    Partition,
-    Table,
-    TableColumn,
-    TableMisfit,
-    UniqueKey,
-    fit,
-)
+from bulkgrpc.datasets.table_description import Partition, Table, TableColumn, UniqueKey
+from bulkgrpc.datasets.table_fit import Fit, Misfit, MisfitCode, TableMisfit, fit
 from tests.support.cost import BLOCKS_SLACK, OPCODES_RATIO_MAX, Work, cost
 from tests.support.tables import dataset_of
 
