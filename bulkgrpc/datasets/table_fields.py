@@ -52,7 +52,6 @@ def field_for(column: TableColumn) -> FieldFor:
         precision, scale = digits_of(column.typmod)
         if 0 <= scale <= precision <= _DIGITS_MAX:
             digits = (f"precision: {precision}", f"scale: {scale}")
-            digits = (f"precision: {precision}", f"scale: {scale}")
             return FieldFor("string", options=("type: COLUMN_TYPE_NUMERIC", *digits))
     return FieldFor("string")
 

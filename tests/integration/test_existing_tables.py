@@ -282,6 +282,22 @@ async def test_a_record_that_breaks_another_unique_index_is_rejected_not_taken_f
     ]
 
 
+async def test_a_table_without_a_key_takes_every_record(client: AsyncBulkClient, parts: Parts, tmp_path: Path) -> None:
+    execute(parts, "CREATE TABLE log_lines (host text, line varchar(5), at timestamptz NOT NULL DEFAULT now())")
+    before = shape(parts, "log_lines")
+    option = 'table: "log_lines" conflict_policy: CONFLICT_POLICY_APPEND existing_table: {tenant_not_stored: true}'
+    _, descriptors, line = message(tmp_path, "Line", option, "string host = 1; string line = 2;")
+    await client.register_dataset(descriptors, "team.v1.Line")
+    records = [line(host="a", line="one"), line(host="a", line="one"), line(host="b", line="too long")]
+    for options in (JobOptions(), JobOptions(atomic=True)):
+        chosen = records[:2] if options.atomic else records
+        job = await (await client.submit("log_lines", chosen, options=options)).wait()
+        assert (job.counts.written, job.counts.rejected) == (2, len(chosen) - 2)
+    found = parts.rows("SELECT host, line, at IS NOT NULL FROM log_lines")
+    assert found == [("a", "one", True)] * 4
+    assert shape(parts, "log_lines") == before
+
+
 async def test_evolution_never_changes_the_table_and_needs_the_column_to_be_there(
     client: AsyncBulkClient, parts: Parts, tmp_path: Path
 ) -> None:
