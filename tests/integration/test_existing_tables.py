@@ -371,3 +371,137 @@ def test_the_proto_of_a_table_of_all_kinds_of_columns_fits_it(
     missing = command("datasets", "infer", "--table", "App.Devices")
     assert missing.exit_code == 1
     assert "there is no table App.Devices" in missing.output
+
+
+OTHER_TABLES = [
+    (
+        "CREATE TABLE kinds (id bigint PRIMARY KEY, name text) PARTITION BY HASH (id); "
+        "CREATE TABLE kinds_0 PARTITION OF kinds FOR VALUES WITH (MODULUS 2, REMAINDER 0); "
+        "CREATE TABLE kinds_1 PARTITION OF kinds FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+        (3, 1, 0, 0),
+    ),
+    (
+        "CREATE TABLE kinds (id bigint PRIMARY KEY, name text REFERENCES names DEFERRABLE INITIALLY DEFERRED)",
+        (2, 1, 1, 0),
+    ),
+    (
+        "CREATE TABLE kinds (id bigint PRIMARY KEY, name text); CREATE TRIGGER passes BEFORE INSERT ON kinds "
+        "FOR EACH ROW WHEN (NEW.name = 'b') EXECUTE FUNCTION pass_over()",
+        (2, 1, 0, 1),
+    ),
+    ("CREATE TABLE base (id bigint, name text); CREATE TABLE kinds (PRIMARY KEY (id)) INHERITS (base)", (3, 1, 0, 0)),
+]
+KINDS = """
+    DROP TABLE IF EXISTS kinds_part, child, kinds, base, names CASCADE; DROP VIEW IF EXISTS kinds_view;
+    CREATE TABLE names (name text PRIMARY KEY); INSERT INTO names VALUES ('a'), ('c');
+    CREATE OR REPLACE FUNCTION pass_over() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+"""
+
+
+@pytest.mark.parametrize(("statements", "counts"), OTHER_TABLES, ids=["partitions", "foreign key", "trigger", "child"])
+async def test_partitions_foreign_keys_triggers_and_parents_of_a_table_work(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path, statements: str, counts: tuple[int, int, int, int]
+) -> None:
+    execute(parts, KINDS + statements)
+    option = 'table: "kinds" key: ["id"] existing_table: {tenant_not_stored: true}'
+    _, descriptors, kind = message(tmp_path, "Kinds", option, "int64 id = 1; optional string name = 2;")
+    await client.register_dataset(descriptors, "team.v1.Kinds")
+    execute(parts, "INSERT INTO kinds VALUES (9, 'a')")
+    records = [kind(id=1, name="a"), kind(id=2, name="b"), kind(id=3, name="c"), kind(id=9)]
+    found = (await (await client.submit("kinds", records)).wait()).counts
+    assert (found.written, found.duplicate, found.rejected, found.skipped) == counts
+
+
+NOT_POSSIBLE = [
+    ("CREATE TABLE kinds (id bigint PRIMARY KEY, name text); CREATE TABLE child () INHERITS (kinds)", "inherit from"),
+    ("CREATE TABLE base (id bigint PRIMARY KEY, name text); CREATE VIEW kinds AS TABLE base", "is a view"),
+    ("CREATE UNLOGGED TABLE kinds (id bigint PRIMARY KEY, name text)", "UNLOGGED"),
+    (
+        "CREATE TABLE kinds (id bigint PRIMARY KEY, name text); "
+        "CREATE RULE passes AS ON INSERT TO kinds DO INSTEAD NOTHING",
+        "has the rule passes",
+    ),
+    ("CREATE TABLE kinds (id bigint PRIMARY KEY DEFERRABLE, name text)", "deferrable"),
+    ("CREATE TABLE kinds (id bigint PRIMARY KEY, name text) PARTITION BY HASH (id)", "a partition is missing"),
+]
+
+
+@pytest.mark.parametrize(("statements", "says"), NOT_POSSIBLE, ids=[says for _, says in NOT_POSSIBLE])
+async def test_a_table_that_no_rows_can_be_written_to_exactly_once_is_refused_by_name(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path, statements: str, says: str
+) -> None:
+    execute(parts, KINDS + statements)
+    option = 'table: "refused" key: ["id"] existing_table: {table: "kinds" tenant_not_stored: true}'
+    _, descriptors, _ = message(tmp_path, "Refused", option, "int64 id = 1; optional string name = 2;")
+    plan = await client.plan_dataset(descriptors, "team.v1.Refused")
+    assert any(says in refusal for refusal in plan.refusals), plan.refusals
+    with pytest.raises(Refused, match=says):
+        await client.register_dataset(descriptors, "team.v1.Refused")
+    execute(parts, "DROP VIEW IF EXISTS kinds" if "VIEW" in statements else "DROP TABLE kinds CASCADE")
+
+
+@pytest.mark.parametrize("atomic", [False, True], ids=["usual", "atomic"])
+@pytest.mark.parametrize(("policy", "wins"), [("IGNORE", 1), ("UPDATE", 2)])
+async def test_texts_that_postgresql_reads_as_one_key_are_one_key(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path, policy: str, wins: int, *, atomic: bool
+) -> None:
+    execute(parts, "DROP TABLE IF EXISTS hosts; CREATE TABLE hosts (address inet, zone char(4), value integer)")
+    execute(parts, "ALTER TABLE hosts ADD PRIMARY KEY (address, zone)")
+    name = f"hosts_{policy.lower()}"
+    option = (
+        f'table: "{name}" key: ["address", "zone"] conflict_policy: CONFLICT_POLICY_{policy} '
+        'existing_table: {table: "hosts" tenant_not_stored: true}'
+    )
+    _, descriptors, host = message(
+        tmp_path, "Host", option, "string address = 1; string zone = 2; optional int32 value = 3;"
+    )
+    await client.register_dataset(descriptors, "team.v1.Host")
+    records = [
+        host(address="10.0.0.1/32", zone="a", value=1),
+        host(address="10.0.0.2", zone="a", value=5),
+        host(address="10.0.0.1", zone="a ", value=2),
+    ]
+    options = JobOptions(atomic=atomic)
+    counts = (await (await client.submit(name, records, options=options)).wait()).counts
+    assert (counts.written, counts.duplicate) == ((2, 1) if policy == "IGNORE" else (3, 0))
+    found = parts.rows("SELECT address::text, zone::text, value FROM hosts ORDER BY 1")
+    assert found == [("10.0.0.1/32", "a", wins), ("10.0.0.2/32", "a", 5)]
+
+
+async def test_tenants_share_the_keys_of_a_table_whose_key_is_without_the_tenant(
+    client: AsyncBulkClient, command: Command, parts: Parts, tenant: str, tmp_path: Path
+) -> None:
+    execute(parts, "CREATE TABLE shared_keys (id bigint PRIMARY KEY, tenant uuid, account text)")
+    option = 'table: "shared_keys" key: ["id"] existing_table: {tenant_column: "account" key_without_tenant: true}'
+    _, descriptors, one = message(tmp_path, "SharedKeys", option, "int64 id = 1; optional string tenant = 2;")
+    await client.register_dataset(descriptors, "team.v1.SharedKeys")
+    record = one(id=1, tenant="00000000-0000-0000-0000-0000000000ff")
+    async with AsyncBulkClient(command.server, tenant="other") as other:
+        counts = [(await (await who.submit("shared_keys", [record])).wait()).counts for who in (client, other)]
+    assert [(found.written, found.duplicate) for found in counts] == [(1, 0), (0, 1)]
+    assert parts.rows("SELECT id, tenant::text, account FROM shared_keys") == [(1, record.tenant, tenant)]
+
+
+async def test_unreadable_texts_are_found_in_a_statement_whatever_their_number(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    execute(parts, "CREATE TABLE many_hosts (id bigint PRIMARY KEY, address inet, mac macaddr)")
+    option = 'table: "many_hosts" key: ["id"] existing_table: {tenant_not_stored: true}'
+    _, descriptors, host = message(tmp_path, "ManyHosts", option, "int64 id = 1; string address = 2; string mac = 3;")
+    await client.register_dataset(descriptors, "team.v1.ManyHosts")
+    rows = 20_000
+    records = [
+        host(
+            id=n,
+            address=f"10.0.{n % 256}.{n % 200}" if n % 7 else "nowhere",
+            mac="08:00:2b:01:02:03" if n % 11 else "?",
+        )
+        for n in range(rows)
+    ]
+    handle = await client.submit("many_hosts", records)
+    counts = (await handle.wait()).counts
+    unfit = [n for n in range(rows) if not n % 7 or not n % 11]
+    assert (counts.written, counts.rejected) == (rows - len(unfit), len(unfit))
+    fields = {one.field async for one in handle.rejections()}
+    assert fields == {"address", "mac"}
+    assert parts.rows("SELECT count(*), count(address), count(mac) FROM many_hosts") == [(rows - len(unfit),) * 3]
