@@ -60,12 +60,15 @@ class IngestServiceStub:
     of it, the message begins with the job's name and has LOST_IN_KAFKA: submit it again with the same idempotency key, with
     a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
-    UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
-    call (MISSING_SCOPE, FOREIGN_TENANT). Or the dataset is bound to a table of one other tenant (WRONG_TENANT).
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or expires while the stream is open
+    (TOKEN_EXPIRED): open the job again with a new one. Or the connection has TLS before 1.3 (TLS_VERSION).
+    PERMISSION_DENIED: the token does not allow the call (MISSING_SCOPE, FOREIGN_TENANT), or the dataset is bound to a
+    table of one other tenant (WRONG_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
     the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
-    TOPIC_REPLACED), or the server drains (DRAINING); retry after RetryInfo.
+    TOPIC_REPLACED), the stream was idle and another tenant needs its slot (IDLE_STREAM), or the server drains (DRAINING);
+    retry after RetryInfo.
     """
 
     def __init__(self, channel):
@@ -121,12 +124,15 @@ class IngestServiceServicer:
     of it, the message begins with the job's name and has LOST_IN_KAFKA: submit it again with the same idempotency key, with
     a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
-    UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
-    call (MISSING_SCOPE, FOREIGN_TENANT). Or the dataset is bound to a table of one other tenant (WRONG_TENANT).
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or expires while the stream is open
+    (TOKEN_EXPIRED): open the job again with a new one. Or the connection has TLS before 1.3 (TLS_VERSION).
+    PERMISSION_DENIED: the token does not allow the call (MISSING_SCOPE, FOREIGN_TENANT), or the dataset is bound to a
+    table of one other tenant (WRONG_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
     the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
-    TOPIC_REPLACED), or the server drains (DRAINING); retry after RetryInfo.
+    TOPIC_REPLACED), the stream was idle and another tenant needs its slot (IDLE_STREAM), or the server drains (DRAINING);
+    retry after RetryInfo.
     """
 
     def SubmitRecords(self, request_iterator, context):
@@ -204,12 +210,15 @@ class IngestService:
     of it, the message begins with the job's name and has LOST_IN_KAFKA: submit it again with the same idempotency key, with
     a `first_sequence` up to the job's `next_sequence`.
     DEADLINE_EXCEEDED: the seal was not stored in time (SEAL_TIMEOUT); submit again with the same idempotency key.
-    UNAUTHENTICATED, PERMISSION_DENIED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or does not allow the
-    call (MISSING_SCOPE, FOREIGN_TENANT). Or the dataset is bound to a table of one other tenant (WRONG_TENANT).
+    UNAUTHENTICATED: the token is missing or invalid (NO_TOKEN, INVALID_TOKEN), or expires while the stream is open
+    (TOKEN_EXPIRED): open the job again with a new one. Or the connection has TLS before 1.3 (TLS_VERSION).
+    PERMISSION_DENIED: the token does not allow the call (MISSING_SCOPE, FOREIGN_TENANT), or the dataset is bound to a
+    table of one other tenant (WRONG_TENANT).
     UNAVAILABLE: a store does not answer in time (KAFKA_UNAVAILABLE, POSTGRES_UNAVAILABLE, REDIS_UNAVAILABLE), the keys
     that verify tokens cannot be read (KEYS_UNAVAILABLE), what was acknowledged is not applied yet (RESUME_NOT_READY),
     the topic in Kafka is missing or not the one that the ledger knows, until an operator decides (TOPIC_MISSING,
-    TOPIC_REPLACED), or the server drains (DRAINING); retry after RetryInfo.
+    TOPIC_REPLACED), the stream was idle and another tenant needs its slot (IDLE_STREAM), or the server drains (DRAINING);
+    retry after RetryInfo.
     """
 
     @staticmethod
