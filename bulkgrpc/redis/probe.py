@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
@@ -26,7 +27,9 @@ def why_not_ready(host: str, port: int, timeout_s: float) -> str | None:
 def why_no_answer(url: str, timeout_s: float) -> str | None:
     """Send PING to the server of a URL. Return None if it answers, or else the reason and what to check."""
     try:
-        asyncio.run(_ping(url, timeout_s))
+        # In a thread: the caller may have an event loop.
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(lambda: asyncio.run(_ping(url, timeout_s))).result()
     except (redis.RedisError, OSError) as error:
         cause = cause_of(error)
         return f"{cause}: {error}" + (f": {cause.remedy}" if cause.remedy else "")
