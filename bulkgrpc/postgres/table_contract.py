@@ -56,14 +56,14 @@ class _Known:
 
 @dataclass(slots=True)
 class _Session:
-    """What is known on one connection: the fits of dataset versions, and the statements that lock tables.
+    """What is known on one connection of dataset versions: their fits, and the statements that lock their tables.
 
     bounded: whether the time limit of the rows, and what triggers set, apply to the transaction's statements.
     in_savepoint: whether the savepoint of the rows is open.
     """
 
     fits: dict[tuple[str, int], _Known] = field(default_factory=dict)
-    locks: dict[str, bytes] = field(default_factory=dict)
+    locks: dict[tuple[str, int], bytes] = field(default_factory=dict)
     bounded: bool = False
     in_savepoint: bool = False
 
@@ -154,8 +154,7 @@ class TableContracts:
 
 def describe(connection: Connection, dataset: Dataset) -> Table | None:
     """Return what a dataset's table is, or None if nothing has its name."""
-    row = connection.execute(_SQL["describe"], _values(dataset)).fetchone()
-    return None if row is None else parse_table(row[0])
+    return _describe(connection, table_of(dataset))
 
 
 def find_table(connection: Connection, name: str) -> tuple[str, str, Table] | None:
@@ -166,21 +165,28 @@ def find_table(connection: Connection, name: str) -> tuple[str, str, Table] | No
     row = connection.execute(_SQL["find"], {"table": name}).fetchone()
     if row is None:
         return None
-    found = connection.execute(_SQL["describe"], {"table": sql.Identifier(*row).as_string(connection)}).fetchone()
-    return None if found is None else (row[0], row[1], parse_table(found[0]))
+    found = _describe(connection, sql.Identifier(*row))
+    return None if found is None else (row[0], row[1], found)
+
+
+def _describe(connection: Connection, table: sql.Identifier) -> Table | None:
+    row = connection.execute(_SQL["describe"], _values(table)).fetchone()
+    return None if row is None else parse_table(row[0])
 
 
 async def describe_for_registration(
     connection: psycopg.AsyncConnection[tuple[Any, ...]], dataset: Dataset
 ) -> Table | None:
     """Return what `describe` does, on the connection of a server."""
-    row = await (await connection.execute(_SQL["describe"], _values(dataset))).fetchone()
+    row = await (await connection.execute(_SQL["describe"], _values(table_of(dataset)))).fetchone()
     return None if row is None else parse_table(row[0])
 
 
 def _lock(connection: Connection, dataset: Dataset, session: _Session, *, opens_savepoint: bool) -> str:
     """Lock a table and return its fingerprint. A savepoint that was opened before is released first."""
-    statement = session.locks.get(dataset.name)
+    # By version: a dataset that was deleted may have been bound to another table since.
+    version = dataset.name, dataset.version
+    statement = session.locks.get(version)
     if statement is None:
         table = table_of(dataset)
         composed = _LOCK.format(
@@ -188,7 +194,7 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session, *, opens_
             table=table,
             name=table.as_string(connection),
         )
-        statement = session.locks[dataset.name] = composed.as_bytes(connection)
+        statement = session.locks[version] = composed.as_bytes(connection)
     try:
         before = savepoint.RELEASE * session.in_savepoint + rows_time.restore(connection)
         after = ";" + savepoint.OPEN if opens_savepoint else ""
@@ -210,5 +216,5 @@ def _lock(connection: Connection, dataset: Dataset, session: _Session, *, opens_
     return str(row[0])
 
 
-def _values(dataset: Dataset) -> dict[str, str]:
-    return {"table": table_of(dataset).as_string(None)}
+def _values(table: sql.Identifier) -> dict[str, str]:
+    return {"table": table.as_string(None)}

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from bulkgrpc.datasets.binding import ExistingTable
 from bulkgrpc.datasets.definition import Dataset, TimePartitions
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.datasets.table_fit import Fit, TableMisfit
@@ -105,6 +106,20 @@ MISFITS = [
     ),
     ("CREATE RULE moved AS ON INSERT TO weather DO INSTEAD NOTHING", "RULE_ON_TABLE"),
 ]
+
+
+def test_a_dataset_that_was_bound_to_another_table_since_is_checked_against_that_one(
+    admin: Connection, contracts: TableContracts
+) -> None:
+    change(admin, f"CREATE TABLE other {TABLE.removeprefix('weather ')}")
+    in_key = ExistingTable("public", "weather", tenant_column="tenant", tenant_in_key=True)
+    before = replace(WEATHER, existing=in_key)
+    after = replace(WEATHER, version=2, existing=replace(in_key, table="other"))
+    checked(contracts, admin, before)
+    checked(contracts, admin, after)
+    change(admin, "ALTER TABLE other DROP COLUMN v0")
+    with pytest.raises(TableMisfit, match="column v0 is missing"):
+        checked(contracts, admin, after)
 
 
 @pytest.mark.parametrize(("statements", "code"), MISFITS)
