@@ -64,8 +64,6 @@ class Rows:
     def sorted_again(self) -> tuple[Rows, Integers]:
         """Return the rows sorted by the values that their key has now, and their positions in these rows."""
         by_record = np.lexsort((self.record_index, self.payload))
-        if not self.dataset.primary_key:
-            return self, np.arange(len(by_record), dtype=np.int32)
         keys = [(name, "ascending") for name in self.dataset.primary_key]
         by_key = pc.sort_indices(self.table.select(self.dataset.primary_key).take(pa.array(by_record)), sort_keys=keys)
         order = by_record[by_key.to_numpy()].astype(np.int32)
@@ -102,6 +100,8 @@ def _to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     payload, record_index = decoded.payload, decoded.record_index
     rejected = RejectionBuilder(len(payload))
     rejected.add_rows(decoded.broken)
+    if codec.dataset.existing is not None and codec.dataset.existing.only_tenant:
+        _reject_others(codec.dataset.existing.only_tenant, payloads, payload, rejected)
     found = _flatten(decoded.records, codec.leaves)
     operation = codec.dataset.operation
     deletes = None if operation is None else _deletes(operation, found[operation.field], rejected)
@@ -188,6 +188,15 @@ def _hashes(codec: BatchCodec, payloads: Sequence[Payload], payload: Integers, r
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
     names = pa.array([item.tenant for item in payloads], pa.string())
     return names.take(pa.array(payload))
+
+
+def _reject_others(
+    only_tenant: str, payloads: Sequence[Payload], payload: Integers, rejected: RejectionBuilder
+) -> None:
+    """Reject the records of other tenants: a server of an earlier release does not know that it has to refuse them."""
+    others = np.array([item.tenant != only_tenant for item in payloads], np.bool_)
+    reason = f"the table has no column for the tenant, and takes records of tenant {only_tenant} only"
+    rejected.add(others[payload], RejectionCode.REJECTED_BY_TABLE, "", reason)
 
 
 def _deletes(operation: Operation, values: pa.Array, rejected: RejectionBuilder) -> Mask:

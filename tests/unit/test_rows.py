@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkgrpc.datasets.binding import ExistingTable
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
 from bulkgrpc.datasets.rows import to_rows
@@ -47,6 +50,18 @@ def test_rows_come_sorted_by_key_with_their_places() -> None:
         start = 0 if rows.payload[row] == 0 else 100
         assert number == start + rows.record_index[row]
         assert rows.table.column("tenant")[row].as_py() == payloads[rows.payload[row]].tenant
+
+
+def test_records_of_another_tenant_than_the_tables_are_rejected_whatever_server_accepted_them() -> None:
+    bound = ExistingTable("public", "readings", only_tenant="acme")
+    readings = examples.readings()
+    dataset = replace(readings, existing=bound, columns=readings.columns[1:])
+    rows = to_rows(BatchCodec(dataset), [_payload([GOOD]), _payload([GOOD, GOOD], "other"), _payload([GOOD])])
+    assert rows.payload.tolist() == [0, 2]
+    reason = "the table has no column for the tenant, and takes records of tenant acme only"
+    assert [(one[:3], one[4]) for one in rejections(rows)] == [
+        ((1, index, RejectionCode.REJECTED_BY_TABLE), reason) for index in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize(("record", "code"), BAD.items())
