@@ -58,8 +58,7 @@ def column_of(column: Column, key: Sequence[str] = (), *, by_bytes: bool = False
 
 def table(dataset: Dataset) -> sql.Identifier:
     """Return the qualified, quoted name of a dataset's table."""
-    existing = dataset.existing
-    return sql.Identifier(SCHEMA, dataset.name) if existing is None else sql.Identifier(existing.schema, existing.table)
+    return sql.Identifier(SCHEMA if dataset.existing is None else dataset.existing.schema, dataset.relation)
 
 
 def partition(dataset: Dataset, which: str) -> sql.Identifier:

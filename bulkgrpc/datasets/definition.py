@@ -54,8 +54,7 @@ class Dataset:
     is not partitioned by time. database_collation: whether texts of the key have the database's collation in a table
     that is created now; tables of earlier releases have it anyway. operation: what says which records delete their
     rows, None if none does. existing: the table that the dataset is bound to, None if the service creates it.
-    schema_digest: of the
-    definition, as it was registered; empty if it is not known.
+    schema_digest: of the definition, as it was registered; empty if it is not known.
     """
 
     name: str
@@ -91,6 +90,11 @@ class Dataset:
     def field_columns(self) -> tuple[Column, ...]:
         """The columns of fields: all but the tenant's."""
         return self.columns[1:] if self.tenant_column else self.columns
+
+    @property
+    def relation(self) -> str:
+        """The table's name as in the catalog, without its schema."""
+        return self.name if self.existing is None else self.existing.table
 
     @property
     def table(self) -> str:

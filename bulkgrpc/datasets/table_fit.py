@@ -206,7 +206,7 @@ def _kind_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:
         yield _misfit(
             dataset,
             MisfitCode.RULE_ON_TABLE,
-            f"table {dataset.name} has the rule {table.delete_rules[0]}, which changes what DELETE does",
+            f"table {dataset.table} has the rule {table.delete_rules[0]}, which changes what DELETE does",
             "drop the rule, or make it a trigger",
         )
 

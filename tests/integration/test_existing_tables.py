@@ -298,6 +298,19 @@ async def test_a_table_without_a_key_takes_every_record(client: AsyncBulkClient,
     assert shape(parts, "log_lines") == before
 
 
+async def test_a_check_that_a_row_breaks_is_named_with_the_table_that_has_it(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    execute(parts, "CREATE TABLE theirs (id bigint PRIMARY KEY CHECK (id > 0))")
+    option = 'table: "checked" key: ["id"] existing_table: {table: "theirs" tenant_not_stored: true}'
+    _, descriptors, checked = message(tmp_path, "Checked", option, "int64 id = 1;")
+    await client.register_dataset(descriptors, "team.v1.Checked")
+    handle = await client.submit("checked", [checked(id=1), checked(id=-1)])
+    assert (await handle.wait()).counts.rejected == 1
+    says = 'new row for relation "theirs" violates check constraint "theirs_id_check"'
+    assert [one.reason async for one in handle.rejections()] == [says]
+
+
 async def test_evolution_never_changes_the_table_and_needs_the_column_to_be_there(
     client: AsyncBulkClient, parts: Parts, tmp_path: Path
 ) -> None:

@@ -43,7 +43,7 @@ def broken_constraints(connection: Connection, rows: Rows) -> RejectedRows:
         return broken_constraints(connection, rows.keep(written)).moved(np.flatnonzero(written))
     name = table(rows.dataset).as_string(connection)
     found = RejectionBuilder(rows.table.num_rows)
-    relation = rows.dataset.name
+    relation = rows.dataset.relation
     for (column,) in connection.execute(_SQL["not_null_columns"], {"table": name}).fetchall():
         if column in rows.table.schema.names and (values := rows.table.column(column)).null_count:
             mask = values.is_null().to_numpy(zero_copy_only=False)
