@@ -36,8 +36,11 @@ async def dry_run(descriptors: bytes, message_type: str) -> None:
             f"files that {message_type} needs, without comments (source_code_info)",
         )
     request = {"message_type": message_type, "descriptors": base64.b64encode(descriptors).decode()}
-    async with _one_at_a_time:
-        said = await asyncio.to_thread(_run, json.dumps(request).encode())
+    await _one_at_a_time.acquire()
+    running = asyncio.ensure_future(asyncio.to_thread(_run, json.dumps(request).encode()))
+    # Once the process has ended, also if the caller is gone: callers that come and go would occupy every thread.
+    running.add_done_callback(lambda _: _one_at_a_time.release())
+    said = await asyncio.shield(running)
     if said is None:
         raise InvalidDataset(
             "message_type",
