@@ -58,10 +58,8 @@ _meter = metrics.get_meter("bulkgrpc")
 
 
 def _counter(process: Process, name: str, *, unit: str, description: str, attributes: Sequence[str] = ()) -> Counter:
-    metric, counter = (
-        Metric(name, Kind.COUNTER, process, unit, description, attributes),
-        _meter.create_counter(name, unit, description),
-    )
+    metric = Metric(name, Kind.COUNTER, process, unit, description, attributes)
+    counter = _meter.create_counter(name, unit, description)
     REGISTRY.append(metric)
     _counters.append((metric, counter))
     return counter

@@ -1,13 +1,13 @@
 """Admission of streams: a bound on how many are open, their share among tenants, and their end when the server drains.
 
-| open streams          | a tenant's next stream                                                                     |
-|-----------------------|--------------------------------------------------------------------------------------------|
-| up to 9 of 10         | is admitted                                                                                |
-| more                  | is admitted, unless the tenant has its share                                               |
-| as many as there may be | is admitted for an idle stream of a tenant that has more, which ends; refused if none is |
+| open streams               | a tenant's next stream                                                            |
+|----------------------------|-----------------------------------------------------------------------------------|
+| under 9 of 10 of the limit | is admitted                                                                       |
+| more                       | is admitted, unless the tenant has its share                                      |
+| the limit                  | replaces an idle stream of a tenant that has more, which ends; else it is refused |
 
 A tenant's share is 9 of 10 of the limit, divided by the tenants with open streams. So one tenant alone has nearly all
-slots, and never the last ones. A stream that sends nothing keeps its job, and its slot only while nobody needs it.
+slots, and never the last ones. A stream that sends nothing keeps its job, and its slot while no other tenant needs it.
 """
 
 from __future__ import annotations

@@ -113,8 +113,7 @@ class Datasets:
         """Delete a dataset, and its table if `drop_table`.
 
         Raises NotFound (DATASET_NOT_FOUND), NotNow (DATASET_HAS_JOBS, TABLE_IN_USE, TABLE_NOT_OWNED, RIGHT_MISSING),
-        Unavailable
-        (TABLE_BUSY).
+        Unavailable (TABLE_BUSY).
         """
         dataset = dataset_name(name)
         try:

@@ -48,20 +48,6 @@ class Caller:
     scopes: frozenset[str]
     expire_time: datetime | None = None
 
-    async def until_expired(self, now: Callable[[], datetime]) -> NoReturn:
-        """Wait until the token has expired. Raises Unauthenticated (TOKEN_EXPIRED) then."""
-        if self.expire_time is None:
-            await asyncio.Event().wait()
-            raise AssertionError("nothing sets the event")
-        while (left_s := (self.expire_time - now()).total_seconds()) > 0:  # noqa: ASYNC110 — it waits for a time
-            # In steps: the clock may be set meanwhile.
-            await asyncio.sleep(min(left_s, EXPIRY_LOOK_S))
-        raise Unauthenticated(
-            Reason.TOKEN_EXPIRED,
-            "the token of the stream has expired; what was acknowledged is stored: open the job again with a new token",
-            retry_after_s=EXPIRED_RETRY_AFTER_S,
-        )
-
     def require(self, scope: str) -> None:
         """Check that the caller has a scope. Raises Denied (MISSING_SCOPE) naming it."""
         if scope not in self.scopes:
@@ -168,6 +154,18 @@ def _time_of(expiry: Any) -> datetime:
         return datetime.fromtimestamp(int(expiry) + LEEWAY_S, UTC)
     except (ValueError, OverflowError, OSError, TypeError) as error:
         raise invalid_token("its claim `exp` is no time") from error
+
+
+async def until_expired(expire_time: datetime, now: Callable[[], datetime]) -> NoReturn:
+    """Wait until a caller's token has expired. Raises Unauthenticated (TOKEN_EXPIRED) then."""
+    while (left_s := (expire_time - now()).total_seconds()) > 0:  # noqa: ASYNC110 — it waits for a time
+        # In steps: the clock may be set meanwhile.
+        await asyncio.sleep(min(left_s, EXPIRY_LOOK_S))
+    raise Unauthenticated(
+        Reason.TOKEN_EXPIRED,
+        "the token of the stream has expired; what was acknowledged is stored: open the job again with a new token",
+        retry_after_s=EXPIRED_RETRY_AFTER_S,
+    )
 
 
 def invalid_token(why: str) -> Unauthenticated:

@@ -18,7 +18,7 @@ from bulkgrpc import limits
 from bulkgrpc.errors import Invalid, Reason, TooLate
 from bulkgrpc.ingest.admission import Admission, Slot
 from bulkgrpc.ingest.batch_appender import AppendPlan, BatchAppender, LogAccess
-from bulkgrpc.ingest.identity import Caller
+from bulkgrpc.ingest.identity import Caller, until_expired
 from bulkgrpc.ingest.job_opener import JobOpener, OpenJob
 from bulkgrpc.ingest.job_view import merge
 from bulkgrpc.ingest.job_watch import JobWatch
@@ -158,9 +158,10 @@ class IngestSession:
                     tasks.create_task(opened.lease.keep_renewed()),
                     tasks.create_task(self._parts.admission.until_disconnected()),
                     tasks.create_task(slot.until_taken()),
-                    tasks.create_task(self._caller.until_expired(self._parts.now)),
                     tasks.create_task(self._parts.watch.until_ended(opened.job.spec.key, opened.lease.epoch)),
                 ]
+                if self._caller.expire_time is not None:
+                    guards.append(tasks.create_task(until_expired(self._caller.expire_time, self._parts.now)))
                 acknowledging = tasks.create_task(self._acknowledge(appender, opened))
                 await self._append_until_seal(appender, opened.job.spec.key, slot)
                 sealing.reschedule(asyncio.get_running_loop().time() + limits.SEAL_TIMEOUT_S)

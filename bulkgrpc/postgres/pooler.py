@@ -147,5 +147,6 @@ def options_of(options: str) -> dict[str, str]:
 
 def _alone(connection: Any, settings: str, query: object) -> bool:
     """Return whether a statement would be a transaction of its own, without our settings. Empty ones only ask."""
-    alone = connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
-    return bool(settings and query and alone)
+    if not (settings and query):
+        return False
+    return bool(connection.autocommit) and connection.info.transaction_status is TransactionStatus.IDLE

@@ -94,7 +94,7 @@ def apply(dataset: Dataset, fit: Fit) -> sql.Composed:
     """
     chosen = _chosen(dataset, fit, sql.Placeholder("job_id"))
     if dataset.operation is not None:
-        written = sql.SQL("SELECT {columns} FROM ({chosen}) AS staged WHERE NOT {delete}")
+        written = sql.SQL("SELECT {columns} FROM ({chosen}) AS staged WHERE {kept}")
         chosen = written.format(**_clauses(dataset), chosen=chosen)
     return sql.SQL("INSERT INTO {table} ({columns}) {chosen} {conflict}").format(**_clauses(dataset), chosen=chosen)
 
@@ -122,11 +122,10 @@ def order(dataset: Dataset, fit: Fit, job_id: uuid.UUID) -> sql.Composed:
 
 def apply_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
     """Return the statement that moves the rows on the pages [from_page, to_page) that `order` stored into the table."""
-    kept = sql.SQL("true") if dataset.operation is None else sql.SQL("NOT {}").format(sql.Identifier(DELETE))
     return sql.SQL(
         "INSERT INTO {table} ({columns}) SELECT {columns} FROM {ordered} "
         "WHERE ctid >= {from_place}::tid AND ctid < {to_place}::tid AND {kept} {conflict}"
-    ).format(**_clauses(dataset), **_slice(from_page, to_page), kept=kept)
+    ).format(**_clauses(dataset), **_slice(from_page, to_page))
 
 
 def delete_slice(dataset: Dataset, from_page: int, to_page: int) -> sql.Composed:
@@ -173,15 +172,14 @@ def apply_each(connection: Connection, dataset: Dataset, fit: Fit, job_id: uuid.
     """
     skipped: sql.Composable = sql.SQL("true")  # update: every row is written that no trigger skips
     if dataset.conflict_policy != "update":
-        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({key}))").format(
-            **{**_clauses(dataset), "key": _qualified_key(dataset, fit)}
+        skipped = sql.SQL("NOT EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({converted_key}))").format(
+            **_clauses(dataset), converted_key=_converted_key(dataset, fit)
         )
     body = sql.SQL(_STAGED["apply_each_body"].decode()).format(
         **_clauses(dataset),
         **_values(dataset, fit),
         mark=sql.SQL(OWN_STATEMENT),
         skipped=skipped,
-        kept=sql.SQL("true") if dataset.operation is None else sql.SQL("NOT {}").format(sql.Identifier(DELETE)),
         delete_first=sql.SQL("") if dataset.operation is None else _delete_ranked(dataset, fit),
     )
     text = body.as_string(connection)
@@ -197,27 +195,28 @@ def apply_each(connection: Connection, dataset: Dataset, fit: Fit, job_id: uuid.
 
 
 def _delete_ranked(dataset: Dataset, fit: Fit) -> sql.Composed:
-    clauses = {**_clauses(dataset), "staged_key": _qualified_key(dataset, fit)}
-    return sql.SQL(_STAGED["apply_each_deletes"].decode()).format(**clauses, mark=sql.SQL(OWN_STATEMENT))
+    return sql.SQL(_STAGED["apply_each_deletes"].decode()).format(
+        **_clauses(dataset), converted_key=_converted_key(dataset, fit), mark=sql.SQL(OWN_STATEMENT)
+    )
 
 
 def _clauses(dataset: Dataset) -> dict[str, sql.Composable]:
     return {
         "table": table(dataset),
         "columns": sql.SQL(", ").join(sql.Identifier(column.name) for column in dataset.columns),
-        "key": sql.SQL(", ").join(map(sql.Identifier, dataset.primary_key)),
         "staged": StagedTable(dataset.name, dataset.version).identifier,
         "job": sql.Identifier(JOB),
         "sequence": sql.Identifier(SEQUENCE),
         "index": sql.Identifier(INDEX),
         "conflict": conflict.clause(dataset),
         "delete": sql.Identifier(DELETE),
+        "kept": sql.SQL("true") if dataset.operation is None else sql.SQL("NOT {}").format(sql.Identifier(DELETE)),
         "stored_key": sql.SQL(", ").join(sql.Identifier("stored", name) for name in dataset.primary_key),
         "staged_key": sql.SQL(", ").join(sql.Identifier("staged", name) for name in dataset.primary_key),
     }
 
 
-def _qualified_key(dataset: Dataset, fit: Fit) -> sql.Composed:
+def _converted_key(dataset: Dataset, fit: Fit) -> sql.Composed:
     """Return the key of a row of the staging table `staged`, in the table's types."""
     key: dict[str, sql.Composable] = {name: sql.Identifier("staged", name) for name in dataset.primary_key}
     key |= {one.column.name: one.expression("staged") for one in fit.conversions if one.column.name in key}
@@ -234,13 +233,14 @@ def _values(dataset: Dataset, fit: Fit) -> dict[str, sql.Composable]:
     values |= {conversion.column.name: conversion.expression() for conversion in fit.conversions}
     texts -= {conversion.column.name for conversion in fit.conversions if conversion.reading is not None}
     named = (sql.SQL("{} AS {}").format(value, sql.Identifier(name)) for name, value in values.items())
-    by_bytes = sql.SQL("{} {}")
+    order = (
+        sql.SQL("{} {}").format(values[name], BY_BYTES) if name in texts else values[name]
+        for name in dataset.primary_key
+    )
     return {
         "values": sql.SQL(", ").join(named),
         "key_values": sql.SQL(", ").join(values[name] for name in dataset.primary_key),
-        "key_order": sql.SQL(", ").join(
-            by_bytes.format(values[name], BY_BYTES) if name in texts else values[name] for name in dataset.primary_key
-        ),
+        "key_order": sql.SQL(", ").join(order),
     }
 
 

@@ -50,6 +50,7 @@ class CsvFile:
         check_text(source)
         self._source = source
         self._dialect = dialect
+        self._row_bytes = 0.0  # of a row on average; 0 if it is not known yet
         first = _first_line(source, dialect)
         self._delimiter = dialect.delimiter or _most_frequent(first, dialect.quote)
         self.names = self._names()
@@ -159,8 +160,6 @@ class CsvFile:
                 head = file.read(_HEADER_BYTES)
             self._row_bytes = max(1.0, len(head) / max(1, head.count(b"\n")))
         return int(rows * self._row_bytes)
-
-    _row_bytes = 0.0
 
     def _located(self, error: Exception) -> FileError:
         """Return an error with row and column. Reads the file again: DuckDB lists the rows that it cannot read."""

@@ -71,8 +71,8 @@ def integer_type(name: str, values: pa.Array) -> Found:
     # The longest are the largest, but for their sign.
     lengths = pc.utf8_length(values)
     longest = values.filter(pc.greater_equal(lengths, pc.subtract(pc.max(lengths), 1)))
-    least = min(0, *(int(text) for text in pc.unique(longest).to_pylist()))
-    most = max(0, *(int(text) for text in pc.unique(longest).to_pylist()))
+    numbers = [0, *map(int, pc.unique(longest).to_pylist())]
+    least, most = min(numbers), max(numbers)
     remarks = _epoch(name, least, most)
     for kind, (low, high) in (("int32", _INT32), ("int64", _INT64), ("uint64", _UINT64)):
         if low <= least and most <= high:

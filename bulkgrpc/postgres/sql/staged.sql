@@ -47,7 +47,7 @@ END
 -- Of a dataset with an operation: deletes first. A key that the table does not have is passed over.
 SELECT count(*) INTO bulkgrpc_deleted FROM {staged} WHERE ctid = ANY (bulkgrpc_places) AND {delete};
 DELETE FROM {mark} {table} AS stored USING {staged} AS staged
-WHERE staged.ctid = ANY (bulkgrpc_places) AND staged.{delete} AND ({stored_key}) = ({staged_key});
+WHERE staged.ctid = ANY (bulkgrpc_places) AND staged.{delete} AND ({stored_key}) = ({converted_key});
 
 -- name: call_apply_each
 -- Calls it.
