@@ -1,4 +1,4 @@
-"""Whether a worker is live and ready, for the HTTP endpoint. Stores that are away change neither."""
+"""Whether a worker is live and ready, for the HTTP endpoint. Unavailable stores change neither."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 STUCK_AFTER_S = 60.0
-"""A poll loop that takes so long for a step will not go on: a step waits for stores for some seconds at most."""
+"""A poll loop that takes so long for a step is stuck: a step waits for stores for some seconds at most."""
 
 
 class Health:

@@ -1,7 +1,8 @@
 """Conversions into the columns of a table that exists, beyond those that are exact for every value. Pure.
 
 Whether a value fits may depend on the value: a record whose value does not is rejected, its neighbours are written.
-No value is rounded, cut or replaced. What has no form of its own in COPY is a text that PostgreSQL reads.
+No value is rounded, cut or replaced, except that blanks at the end of a `char(n)`, which mean nothing there, are not
+kept. What has no form of its own in COPY is a text that PostgreSQL reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a server process is live and ready, for the HTTP endpoint. Stores that are away change neither."""
+"""Whether a server process is live and ready, for the HTTP endpoint. Unavailable stores change neither."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 BEAT_S: Final = 1.0
 STUCK_AFTER_S: Final = 60.0
-"""An event loop that does not come round for so long will not go on."""
+"""An event loop that has not run its tasks for so long is stuck."""
 
 
 class Health:
@@ -35,7 +35,7 @@ class Health:
     def live(self) -> str:
         """Return why the process is to be restarted; empty if it is not."""
         stuck_s = time.monotonic() - self._beat_at_s
-        return f"the event loop has not come round for {stuck_s:.0f} s" if stuck_s > STUCK_AFTER_S else ""
+        return f"the event loop has not run its tasks for {stuck_s:.0f} s" if stuck_s > STUCK_AFTER_S else ""
 
     def ready(self) -> str:
         """Return why the process takes no streams; empty if it does."""

@@ -398,7 +398,7 @@ async def test_a_new_certificate_is_used_without_a_restart_and_a_broken_one_is_n
             return await asyncio.to_thread(agrees, address, new)
 
         await eventually(renewed)
-        # The open stream is of the former certificate, and goes on.
+        # The open stream is of the former certificate, and continues.
         await call.write(batch(0))
         assert (await next_answer(call)).acknowledged.next_sequence == 1
         await finish(call, 1)

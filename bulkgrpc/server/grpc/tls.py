@@ -99,7 +99,7 @@ def _stamp(path: str) -> object:
 
 
 def _check_pair(certificate: bytes, key: bytes) -> None:
-    """Check that a key is that of a certificate: gRPC would say it at each handshake, to nobody. Raises WrongTls."""
+    """Check that a key is that of a certificate: gRPC would only fail each handshake. Raises WrongTls."""
     try:
         first = x509.load_pem_x509_certificates(certificate)[0]
         private = load_pem_private_key(key, None)
