@@ -20,7 +20,7 @@ from bulkgrpc import metrics
 from bulkgrpc.backoff import Backoff
 from bulkgrpc.consume.assembly import Chunk, Fetched
 from bulkgrpc.consume.dead_letters import load_datasets, without_dead_letters
-from bulkgrpc.consume.decode import PreparedChunk, prepare
+from bulkgrpc.consume.decode import LoadedChunk
 from bulkgrpc.consume.failures import (
     ROWS_ATTEMPTS_MAX,
     BlockCause,
@@ -48,6 +48,8 @@ log = structlog.get_logger()
 ISOLATED_LATELY_S = 300.0
 CONFLICT_CLASS = "40"
 """SQLSTATE class of deadlocks and serialization failures: with a trigger, or with sessions of others."""
+DECODED_LATE_ROWS = 2_000
+"""A chunk of so many rows, at most, that finds the writer idle is decoded by it, while PostgreSQL locks its jobs."""
 CHUNKS_QUEUED_MAX = 1
 """Chunks that are decoded or wait while another is written: enough to keep PostgreSQL busy, and a bound on memory."""
 
@@ -99,7 +101,7 @@ class WriterThread:
         self._dead_letters = dead_letters
         self._stopping = stopping
         self._chunks: queue.Queue[Chunk | None] = queue.Queue(CHUNKS_QUEUED_MAX)
-        self._prepared: queue.Queue[PreparedChunk | Result | None] = queue.Queue(CHUNKS_QUEUED_MAX)
+        self._loaded: queue.Queue[LoadedChunk | Chunk | Result | None] = queue.Queue(CHUNKS_QUEUED_MAX)
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._decoding = threading.Thread(target=self._decode, name="chunk-decoder", daemon=True)
         self._writing = threading.Thread(target=self._run, name="chunk-writer", daemon=True)
@@ -113,7 +115,11 @@ class WriterThread:
 
     def submit(self, chunk: Chunk) -> None:
         """Queue a chunk. At most CHUNKS_QUEUED_MAX + 1 may be outstanding."""
-        self._chunks.put_nowait(chunk)
+        if not self.outstanding and chunk.rows <= DECODED_LATE_ROWS:
+            # Both threads wait for it: it is next for the writer as well.
+            self._loaded.put_nowait(chunk)
+        else:
+            self._chunks.put_nowait(chunk)
         self.outstanding += 1
 
     @property
@@ -144,14 +150,18 @@ class WriterThread:
     def _decode(self) -> None:
         try:
             while (chunk := self._chunks.get()) is not None:
-                self._prepared.put(self._prepare(chunk))
+                loaded = self._load(chunk)
+                if isinstance(loaded, LoadedChunk):
+                    # The writer needs it later: decode it while another one is written.
+                    _ = loaded.prepared
+                self._loaded.put(loaded)
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
         finally:
-            self._prepared.put(None)
+            self._loaded.put(None)
 
-    def _prepare(self, chunk: Chunk) -> PreparedChunk | Result:
-        """Decode a chunk, once its datasets are loaded and its dead letters are stored."""
+    def _load(self, chunk: Chunk) -> LoadedChunk | Result:
+        """Load the datasets of a chunk, and store its dead letters."""
         backoff = Backoff()
         while True:
             try:
@@ -167,7 +177,7 @@ class WriterThread:
         for message, reason in dead:
             if not self._add_dead_letter(message, reason):
                 return Result(chunk, NotApplied())
-        return prepare(chunk, codec_of)
+        return LoadedChunk(chunk, codec_of)
 
     def _add_dead_letter(self, message: Fetched, reason: str) -> bool:
         """Store a dead letter, as often as it takes; return whether it is stored: not if the worker stops."""
@@ -187,14 +197,15 @@ class WriterThread:
 
     def _run(self) -> None:
         try:
-            while (prepared := self._prepared.get()) is not None:
-                self._results.put(prepared if isinstance(prepared, Result) else self._write(prepared))
+            while (found := self._loaded.get()) is not None:
+                loaded = self._load(found) if isinstance(found, Chunk) else found
+                self._results.put(loaded if isinstance(loaded, Result) else self._write(loaded))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)
         finally:
             self._writer.close()
 
-    def _write(self, prepared: PreparedChunk) -> Result:
+    def _write(self, loaded: LoadedChunk) -> Result:
         """Write a chunk until it is applied or the ledger does not accept it. Raises WriteFailed for a broken build.
 
         A dataset that cannot be written is blocked, and the chunk written again without it: see `step_after`.
@@ -205,10 +216,10 @@ class WriterThread:
         too_slow = False
         while True:
             try:
-                return Result(prepared.chunk, self._writer.write(prepared, blocked), too_slow)
+                return Result(loaded.chunk, self._writer.write(loaded, blocked), too_slow)
             except NotNext as error:
-                applied = attempts > 0 and was_applied(prepared.chunk.spans, error.outcomes, error.ledger)
-                return Result(prepared.chunk, Applied({}) if applied else NotApplied(error.outcomes))
+                applied = attempts > 0 and was_applied(loaded.chunk.spans, error.outcomes, error.ledger)
+                return Result(loaded.chunk, Applied({}) if applied else NotApplied(error.outcomes))
             except WriteFailed as error:
                 attempts += 1
                 rows_failed = self._rows_failed(error.failure, rows_failed)
@@ -216,7 +227,7 @@ class WriterThread:
                 step = step_after(error.failure, rows_failed, refused)
                 if step is Step.STOP_PROCESS:
                     raise
-                datasets = {error.failure.dataset} if error.failure.dataset else prepared.datasets
+                datasets = {error.failure.dataset} if error.failure.dataset else loaded.chunk.datasets
                 # Blocked already: parking its messages did not help, the failure is of the service's own tables.
                 if step is not Step.RETRY and datasets - blocked and self._block(datasets, error.failure, step):
                     # From here on whatever the store says: the chunk makes progress although a trial lifts the block.
@@ -230,7 +241,7 @@ class WriterThread:
                 else:
                     log.error("chunk_refused", **_of(error.failure), retry_in_s=round(wait_s, 2))
                 if self._stopping.wait(wait_s):
-                    return Result(prepared.chunk, NotApplied())
+                    return Result(loaded.chunk, NotApplied())
 
     def _rows_failed(self, failure: Failure, before: int) -> int:
         """Return how many attempts in a row failed while rows were written, as `step_after` counts them.

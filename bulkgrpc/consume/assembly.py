@@ -81,6 +81,11 @@ class Chunk:
     rows: int
     malformed: tuple[Fetched, ...] = ()
 
+    @property
+    def datasets(self) -> frozenset[str]:
+        """The datasets of the messages."""
+        return frozenset(item.message.spec.dataset for item in self.items)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkBounds:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 from bulkgrpc.consume.assembly import Chunk
 from bulkgrpc.consume.failures import DAMAGED_HEADERS, Failure, Where
@@ -32,9 +34,18 @@ class Group:
     items: tuple[int, ...]
 
 
+class DecodableChunk(Protocol):
+    """A chunk to be written. prepared: with its payloads decoded, now at the latest."""
+
+    @property
+    def chunk(self) -> Chunk: ...  # noqa: D102
+    @property
+    def prepared(self) -> PreparedChunk: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedChunk:
-    """A chunk with its payloads decoded: all that takes processor time is done before the transaction begins.
+    """A chunk with its payloads decoded: all that takes processor time is done before its rows are written.
 
     undecodable: the datasets whose payloads could not be decoded, and why. unreadable: by index of the item, why no
     attempt can read a message before something else changes. The messages of both are in no group.
@@ -46,9 +57,9 @@ class PreparedChunk:
     unreadable: Mapping[int, Failure] = field(default_factory=dict)
 
     @property
-    def datasets(self) -> frozenset[str]:
-        """The datasets of the chunk's messages."""
-        return frozenset(item.message.spec.dataset for item in self.chunk.items)
+    def prepared(self) -> PreparedChunk:
+        """See `DecodableChunk`."""
+        return self
 
     @property
     def undecoded(self) -> Mapping[int, Failure]:
@@ -59,6 +70,19 @@ class PreparedChunk:
         names = {index: item.message.spec.dataset for index, item in items}
         failed = {index: self.undecodable[name] for index, name in names.items() if name in self.undecodable}
         return {**failed, **self.unreadable}
+
+
+@dataclass(frozen=True)
+class LoadedChunk:
+    """A chunk whose datasets are loaded. codec_of: as for `prepare`."""
+
+    chunk: Chunk
+    codec_of: Callable[[str, int], BatchCodec]
+
+    @cached_property
+    def prepared(self) -> PreparedChunk:
+        """See `DecodableChunk`: decoded when it is asked for first."""
+        return prepare(self.chunk, self.codec_of)
 
 
 def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> PreparedChunk:

@@ -16,7 +16,7 @@ from datetime import date
 from typing import Protocol
 
 from bulkgrpc.consume.assembly import EndReached, Fetched
-from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.decode import DecodableChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.heartbeat_ports import LedgerWatch
@@ -206,7 +206,7 @@ class DatasetRegistry(Protocol):
 class ChunkWriter(Protocol):
     """Applies chunks, each in one transaction. One thread uses it."""
 
-    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
+    def write(self, chunk: DecodableChunk, blocked: Collection[str] = ()) -> Applied:
         """Apply a chunk and commit it. blocked: datasets whose messages are parked, whatever the store says.
 
         Raises NotNext if the ledger does not accept it, WriteFailed if the store fails. Nothing is applied then, except

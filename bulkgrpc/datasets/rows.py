@@ -186,6 +186,8 @@ def _hashes(codec: BatchCodec, payloads: Sequence[Payload], payload: Integers, r
 
 
 def _tenants(payloads: Sequence[Payload], payload: Integers) -> pa.Array:
+    if len(payloads) == 1:
+        return pa.repeat(pa.scalar(payloads[0].tenant, pa.string()), len(payload))
     names = pa.array([item.tenant for item in payloads], pa.string())
     return names.take(pa.array(payload))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from bulkgrpc.datasets.rows import Rows
 from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind
 from bulkgrpc.postgres import apply_task, ledger, multi_lane_jobs, rejections, staged
 from bulkgrpc.postgres.connection import Connection
-from bulkgrpc.postgres.ledger import JobRow, JobsFound
+from bulkgrpc.postgres.ledger import Conclusion, JobRow, JobsFound
 from bulkgrpc.postgres.multi_lane_jobs import LockedJobs
 from bulkgrpc.postgres.writers.table import TableWriter
 from bulkgrpc.rejections import Integers, Rejections
@@ -71,20 +71,20 @@ class Effect:
     """What was done for each job, and the seconds that the rows took.
 
     late_batches: of those jobs that have some. lost: the jobs that fail because Kafka lost batches of them, and the
-    reason of each. tasks: how many atomic jobs leave their staged rows to a task. conclude: executes what is left: the
-    statements of lanes, digests and counts. It reads no result, so it may be called in a pipeline, before the commit.
+    reason of each. tasks: how many atomic jobs leave their staged rows to a task. conclusion: what is left to be
+    written, before the commit.
     """
 
     counts: Mapping[JobKey, JobCounts]
     rows_s: float
-    conclude: Callable[[], None]
+    conclusion: Conclusion
     late_batches: Mapping[JobKey, int]
     lost: Mapping[JobKey, str]
     tasks: int
 
 
 def apply(connection: Connection, work: Work, jobs: JobsFound, writer: TableWriter) -> Effect:
-    """Apply messages up to what `Effect.conclude` does; those that are deferred only get their jobs' rows.
+    """Apply messages up to `Effect.conclusion`; those that are deferred only get their jobs' rows.
 
     jobs: those of all messages, locked. Raises NotDecoded, RowsFailed, multi_lane_jobs.PlanOutdated, psycopg.Error, and
     ahead of the main path LeftToMainPath. The caller rolls back then.
@@ -111,13 +111,15 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
     faults.reach("after_rows")
     for index in range(len(items)):
         _count(index, applied)
+    late = [(item, fate) for item, fate in zip(items, plan.fates, strict=True) if fate in REPORTED_LATE]
     if (
         applied.rejections
+        or late
         or any(work.deferrals)
-        or any(row.lanes > 1 for row in jobs.values())
+        or any(row.lanes > 1 or row.atomic for row in jobs.values())
         or connection.info.encoding != "utf-8"
     ):
-        # What follows is no part of the rows: reports, parked messages, locks, savepoints. Else this is in `conclude`.
+        # What follows is no part of the rows: reports, parked messages, tasks, locks, savepoints. Else `conclude` does.
         writer.contracts.end_rows(connection)
     locked = multi_lane_jobs.lock(connection, jobs, ledger_view, plan)
     planned = {
@@ -129,17 +131,15 @@ def _apply(connection: Connection, work: Work, found: JobsFound, writer: TableWr
         if spec.key.job_id in jobs:
             _decide(spec, locked.jobs[spec.key.job_id], applied.deltas[spec.key], work.view)
     _report(connection, applied)
-
-    def conclude() -> None:
-        # The check of a table bounds the statements that follow; those of the ledger have their usual time.
-        writer.contracts.end_rows(connection)
-        _conclude(connection, applied, locked.jobs)
-
+    if late:
+        ledger.add_late_batches(connection, late, jobs)
     late_batches = {job: delta.late_batches for job, delta in applied.deltas.items() if delta.late_batches}
     lost = {job: delta.failure_reason for job, delta in applied.deltas.items() if delta.lost}
-    tasks = sum(delta.task_rows > 0 for delta in applied.deltas.values())
     counts = {job: delta.counts for job, delta in applied.deltas.items()}
-    return Effect(counts, rows_s, conclude, late_batches, lost, tasks)
+    tasks = _leave_to_tasks(connection, applied, locked.jobs)
+    # The check of a table bounds the statements that follow; those of the ledger have their usual time.
+    conclusion = _conclusion(applied, locked.jobs, writer.contracts.take_end(connection))
+    return Effect(counts, rows_s, conclusion, late_batches, lost, tasks)
 
 
 def _check_decoded(work: Work, plan: LanePlan, ledger_view: LedgerView) -> None:
@@ -294,28 +294,31 @@ def _decide(spec: JobSpec, row: JobRow, delta: JobDelta, view: DeferralView) -> 
     delta.leave_staged(row.staged)
 
 
-def _conclude(connection: Connection, applied: _Applied, locked: Mapping[uuid.UUID, JobRow]) -> None:
-    """Write lanes, digests, late batches and counts. locked: the jobs' rows, which no other worker changes now."""
+def _leave_to_tasks(connection: Connection, applied: _Applied, locked: Mapping[uuid.UUID, JobRow]) -> int:
+    """Leave the staged rows of atomic jobs to tasks, in the order of their seals; return how many."""
+    sealed = dict.fromkeys(i.message.spec.key for i in reversed(applied.items) if i.message.kind is Kind.SEAL)
+    left = {job: applied.deltas[job].task_rows for job in reversed(sealed) if applied.deltas[job].task_rows}
+    if left:
+        apply_task.add(connection, left, locked)
+    return len(left)
+
+
+def _conclusion(applied: _Applied, locked: Mapping[uuid.UUID, JobRow], before: Sequence[str]) -> Conclusion:
+    """Return what is to be written of lanes, digests and counts.
+
+    locked: the jobs' rows, which no other worker changes now.
+    """
     taken = [
         item.message
         for item, fate in zip(applied.items, applied.plan.fates, strict=True)
         if item.message.kind is Kind.BATCH and fate in TAKEN
     ]
-    if applied.plan.lanes:
-        ledger.advance_lanes(connection, applied.plan.lanes, applied.jobs)
-    if taken:
-        ledger.add_batches(connection, taken, applied.jobs)
-    late = [(item, f) for item, f in zip(applied.items, applied.plan.fates, strict=True) if f in REPORTED_LATE]
-    if late:
-        ledger.add_late_batches(connection, late, applied.jobs)
-    deltas = {job: delta for job, delta in applied.deltas.items() if not delta.is_empty}
-    if deltas:
-        ledger.add_counts(connection, deltas, locked)
-    # In the order of their seals.
-    sealed = dict.fromkeys(i.message.spec.key for i in reversed(applied.items) if i.message.kind is Kind.SEAL)
-    left = {job: applied.deltas[job].task_rows for job in reversed(sealed) if applied.deltas[job].task_rows}
-    if left:
-        apply_task.add(connection, left, locked)
+    return Conclusion(
+        before,
+        ledger.lane_rows(applied.plan.lanes, applied.jobs),
+        ledger.batch_rows(taken, applied.jobs),
+        ledger.count_rows({job: delta for job, delta in applied.deltas.items() if not delta.is_empty}, locked),
+    )
 
 
 def _report(connection: Connection, applied: _Applied) -> None:

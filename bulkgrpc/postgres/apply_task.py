@@ -122,10 +122,9 @@ def apply(connection: Connection, task: ApplyTask, rows_s: float, report: Report
         delta = JobDelta(failure_reason=done.failure_reason, sealed_at=datetime.now(UTC))
         delta.end_staging(row.staged, done.written, done.skipped)
         faults.reach("task_before_commit")
-        with connection.pipeline():
-            ledger.add_counts(connection, {task.job: delta}, {task.job.job_id: row})
-            connection.execute(_SQL["finish"], _values(task))
-            connection.execute("COMMIT")
+        connection.execute(_SQL["finish"], _values(task))
+        counts = ledger.count_rows({task.job: delta}, {task.job.job_id: row})
+        ledger.conclude(connection, ledger.Conclusion(counts=counts), commits=True)
     faults.reach("task_after_commit")
     return delta.counts
 

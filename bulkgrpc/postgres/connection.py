@@ -8,7 +8,7 @@ functions of a user's triggers may rely on them; `default_transaction_read_only`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -213,3 +213,20 @@ def rolled_back_after_a_failure(connection: Connection) -> Iterator[None]:
         with suppress(psycopg.Error):
             connection.rollback()
         raise
+
+
+@contextmanager
+def meanwhile(connection: Connection, work: Callable[[], object]) -> Iterator[None]:
+    """Call `work` once while the next statement in the block waits for PostgreSQL.
+
+    Only on a worker's connection; else, and if no statement has to wait, it is not called. What it raises, the
+    statement raises, once PostgreSQL has answered.
+    """
+    if not isinstance(connection, WorkerConnection):
+        yield
+        return
+    connection.while_waiting = work
+    try:
+        yield
+    finally:
+        connection.while_waiting = None

@@ -6,6 +6,7 @@ does not accept a chunk that is not the next one under its owner's epoch.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,16 +76,6 @@ def positions(rows: Iterable[Row], spans: Sequence[Span]) -> dict[int, int]:
     if fenced:
         raise NotNext(fenced, ledger)
     return {partition: owned.next_offset for partition, owned in ledger.items()}
-
-
-def advance_offsets(connection: Connection, topic: str, spans: Sequence[Span]) -> None:
-    """Advance the spans' partitions to their ends."""
-    values = {
-        "topic": topic,
-        "partitions": [span.partition for span in spans],
-        "to_offsets": [span.to_offset for span in spans],
-    }
-    connection.execute(_SQL["advance_offsets"], values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,27 +191,87 @@ def view(connection: Connection, items: Sequence[Received], jobs: JobsFound) -> 
     return replace(found, digests={(job_id, sequence): digest for job_id, sequence, digest in digests})
 
 
-def advance_lanes(connection: Connection, moved: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Set lanes to their positions in `moved`."""
-    values = {
-        "create_days": [jobs[job_id].create_day for job_id, _ in moved],
-        "job_ids": [job_id for job_id, _ in moved],
-        "lanes": [lane for _, lane in moved],
-        "next_sequences": [lane.next_sequence for lane in moved.values()],
-        "sealed": [lane.sealed for lane in moved.values()],
-    }
-    connection.execute(_SQL["advance_lanes"], values)
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What is written last in a transaction that applies messages.
+
+    before: statements without results that come first. lanes, batches, counts: rows, with the names of their columns.
+    """
+
+    before: Sequence[str] = ()
+    lanes: Sequence[Mapping[str, object]] = ()
+    batches: Sequence[Mapping[str, object]] = ()
+    counts: Sequence[Mapping[str, object]] = ()
 
 
-def add_batches(connection: Connection, batches: Sequence[Message], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Store the digests of the batches that the chunk takes."""
-    values = {
-        "create_days": [jobs[batch.spec.key.job_id].create_day for batch in batches],
-        "job_ids": [batch.spec.key.job_id for batch in batches],
-        "sequences": [batch.sequence for batch in batches],
-        "digests": [batch.digest for batch in batches],
-    }
-    connection.execute(_SQL["add_batches"], values)
+def conclude(
+    connection: Connection, what: Conclusion, topic: str = "", spans: Sequence[Span] = (), *, commits: bool = False
+) -> None:
+    """Write a conclusion, advance the spans' partitions to their ends, and commit if `commits`.
+
+    Cost: one round trip.
+    """
+    ends = [{"partition": span.partition, "to_offset": span.to_offset} for span in spans]
+    rows = {"lanes": what.lanes, "batches": what.batches, "counts": what.counts, "ends": ends}
+    # ASCII: the message is read whatever encoding a trigger has set.
+    values = {name: json.dumps(found) if found else None for name, found in rows.items()}
+    statement = psycopg.ClientCursor(connection).mogrify(_SQL["conclude"], {**values, "topic": topic})
+    message = "; ".join([*what.before, statement, *["COMMIT"] * commits])
+    connection.cursor().execute(message.encode(), prepare=False)
+
+
+def lane_rows(moved: Mapping[LaneKey, Lane], jobs: Mapping[uuid.UUID, JobRow]) -> Sequence[Mapping[str, object]]:
+    """Return the lanes with their new positions, for `Conclusion`."""
+    return [
+        {
+            **_key(job_id, jobs[job_id]),
+            "lane": number,
+            "next_sequence": lane.next_sequence,
+            "sealed": lane.sealed,
+        }
+        for (job_id, number), lane in moved.items()
+    ]
+
+
+def batch_rows(batches: Sequence[Message], jobs: Mapping[uuid.UUID, JobRow]) -> Sequence[Mapping[str, object]]:
+    """Return the digests of the batches that a chunk takes, for `Conclusion`."""
+    return [
+        {
+            **_key(batch.spec.key.job_id, jobs[batch.spec.key.job_id]),
+            "sequence": batch.sequence,
+            "digest": batch.digest.hex(),
+        }
+        for batch in batches
+    ]
+
+
+def count_rows(
+    deltas_of: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]
+) -> Sequence[Mapping[str, object]]:
+    """Return what was done, for `Conclusion`: it is added to the counts of each job, and ends those that it ends.
+
+    jobs: their locked rows.
+    """
+    return [
+        {
+            **_key(job.job_id, row := jobs[job.job_id]),
+            "accepted": delta.accepted,
+            "written": delta.written,
+            "duplicate": delta.duplicate,
+            "rejected": delta.rejected,
+            "expired": delta.expired,
+            "skipped": delta.skipped,
+            "state": None if (state := delta.next_state(row.state, row.counts)) is None else state.value,
+            "seal_time": None if delta.ends_at is None else delta.ends_at.isoformat(),
+            "failure_reason": delta.failure_reason,
+            "lost": delta.lost,
+        }
+        for job, delta in sorted(deltas_of.items(), key=lambda item: item[0].job_id)
+    ]
+
+
+def _key(job_id: uuid.UUID, row: JobRow) -> dict[str, object]:
+    return {"create_day": row.create_day.isoformat(), "job_id": str(job_id)}
 
 
 def add_late_batches(
@@ -242,31 +293,6 @@ def add_late_batches(
         "sent_times": [message.sent_at for message in messages],
     }
     connection.execute(_SQL["add_late_batches"], values)
-
-
-def add_counts(connection: Connection, deltas_of: Mapping[JobKey, JobDelta], jobs: Mapping[uuid.UUID, JobRow]) -> None:
-    """Add what was done to the counts of each job, and end those that it ends. jobs: their locked rows."""
-    keys = sorted(deltas_of, key=lambda job: job.job_id)
-    deltas = [deltas_of[job] for job in keys]
-    rows = [jobs[job.job_id] for job in keys]
-    values = {
-        "create_days": [row.create_day for row in rows],
-        "job_ids": [job.job_id for job in keys],
-        "accepted": [delta.accepted for delta in deltas],
-        "written": [delta.written for delta in deltas],
-        "duplicate": [delta.duplicate for delta in deltas],
-        "rejected": [delta.rejected for delta in deltas],
-        "expired": [delta.expired for delta in deltas],
-        "skipped": [delta.skipped for delta in deltas],
-        "states": [
-            None if (state := delta.next_state(row.state, row.counts)) is None else state.value
-            for delta, row in zip(deltas, rows, strict=True)
-        ],
-        "seal_times": [delta.ends_at for delta in deltas],
-        "failure_reasons": [delta.failure_reason for delta in deltas],
-        "lost": [delta.lost for delta in deltas],
-    }
-    connection.execute(_SQL["add_counts"], values)
 
 
 def _job_rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> dict[uuid.UUID, JobRow]:

@@ -8,14 +8,17 @@ and no lock outlasts it. A pooler drops our `options`, or refuses them: by that 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
+
+T = TypeVar("T")
 
 MARK = "bulkgrpc.options"
 """A setting that a session has only if the server got our options."""
@@ -30,10 +33,19 @@ _REFUSED = re.compile(r"unsupported startup parameter")
 class WorkerConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection of a worker. local_settings: the statement that begins each transaction behind a pooler; else empty.
 
-    A transaction that is begun by a statement of the caller's begins with `begin_statements`.
+    A transaction that is begun by a statement of the caller's begins with `begin_statements`. while_waiting: what is
+    called, once, when a statement is sent and its answer not there yet.
     """
 
     local_settings: str = ""
+    while_waiting: Callable[[], object] | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Wait for what a generator of psycopg does with the connection, as the base class does."""
+        if (work := self.while_waiting) is not None:
+            self.while_waiting = None
+            gen = _working(gen, work)
+        return super().wait(gen, interval, timeout)
 
     @contextmanager
     def transaction(
@@ -143,6 +155,27 @@ def options_of(options: str) -> dict[str, str]:
         if given:
             found[name.replace("-", "_")] = value
     return found
+
+
+def _working(gen: PQGen[T], work: Callable[[], object]) -> PQGen[T]:
+    """Call `work` where the generator waits first: then the statement is sent. Raises what it raises, at the end."""
+    try:
+        state = next(gen)
+    except StopIteration as ended:
+        return cast(T, ended.value)
+    failure: BaseException | None = None
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 — raised below: the connection must have its answer first
+        failure = error
+    while True:
+        ready = yield state
+        try:
+            state = gen.send(ready)
+        except StopIteration as ended:
+            if failure is not None:
+                raise failure from None
+            return cast(T, ended.value)
 
 
 def _alone(connection: Any, settings: str, query: object) -> bool:

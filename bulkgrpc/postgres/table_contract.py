@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,18 +93,18 @@ class TableContracts:
             self._ends_at_s = None
 
     def end_rows(self, connection: Connection) -> None:
-        """Release the savepoint of the rows, and give the statements that follow the session as it was; if need be.
+        """Release the savepoint of the rows, and give the statements that follow the session as it was; if need be."""
+        if statements := self.take_end(connection):
+            connection.execute("; ".join(statements).encode(), prepare=False)
 
-        Statements without results: in a pipeline they cost no round trip.
-        """
+    def take_end(self, connection: Connection) -> Sequence[str]:
+        """Return the statements that `end_rows` executes. They have no results; the caller sends them before others."""
         session = self._session(connection)
-        if session.in_savepoint:
-            connection.execute(savepoint.RELEASE)
+        ending = [savepoint.RELEASE.rstrip(";")] * session.in_savepoint
         if session.bounded:
-            for statement in (*RESTORE, local_settings(connection)):
-                if statement:
-                    connection.execute(statement)
+            ending += [*RESTORE, *filter(None, [local_settings(connection)])]
         session.bounded = session.in_savepoint = False
+        return ending
 
     def check(self, connection: Connection, dataset: Dataset, *, opens_savepoint: bool = False) -> Fit:
         """Lock a dataset's table for writing until the transaction ends, and return how its rows are written.

@@ -15,34 +15,35 @@ import psycopg
 
 from bulkgrpc import faults
 from bulkgrpc.consume.assembly import Chunk, Received, jobs_of
-from bulkgrpc.consume.decode import PreparedChunk, prepare
+from bulkgrpc.consume.decode import DecodableChunk, PreparedChunk, prepare
 from bulkgrpc.consume.deferral import DeferralReason, Deferrals, DeferralView, QueueKey, defer, eligible
 from bulkgrpc.consume.express import check_deferrals_ahead, check_jobs_ahead, defer_ahead
 from bulkgrpc.consume.failures import Consequence, Failure, classify
-from bulkgrpc.consume.ports import Applied
+from bulkgrpc.consume.ports import Applied, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobKey
 from bulkgrpc.postgres import ledger, multi_lane_jobs, parked
 from bulkgrpc.postgres.apply import NotDecoded, RowsFailed, Work, apply
-from bulkgrpc.postgres.connection import Connection, rolled_back_after_a_failure
+from bulkgrpc.postgres.connection import Connection, meanwhile, rolled_back_after_a_failure
 from bulkgrpc.postgres.parked import MessageReader, Undecodable
 from bulkgrpc.postgres.pooler import begin_statements
 from bulkgrpc.postgres.writers.table import TableWriter
 
 
 def write_chunk(
-    connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter, blocked: Collection[str] = ()
+    connection: Connection, topic: str, chunk: DecodableChunk, writer: TableWriter, blocked: Collection[str] = ()
 ) -> Applied:
-    """Apply a chunk in one transaction and commit it.
+    """Apply a chunk in one transaction and commit it. A chunk that is not decoded is decoded while PostgreSQL begins.
 
     blocked: datasets whose messages are parked whatever the store says. Raises NotNext if the ledger does not accept
-    the chunk, RowsFailed if the rows of a dataset cannot be written, psycopg.Error if PostgreSQL fails. Nothing was
-    applied then, except where the connection broke during the commit: only the ledger knows.
+    the chunk, WriteFailed if a dataset that is not blocked cannot be decoded, RowsFailed if the rows of one cannot be
+    written, psycopg.Error if PostgreSQL fails. Nothing was applied then, except where the connection broke during the
+    commit: only the ledger knows.
     """
     missing = False
     while True:
         try:
-            return _write_chunk(connection, topic, prepared, writer, blocked)
+            return _write_chunk(connection, topic, chunk, writer, blocked)
         except multi_lane_jobs.PlanOutdated:
             # Bounded: another worker ends a job once, and advances a lane once per chunk of its own.
             continue
@@ -54,12 +55,14 @@ def write_chunk(
 
 
 def _write_chunk(
-    connection: Connection, topic: str, prepared: PreparedChunk, writer: TableWriter, blocked: Collection[str]
+    connection: Connection, topic: str, chunk: DecodableChunk, writer: TableWriter, blocked: Collection[str]
 ) -> Applied:
-    items = prepared.chunk.items
+    items, spans = chunk.chunk.items, chunk.chunk.spans
     begun_s = time.perf_counter()
     with rolled_back_after_a_failure(connection):
-        view, jobs = _begin(connection, topic, prepared.chunk)
+        view, jobs = _begin(connection, topic, chunk)
+        prepared = chunk.prepared
+        _check_decodable(prepared, blocked)
         view = replace(view, blocked_datasets=view.blocked_datasets.union(blocked))
         deferrals = defer(items, view, prepared.undecoded, prepared.unreadable)
         effect = apply(connection, Work(items, prepared.groups, deferrals, view), jobs, writer)
@@ -70,10 +73,7 @@ def _write_chunk(
         if unreadable:
             parked.block_jobs(connection, {job.job_id: failure for job, failure in unreadable.items()})
         faults.reach("before_commit")
-        with connection.pipeline():
-            effect.conclude()
-            ledger.advance_offsets(connection, topic, prepared.chunk.spans)
-            connection.execute("COMMIT")
+        ledger.conclude(connection, effect.conclusion, topic, spans, commits=True)
     total_s = time.perf_counter() - begun_s
     return Applied(
         effect.counts,
@@ -85,6 +85,12 @@ def _write_chunk(
         effect.lost,
         effect.tasks,
     )
+
+
+def _check_decodable(prepared: PreparedChunk, blocked: Collection[str]) -> None:
+    for failure in prepared.undecodable.values():
+        if failure.dataset not in blocked:
+            raise WriteFailed(failure)
 
 
 def _unreadable(prepared: PreparedChunk, deferrals: Deferrals) -> dict[JobKey, Failure]:
@@ -128,9 +134,7 @@ def write_ahead(connection: Connection, topic: str, prepared: PreparedChunk, wri
         check_jobs_ahead(items, deferrals, {job_id: row.lanes for job_id, row in jobs.rows.items() if job_id in locked})
         effect = apply(connection, Work(items, prepared.groups, deferrals, view, ahead=True), jobs, writer)
         faults.reach("before_commit")
-        with connection.pipeline():
-            effect.conclude()
-            connection.execute("COMMIT")
+        ledger.conclude(connection, effect.conclusion, commits=True)
     return Applied(effect.counts, effect.rows_s, time.perf_counter() - begun_s, tasks=effect.tasks)
 
 
@@ -158,20 +162,22 @@ def _begin_ahead(
     return deferrals, viewed, ledger.jobs_of_rows(found), frozenset(job_id for (job_id,) in locked)
 
 
-def _begin(connection: Connection, topic: str, chunk: Chunk) -> tuple[DeferralView, ledger.JobsFound]:
+def _begin(connection: Connection, topic: str, chunk: DecodableChunk) -> tuple[DeferralView, ledger.JobsFound]:
     """Begin a chunk's transaction: lock its partitions and jobs, and read what is known of them. Raises NotNext.
 
     Cost: one round trip. Each statement sees what was committed before it began: the view is read under the lock on the
     offsets, because a drain may have emptied a queue while this transaction waited for them.
     """
-    offsets, view, jobs = _send(
-        connection,
-        (ledger.LOCK_OFFSETS, ledger.offsets_values(topic, chunk.spans)),
-        (parked.VIEW, parked.view_values(topic, chunk.items, main_path=True)),
-        (ledger.LOCK_JOBS, ledger.jobs_values(jobs_of(chunk.items))),
-        before=begin_statements(connection),
-    )
-    ledger.check_spans(offsets, chunk.spans)
+    items, spans = chunk.chunk.items, chunk.chunk.spans
+    with meanwhile(connection, lambda: chunk.prepared):
+        offsets, view, jobs = _send(
+            connection,
+            (ledger.LOCK_OFFSETS, ledger.offsets_values(topic, spans)),
+            (parked.VIEW, parked.view_values(topic, items, main_path=True)),
+            (ledger.LOCK_JOBS, ledger.jobs_values(jobs_of(items))),
+            before=begin_statements(connection),
+        )
+    ledger.check_spans(offsets, spans)
     return parked.view_of_rows(view), ledger.jobs_of_rows(jobs)
 
 
@@ -287,8 +293,7 @@ def _drain(connection: Connection, drain: Drain, prepared: PreparedChunk, writer
     jobs = ledger.lock_jobs(connection, jobs_of(items))
     work = Work(items, groups, (None,) * len(items), view, prepared.undecoded)
     effect = apply(connection, work, jobs, writer)
-    with connection.pipeline():
-        effect.conclude()
+    ledger.conclude(connection, effect.conclusion)
     parked.delete(connection, drain.topic, items)
     if discards:
         lost = [job.job_id for job, counts in effect.counts.items() if counts.expired]

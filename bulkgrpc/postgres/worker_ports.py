@@ -15,7 +15,7 @@ from types import MappingProxyType
 import psycopg
 
 from bulkgrpc import limits
-from bulkgrpc.consume.decode import DatasetNotFound, PreparedChunk
+from bulkgrpc.consume.decode import DatasetNotFound, DecodableChunk, PreparedChunk
 from bulkgrpc.consume.deferral import QueueKey
 from bulkgrpc.consume.express import LeftToMainPath
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
@@ -183,7 +183,7 @@ class WorkerSession:
 
 @contextmanager
 def _write_failed(session: WorkerSession) -> Iterator[Connection]:
-    """Open the session, and raise WriteFailed for whatever fails; NotNext and LeftToMainPath as they are."""
+    """Open the session, and raise WriteFailed for whatever fails; the errors of the ports as they are."""
     where = Where.CONNECT
     try:
         connection = session.open()
@@ -192,7 +192,7 @@ def _write_failed(session: WorkerSession) -> Iterator[Connection]:
     except RowsFailed as error:
         cause = error.__cause__ or error
         raise WriteFailed(failure_of(cause, Where.ROWS, error.dataset)) from error
-    except (NotNext, LeftToMainPath):
+    except (NotNext, LeftToMainPath, WriteFailed):
         raise
     except Exception as error:
         # Any exception: one that is not PostgreSQL's is of this code, and must not end the process either.
@@ -208,13 +208,10 @@ class PostgresChunkWriter:
         self._session = WorkerSession(postgres, "bulkgrpc-worker")
         self._tables = TableWriter(TableContracts(limits.ROWS_TIMEOUT_S))
 
-    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
+    def write(self, chunk: DecodableChunk, blocked: Collection[str] = ()) -> Applied:
         """Apply a chunk in one transaction and commit it. Raises NotNext, WriteFailed."""
-        for failure in prepared.undecodable.values():
-            if failure.dataset not in blocked:
-                raise WriteFailed(failure)
         with _write_failed(self._session) as connection:
-            applied = write_chunk(connection, self._topic, prepared, self._tables, blocked)
+            applied = write_chunk(connection, self._topic, chunk, self._tables, blocked)
         if applied.tasks:
             self._on_task()
         return applied

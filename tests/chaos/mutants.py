@@ -90,7 +90,7 @@ def no_sequence() -> None:
 
     _replace(plan, "may_apply_batch", careless)
     # The digests are unique: inserting one twice would fail.
-    _replace(ledger, "add_batches", lambda *_: None)
+    _replace(ledger, "batch_rows", lambda *_: ())
 
 
 def holes() -> None:

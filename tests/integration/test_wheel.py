@@ -62,4 +62,4 @@ def test_the_migrations_travel_with_the_wheel(installed: Path) -> None:
     done = subprocess.run(
         [installed / "python", "-c", script], cwd=installed, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.stdout.split() == ["0009", "True"], done.stderr
+    assert done.stdout.split() == ["0010", "True"], done.stderr

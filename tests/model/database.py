@@ -46,7 +46,7 @@ class JobRow:
     def after(
         self, done: JobCounts, staged: int, *, sealed: bool, failure: bool, lost: bool = False, left: bool = False
     ) -> JobRow:
-        """Add counts, as the statement add_counts does. left: the staged records are left to a task."""
+        """Add counts, as the function bulk.add_counts does. left: the staged records are left to a task."""
         ended_as = (0, 0, 0) if self.state.ended else (done.written, done.duplicate, done.rejected)
         require((done.written, done.duplicate, done.rejected) == ended_as, f"the end of {self} is changed by {done}")
         counts, state = self.counts + done, self.state

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from bulkgrpc.consume.assembly import Chunk, EndReached, Fetched
-from bulkgrpc.consume.decode import DatasetNotFound, PreparedChunk
+from bulkgrpc.consume.decode import DatasetNotFound, DecodableChunk, PreparedChunk
 from bulkgrpc.consume.failures import BlockCause, Failure
 from bulkgrpc.consume.heartbeat import Heartbeat
 from bulkgrpc.consume.log_identity import Stop
@@ -235,8 +235,8 @@ class FakeWriter:
     def block(self, dataset: str, cause: BlockCause, failure: Failure) -> None:
         self.blocked.append((dataset, cause))
 
-    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
-        self.written.append(prepared)
+    def write(self, chunk: DecodableChunk, blocked: Collection[str] = ()) -> Applied:
+        self.written.append(chunk.prepared)
         self.parking.append(frozenset(blocked))
         outcome = self.outcomes.popleft()
         if isinstance(outcome, Exception):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from bulkgrpc.consume.assembly import Fetched
-from bulkgrpc.consume.decode import PreparedChunk
+from bulkgrpc.consume.decode import DecodableChunk
 from bulkgrpc.consume.ports import Applied, Assigned, Revoked
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.model import JobCounts, Kind
@@ -73,7 +73,8 @@ class SlowWriter(FakeWriter):
         self.done = threading.Event()
         self._left = messages
 
-    def write(self, prepared: PreparedChunk, blocked: Collection[str] = ()) -> Applied:
+    def write(self, chunk: DecodableChunk, blocked: Collection[str] = ()) -> Applied:
+        prepared = chunk.prepared
         threading.Event().wait(WRITE_S)
         self.rejected += sum(len(group.rows.rejections) for group in prepared.groups)
         self._left -= len(prepared.chunk.items)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import pytest
 
 from bulkgrpc.consume.assembly import Chunk, Fetched, Received, Span
 from bulkgrpc.consume.dead_letters import without_dead_letters
+from bulkgrpc.consume.decode import DecodableChunk
 from bulkgrpc.consume.failures import BlockCause, Failure, Where
 from bulkgrpc.consume.ports import Applied, NotNext, RecordLogError, WriteFailed
 from bulkgrpc.datasets.codec import BatchCodec
@@ -18,7 +19,7 @@ from bulkgrpc.model import JobKey, Kind
 from bulkgrpc.positions import Outcome, Ownership
 from tests.support import examples
 from tests.support.worker_ports import FakeDeadLetters, FakeRegistry, FakeWriter, fetched, seal
-from workers.writer import NotApplied, Result, WriterThread
+from workers.writer import DECODED_LATE_ROWS, NotApplied, Result, WriterThread
 
 WITHIN_S = 20.0
 CHUNK = Chunk((Span(0, 0, 5, 1),), (), 0)
@@ -269,3 +270,32 @@ def test_a_worker_that_stops_does_not_wait_for_an_unavailable_registry() -> None
     assert result is not None
     assert result.outcome == NotApplied()
     thread.stop(WITHIN_S)
+
+
+class LookingWriter(FakeWriter):
+    """Notes which chunks were decoded before they came, and writes them all."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(*[Applied({})] * chunks)
+        self.decoded: list[bool] = []
+
+    def write(self, chunk: DecodableChunk, blocked: Collection[str] = ()) -> Applied:
+        self.decoded.append("prepared" in vars(chunk))
+        return super().write(chunk, blocked)
+
+
+def test_a_small_chunk_that_finds_the_writer_idle_is_decoded_by_it() -> None:
+    small, large = replace(CHUNK, rows=DECODED_LATE_ROWS), replace(CHUNK, rows=DECODED_LATE_ROWS + 1)
+    writer = LookingWriter(4)
+    thread = WriterThread(writer, FakeRegistry(), FakeDeadLetters(), threading.Event())
+    thread.start()
+    try:
+        written = []
+        for together in ([small], [large], [small, small]):
+            for chunk in together:
+                thread.submit(chunk)
+            written += [thread.result(WITHIN_S) for _ in together]
+    finally:
+        thread.stop(WITHIN_S)
+    assert [None if result is None else result.chunk for result in written] == [small, large, small, small]
+    assert writer.decoded == [False, True, False, True]

@@ -15,13 +15,6 @@ WHERE topic = %(topic)s AND partition = ANY (%(partitions)s::integer[])
 -- Positions of partitions, locked until the transaction ends: a stale owner waits here, then reads the new epoch.
 SELECT *, pg_postmaster_start_time() FROM bulk.lock_offsets(%(topic)s, %(partitions)s::integer[])
 
--- name: advance_offsets
--- Advance partitions to the end of the chunk.
-UPDATE bulk.offsets o
-SET next_offset = v.to_offset
-FROM unnest(%(partitions)s::integer[], %(to_offsets)s::bigint[]) AS v (partition, to_offset)
-WHERE o.topic = %(topic)s AND o.partition = v.partition
-
 -- name: has_job
 -- Whether a tenant has a job.
 SELECT FROM bulk.jobs WHERE job_id = %(job_id)s AND tenant = %(tenant)s
@@ -61,19 +54,6 @@ SELECT b.job_id, b.sequence, b.digest
 FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(sequences)s::bigint[]) AS v (create_day, job_id, sequence)
 JOIN bulk.batches b USING (create_day, job_id, sequence)
 
--- name: advance_lanes
--- Set lanes to their positions after the chunk.
-INSERT INTO bulk.lanes (create_day, job_id, lane, next_sequence, sealed)
-SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(lanes)s::integer[], %(next_sequences)s::bigint[],
-                     %(sealed)s::boolean[])
-ON CONFLICT (create_day, job_id, lane)
-DO UPDATE SET next_sequence = excluded.next_sequence, sealed = excluded.sealed
-
--- name: add_batches
--- Store the digests of the batches that the chunk takes.
-INSERT INTO bulk.batches (create_day, job_id, sequence, digest)
-SELECT * FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(sequences)s::bigint[], %(digests)s::bytea[])
-
 -- name: add_late_batches
 -- Report batches that arrived too late to count for their jobs; those that are reported already stay as they are. No other
 -- worker changes these jobs now: those with several lanes are locked by lock_multi_lane_jobs.
@@ -91,25 +71,7 @@ SET late_batches = j.late_batches + v.batches
 FROM (SELECT create_day, job_id, count(*) AS batches FROM added GROUP BY create_day, job_id) v
 WHERE j.create_day = v.create_day AND j.job_id = v.job_id
 
--- name: add_counts
--- Add what the chunk did to the counts of each job. state: the job's next one, null to leave its state as it is now; a
--- server may have marked it sealed since the chunk read it.
-UPDATE bulk.jobs j
-SET accepted = j.accepted + v.accepted,
-    written = j.written + v.written,
-    duplicate = j.duplicate + v.duplicate,
-    rejected = j.rejected + v.rejected,
-    expired = j.expired + v.expired,
-    skipped = j.skipped + v.skipped,
-    staged = j.staged + v.accepted - v.written - v.duplicate - v.rejected - v.expired - v.skipped,
-    state = coalesce(v.state, j.state),
-    failure_reason = CASE WHEN v.failure_reason = '' THEN j.failure_reason ELSE v.failure_reason END,
-    lost = j.lost OR v.lost,
-    seal_time = coalesce(j.seal_time, v.seal_time),
-    end_time = coalesce(j.end_time, CASE WHEN v.state >= 3 THEN clock_timestamp() END),
-    update_time = clock_timestamp()
-FROM unnest(%(create_days)s::date[], %(job_ids)s::uuid[], %(accepted)s::bigint[], %(written)s::bigint[],
-            %(duplicate)s::bigint[], %(rejected)s::bigint[], %(expired)s::bigint[], %(skipped)s::bigint[],
-            %(states)s::smallint[], %(seal_times)s::timestamptz[], %(failure_reasons)s::text[], %(lost)s::boolean[])
-  AS v (create_day, job_id, accepted, written, duplicate, rejected, expired, skipped, state, seal_time, failure_reason, lost)
-WHERE j.create_day = v.create_day AND j.job_id = v.job_id
+-- name: conclude
+-- What ends the transaction of a chunk: rows as JSON arrays, null for none.
+SELECT bulk.advance_lanes(%(lanes)s::json), bulk.add_batches(%(batches)s::json), bulk.add_counts(%(counts)s::json),
+       bulk.advance_offsets(%(topic)s, %(ends)s::json)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pgpq
 import pyarrow as pa
 from pgpq import encoders
@@ -25,10 +27,9 @@ def copy_rows(
     """
     encoder = encoder_of(rows.schema)
     head, body, tail = encoder.write_header(), encoder.write_batch(rows), encoder.finish()
-    names = sql.SQL(", ").join(map(sql.Identifier, rows.schema.names))
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)
+    statement = _statement(table.as_string(None), tuple(rows.schema.names))
     if where is not None:
-        statement += sql.SQL(" WHERE {}").format(where)
+        statement += b" WHERE " + where.as_bytes(connection)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(head)
         # The encoder holds back up to 1 MiB: rows may be in the body, in the tail, or in both.
@@ -37,6 +38,12 @@ def copy_rows(
                 copy.write(view[start : start + _PIECE_BYTES])
                 faults.reach("mid_copy")
     return cursor.rowcount
+
+
+@functools.lru_cache(maxsize=1024)
+def _statement(table: str, columns: tuple[str, ...]) -> bytes:
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.SQL(table), names).as_bytes(None)
 
 
 def encoder_of(schema: pa.Schema) -> pgpq.ArrowToPostgresBinaryEncoder:
