@@ -1,6 +1,6 @@
 """The commands `datasets register`, `plan`, `list`, `versions`, `show`, `delete`, `infer`.
 
-`datasets pause`, `resume` and `discard` have their own module, `infer` has one, too.
+`datasets pause`, `resume` and `discard` have their own module; so have `infer` and `apply`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from google.protobuf.descriptor_pb2 import MessageOptions
 from rich.table import Table
 
 from bulkgrpc.cli import console
+from bulkgrpc.cli.apply import apply
 from bulkgrpc.cli.blocks import discard, pause, resume, status_document, status_table
 from bulkgrpc.cli.connection_options import (
     SERVER,
@@ -236,6 +237,7 @@ app.command("pause")(pause)
 app.command("resume")(resume)
 app.command("discard")(discard)
 app.command("infer")(infer)
+app.command("apply")(apply)
 
 
 def annotated(descriptors: bytes, file: Path) -> list[str]:

@@ -15,10 +15,7 @@ def print_plan(planned: DatasetPlan, *, as_json: bool) -> None:
     """Print a plan: the SQL; of a table that exists, what becomes of each column, and why it is refused."""
     dataset = planned.dataset
     if as_json:
-        document = {**console.dataset_document(dataset), "statements": list(planned.statements)}
-        fits = [asdict(fit) for fit in planned.columns]
-        bound = {} if dataset.existing is None else {"column_fits": fits, "refusals": list(planned.refusals)}
-        console.print_json({**document, "new_version": planned.new_version, **bound})
+        console.print_json(plan_document(planned))
         return
     what = "new version" if planned.new_version else "unchanged, version"
     typer.echo(f"-- {dataset.name}, {what} {dataset.version}")
@@ -31,6 +28,15 @@ def print_plan(planned: DatasetPlan, *, as_json: bool) -> None:
         console.print_table(_table(planned))
     for refusal in planned.refusals:
         typer.echo(f"refused: {refusal}")
+
+
+def plan_document(planned: DatasetPlan) -> dict[str, object]:
+    """Return a plan as `--json` prints it."""
+    dataset = planned.dataset
+    document = {**console.dataset_document(dataset), "statements": list(planned.statements)}
+    fits = [asdict(fit) for fit in planned.columns]
+    bound = {} if dataset.existing is None else {"column_fits": fits, "refusals": list(planned.refusals)}
+    return {**document, "new_version": planned.new_version, **bound}
 
 
 def _table(planned: DatasetPlan) -> Table:

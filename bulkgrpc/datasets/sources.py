@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -29,21 +31,32 @@ def compile_proto(file: Path, include: Path | None = None) -> bytes:
     """
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
-    roots = [include or file.resolve().parent, proto_root(), Path(grpc_tools.__file__).parent / "_proto"]
-    roots.append(Path(date_pb2.__file__).parents[2])
+    roots = [include or file.resolve().parent, *packaged_roots()]
     if file.resolve().is_relative_to(proto_root()):
         roots = roots[1:]
-    with tempfile.TemporaryDirectory() as directory:
-        target, rules = Path(directory) / "set.binpb", Path(directory) / "rules.binpb"
-        # protovalidate's wheel brings buf/validate/validate.proto as a descriptor only.
-        rules.write_bytes(FileDescriptorSet(file=[FileDescriptorProto.FromString(validate_file())]).SerializeToString())
-        arguments = [*(f"-I{root}" for root in roots), f"--descriptor_set_in={rules}"]
+    with tempfile.TemporaryDirectory() as directory, importing(roots) as arguments:
+        target = Path(directory) / "set.binpb"
         code = protoc.main(
             ["protoc", *arguments, "--include_imports", f"--descriptor_set_out={target}", str(file.resolve())]
         )
         if code != 0:
             raise InvalidDataset("descriptors", f"protoc refused {file}; it said why above")
         return target.read_bytes()
+
+
+@contextmanager
+def importing(roots: Sequence[Path]) -> Iterator[list[str]]:
+    """Yield the arguments with which protoc finds imports: below `roots`, in order, and protovalidate's rules."""
+    with tempfile.TemporaryDirectory() as directory:
+        rules = Path(directory) / "rules.binpb"
+        # protovalidate's wheel brings buf/validate/validate.proto as a descriptor only.
+        rules.write_bytes(FileDescriptorSet(file=[FileDescriptorProto.FromString(validate_file())]).SerializeToString())
+        yield [*(f"-I{root}" for root in roots), f"--descriptor_set_in={rules}"]
+
+
+def packaged_roots() -> list[Path]:
+    """Return the folders of the protos that come with this package, protoc's and Google's common types."""
+    return [proto_root(), Path(grpc_tools.__file__).parent / "_proto", Path(date_pb2.__file__).parents[2]]
 
 
 def message_types(descriptors: bytes) -> list[str]:

@@ -27,6 +27,7 @@ COMMANDS = [
     ("jobs", "rejections"),
     ("datasets", "register"),
     ("datasets", "plan"),
+    ("datasets", "apply"),
     ("datasets", "versions"),
     ("datasets", "infer"),
     ("datasets", "list"),

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from bulkgrpc.cli import blocks, console, ledger, recovery
+from bulkgrpc.cli.apply import Action, Step, plan_of_folder
 from bulkgrpc.cli.file_submission import LoadDisplay
+from bulkgrpc.cli.proto_folder import DatasetSource
 from bulkgrpc.client import (
     BlockedBy,
     DatasetState,
@@ -195,3 +197,10 @@ def test_what_would_be_discarded_fits_80_columns() -> None:
 )
 def test_an_age_is_in_its_largest_unit(seconds: float, expected: str) -> None:
     assert blocks.age(datetime.now(UTC) - timedelta(seconds=seconds)) == expected
+
+
+def test_the_plan_of_a_folder_fits_a_terminal() -> None:
+    source = DatasetSource("plant/measurements/sensor_readings.proto", 1204, "plant.measurements.v1.SensorReading", b"")
+    text = rendered(plan_of_folder([Step(source, action, None) for action in Action]), terminal())
+    assert "refuse" in text
+    assert "".join(text.split()).count("1204") == len(Action)
