@@ -25,6 +25,11 @@ _IMPORTS = {
     "google.protobuf.Duration": "google/protobuf/duration.proto",
 }
 
+_APPENDS = (
+    "    // The table has no primary key, and no unique index on columns that take no null: every record is a row.",
+    "    conflict_policy: CONFLICT_POLICY_APPEND",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
@@ -55,7 +60,7 @@ def infer_from_table(postgres: str, name: str, tenancy: Tenancy) -> str:
 def proto_text(schema: str, table: str, found: Table, tenancy: Tenancy) -> str:
     """Return the text of a `.proto` file for a table. Raises CommandFailed if no dataset can be bound to it."""
     where = f"{quoted(schema)}.{quoted(table)}"
-    key = _key(where, found)
+    key = _key(found)
     tenant_column = _tenant_column(where, found, key, tenancy)
     columns = [column for column in found.columns if column.name != tenant_column]
     written = [column for column in columns if column.name in key or _is_written(column)]
@@ -66,6 +71,7 @@ def proto_text(schema: str, table: str, found: Table, tenancy: Tenancy) -> str:
     dataset = re.sub(r"[^a-z0-9]+", "_", table.lower()).strip("_")
     dataset = dataset if is_dataset(dataset) else f"table_{dataset}"[:63].rstrip("_")
     of_fields = ", ".join(f'"{names[name]}"' for name in key if name != tenant_column)
+    binding = _binding(schema, table, tenant_column, tenancy, in_key=tenant_column in key or not key)
     lines = [
         'syntax = "proto3";',
         "",
@@ -79,8 +85,8 @@ def proto_text(schema: str, table: str, found: Table, tenancy: Tenancy) -> str:
         f"message {''.join(part.capitalize() for part in dataset.split('_'))} {{",
         "  option (bulkgrpc.v1.dataset) = {",
         f'    table: "{dataset}"',
-        f"    key: [{of_fields}]",
-        f"    existing_table: {{{_binding(schema, table, tenant_column, tenancy, in_key=tenant_column in key)}}}",
+        *([f"    key: [{of_fields}]"] if key else _APPENDS),
+        f"    existing_table: {{{binding}}}",
         "  };",
         "",
         *fields,
@@ -89,18 +95,15 @@ def proto_text(schema: str, table: str, found: Table, tenancy: Tenancy) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _key(where: str, found: Table) -> tuple[str, ...]:
-    """Return the columns of the primary key, else of the smallest unique index that can be the key."""
+def _key(found: Table) -> tuple[str, ...]:
+    """Return the columns of the primary key, else of the smallest unique index that can be the key, or none."""
     primary = tuple(column.name for column in found.columns if column.primary)
     required = {column.name for column in found.columns if column.not_null}
     usable = [key for key in found.unique_keys if key.valid and not key.deferrable]
     others = sorted((key.columns for key in usable if key.columns <= required), key=lambda key: (len(key), sorted(key)))
     wanted = next((key for key in [frozenset(primary), *others] if key in {one.columns for one in usable}), None)
     if not wanted:
-        raise CommandFailed(
-            f"table {where} has no primary key and no unique index on columns that take no null, which the conflict "
-            "policies need: add one"
-        )
+        return ()
     return tuple(column.name for column in found.columns if column.name in wanted)
 
 
@@ -108,7 +111,9 @@ def _tenant_column(where: str, found: Table, key: tuple[str, ...], tenancy: Tena
     names = {column.name for column in found.columns}
     if tenancy.tenant_column and tenancy.tenant_column not in names:
         raise CommandFailed(f"table {where} has no column {tenancy.tenant_column} for --tenant-column")
-    wanted = tenancy.tenant_column or (TENANT_COLUMN if TENANT_COLUMN in key else "")
+    wanted = tenancy.tenant_column or (TENANT_COLUMN if TENANT_COLUMN in (key or names) else "")
+    if not key:
+        return wanted
     left = [name for name in key if name != wanted]
     if not 1 <= len(left) <= KEY_COLUMNS_MAX:
         raise CommandFailed(

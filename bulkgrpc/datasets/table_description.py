@@ -64,10 +64,10 @@ class Table:
 
     kind, persistence: as in pg_class. row_security: whether it applies to the role. may_lock: whether the role may lock
     the table for writing. may_stage: whether it may make temporary tables. rules: names of those on INSERT or UPDATE.
-    row_triggers: whether there are BEFORE ROW triggers, which may change or skip rows. triggers: whether users
-    created any trigger. strategy: "h", "l" or "r" of a partitioned table, else "". may_delete: whether the role may
-    delete rows. delete_rules: names of rules on DELETE. inherited: whether other tables inherit from it, other than
-    partitions.
+    row_triggers: whether there are BEFORE ROW triggers on INSERT or UPDATE, which may change or skip rows.
+    delete_triggers: the same on DELETE. triggers: whether users created any trigger. strategy: "h", "l" or "r" of a
+    partitioned table, else "". may_delete: whether the role may delete rows. delete_rules: names of rules on DELETE.
+    inherited: whether other tables inherit from it, other than partitions.
     """
 
     kind: str
@@ -87,6 +87,7 @@ class Table:
     may_delete: bool = True
     delete_rules: tuple[str, ...] = ()
     inherited: bool = False
+    delete_triggers: bool = False
 
 
 def parse_table(document: Mapping[str, Any]) -> Table:

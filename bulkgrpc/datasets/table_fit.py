@@ -108,7 +108,8 @@ def fit(dataset: Dataset, table: Table) -> Fit | Misfit:
         return misfit
     read = {conversion.column.name for conversion in conversions if conversion.reading is not None}
     types = (columns[name].untyped if name in read else columns[name].stored for name in _names(dataset))
-    return Fit(tuple(conversions), tuple(types), table.row_triggers, table.triggers)
+    may_skip = table.row_triggers or (dataset.operation is not None and table.delete_triggers)
+    return Fit(tuple(conversions), tuple(types), may_skip, table.triggers)
 
 
 def misfits_of_table(dataset: Dataset, table: Table) -> Iterator[Misfit]:

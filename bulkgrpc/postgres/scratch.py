@@ -11,9 +11,10 @@ from types import MappingProxyType
 
 from psycopg import sql
 
-from bulkgrpc.datasets.columns import TENANT
-from bulkgrpc.datasets.ddl import SCHEMA
+from bulkgrpc.datasets.ddl import table as table_of
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.postgres.bare_copy import copy_chunk
+from bulkgrpc.postgres.catalog import get_dataset
 from bulkgrpc.postgres.connection import Connection, connect
 
 _HEADER_BYTES = 19
@@ -26,10 +27,6 @@ _POSITION = sql.Identifier("bulkgrpc_position")
 _COLUMNS = """
     SELECT attname, format_type(atttypid, NULL) FROM pg_attribute
     WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
-"""
-_KEY = """
-    SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
-    WHERE indrelid = %s::regclass AND indisprimary ORDER BY array_position(indkey, attnum)
 """
 # Expressions of `n`, a row's number from 1. Their values differ from row to row as far as the type allows.
 _GENERATED = MappingProxyType(
@@ -97,14 +94,14 @@ class Scratch:
     def _encoded(self, chunk_rows: int, chunks: int) -> list[bytes]:
         select = sql.SQL(
             "COPY (SELECT {columns} FROM {pool} WHERE {position} <= {last} "
-            "ORDER BY ({position} - 1) / {rows}, {key}) TO STDOUT (FORMAT BINARY)"
+            "ORDER BY ({position} - 1) / {rows}{key}) TO STDOUT (FORMAT BINARY)"
         ).format(
             columns=_names(self.columns),
             pool=sql.Identifier(self.schema, "pool"),
             position=_POSITION,
             last=chunk_rows * chunks,
             rows=chunk_rows,
-            key=_names(self.key),
+            key=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(name)) for name in self.key),
         )
         with self.connection.cursor() as cursor, cursor.copy(select) as copy:
             rows = [bytes(row) for row in copy]
@@ -116,21 +113,23 @@ class Scratch:
 
 
 @contextmanager
-def scratch(postgres: str, dataset: str, pool_rows: int) -> Iterator[Scratch]:
+def scratch(postgres: str, name: str, pool_rows: int) -> Iterator[Scratch]:
     """Create an empty copy of a dataset's table: its columns, constraints and indexes.
 
-    The pool has at least `pool_rows` rows. They are sampled from the table. If it has too few, they are repeated under
-    other tenants; if it has none, they are generated from the columns' types. The table is only read.
+    name: of the dataset. The pool has at least `pool_rows` rows. They are sampled from the table. If it has too few,
+    they are repeated: with a key, under other tenants. If it has none, or rows that cannot be repeated, they are
+    generated from the columns' types. The table is only read.
     Raises ScratchFailed, PostgresError.
     """
     schema = f"bulkgrpc_tune_{secrets.token_hex(4)}"
     try:
         with connect(postgres, "bulkgrpc-tune") as connection:
-            columns, key = _columns(connection, dataset)
+            dataset = _dataset(connection, name)
+            columns = _columns(connection, dataset)
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
             connection.execute(
                 sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(
-                    sql.Identifier(schema, "rows"), sql.Identifier(SCHEMA, dataset)
+                    sql.Identifier(schema, "rows"), table_of(dataset)
                 )
             )
             ledger = sql.SQL("CREATE TABLE {name} (number integer PRIMARY KEY, next bigint NOT NULL DEFAULT 0)")
@@ -138,32 +137,41 @@ def scratch(postgres: str, dataset: str, pool_rows: int) -> Iterator[Scratch]:
             numbers = sql.SQL("INSERT INTO {} SELECT generate_series(0, {})")
             connection.execute(numbers.format(sql.Identifier(schema, "ledger"), _LEDGER_STATEMENTS - 1))
             sampled = _fill_pool(connection, schema, dataset, columns, pool_rows)
-            yield Scratch(connection, schema, tuple(columns), key, sampled)
+            yield Scratch(connection, schema, tuple(columns), dataset.primary_key, sampled)
     finally:
         # On another connection: the first may be broken, or inside a transaction.
         with connect(postgres, "bulkgrpc-tune") as last:
             last.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
-def _columns(connection: Connection, dataset: str) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """Return the type of each column of a dataset's table, and the columns of its key."""
-    if not connection.execute("SELECT FROM bulk.datasets WHERE dataset = %s", (dataset,)).rowcount:
-        raise ScratchFailed(f"there is no dataset {dataset!r}: `bulkgrpc datasets list` lists the datasets")
-    table = sql.Identifier(SCHEMA, dataset).as_string(connection)
-    columns: dict[str, str] = dict(connection.execute(_COLUMNS, (table,)).fetchall())
-    return columns, tuple(name for (name,) in connection.execute(_KEY, (table,)))
+def _dataset(connection: Connection, name: str) -> Dataset:
+    found = get_dataset(connection, name, 0)
+    if found is None:
+        raise ScratchFailed(f"there is no dataset {name!r}: `bulkgrpc datasets list` lists the datasets")
+    return found
 
 
-def _fill_pool(connection: Connection, schema: str, dataset: str, columns: Mapping[str, str], pool_rows: int) -> int:
+def _columns(connection: Connection, dataset: Dataset) -> Mapping[str, str]:
+    """Return the type of each column of a dataset's table that a COPY can write."""
+    found = connection.execute(_COLUMNS, (table_of(dataset).as_string(connection),)).fetchall()
+    columns: dict[str, str] = dict(found)
+    return columns
+
+
+def _fill_pool(
+    connection: Connection, schema: str, dataset: Dataset, columns: Mapping[str, str], pool_rows: int
+) -> int:
     """Create the pool with at least `pool_rows` rows; return how many come from the table."""
     parts = {
         "pool": sql.Identifier(schema, "pool"),
-        "table": sql.Identifier(SCHEMA, dataset),
+        "table": table_of(dataset),
         "position": _POSITION,
         "columns": _names(tuple(columns)),
         "rows": sql.Literal(pool_rows),
     }
-    found = connection.execute("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", (f'{SCHEMA}."{dataset}"',))
+    found = connection.execute(
+        "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", (table_of(dataset).as_string(None),)
+    )
     ((estimate,),) = found.fetchall()
     percent = sql.Literal(min(100.0, 150.0 * pool_rows / estimate) if estimate > 0 else 100.0)
     sample = (
@@ -171,6 +179,10 @@ def _fill_pool(connection: Connection, schema: str, dataset: str, columns: Mappi
         "FROM (SELECT {columns} FROM {table} TABLESAMPLE SYSTEM ({percent}) LIMIT {rows}) AS sampled"
     )
     sampled = connection.execute(sql.SQL(sample).format(percent=percent, **parts)).rowcount
+    if sampled < pool_rows and dataset.key and not dataset.tenant_column:
+        # Without a tenant, a row that is repeated has a key that is there.
+        connection.execute(sql.SQL("TRUNCATE {pool}").format(**parts))
+        sampled = 0
     if sampled == 0:
         generate = sql.SQL("INSERT INTO {pool} SELECT n, {values} FROM generate_series(1, {rows}) AS n")
         connection.execute(generate.format(values=_generated_values(columns), **parts))
@@ -180,7 +192,7 @@ def _fill_pool(connection: Connection, schema: str, dataset: str, columns: Mappi
             "FROM {pool}, generate_series(1, {copies}) AS copy"
         )
         copies = -(-pool_rows // sampled) - 1
-        repeated = _under_other_tenants(columns)
+        repeated = _under_other_tenants(columns, dataset.tenant_column)
         connection.execute(repeat.format(sampled=sampled, copies=copies, repeated=repeated, **parts))
     connection.execute(sql.SQL("ANALYZE {pool}").format(**parts))
     return sampled
@@ -193,17 +205,17 @@ def _generated_values(columns: Mapping[str, str]) -> sql.Composed:
         value = _GENERATED.get(kind.removesuffix("[]"))
         if value is None:
             raise ScratchFailed(
-                f"the table has no rows, and no values can be generated for column {name} of type {kind}: "
+                f"the table has too few rows, and no values can be generated for column {name} of type {kind}: "
                 "load some rows first"
             )
         values.append(sql.SQL(f"ARRAY[{value}, {value}]::{kind}" if kind.endswith("[]") else f"({value})::{kind}"))
     return sql.SQL(", ").join(values)
 
 
-def _under_other_tenants(columns: Mapping[str, str]) -> sql.Composed:
+def _under_other_tenants(columns: Mapping[str, str], tenant_column: str) -> sql.Composed:
     """Return the columns of a repeated row: another tenant, so that no key is repeated."""
     return sql.SQL(", ").join(
-        sql.SQL("{} || '~' || copy").format(sql.Identifier(name)) if name == TENANT else sql.Identifier(name)
+        sql.SQL("{} || '~' || copy").format(sql.Identifier(name)) if name == tenant_column else sql.Identifier(name)
         for name in columns
     )
 

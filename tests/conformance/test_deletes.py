@@ -156,6 +156,31 @@ def test_a_delete_that_the_table_rejects_is_a_rejection_and_its_neighbours_are_a
     assert found == [(1, 1, "REJECTED_BY_TABLE", "c stays")]
 
 
+@pytest.mark.parametrize(
+    "last",
+    [[("a", None), ("b", None), ("z", None)], [("a", None), ("b", None), ("z", None), ("c", 1), ("c", None)]],
+    ids=["keys differ", "keys are repeated"],
+)
+@pytest.mark.parametrize("atomic", [False, True], ids=["direct", "atomic"])
+def test_a_delete_that_a_trigger_skips_counts_as_skipped(
+    connection: Connection, epoch: int, last: Changes, atomic: bool
+) -> None:
+    connection.execute(
+        "CREATE FUNCTION keeps() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF old.sensor_id = 'a' THEN RETURN NULL; END IF; RETURN old; END $$; "
+        "CREATE TRIGGER keeps BEFORE DELETE ON sensor_readings FOR EACH ROW EXECUTE FUNCTION keeps()"
+    )
+    first = [_batch(0, [("a", 1), ("b", 2)]), seal(1)]
+    options = JobOptions(atomic=atomic)
+    second = [_batch(0, last, "deletes", atomic=atomic), seal(1, "deletes", options)]
+    write_chunk(connection, TOPIC, chunk(epoch, 0, *first, *second), TableWriter())
+    apply_tasks(connection)
+    assert _stored(connection) == {"a": 1}
+    assert job_row(connection, "deletes") == (JobState.SUCCEEDED, len(last), len(last) - 1, 0, 0, 0)
+    skipped = connection.execute("SELECT sum(skipped) FROM bulk.jobs").fetchone()
+    assert skipped == (1,)
+
+
 def test_a_batch_that_is_repeated_does_not_bring_a_deleted_row_back(connection: Connection, epoch: int) -> None:
     written, deleted = _batch(0, [("a", 1)]), _batch(1, [("a", None)])
     write_chunk(connection, TOPIC, chunk(epoch, 0, written, deleted), TableWriter())

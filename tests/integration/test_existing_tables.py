@@ -266,6 +266,24 @@ async def test_a_table_that_does_not_fit_is_refused_by_name_and_plan_says_so_fir
     assert refused.value.reason == Reason.DATASET_INCOMPATIBLE
 
 
+async def test_the_reason_of_a_repeated_key_shows_it_as_it_was_sent(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    execute(parts, "CREATE TABLE hosts (address inet, ref uuid, PRIMARY KEY (address, ref))")
+    option = (
+        'table: "hosts" key: ["address", "ref"] conflict_policy: CONFLICT_POLICY_REJECT '
+        "existing_table: {tenant_not_stored: true}"
+    )
+    uuid = "(bulkgrpc.v1.column).type = COLUMN_TYPE_UUID"
+    _, descriptors, host = message(tmp_path, "Hosts", option, f"string address = 1; bytes ref = 2 [{uuid}];")
+    await client.register_dataset(descriptors, "team.v1.Hosts")
+    one = host(address="10.0.0.1/8", ref=bytes(range(16)))
+    handle = await client.submit("hosts", [host(address="::1", ref=bytes(16)), one, one])
+    assert (await handle.wait()).counts.written == 2
+    key = "address=10.0.0.1/8, ref=00010203-0405-0607-0809-0a0b0c0d0e0f"
+    assert [f"the key ({key}) is already" in one.reason async for one in handle.rejections()] == [True]
+
+
 async def test_a_record_that_breaks_another_unique_index_is_rejected_not_taken_for_known(
     client: AsyncBulkClient, parts: Parts, tmp_path: Path
 ) -> None:
@@ -384,6 +402,27 @@ def test_the_proto_of_a_table_of_all_kinds_of_columns_fits_it(
     missing = command("datasets", "infer", "--table", "App.Devices")
     assert missing.exit_code == 1
     assert "there is no table App.Devices" in missing.output
+
+
+@pytest.mark.parametrize(
+    ("columns", "binding"),
+    [
+        ("tenant text, at timestamptz, value real", 'tenant_column: "tenant"'),
+        ("at timestamptz, value real UNIQUE", 'only_tenant: "plant"'),
+    ],
+    ids=["tenant", "index that takes null"],
+)
+def test_the_proto_of_a_table_without_a_key_appends(
+    command: Command, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str, binding: str
+) -> None:
+    monkeypatch.setenv("BULKGRPC_POSTGRES", parts.postgres)
+    execute(parts, f"DROP TABLE IF EXISTS keyless; CREATE TABLE keyless ({columns})")
+    proto = tmp_path / "keyless.proto"
+    arguments = ("datasets", "infer", "--table", "keyless", "--tenant", "plant")
+    proto.write_text(command.json(*arguments)["proto"])
+    plan = command.json("datasets", "plan", proto)
+    assert (plan["refusals"], plan["key"], plan["conflict_policy"]) == ([], [], "append")
+    assert f'schema: "public" table: "keyless" {binding}}}' in proto.read_text()
 
 
 OTHER_TABLES = [

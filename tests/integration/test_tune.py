@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -76,6 +77,31 @@ def test_rows_are_generated_for_an_empty_table(connection: Connection, database:
     result = tune(database, examples.things().name, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["sampled_rows"] == 0
+
+
+def test_tables_of_others_and_tables_without_a_key_are_measured(
+    connection: Connection, database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "bound.proto"
+    file.write_text(
+        'syntax = "proto3"; import "bulkgrpc/v1/options.proto"; message Bound { option (bulkgrpc.v1.dataset) = '
+        '{table: "bound" key: ["id"] existing_table: {schema: "App" table: "Bound" tenant_not_stored: true}}; '
+        "int64 id = 1; string name = 2; }"
+    )
+    connection.execute('CREATE SCHEMA "App"; CREATE TABLE "App"."Bound" (id bigint PRIMARY KEY, name text)')
+    connection.execute('INSERT INTO "App"."Bound" SELECT n, \'x\' FROM generate_series(1, 9) AS n')
+    bound = examples.compiled(file, "Bound")
+    connection.execute(
+        "INSERT INTO bulk.datasets (dataset, version, message_type, descriptors) VALUES ('bound', 1, 'Bound', %s)",
+        (bound.descriptors,),
+    )
+    register(connection, examples.appended())
+    connection.execute("INSERT INTO sensor_readings SELECT 'acme', 's', n, now() FROM generate_series(1, 9) AS n")
+    for dataset, sampled in (("bound", 0), (examples.appended().name, 9)):
+        result = tune(database, dataset, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["sampled_rows"] == sampled
+    assert count(connection, "App.Bound") == 9
 
 
 def test_a_row_that_the_table_rejects_is_one_error_line_and_nothing_is_left(

@@ -48,6 +48,11 @@ END
 SELECT count(*) INTO bulkgrpc_deleted FROM {staged} WHERE ctid = ANY (bulkgrpc_places) AND {delete};
 DELETE FROM {mark} {table} AS stored USING {staged} AS staged
 WHERE staged.ctid = ANY (bulkgrpc_places) AND staged.{delete} AND ({stored_key}) = ({converted_key});
+-- A row that is still there was kept by a trigger.
+SELECT count(*) INTO bulkgrpc_count FROM {staged} AS staged
+WHERE staged.ctid = ANY (bulkgrpc_places) AND staged.{delete}
+  AND EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({converted_key}));
+bulkgrpc_skipped := bulkgrpc_skipped + bulkgrpc_count;
 
 -- name: call_apply_each
 -- Calls it.

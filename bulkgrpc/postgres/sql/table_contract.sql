@@ -100,6 +100,11 @@ SELECT json_build_object(
         SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
         WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0
     ),
+    -- 8 DELETE.
+    'delete_triggers', EXISTS (
+        SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
+        WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3 AND t.tgtype & 8 <> 0
+    ),
     'triggers', EXISTS (
         SELECT FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
     ),

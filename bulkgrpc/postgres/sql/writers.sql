@@ -92,6 +92,12 @@ IF bulkgrpc_deletes[bulkgrpc_first] THEN
   WHERE staged.ctid >= bulkgrpc_ctids[bulkgrpc_first] AND staged.ctid <= bulkgrpc_ctids[bulkgrpc_last]
     AND ({stored_key}) = ({staged_key});
   bulkgrpc_written := bulkgrpc_last - bulkgrpc_first + 1;
+  -- A row that is still there was kept by a trigger. Nothing after this can fail in the span.
+  bulkgrpc_left_rows := bulkgrpc_left_rows || ARRAY(
+    SELECT staged.{row} FROM {staging} AS staged
+    WHERE staged.ctid >= bulkgrpc_ctids[bulkgrpc_first] AND staged.ctid <= bulkgrpc_ctids[bulkgrpc_last]
+      AND EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({staged_key}))
+  );
 ELSE
 
 -- name: isolate_ends

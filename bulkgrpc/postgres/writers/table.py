@@ -100,10 +100,11 @@ class TableWriter:
         """Write rows that all fit. values: of the columns that PostgreSQL read."""
         converted = _converted(rows, fit, values)
         if not any(_may_reorder(conversion, rows.dataset) for conversion in fit.conversions):
-            return self._write_fitting(connection, fit, converted, job)
+            done = self._write_fitting(connection, fit, converted, job)
+            return replace(done, rejected=reject.as_sent(rows, done.rejected))
         converted, order = converted.sorted_again()
         done = self._write_fitting(connection, fit, converted, job[order])
-        return Written(done.written, done.rejected.at_positions(order), done.skipped)
+        return Written(done.written, reject.as_sent(rows, done.rejected.at_positions(order)), done.skipped)
 
     def _write_fitting(self, connection: Connection, fit: Fit, rows: Rows, job: Integers) -> Written:
         writer = _write_triggered if fit.row_triggers else self._write

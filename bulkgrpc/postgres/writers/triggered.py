@@ -122,15 +122,22 @@ def _merge(connection: Connection, rows: Rows, chosen: Mask) -> Mask:
 
 
 def _update_by_job(connection: Connection, rows: Rows, job: Integers) -> Written:
-    """Write rows, whose keys all differ, over those with the same keys, or delete these: that counts as written."""
+    """Write rows, whose keys all differ, over those with the same keys, or delete these: that counts as written.
+
+    A row that a trigger does not let be written, or deleted, counts as skipped.
+    """
     skipped = np.zeros(int(job.max(initial=0)) + 1, np.int32)
     action, upserts = conflict.do_update(rows.dataset), np.ones(len(job), np.bool_)
     if rows.deletes is not None:
         update.delete(connection, rows, rows.deletes)
         upserts = ~rows.deletes
+        if rows.has_deletes:
+            # A row that is still there was kept by a trigger.
+            kept = staging.known(connection, rows, rows.deletes)
+            skipped += np.bincount(job[kept], minlength=len(skipped)).astype(np.int32)
     for number in np.unique(job[upserts]).tolist():
         chosen = upserts & (job == number)
-        skipped[number] = np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)
+        skipped[number] += np.count_nonzero(chosen) - _execute(connection, rows, chosen, _UPSERT, action=action)
     return Written(np.bincount(job).astype(np.int32) - skipped, skipped=skipped)
 
 
