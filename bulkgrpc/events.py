@@ -223,6 +223,11 @@ class Event(enum.StrEnum):
     )
     CALL_FAILED = ("call_failed", "An RPC ended with an unexpected exception; its caller got INTERNAL.")
     CALL_REFUSED = ("call_refused", "An RPC was refused, with a reason.")
+    JOB_REVERT_BEGUN = (
+        "job_revert_begun",
+        "A caller begins to remove from `table` the rows that the ended `job` wrote.",
+    )
+    JOB_ROWS_REMOVED = ("job_rows_removed", "So many `rows` that `job` wrote were removed from `table` by a call.")
     KEY_IGNORED = ("key_ignored", "A key of the JSON Web Key Set cannot be used.")
     KEY_SET_UNREADABLE = ("key_set_unreadable", "The JSON Web Key Set cannot be read; the known keys stay valid.")
     PARKED_NOT_READ = (

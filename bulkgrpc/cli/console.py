@@ -140,6 +140,7 @@ def dataset_document(dataset: Dataset) -> dict[str, object]:
         "hash_partitions": dataset.hash_partitions,
         "time_partitions": _time_partitions(dataset),
         "operation": None if dataset.operation is None else _operation(dataset.operation),
+        "provenance": None if dataset.provenance is None else asdict(dataset.provenance),
         "existing_table": None if dataset.existing is None else asdict(dataset.existing),
         "columns": [
             {"name": column.name, "field": column.field, "type": column.type, "nullable": column.nullable}
@@ -179,6 +180,8 @@ def write_options(dataset: Dataset) -> str:
         options.append(f"partitions by the {dataset.time_partitions.period.label} of {dataset.time_partitions.column}")
     if dataset.operation is not None:
         options.append(f"{dataset.operation.field} {dataset.operation.delete} deletes the row")
+    if dataset.provenance is not None:
+        options.append(f"rows say which job wrote them: {dataset.provenance}")
     return "; ".join(options)
 
 

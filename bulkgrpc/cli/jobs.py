@@ -1,4 +1,4 @@
-"""The commands `jobs get`, `list`, `watch`, `cancel`, `discard` and `delete`. `jobs rejections` has its own module."""
+"""The commands `jobs get`, `list`, `watch`, `cancel`, `discard`, `delete`. `rejections`, `revert` have own modules."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from bulkgrpc.cli.connection_options import (
     TokenOption,
 )
 from bulkgrpc.cli.rejections import rejections
+from bulkgrpc.cli.revert import revert
 from bulkgrpc.client import Job, JobState, NotEnded
 
 
@@ -40,7 +41,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Show, follow, cancel, discard and delete jobs, and list their rejected records.\n\n"
+    help="Show, follow, cancel, discard, revert and delete jobs, and list their rejected records.\n\n"
     "For example:\n\n    bulkgrpc jobs list --state partially_succeeded\n\nEvery command has its own `--help`.",
 )
 JobArgument = Annotated[
@@ -235,6 +236,7 @@ def delete(
 
 
 app.command("rejections")(rejections)
+app.command("revert")(revert)
 
 
 async def _watched(options: ConnectionOptions, name: str, deadline_s: float, on_change: Callable[[Job], None]) -> Job:

@@ -14,6 +14,7 @@ from bulkgrpc.client.config import ClientConfig, Tls
 from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
 from bulkgrpc.client.model import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.client.operations import Discarded
+from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.sync import BulkClient, JobHandle
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
@@ -50,6 +51,7 @@ __all__ = [
     "Reason",
     "Refused",
     "Rejection",
+    "Reverted",
     "TenantParked",
     "Tls",
     "Unreachable",

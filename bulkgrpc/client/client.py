@@ -12,9 +12,10 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import Message
 
 from bulkgrpc.blocks import DatasetStatus, LedgerSnapshot
 from bulkgrpc.client import model
@@ -24,12 +25,13 @@ from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.operations import Discarded, discarded_of, ledger_of, status_of
 from bulkgrpc.client.packing import Packer
+from bulkgrpc.client.reverts import Reverted, revert
 from bulkgrpc.client.send_queue import OnProgress, SendQueue
 from bulkgrpc.client.send_window import SendWindow
 from bulkgrpc.client.source_reader import read_source
-from bulkgrpc.client.submission import Header, SourceFailed, Submission
+from bulkgrpc.client.submission import Header, SourceFailed, Submission, check
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.model import JobOptions, is_dataset, is_idempotency_key
+from bulkgrpc.model import JobOptions
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2, ledger_pb2
 
 WAIT_DEADLINE_S = 300.0
@@ -116,11 +118,7 @@ class AsyncJobHandle:
         Raises Refused with JOB_ENDED if it has ended in another state, or another BulkError.
         """
         connection = self._client._connection
-        response: jobs_pb2.CancelJobResponse = await connection.call(
-            connection.jobs.CancelJob, jobs_pb2.CancelJobRequest(name=self._name)
-        )
-        self._job = model.job_of(response.job)
-        return self._job
+        return await self._changed(connection.jobs.CancelJob, jobs_pb2.CancelJobRequest(name=self._name))
 
     async def discard(self, *, reason: str = "") -> Job:
         """Give up the sealed job, which a message of its own blocks; return it. What is not applied is rejected.
@@ -128,12 +126,8 @@ class AsyncJobHandle:
         It ends as FAILED soon. reason: for those who look at the job. Raises Refused with JOB_ENDED or JOB_NOT_BLOCKED,
         or another BulkError.
         """
-        connection = self._client._connection
-        response: jobs_pb2.DiscardJobResponse = await connection.call(
-            connection.jobs.DiscardJob, jobs_pb2.DiscardJobRequest(name=self._name, reason=reason)
-        )
-        self._job = model.job_of(response.job)
-        return self._job
+        request = jobs_pb2.DiscardJobRequest(name=self._name, reason=reason)
+        return await self._changed(self._client._connection.jobs.DiscardJob, request)
 
     async def delete(self) -> None:
         """Delete the job with its rejections and its idempotency key. Rows in the table stay.
@@ -142,6 +136,14 @@ class AsyncJobHandle:
         """
         connection = self._client._connection
         await connection.call(connection.jobs.DeleteJob, jobs_pb2.DeleteJobRequest(name=self._name))
+
+    async def revert(self, *, validate_only: bool = False) -> Reverted:
+        """Remove the rows that the ended job wrote, if its dataset has `provenance`. Idempotent; the job stays.
+
+        validate_only: only count them. Raises Refused with JOB_NOT_ENDED, JOB_NOT_REVERTIBLE, or another BulkError:
+        what was removed before stays removed, and another call removes the rest.
+        """
+        return await revert(self._client._connection, self._name, validate_only=validate_only)
 
     async def rejections(self, *, include_records: bool = False) -> AsyncGenerator[Rejection, None]:
         """Yield the rejected records in the order of the job. Each page is one call.
@@ -159,6 +161,11 @@ class AsyncJobHandle:
             token = response.next_page_token
             if not token:
                 return
+
+    async def _changed(self, rpc: Callable[..., Any], request: Message) -> Job:
+        response = await self._client._connection.call(rpc, request)
+        self._job = model.job_of(response.job)
+        return self._job
 
     async def _watch_until(self, ends_at_s: float, on_progress: Callable[[Job], None] | None) -> None:
         """Watch until the job has ended, the deadline has passed, or watching fails. The next poll has the reason."""
@@ -234,7 +241,7 @@ class AsyncBulkClient:
         name, version = model.name_and_version(dataset)
         key = idempotency_key or uuid.uuid4().hex
         header = Header(model.resource(name), key, dict(labels or {}), options, version)
-        _check(header)
+        check(header)
         queue = SendQueue(SendWindow(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
         submission = Submission(self._connection, header, queue)
 
@@ -388,12 +395,3 @@ class AsyncBulkClient:
             token = response.next_page_token
             if not token:
                 return
-
-
-def _check(header: Header) -> None:
-    if not is_dataset(header.dataset.removeprefix("datasets/")):
-        raise WrongInput(
-            f"{header.dataset!r} is not a dataset name: use a letter, then letters, digits and _, all lower case"
-        )
-    if not is_idempotency_key(header.idempotency_key):
-        raise WrongInput("an idempotency key is 1 to 128 printable ASCII characters without spaces")

@@ -16,6 +16,7 @@ from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, TimePartitions
 from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.periods import PartitionPeriod
+from bulkgrpc.datasets.provenance import Provenance
 from bulkgrpc.datasets.table_report import ColumnFit, Verdict
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
@@ -229,11 +230,16 @@ def dataset_of(proto: datasets_pb2.Dataset) -> Dataset:
         time_partitions=TimePartitions(proto.time_partition_column, period) if period is not None else None,
         operation=_operation(proto.operation) if proto.HasField("operation") else None,
         existing=_existing(proto.existing_table) if proto.HasField("existing_table") else None,
+        provenance=_provenance(proto.provenance) if proto.HasField("provenance") else None,
     )
 
 
 def _operation(proto: options_pb2.Operation) -> Operation:
     return Operation(proto.field, proto.delete, values=())
+
+
+def _provenance(proto: options_pb2.Provenance) -> Provenance:
+    return Provenance(proto.job, proto.sequence, proto.write_time)
 
 
 def _existing(proto: options_pb2.ExistingTable) -> ExistingTable:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import grpc
 
 from bulkgrpc.client.connection import Connection, RecordStream
-from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused
+from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused, WrongInput
 from bulkgrpc.client.model import options_message
 from bulkgrpc.client.packing import varint
 from bulkgrpc.client.retry import RetryState, backoff_s
 from bulkgrpc.client.send_queue import SendQueue, SourceFailed
 from bulkgrpc.client.send_window import NumberedBatch
 from bulkgrpc.errors import NotNow, Reason
-from bulkgrpc.model import JobOptions, JobState
+from bulkgrpc.model import JobOptions, JobState, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from bulkgrpc.wire.v1 import wire_pb2
 
@@ -233,3 +233,13 @@ async def _read(call: RecordStream) -> ingest_pb2.StreamRecordsResponse:
 
 
 __all__ = ["Header", "SourceFailed", "Submission", "batch_message"]
+
+
+def check(header: Header) -> None:
+    """Check a header before anything is sent. Raises WrongInput."""
+    if not is_dataset(header.dataset.removeprefix("datasets/")):
+        raise WrongInput(
+            f"{header.dataset!r} is not a dataset name: use a letter, then letters, digits and _, all lower case"
+        )
+    if not is_idempotency_key(header.idempotency_key):
+        raise WrongInput("an idempotency key is 1 to 128 printable ASCII characters without spaces")

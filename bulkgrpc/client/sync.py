@@ -22,6 +22,7 @@ from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHan
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.operations import Discarded
+from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.send_queue import OnProgress
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
@@ -121,6 +122,10 @@ class JobHandle:
     def delete(self) -> None:
         """Delete the job. See `AsyncJobHandle.delete`."""
         self._loop.run(self._handle.delete())
+
+    def revert(self, *, validate_only: bool = False) -> Reverted:
+        """Remove the rows that the ended job wrote. See `AsyncJobHandle.revert`."""
+        return self._loop.run(self._handle.revert(validate_only=validate_only))
 
     def rejections(self, *, include_records: bool = False) -> Iterator[Rejection]:
         """Yield the rejected records. See `AsyncJobHandle.rejections`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from bulkgrpc.consume.assembly import Chunk
+from bulkgrpc.consume.assembly import Chunk, Received
 from bulkgrpc.consume.failures import DAMAGED_HEADERS, Failure, Where
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
@@ -104,7 +104,7 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
     # Sorted, as in every worker: those that write the same tables wait for each other in one order.
     for (name, version, schema), indices in sorted(members.items()):
         items = [chunk.items[index] for index in indices]
-        payloads = [Payload(item.message.spec.key.tenant, item.message.records, item.payload) for item in items]
+        payloads = [_payload(item) for item in items]
         try:
             codec = check_schema(codec_of(name, version), schema)
             groups.append(Group(to_rows(codec, payloads), tuple(indices)))
@@ -119,6 +119,11 @@ def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> Prepare
             undecodable[name] = Failure(Where.DECODE, "", type(error).__name__, str(error), dataset=name)
     kept = tuple(group for group in groups if group.rows.dataset.name not in undecodable)
     return PreparedChunk(chunk, kept, undecodable, unreadable)
+
+
+def _payload(item: Received) -> Payload:
+    message, key = item.message, item.message.spec.key
+    return Payload(key.tenant, message.records, item.payload, key.job_id.bytes, message.sequence)
 
 
 def version_of(message: Message) -> tuple[str, int, bytes]:

@@ -13,7 +13,17 @@ from bulkgrpc.datasets.documents import message_of
 from bulkgrpc.datasets.overrides import SCALARS, InvalidDataset, Kind, Stored, column_options, overridden
 from bulkgrpc.v1 import options_pb2
 
-__all__ = ["KEY_TYPES", "TENANT", "TIMESTAMP", "Column", "InvalidDataset", "Kind", "columns_of", "is_leaf"]
+__all__ = [
+    "KEY_TYPES",
+    "TENANT",
+    "TIMESTAMP",
+    "Column",
+    "InvalidDataset",
+    "Kind",
+    "check_new_name",
+    "columns_of",
+    "is_leaf",
+]
 
 TENANT = "tenant"
 TIMESTAMP = "google.protobuf.Timestamp"
@@ -70,10 +80,10 @@ BRIN_TYPES = frozenset({"integer", "bigint", "timestamp with time zone", "date"}
 class Column:
     """A column of a dataset's table.
 
-    field: path of the message's field, for instance `venue.code`; "" for the tenant's. type: PostgreSQL's name of the
-    type. kind: how its values come from the field's. digits: precision and scale of a Kind.NUMERIC. default: what
-    PostgreSQL reads as its value where the field is not set, "" if none. index: whether it has one of its own.
-    brin_index: whether it has a BRIN index.
+    field: path of the message's field, for instance `venue.code`; "" for the tenant's and the provenance's. type:
+    PostgreSQL's name of the type. kind: how its values come from the field's. digits: precision and scale of a
+    Kind.NUMERIC. default: what PostgreSQL reads as its value where the field is not set, "" if none. index: whether it
+    has one of its own. brin_index: whether it has a BRIN index.
     """
 
     name: str
@@ -118,7 +128,7 @@ def columns_of(
             )
         seen[column.name] = column.field
     for column in columns:
-        (check_name or _check_new_name)(column.name, column.field)
+        (check_name or check_new_name)(column.name, column.field)
     return columns
 
 
@@ -196,7 +206,8 @@ def default_scalar(type_: str, default: str) -> pa.Scalar:
     return pa.scalar(default).cast(_DEFAULTED[type_])
 
 
-def _check_new_name(name: str, where: str) -> None:
+def check_new_name(name: str, where: str) -> None:
+    """Check that the service can create a column of this name. where: of its field. Raises InvalidDataset."""
     if not model.is_dataset(name):
         raise InvalidDataset(
             where,

@@ -35,11 +35,13 @@ PARSED_RECORDS = 256
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A batch to decode: its tenant, how many records the server counted, its bytes."""
+    """A batch to decode: its tenant, how many records the server counted, its bytes; its job's ID and its sequence."""
 
     tenant: str
     records: int
     data: bytes
+    job_id: bytes = bytes(16)
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 
 from bulkgrpc import limits, model
 from bulkgrpc.datasets.binding import ExistingTable, check_column, existing_table, quoted
-from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, columns_of
+from bulkgrpc.datasets.columns import KEY_TYPES, TENANT, Column, InvalidDataset, check_new_name, columns_of
 from bulkgrpc.datasets.operations import Operation, operation_of
 from bulkgrpc.datasets.periods import PartitionPeriod
+from bulkgrpc.datasets.provenance import Provenance, provenance_of
 from bulkgrpc.v1 import options_pb2
 
 ConflictPolicy = Literal["ignore", "update", "reject", "append"]
@@ -54,6 +55,7 @@ class Dataset:
     is not partitioned by time. database_collation: whether texts of the key have the database's collation in a table
     that is created now; tables of earlier releases have it anyway. operation: what says which records delete their
     rows, None if none does. existing: the table that the dataset is bound to, None if the service creates it.
+    provenance: the columns that say which job wrote a row, the last of `columns`; None if none do.
     schema_digest: of the definition, as it was registered; empty if it is not known.
     """
 
@@ -72,6 +74,7 @@ class Dataset:
     database_collation: bool = False
     operation: Operation | None = None
     existing: ExistingTable | None = None
+    provenance: Provenance | None = None
     schema_digest: bytes = field(default=b"", compare=False)
 
     @property
@@ -88,8 +91,8 @@ class Dataset:
 
     @property
     def field_columns(self) -> tuple[Column, ...]:
-        """The columns of fields: all but the tenant's."""
-        return self.columns[1:] if self.tenant_column else self.columns
+        """The columns of fields: all but the tenant's and those of the provenance."""
+        return tuple(column for column in self.columns if column.field)
 
     @property
     def relation(self) -> str:
@@ -123,6 +126,9 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         raise InvalidDataset("table", f"table {name} is the service's own: specify another with `table`")
     operation = operation_of(options, descriptor)
     columns = _columns(descriptor, existing, operation)
+    provenance = provenance_of(options, columns, check_column if existing is not None else check_new_name)
+    if provenance is not None:
+        columns += provenance.columns
     if len(columns) > limits.COLUMNS_MAX:
         raise InvalidDataset("", f"{len(columns)} columns; a table takes at most {limits.COLUMNS_MAX}")
     conflict_policy = _conflict_policy(options)
@@ -143,6 +149,7 @@ def define(descriptors: bytes, message_type: str, version: int = 1) -> Dataset:
         database_collation=options.database_collation,
         operation=operation,
         existing=existing,
+        provenance=provenance,
     )
 
 

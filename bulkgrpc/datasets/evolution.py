@@ -114,6 +114,8 @@ def _check_table(old: Dataset, new: Dataset) -> None:
     ):
         if before != after:
             raise _cannot_become(old, name, before, after)
+    if old.provenance is not None and old.provenance != new.provenance:
+        raise _cannot_become(old, "provenance", str(old.provenance), str(new.provenance or "empty"))
 
 
 def _bound_to(dataset: Dataset) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +17,13 @@ from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.hashes import RecordHashes
 from bulkgrpc.datasets.operations import Operation
+from bulkgrpc.datasets.provenance import Provenance
 from bulkgrpc.datasets.values import convert, filled
 from bulkgrpc.rejections import Integers, Mask, RejectionBuilder, RejectionCode, Rejections
 
 JSONB = {b"bulkgrpc": b"jsonb"}
 """Metadata of an Arrow field whose values are texts for a jsonb column."""
+_TIME = pa.timestamp("us", "UTC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,15 @@ class Rows:
     rejections: Rejections
     hashes: RecordHashes | None = None
     deletes: Mask | None = None
+
+    def stamped(self, now: datetime) -> Rows:
+        """Return the rows as written at a time, if their table stores that."""
+        provenance = self.dataset.provenance
+        if provenance is None or not provenance.write_time:
+            return self
+        position = self.table.schema.get_field_index(provenance.write_time)
+        times = pa.repeat(pa.scalar(now, _TIME), self.table.num_rows)
+        return replace(self, table=self.table.set_column(position, pa.field(provenance.write_time, _TIME), times))
 
     @property
     def has_deletes(self) -> bool:
@@ -106,6 +118,8 @@ def _to_rows(codec: BatchCodec, payloads: Sequence[Payload]) -> Rows:
     operation = codec.dataset.operation
     deletes = None if operation is None else _deletes(operation, found[operation.field], rejected)
     table = _table(codec, found, _tenants(payloads, payload), rejected, deletes)
+    if codec.dataset.provenance is not None:
+        table = _with_provenance(table, codec.dataset.provenance, payloads, payload)
     rejections = Rejections.concat([decoded.rejections, rejected.build().at(payload, record_index)])
     if rejected.rejected.any():
         keep = ~rejected.rejected
@@ -155,6 +169,22 @@ def _table(
         arrays.append(values)
         fields.append(pa.field(column.name, values.type, metadata=metadata))
     return pa.record_batch(arrays, schema=pa.schema(fields))
+
+
+def _with_provenance(
+    table: pa.RecordBatch, provenance: Provenance, payloads: Sequence[Payload], payload: Integers
+) -> pa.RecordBatch:
+    """Return the columns and those that say which job wrote a row. The time is null until the rows are written."""
+    of_payload = pa.array(payload)
+    table = table.append_column(
+        provenance.job, pa.array([one.job_id for one in payloads], pa.binary(16)).take(of_payload)
+    )
+    if provenance.sequence:
+        sequences = pa.array([one.sequence for one in payloads], pa.int64())
+        table = table.append_column(provenance.sequence, sequences.take(of_payload))
+    if provenance.write_time:
+        table = table.append_column(provenance.write_time, pa.nulls(table.num_rows, _TIME))
+    return table
 
 
 def _flatten(records: pa.StructArray, leaves: frozenset[str]) -> dict[str, pa.Array]:

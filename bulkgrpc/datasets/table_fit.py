@@ -143,9 +143,7 @@ def conversion_of(dataset: Dataset, column: Column, found: TableColumn | None) -
             dataset,
             MisfitCode.MISSING_COLUMN,
             f"column {column.name} is missing in the table, {expected}",
-            "rename the column back or add it"
-            if dataset.existing is None
-            else "name the column with (bulkgrpc.v1.column).name, or `ignore` the field",
+            "rename the column back or add it" if dataset.existing is None else _other_column(column),
         )
     if found.generated or found.identity == "a":
         how = "GENERATED ALWAYS AS IDENTITY" if found.identity else "a generated column"
@@ -166,9 +164,21 @@ def conversion_of(dataset: Dataset, column: Column, found: TableColumn | None) -
             f"column {column.name} is {found.type} in the table, {expected}",
             "change the column back or register a version with the new type"
             if dataset.existing is None
-            else f"{field_for(found).advice}, or `ignore` the field",
+            else _other_type(column, found),
         )
     return conversion
+
+
+def _other_column(column: Column) -> str:
+    if not column.field:
+        return "add the column, or name another one in existing_table or provenance"
+    return "name the column with (bulkgrpc.v1.column).name, or `ignore` the field"
+
+
+def _other_type(column: Column, found: TableColumn) -> str:
+    if not column.field:
+        return f"make it {column.type}, or name another column in existing_table or provenance"
+    return f"{field_for(found).advice}, or `ignore` the field"
 
 
 def _kind_misfits(dataset: Dataset, table: Table) -> Iterator[Misfit]:

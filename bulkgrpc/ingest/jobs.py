@@ -67,7 +67,7 @@ class Jobs:
 
     async def get(self, caller: Caller, name: str) -> Job:
         """Return a job."""
-        return await self._find(_own_key(caller, name, "name"))
+        return await self._find(own_key(caller, name, "name"))
 
     async def list(self, caller: Caller, parent: str, page: PageRequest) -> JobPage:
         """Return a page of the caller's jobs. Raises Denied (FOREIGN_TENANT) for another tenant's."""
@@ -86,7 +86,7 @@ class Jobs:
 
         Raises TooMuch (TOO_MANY_STREAMS) if too many jobs are watched.
         """
-        key = _own_key(caller, name, "name")
+        key = own_key(caller, name, "name")
         job: Job | None = await self._find(key)
         assert job is not None  # noqa: S101 — narrows the type: `next_change` may return None
         with self._watch.watching(job) as watched:
@@ -100,7 +100,7 @@ class Jobs:
 
     async def cancel(self, caller: Caller, name: str) -> Job:
         """End a job as CANCELLED and return it. Raises NotNow (JOB_ENDED) if it has ended otherwise."""
-        key = _own_key(caller, name, "name")
+        key = own_key(caller, name, "name")
         try:
             job = await self._store.cancel_job(key) or await self._cancel_without_row(key)
         except PostgresUnavailable as error:
@@ -116,7 +116,7 @@ class Jobs:
 
         Raises NotNow (JOB_ENDED, JOB_NOT_BLOCKED).
         """
-        key = _own_key(caller, name, "name")
+        key = own_key(caller, name, "name")
         if len(reason) > REASON_CHARS_MAX:
             raise invalid_field("reason", f"a reason of {len(reason)} characters; at most {REASON_CHARS_MAX}")
         try:
@@ -142,7 +142,7 @@ class Jobs:
 
     async def delete(self, caller: Caller, name: str) -> None:
         """Delete a job that has ended. Raises NotNow (JOB_NOT_ENDED), Busy (JOB_BUSY), Unavailable."""
-        key = _own_key(caller, name, "name")
+        key = own_key(caller, name, "name")
         # Leased meanwhile: no stream may save the job's progress after Redis has deleted it, or the next job of its
         # idempotency key would be taken for this one.
         holder = LeaseHolder(uuid.uuid4().hex, uuid.uuid4().hex)
@@ -172,7 +172,7 @@ class Jobs:
         self, caller: Caller, parent: str, page: PageRequest, *, include_records: bool
     ) -> RejectionPage:
         """Return a page of a job's rejections. include_records: with their bytes; the page may then end early."""
-        key = _own_key(caller, parent, "parent")
+        key = own_key(caller, parent, "parent")
         size, after = page_size(page.size), rejection_page_start(page.token)
         if await self._row(key) is None:
             # A job without a row has no rejections, but it may exist.
@@ -220,7 +220,7 @@ class Jobs:
             return
 
 
-def _own_key(caller: Caller, name: str, field: str) -> JobKey:
+def own_key(caller: Caller, name: str, field: str) -> JobKey:
     """Parse a job's name, which must be the caller's. Raises Invalid naming the field, or NotFound."""
     key = JobKey.parse(name)
     if key is None:

@@ -85,6 +85,22 @@ def dataset_page_start(token: str) -> str:
     return name
 
 
+def token_after_page(page: int) -> str:
+    """Return the token of the part of a table that begins at a page."""
+    return _encode(str(page))
+
+
+def revert_page_start(token: str) -> int:
+    """Parse a token of `token_after_page`; 0 for the first part. Raises Invalid."""
+    if not token:
+        return 0
+    text = _decode(token)
+    # PostgreSQL numbers the pages of a table with 32 bits.
+    if re.fullmatch(r"[1-9][0-9]{0,9}", text) is None or int(text) >= 2**32:
+        raise _invalid()
+    return int(text)
+
+
 def _encode(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode()
 

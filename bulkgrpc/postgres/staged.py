@@ -232,6 +232,11 @@ def _values(dataset: Dataset, fit: Fit) -> dict[str, sql.Composable]:
     texts = {column.name for column in dataset.columns if column.type == "text"}
     values |= {conversion.column.name: conversion.expression() for conversion in fit.conversions}
     texts -= {conversion.column.name for conversion in fit.conversions if conversion.reading is not None}
+    if dataset.provenance is not None and dataset.provenance.write_time:
+        # Of the transaction that moves them. Where the table has a type without a zone, it is in UTC.
+        name = dataset.provenance.write_time
+        converted = any(conversion.column.name == name for conversion in fit.conversions)
+        values[name] = sql.SQL("now() AT TIME ZONE 'UTC'" if converted else "now()")
     named = (sql.SQL("{} AS {}").format(value, sql.Identifier(name)) for name, value in values.items())
     order = (
         sql.SQL("{} {}").format(values[name], BY_BYTES) if name in texts else values[name]

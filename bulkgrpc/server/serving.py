@@ -36,6 +36,7 @@ from bulkgrpc.ingest.ports import (
     RedisUnavailable,
 )
 from bulkgrpc.ingest.progress_writer import ProgressWriter
+from bulkgrpc.ingest.reverts import Reverts, RowsOfJobs
 from bulkgrpc.ingest.session import BatchLimits, SessionParts
 from bulkgrpc.ingest.topic_guard import TopicGuard
 from bulkgrpc.kafka import topic_config
@@ -43,7 +44,7 @@ from bulkgrpc.kafka.connection import KafkaMisconfigured
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.kafka.record_log import KafkaRecordLog, KafkaTopicIdentity
 from bulkgrpc.kafka.topic_log import KafkaTopicLog
-from bulkgrpc.postgres import blocks, catalog, jobs, schema, topics
+from bulkgrpc.postgres import blocks, catalog, jobs, reverts, schema, topics
 from bulkgrpc.postgres.deadlines import make_pool
 from bulkgrpc.postgres.rights import RightsMissing
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
@@ -82,6 +83,7 @@ class Stores:
     catalog: DatasetCatalog
     live_jobs: LiveJobs
     blocks: Blocks
+    rows: RowsOfJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,14 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
         stack.push_async_callback(pool.close, timeout=1.0)
         producer = await stack.enter_async_context(_producer(settings))
         log = KafkaRecordLog(producer, partitions, partial(topic_config.message_bytes_max, settings))
-        stores = Stores(log, jobs.JobStore(pool), catalog.Catalog(pool), live_jobs, blocks.Blocks(pool, settings.topic))
+        stores = Stores(
+            log,
+            jobs.JobStore(pool),
+            catalog.Catalog(pool),
+            live_jobs,
+            blocks.Blocks(pool, settings.topic),
+            reverts.RowsOfJobs(pool),
+        )
         background = Background(
             ProgressWriter(live_jobs),
             JobWatch(stores.jobs, live_jobs),
@@ -216,6 +225,7 @@ def _front_door_parts(settings: ServerSettings, stores: Stores, background: Back
         Jobs(stores.jobs, stores.live_jobs, background.watch),
         Datasets(stores.catalog, cache),
         DatasetBlocks(stores.blocks),
+        Reverts(stores.jobs, stores.catalog, stores.rows),
     )
 
 

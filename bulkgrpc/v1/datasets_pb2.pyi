@@ -71,7 +71,7 @@ class DatasetStatus(_message.Message):
     def __init__(self, dataset: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., reason: _Optional[str] = ..., sqlstate: _Optional[str] = ..., block_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trials: _Optional[int] = ..., next_trial_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parked: _Optional[_Union[ParkedMessages, _Mapping]] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "version", "message_type", "table", "key", "conflict_policy", "columns", "descriptors", "create_time", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "time_partition_column", "time_partition_period", "operation", "existing_table")
+    __slots__ = ("name", "version", "message_type", "table", "key", "conflict_policy", "columns", "descriptors", "create_time", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "time_partition_column", "time_partition_period", "operation", "provenance", "existing_table")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class Dataset(_message.Message):
     TIME_PARTITION_COLUMN_FIELD_NUMBER: _ClassVar[int]
     TIME_PARTITION_PERIOD_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     EXISTING_TABLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
@@ -105,8 +106,9 @@ class Dataset(_message.Message):
     time_partition_column: str
     time_partition_period: _options_pb2.PartitionPeriod
     operation: _options_pb2.Operation
+    provenance: _options_pb2.Provenance
     existing_table: _options_pb2.ExistingTable
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., message_type: _Optional[str] = ..., table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[_options_pb2.ConflictPolicy, str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., time_partition_column: _Optional[str] = ..., time_partition_period: _Optional[_Union[_options_pb2.PartitionPeriod, str]] = ..., operation: _Optional[_Union[_options_pb2.Operation, _Mapping]] = ..., existing_table: _Optional[_Union[_options_pb2.ExistingTable, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., message_type: _Optional[str] = ..., table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[_options_pb2.ConflictPolicy, str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., descriptors: _Optional[_Union[_descriptor_pb2.FileDescriptorSet, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., time_partition_column: _Optional[str] = ..., time_partition_period: _Optional[_Union[_options_pb2.PartitionPeriod, str]] = ..., operation: _Optional[_Union[_options_pb2.Operation, _Mapping]] = ..., provenance: _Optional[_Union[_options_pb2.Provenance, _Mapping]] = ..., existing_table: _Optional[_Union[_options_pb2.ExistingTable, _Mapping]] = ...) -> None: ...
 
 class ColumnFit(_message.Message):
     __slots__ = ("column", "field", "written_type", "table_type", "verdict", "note")

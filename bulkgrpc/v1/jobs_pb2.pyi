@@ -213,6 +213,28 @@ class DeleteJobResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RevertJobRequest(_message.Message):
+    __slots__ = ("name", "validate_only", "page_token")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    validate_only: bool
+    page_token: str
+    def __init__(self, name: _Optional[str] = ..., validate_only: _Optional[bool] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class RevertJobResponse(_message.Message):
+    __slots__ = ("job", "table", "rows", "next_page_token")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    job: Job
+    table: str
+    rows: int
+    next_page_token: str
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
 class Rejection(_message.Message):
     __slots__ = ("sequence", "record_index", "code", "field", "reason", "record")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]

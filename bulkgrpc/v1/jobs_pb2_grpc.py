@@ -73,6 +73,11 @@ class JobServiceStub:
                 request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
                 response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobResponse.FromString,
                 _registered_method=True)
+        self.RevertJob = channel.unary_unary(
+                '/bulkgrpc.v1.JobService/RevertJob',
+                request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.RevertJobRequest.SerializeToString,
+                response_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.RevertJobResponse.FromString,
+                _registered_method=True)
         self.ListRejections = channel.unary_unary(
                 '/bulkgrpc.v1.JobService/ListRejections',
                 request_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.ListRejectionsRequest.SerializeToString,
@@ -172,6 +177,25 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevertJob(self, request, context):
+        """Removes the rows that an ended job wrote and that are still in the table; rows of other jobs stay. Needs the scope
+        `bulk.write`. The dataset needs the option `provenance`. A call removes the rows of one part of the table, in
+        transactions of their own: repeat it with `next_page_token` until that is empty. Readers see the rows go part by part.
+        Repeating all of it removes nothing more. The job stays as it is and keeps its idempotency key: submitting it again
+        writes nothing.
+
+        INVALID_ARGUMENT, NOT_FOUND: as for GetJob.
+        INVALID_ARGUMENT: the page token is invalid (INVALID_FIELD).
+        FAILED_PRECONDITION: the job has not ended (JOB_NOT_ENDED); or its dataset has no provenance, has the conflict policy
+        `update` in some version, or was deleted since, or the table refuses, for example because a foreign key references
+        a row or the server's role lacks a right (JOB_NOT_REVERTIBLE). What earlier calls removed stays removed.
+        UNAVAILABLE: PostgreSQL is unavailable (POSTGRES_UNAVAILABLE), or a transaction locks a row for longer than 2 s
+        (TABLE_BUSY); retry after RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRejections(self, request, context):
         """Lists the rejected records of a job by their position: sequence, then record index. Needs the scope `bulk.read`.
 
@@ -215,6 +239,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.DeleteJob,
                     request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.FromString,
                     response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'RevertJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertJob,
+                    request_deserializer=bulkgrpc_dot_v1_dot_jobs__pb2.RevertJobRequest.FromString,
+                    response_serializer=bulkgrpc_dot_v1_dot_jobs__pb2.RevertJobResponse.SerializeToString,
             ),
             'ListRejections': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRejections,
@@ -393,6 +422,33 @@ class JobService:
             '/bulkgrpc.v1.JobService/DeleteJob',
             bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
             bulkgrpc_dot_v1_dot_jobs__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkgrpc.v1.JobService/RevertJob',
+            bulkgrpc_dot_v1_dot_jobs__pb2.RevertJobRequest.SerializeToString,
+            bulkgrpc_dot_v1_dot_jobs__pb2.RevertJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

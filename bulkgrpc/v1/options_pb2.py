@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkgrpc/v1/options.proto\x12\x0b\x62ulkgrpc.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa0\x03\n\x0e\x44\x61tasetOptions\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x03(\t\x12\x34\n\x0f\x63onflict_policy\x18\x03 \x01(\x0e\x32\x1b.bulkgrpc.v1.ConflictPolicy\x12\x30\n\rdedupe_window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05lanes\x18\x05 \x01(\x05\x12/\n\x0ctime_to_live\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fhash_partitions\x18\x07 \x01(\x05\x12\x36\n\x11partition_by_time\x18\x08 \x01(\x0b\x32\x1b.bulkgrpc.v1.TimePartitions\x12\x1a\n\x12\x64\x61tabase_collation\x18\t \x01(\x08\x12)\n\toperation\x18\n \x01(\x0b\x32\x16.bulkgrpc.v1.Operation\x12\x32\n\x0e\x65xisting_table\x18\x14 \x01(\x0b\x32\x1a.bulkgrpc.v1.ExistingTable\"*\n\tOperation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65lete\x18\x02 \x01(\t\"\xa2\x01\n\rExistingTable\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x17\n\rtenant_column\x18\x03 \x01(\tH\x00\x12\x15\n\x0bonly_tenant\x18\x04 \x01(\tH\x00\x12\x1b\n\x11tenant_not_stored\x18\x05 \x01(\x08H\x00\x12\x1a\n\x12key_without_tenant\x18\x06 \x01(\x08\x42\t\n\x07tenancy\"M\n\x0eTimePartitions\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12,\n\x06period\x18\x02 \x01(\x0e\x32\x1c.bulkgrpc.v1.PartitionPeriod\"\xc2\x01\n\rColumnOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06ignore\x18\x02 \x01(\x08\x12%\n\x04type\x18\x03 \x01(\x0e\x32\x17.bulkgrpc.v1.ColumnType\x12\x10\n\x08not_null\x18\x04 \x01(\x08\x12\r\n\x05index\x18\x05 \x01(\x08\x12\x15\n\rdefault_value\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\x05\x12\r\n\x05scale\x18\x08 \x01(\x05\x12\x12\n\nbrin_index\x18\t \x01(\x08*\xa1\x01\n\x0e\x43onflictPolicy\x12\x1f\n\x1b\x43ONFLICT_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONFLICT_POLICY_IGNORE\x10\x01\x12\x1a\n\x16\x43ONFLICT_POLICY_UPDATE\x10\x02\x12\x1a\n\x16\x43ONFLICT_POLICY_REJECT\x10\x03\x12\x1a\n\x16\x43ONFLICT_POLICY_APPEND\x10\x04*\x84\x01\n\x0fPartitionPeriod\x12 \n\x1cPARTITION_PERIOD_UNSPECIFIED\x10\x00\x12\x18\n\x14PARTITION_PERIOD_DAY\x10\x01\x12\x19\n\x15PARTITION_PERIOD_WEEK\x10\x02\x12\x1a\n\x16PARTITION_PERIOD_MONTH\x10\x03*\xd3\x01\n\nColumnType\x12\x1b\n\x17\x43OLUMN_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TYPE_NUMERIC\x10\x01\x12\x15\n\x11\x43OLUMN_TYPE_JSONB\x10\x02\x12\x14\n\x10\x43OLUMN_TYPE_UUID\x10\x03\x12\x14\n\x10\x43OLUMN_TYPE_DATE\x10\x04\x12\x1b\n\x17\x43OLUMN_TYPE_TIMESTAMPTZ\x10\x05\x12\x16\n\x12\x43OLUMN_TYPE_BIGINT\x10\x06\x12\x17\n\x13\x43OLUMN_TYPE_INTEGER\x10\x07:R\n\x07\x64\x61taset\x12\x1f.google.protobuf.MessageOptions\x18\xf1\x89\x03 \x01(\x0b\x32\x1b.bulkgrpc.v1.DatasetOptions\x88\x01\x01:N\n\x06\x63olumn\x12\x1d.google.protobuf.FieldOptions\x18\xf1\x89\x03 \x01(\x0b\x32\x1a.bulkgrpc.v1.ColumnOptions\x88\x01\x01\x42\x35\n\x0b\x62ulkgrpc.v1P\x01Z\x16\x62ulkgrpc/v1;bulkgrpcv1\xaa\x02\x0b\x42ulkgrpc.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62ulkgrpc/v1/options.proto\x12\x0b\x62ulkgrpc.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xcd\x03\n\x0e\x44\x61tasetOptions\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x03(\t\x12\x34\n\x0f\x63onflict_policy\x18\x03 \x01(\x0e\x32\x1b.bulkgrpc.v1.ConflictPolicy\x12\x30\n\rdedupe_window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05lanes\x18\x05 \x01(\x05\x12/\n\x0ctime_to_live\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fhash_partitions\x18\x07 \x01(\x05\x12\x36\n\x11partition_by_time\x18\x08 \x01(\x0b\x32\x1b.bulkgrpc.v1.TimePartitions\x12\x1a\n\x12\x64\x61tabase_collation\x18\t \x01(\x08\x12)\n\toperation\x18\n \x01(\x0b\x32\x16.bulkgrpc.v1.Operation\x12+\n\nprovenance\x18\x0b \x01(\x0b\x32\x17.bulkgrpc.v1.Provenance\x12\x32\n\x0e\x65xisting_table\x18\x14 \x01(\x0b\x32\x1a.bulkgrpc.v1.ExistingTable\"*\n\tOperation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65lete\x18\x02 \x01(\t\"?\n\nProvenance\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\x12\n\nwrite_time\x18\x03 \x01(\t\"\xa2\x01\n\rExistingTable\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x17\n\rtenant_column\x18\x03 \x01(\tH\x00\x12\x15\n\x0bonly_tenant\x18\x04 \x01(\tH\x00\x12\x1b\n\x11tenant_not_stored\x18\x05 \x01(\x08H\x00\x12\x1a\n\x12key_without_tenant\x18\x06 \x01(\x08\x42\t\n\x07tenancy\"M\n\x0eTimePartitions\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12,\n\x06period\x18\x02 \x01(\x0e\x32\x1c.bulkgrpc.v1.PartitionPeriod\"\xc2\x01\n\rColumnOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06ignore\x18\x02 \x01(\x08\x12%\n\x04type\x18\x03 \x01(\x0e\x32\x17.bulkgrpc.v1.ColumnType\x12\x10\n\x08not_null\x18\x04 \x01(\x08\x12\r\n\x05index\x18\x05 \x01(\x08\x12\x15\n\rdefault_value\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\x05\x12\r\n\x05scale\x18\x08 \x01(\x05\x12\x12\n\nbrin_index\x18\t \x01(\x08*\xa1\x01\n\x0e\x43onflictPolicy\x12\x1f\n\x1b\x43ONFLICT_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONFLICT_POLICY_IGNORE\x10\x01\x12\x1a\n\x16\x43ONFLICT_POLICY_UPDATE\x10\x02\x12\x1a\n\x16\x43ONFLICT_POLICY_REJECT\x10\x03\x12\x1a\n\x16\x43ONFLICT_POLICY_APPEND\x10\x04*\x84\x01\n\x0fPartitionPeriod\x12 \n\x1cPARTITION_PERIOD_UNSPECIFIED\x10\x00\x12\x18\n\x14PARTITION_PERIOD_DAY\x10\x01\x12\x19\n\x15PARTITION_PERIOD_WEEK\x10\x02\x12\x1a\n\x16PARTITION_PERIOD_MONTH\x10\x03*\xd3\x01\n\nColumnType\x12\x1b\n\x17\x43OLUMN_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TYPE_NUMERIC\x10\x01\x12\x15\n\x11\x43OLUMN_TYPE_JSONB\x10\x02\x12\x14\n\x10\x43OLUMN_TYPE_UUID\x10\x03\x12\x14\n\x10\x43OLUMN_TYPE_DATE\x10\x04\x12\x1b\n\x17\x43OLUMN_TYPE_TIMESTAMPTZ\x10\x05\x12\x16\n\x12\x43OLUMN_TYPE_BIGINT\x10\x06\x12\x17\n\x13\x43OLUMN_TYPE_INTEGER\x10\x07:R\n\x07\x64\x61taset\x12\x1f.google.protobuf.MessageOptions\x18\xf1\x89\x03 \x01(\x0b\x32\x1b.bulkgrpc.v1.DatasetOptions\x88\x01\x01:N\n\x06\x63olumn\x12\x1d.google.protobuf.FieldOptions\x18\xf1\x89\x03 \x01(\x0b\x32\x1a.bulkgrpc.v1.ColumnOptions\x88\x01\x01\x42\x35\n\x0b\x62ulkgrpc.v1P\x01Z\x16\x62ulkgrpc/v1;bulkgrpcv1\xaa\x02\x0b\x42ulkgrpc.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,20 +34,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bulkgrpc.v1.options_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013bulkgrpc.v1P\001Z\026bulkgrpc/v1;bulkgrpcv1\252\002\013Bulkgrpc.V1'
-  _globals['_CONFLICTPOLICY']._serialized_start=1013
-  _globals['_CONFLICTPOLICY']._serialized_end=1174
-  _globals['_PARTITIONPERIOD']._serialized_start=1177
-  _globals['_PARTITIONPERIOD']._serialized_end=1309
-  _globals['_COLUMNTYPE']._serialized_start=1312
-  _globals['_COLUMNTYPE']._serialized_end=1523
+  _globals['_CONFLICTPOLICY']._serialized_start=1123
+  _globals['_CONFLICTPOLICY']._serialized_end=1284
+  _globals['_PARTITIONPERIOD']._serialized_start=1287
+  _globals['_PARTITIONPERIOD']._serialized_end=1419
+  _globals['_COLUMNTYPE']._serialized_start=1422
+  _globals['_COLUMNTYPE']._serialized_end=1633
   _globals['_DATASETOPTIONS']._serialized_start=109
-  _globals['_DATASETOPTIONS']._serialized_end=525
-  _globals['_OPERATION']._serialized_start=527
-  _globals['_OPERATION']._serialized_end=569
-  _globals['_EXISTINGTABLE']._serialized_start=572
-  _globals['_EXISTINGTABLE']._serialized_end=734
-  _globals['_TIMEPARTITIONS']._serialized_start=736
-  _globals['_TIMEPARTITIONS']._serialized_end=813
-  _globals['_COLUMNOPTIONS']._serialized_start=816
-  _globals['_COLUMNOPTIONS']._serialized_end=1010
+  _globals['_DATASETOPTIONS']._serialized_end=570
+  _globals['_OPERATION']._serialized_start=572
+  _globals['_OPERATION']._serialized_end=614
+  _globals['_PROVENANCE']._serialized_start=616
+  _globals['_PROVENANCE']._serialized_end=679
+  _globals['_EXISTINGTABLE']._serialized_start=682
+  _globals['_EXISTINGTABLE']._serialized_end=844
+  _globals['_TIMEPARTITIONS']._serialized_start=846
+  _globals['_TIMEPARTITIONS']._serialized_end=923
+  _globals['_COLUMNOPTIONS']._serialized_start=926
+  _globals['_COLUMNOPTIONS']._serialized_end=1120
 # @@protoc_insertion_point(module_scope)

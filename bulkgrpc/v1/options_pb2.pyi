@@ -59,7 +59,7 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation", "operation", "existing_table")
+    __slots__ = ("table", "key", "conflict_policy", "dedupe_window", "lanes", "time_to_live", "hash_partitions", "partition_by_time", "database_collation", "operation", "provenance", "existing_table")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONFLICT_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class DatasetOptions(_message.Message):
     PARTITION_BY_TIME_FIELD_NUMBER: _ClassVar[int]
     DATABASE_COLLATION_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     EXISTING_TABLE_FIELD_NUMBER: _ClassVar[int]
     table: str
     key: _containers.RepeatedScalarFieldContainer[str]
@@ -81,8 +82,9 @@ class DatasetOptions(_message.Message):
     partition_by_time: TimePartitions
     database_collation: bool
     operation: Operation
+    provenance: Provenance
     existing_table: ExistingTable
-    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., existing_table: _Optional[_Union[ExistingTable, _Mapping]] = ...) -> None: ...
+    def __init__(self, table: _Optional[str] = ..., key: _Optional[_Iterable[str]] = ..., conflict_policy: _Optional[_Union[ConflictPolicy, str]] = ..., dedupe_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lanes: _Optional[int] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hash_partitions: _Optional[int] = ..., partition_by_time: _Optional[_Union[TimePartitions, _Mapping]] = ..., database_collation: _Optional[bool] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., existing_table: _Optional[_Union[ExistingTable, _Mapping]] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("field", "delete")
@@ -91,6 +93,16 @@ class Operation(_message.Message):
     field: str
     delete: str
     def __init__(self, field: _Optional[str] = ..., delete: _Optional[str] = ...) -> None: ...
+
+class Provenance(_message.Message):
+    __slots__ = ("job", "sequence", "write_time")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    WRITE_TIME_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    sequence: str
+    write_time: str
+    def __init__(self, job: _Optional[str] = ..., sequence: _Optional[str] = ..., write_time: _Optional[str] = ...) -> None: ...
 
 class ExistingTable(_message.Message):
     __slots__ = ("schema", "table", "tenant_column", "only_tenant", "tenant_not_stored", "key_without_tenant")

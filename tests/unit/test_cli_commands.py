@@ -25,6 +25,7 @@ COMMANDS = [
     ("jobs", "discard"),
     ("jobs", "delete"),
     ("jobs", "rejections"),
+    ("jobs", "revert"),
     ("datasets", "register"),
     ("datasets", "plan"),
     ("datasets", "apply"),

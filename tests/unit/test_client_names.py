@@ -40,6 +40,7 @@ NAMES = [
     "Reason",
     "Refused",
     "Rejection",
+    "Reverted",
     "TenantParked",
     "Tls",
     "Unreachable",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
 
@@ -60,6 +61,7 @@ class TableWriter:
         if rows.table.num_rows == 0:
             return Written(np.zeros(int(job.max(initial=0)) + 1, np.int32))
         fit = self.check(connection, rows.dataset, opens_savepoint=_is_written_first(rows.dataset))
+        rows = rows.stamped(datetime.now(UTC))
         done = self._write_converted(connection, fit, rows, job)
         if fit.triggers:
             # One may have deferred constraints again.

@@ -25,6 +25,7 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOBS}/CancelJob": WRITE,
     f"/{JOBS}/DiscardJob": WRITE,
     f"/{JOBS}/DeleteJob": WRITE,
+    f"/{JOBS}/RevertJob": WRITE,
     f"/{DATASETS}/RegisterDataset": ADMIN,
     f"/{DATASETS}/DeleteDataset": ADMIN,
     f"/{DATASETS}/GetDataset": READ,

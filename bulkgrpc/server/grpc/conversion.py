@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.binding import ExistingTable
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.provenance import Provenance
 from bulkgrpc.datasets.table_report import ColumnFit
 from bulkgrpc.ingest.messages import DATASET_PREFIX
 from bulkgrpc.model import ApplyProgress, Job, JobBlock, JobCounts, JobOptions, to_us
@@ -78,6 +79,7 @@ def to_dataset(dataset: Dataset, create_time: datetime | None = None, *, descrip
         time_partition_period=f"PARTITION_PERIOD_{partitions.period.name}" if partitions is not None else None,
         operation=None if operation is None else options_pb2.Operation(field=operation.field, delete=operation.delete),
         existing_table=_existing(dataset.existing),
+        provenance=_provenance(dataset.provenance),
     )
 
 
@@ -91,6 +93,12 @@ def to_column_fit(found: ColumnFit) -> datasets_pb2.ColumnFit:
         verdict=f"VERDICT_{found.verdict.name}",
         note=found.note,
     )
+
+
+def _provenance(found: Provenance | None) -> options_pb2.Provenance | None:
+    if found is None:
+        return None
+    return options_pb2.Provenance(job=found.job, sequence=found.sequence, write_time=found.write_time)
 
 
 def _existing(found: ExistingTable | None) -> options_pb2.ExistingTable | None:

@@ -16,6 +16,7 @@ from bulkgrpc.ingest.dataset_blocks import DatasetBlocks
 from bulkgrpc.ingest.datasets import Datasets
 from bulkgrpc.ingest.identity import Identification
 from bulkgrpc.ingest.jobs import Jobs
+from bulkgrpc.ingest.reverts import Reverts
 from bulkgrpc.ingest.session import SessionParts
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
 from bulkgrpc.server.grpc import reflection, tls
@@ -43,6 +44,7 @@ class FrontDoorParts:
     jobs: Jobs
     datasets: Datasets
     blocks: DatasetBlocks
+    reverts: Reverts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ async def grpc_endpoint(
     )
     session = parts.session
     server.add_generic_rpc_handlers((ingest_handler(IngestServicer(session)),))
-    jobs = JobServicer(parts.jobs, session.admission, session.now)
+    jobs = JobServicer(parts.jobs, parts.reverts, session.admission, session.now)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[no-untyped-call]
     datasets = DatasetServicer(parts.datasets, parts.blocks)
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(datasets, server)  # type: ignore[no-untyped-call]

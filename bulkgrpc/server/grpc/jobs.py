@@ -9,6 +9,7 @@ from datetime import datetime
 
 from bulkgrpc.ingest.admission import Admission
 from bulkgrpc.ingest.jobs import Jobs, PageRequest
+from bulkgrpc.ingest.reverts import Reverts
 from bulkgrpc.model import Job
 from bulkgrpc.server.grpc.access import current_caller
 from bulkgrpc.server.grpc.conversion import to_job, to_rejection
@@ -19,8 +20,9 @@ from bulkgrpc.v1 import jobs_pb2, jobs_pb2_grpc
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     """The RPCs of `jobs.proto`. admission: ends watches when the server drains."""
 
-    def __init__(self, jobs: Jobs, admission: Admission, now: Callable[[], datetime]) -> None:
+    def __init__(self, jobs: Jobs, reverts: Reverts, admission: Admission, now: Callable[[], datetime]) -> None:
         self._jobs = jobs
+        self._reverts = reverts
         self._admission = admission
         self._now = now
 
@@ -57,6 +59,15 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         """Delete an ended job."""
         await self._jobs.delete(current_caller(), request.name)
         return jobs_pb2.DeleteJobResponse()
+
+    async def RevertJob(self, request: jobs_pb2.RevertJobRequest, context: Context) -> jobs_pb2.RevertJobResponse:
+        """Remove the rows of an ended job from a part of its table."""
+        part = await self._reverts.revert(
+            current_caller(), request.name, request.page_token, validate_only=request.validate_only
+        )
+        return jobs_pb2.RevertJobResponse(
+            job=self._public(part.job), table=part.table, rows=part.rows, next_page_token=part.next_page_token
+        )
 
     async def ListRejections(
         self, request: jobs_pb2.ListRejectionsRequest, context: Context

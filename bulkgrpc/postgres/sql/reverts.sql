@@ -1,0 +1,11 @@
+-- name: refuse_again
+-- Before rows of a job that has ended are removed: a job that lost batches is not opened again, which would continue it after
+-- the rows that are removed.
+UPDATE bulk.jobs SET lost = false, update_time = clock_timestamp()
+WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state >= 3 AND lost
+
+-- name: extent
+-- How many tables store a table's rows, itself or its partitions, and the pages of the largest.
+SELECT greatest(count(*), 1),
+       coalesce(max(pg_relation_size(relid) / current_setting('block_size')::bigint), 0)
+FROM (SELECT %(table)s::regclass AS relid UNION SELECT relid FROM pg_partition_tree(%(table)s::regclass)) AS parts
