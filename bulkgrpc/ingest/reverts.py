@@ -14,7 +14,7 @@ from bulkgrpc.ingest.jobs import own_key
 from bulkgrpc.ingest.paging import revert_page_start, token_after_page
 from bulkgrpc.ingest.ports import DatasetCatalog, JobStore, LockTimeout, PostgresUnavailable
 from bulkgrpc.ingest.refusals import job_not_found, postgres_unavailable
-from bulkgrpc.model import Job, JobKey
+from bulkgrpc.model import Job, JobKey, JobState
 
 VERSIONS_MAX = 1000
 _log = structlog.get_logger()
@@ -35,8 +35,8 @@ class Part:
 class RowsOfJobs(Protocol):
     """The rows of tables, by the job that wrote them. Methods raise PostgresUnavailable, LockTimeout."""
 
-    async def begin(self, key: JobKey) -> None:
-        """Make sure that a job that has ended is not opened again."""
+    async def keep_ended(self, key: JobKey) -> bool:
+        """Make sure that a job that has ended is not opened again; return False if it has not ended."""
 
     async def part(self, key: JobKey, dataset: Dataset, from_page: int, *, removes: bool) -> Part:
         """Count, or remove, the rows of a job that has ended in a part of the table. Raises RowsRefused.
@@ -72,8 +72,9 @@ class Reverts:
         key, from_page = own_key(caller, name, "name"), revert_page_start(page_token)
         try:
             job, dataset = await self._find(key)
+            if not validate_only and not await self._rows.keep_ended(key):
+                raise _not_ended(key, JobState.OPEN)
             if not validate_only and not page_token:
-                await self._rows.begin(key)
                 _log.info("job_revert_begun", job=key.name, table=dataset.table)
             part = await self._rows.part(key, dataset, from_page, removes=not validate_only)
         except RowsRefused as error:
@@ -96,9 +97,7 @@ class Reverts:
         if job is None:
             raise job_not_found(key)
         if not job.state.ended:
-            raise NotNow(
-                Reason.JOB_NOT_ENDED, f"{key.name} is {job.state.name}: wait until it has ended, or cancel it first"
-            )
+            raise _not_ended(key, job.state)
         name, number = job.spec.dataset, job.spec.dataset_version
         versions = [found.dataset for found in await self._catalog.versions(name, VERSIONS_MAX)]
         dataset = next((one for one in versions if one.version == number), None)
@@ -115,6 +114,10 @@ class Reverts:
                 key, f"dataset {name} has the conflict policy update, and the values that the job replaced are not kept"
             )
         return job, dataset
+
+
+def _not_ended(key: JobKey, state: JobState) -> NotNow:
+    return NotNow(Reason.JOB_NOT_ENDED, f"{key.name} is {state.name}: wait until it has ended, or cancel it first")
 
 
 def _refused(key: JobKey, why: str) -> NotNow:

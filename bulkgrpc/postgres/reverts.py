@@ -41,10 +41,11 @@ class RowsOfJobs:
         self._pool = pool
 
     @within(CALL_DEADLINE_S)
-    async def begin(self, key: JobKey) -> None:
+    async def keep_ended(self, key: JobKey) -> bool:
         """See the port."""
         async with self._pool.connection() as connection:
-            await connection.execute(_SQL["refuse_again"], {"job_id": key.job_id, "tenant": key.tenant})
+            cursor = await connection.execute(_SQL["refuse_again"], {"job_id": key.job_id, "tenant": key.tenant})
+            return bool(cursor.rowcount)
 
     @within(CALL_DEADLINE_S)
     async def part(self, key: JobKey, dataset: Dataset, from_page: int, *, removes: bool) -> Part:

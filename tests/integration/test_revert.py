@@ -136,6 +136,35 @@ async def test_what_cannot_be_reverted_is_refused_with_the_reason(
     assert (await refusal(client, job.name.replace(job.name[-4:], "0000"))).reason == Reason.JOB_NOT_FOUND
 
 
+async def test_a_job_that_lost_batches_is_not_continued_once_it_is_reverted(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    record = await registered(client, tmp_path, "revert_lost", f"{KEY} {PROVENANCE}")
+    job = await loaded(client, "revert_lost", batches(record, [1], [2]), idempotency_key="lost")
+    # As a worker leaves a job that lost its second batch.
+    execute(parts, f"UPDATE bulk.jobs SET state = 5, lost = true WHERE job_id = '{job_id(job)}'")
+    assert (await client.job(job.name).revert()).rows == 2
+    repeated = await client.submit("revert_lost", batches(record, [1], [2]), idempotency_key="lost")
+    assert (repeated.replayed, (await repeated.get()).state) == (True, JobState.FAILED)
+    assert ids(parts, "revert_lost") == []
+
+
+async def test_a_job_that_is_opened_again_meanwhile_keeps_its_rows(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    record = await registered(client, tmp_path, "revert_again", f"{KEY} {PROVENANCE}")
+    job = await loaded(client, "revert_again", batches(record, [1]))
+    execute(parts, f"UPDATE bulk.jobs SET state = 1, seal_time = NULL, end_time = NULL WHERE job_id = '{job_id(job)}'")
+    key = JobKey.parse(job.name)
+    assert key is not None
+    async with AsyncConnectionPool(parts.postgres, open=False, kwargs={"autocommit": True}) as pool:
+        assert not await reverts.RowsOfJobs(pool).keep_ended(key)
+    assert (await refusal(client, job.name)).reason == Reason.JOB_NOT_ENDED
+    execute(
+        parts, f"UPDATE bulk.jobs SET state = 3, seal_time = now(), end_time = now() WHERE job_id = '{job_id(job)}'"
+    )
+
+
 async def test_rows_that_the_table_keeps_are_named(
     client: AsyncBulkClient, command: Command, parts: Parts, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from bulkgrpc.cli import blocks, console, ledger, recovery
 from bulkgrpc.cli.apply import Action, Step, plan_of_folder
 from bulkgrpc.cli.file_submission import LoadDisplay
 from bulkgrpc.cli.proto_folder import DatasetSource
+from bulkgrpc.cli.revert import revert_table
 from bulkgrpc.client import (
     BlockedBy,
     DatasetState,
@@ -26,6 +27,7 @@ from bulkgrpc.client import (
     Parked,
     ParkedQueue,
     PartitionPosition,
+    Reverted,
     TenantParked,
 )
 from bulkgrpc.consume.log_identity import LogRange, Stop, StopCause
@@ -204,3 +206,10 @@ def test_the_plan_of_a_folder_fits_a_terminal() -> None:
     text = rendered(plan_of_folder([Step(source, action, None) for action in Action]), terminal())
     assert "refuse" in text
     assert "".join(text.split()).count("1204") == len(Action)
+
+
+def test_the_plan_of_a_revert_fits_a_terminal() -> None:
+    found = Reverted(job("sensor_readings", JobState.PARTIALLY_SUCCEEDED, LARGE), 'app."SensorReadings"', 12_000_000)
+    text = rendered(revert_table(found), terminal())
+    assert "12,000,000" in text
+    assert 'app."SensorReadings"' in text

@@ -1,8 +1,7 @@
 -- name: refuse_again
 -- Before rows of a job that has ended are removed: a job that lost batches is not opened again, which would continue it after
--- the rows that are removed.
-UPDATE bulk.jobs SET lost = false, update_time = clock_timestamp()
-WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state >= 3 AND lost
+-- the rows that are removed. Changes no row if it was opened again meanwhile.
+UPDATE bulk.jobs SET lost = false WHERE job_id = %(job_id)s AND tenant = %(tenant)s AND state >= 3
 
 -- name: extent
 -- How many tables store a table's rows, itself or its partitions, and the pages of the largest.
