@@ -17,7 +17,7 @@ MATRIX := tests/conformance $(addprefix tests/integration/test_,blocks.py chunk_
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Install the locked Python packages into .venv, and Kafka's JAR files with Maven
+setup: $(VENV)/.installed ## Install the locked Python packages into .venv, and download Kafka's JAR files
 
 $(VENV)/.installed: requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

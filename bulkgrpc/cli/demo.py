@@ -71,11 +71,11 @@ def demo(
 
     Exit codes: 0 every row is in its table exactly once; 1 anything else.
     """
-    folder = data_dir or default_data_dir() / "demo"
     start_s = time.monotonic()
     screen = console.stderr_console()
     screen.quiet = as_json
     with console.failures():
+        folder = data_dir or default_data_dir() / "demo"
         try:
             results = asyncio.run(_demo(folder, screen, keep=keep))
         except* Exception as group:

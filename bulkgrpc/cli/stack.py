@@ -141,13 +141,14 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def stack_install(as_json: AsJson = False) -> None:
-    """Download Kafka's JAR files with Maven, so that `up` needs no network: 44 MB, once per user.
+    """Download Kafka's JAR files, so that `up` needs no network: 44 MB, once per user.
 
-    The command needs Java 17 or later and Maven.
+    Maven downloads them if it is installed, with the mirrors of its settings; else Python does. Each file is compared
+    with a list of hashes. They are kept in the user's cache directory: see XDG_CACHE_HOME.
 
     For example, in a container image:
 
-        apt-get install openjdk-17-jre-headless maven && bulkgrpc stack-install
+        pip install "bulkgrpc[stack]" && bulkgrpc stack-install
 
     With --json, the command prints one JSON object.
     """

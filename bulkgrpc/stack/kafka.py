@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from bulkgrpc.kafka.probe import why_not_ready
-from bulkgrpc.stack.jars import install, jars_directory, java
+from bulkgrpc.stack.jars import install, jars_directory
+from bulkgrpc.stack.java import java
 from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.process import Command, last_line
 from bulkgrpc.stack.server import Server
+from bulkgrpc.stack.space import shortage
 
 _PROBE_TIMEOUT_S = 2.0
 _FORMAT_TIMEOUT_S = 60.0
@@ -109,7 +111,9 @@ log.dirs=data
                 subprocess.run(argv, cwd=draft, stdout=file, stderr=file, timeout=_FORMAT_TIMEOUT_S, check=True)
             (draft / "data").rename(self._data)
         except subprocess.SubprocessError as error:
-            raise StackError(f"Kafka's storage could not be formatted: {last_line(output)} (log: {output})") from error
+            raise StackError(
+                f"Kafka's storage could not be formatted: {last_line(output)}{shortage(self.directory)} (log: {output})"
+            ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

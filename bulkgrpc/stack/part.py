@@ -14,6 +14,7 @@ from bulkgrpc.stack.model import PartState, PartStatus, Phase, StackError
 from bulkgrpc.stack.ports import choose_free, holder, is_free
 from bulkgrpc.stack.process import Identity, await_end, family, find, identify, last_line, living, send, spawn
 from bulkgrpc.stack.server import Server
+from bulkgrpc.stack.space import shortage
 from bulkgrpc.stack.state import State, StateFile
 
 _PROBE_INTERVAL_S = 0.05
@@ -180,7 +181,7 @@ class Part:
             )
 
     def _failure(self, what: str) -> StackError:
-        return StackError(f"{self._server.title} {what} (log: {self._newest_log()})")
+        return StackError(f"{self._server.title} {what}{shortage(self.directory)} (log: {self._newest_log()})")
 
     def _newest_log(self) -> Path:
         written = [log for log in self._server.logs if log.exists() and log.stat().st_size]

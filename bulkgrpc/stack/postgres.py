@@ -18,6 +18,7 @@ from bulkgrpc.stack.model import LOOPBACK, Phase, StackError
 from bulkgrpc.stack.postgres_owner import binaries, check_reach, postgres_owner
 from bulkgrpc.stack.process import Command, Owner, as_owner, await_end, last_line, send, working_in
 from bulkgrpc.stack.server import Server
+from bulkgrpc.stack.space import shortage
 
 _USER = _DATABASE = "bulkgrpc"
 _PROBE_TIMEOUT_S = 2
@@ -103,7 +104,9 @@ class Postgres(Server):
                 )
             (draft / "data").rename(self._data)
         except subprocess.SubprocessError as error:
-            raise StackError(f"initdb failed: {last_line(self.log)} (log: {self.log})") from error
+            raise StackError(
+                f"initdb failed: {last_line(self.log)}{shortage(self.directory)} (log: {self.log})"
+            ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -16,19 +16,28 @@ from bulkgrpc.stack.kafka import Kafka
 from bulkgrpc.stack.model import Addresses, PartStatus, Phase, Ports, Progress, Report, StackError, unreported
 from bulkgrpc.stack.part import Part
 from bulkgrpc.stack.postgres import Postgres
+from bulkgrpc.stack.space import MIB, of_user, require_space
 from bulkgrpc.stack.state import StateFile
 from bulkgrpc.stack.valkey import Valkey
 
 KAFKA_HEAP_MIB = 512
+# An empty stack has 42 MiB, and 60 more if PostgreSQL's programs are copied; its first load writes PostgreSQL's log.
+_FIRST_START_BYTES = 256 * MIB
+_ELSEWHERE = "choose another --data-dir, or set BULKGRPC_DATA_DIR"
 _ANY_PORTS = Ports()
 
 
 def default_data_dir() -> Path:
-    """Return the default data directory: $BULKGRPC_DATA_DIR, or else a directory by the user."""
+    """Return the default data directory: $BULKGRPC_DATA_DIR, or else a directory by the user.
+
+    Raises StackError if the user has no home directory.
+    """
     configured = os.environ.get("BULKGRPC_DATA_DIR")
     if configured:
         return Path(configured)
-    return Path("/var/lib/bulkgrpc") if os.geteuid() == 0 else platformdirs.user_data_path("bulkgrpc")
+    if os.geteuid() == 0:
+        return Path("/var/lib/bulkgrpc")
+    return of_user(platformdirs.user_data_path, "the stack's data", _ELSEWHERE)
 
 
 class Stack:
@@ -71,6 +80,8 @@ class Stack:
         Raises StackError; parts that started keep running.
         """
         self._make_directory()
+        if not self._state.exists():
+            require_space(self.data_dir, _FIRST_START_BYTES, "the stack's data", _ELSEWHERE)
         report_phase = _PhaseReport(report)
         with self._state.locked(), ThreadPoolExecutor(len(self._parts)) as threads:
             starts = [threads.submit(_start, part, report_phase) for part in self._parts]
@@ -115,7 +126,7 @@ class Stack:
             self.data_dir.chmod(0o755)
         except OSError as error:
             raise StackError(
-                f"{self.data_dir} cannot be created ({error.strerror}): choose another --data-dir"
+                f"{self.data_dir} for the stack's data cannot be created ({error.strerror}): {_ELSEWHERE}"
             ) from error
 
 

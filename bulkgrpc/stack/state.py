@@ -73,6 +73,11 @@ class StateFile:
             lock = (self._directory / _LOCK).open("a")
         except PermissionError as error:
             raise self._foreign() from error
+        except OSError as error:
+            raise StackError(
+                f"{self._directory} cannot be written ({error.strerror}): choose another --data-dir, or set "
+                "BULKGRPC_DATA_DIR"
+            ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

