@@ -6,14 +6,17 @@ The n-th batch depends only on the file and the options, so that an interrupted 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from bulkgrpc import limits
+from bulkgrpc.cli.files import bad_rows
+from bulkgrpc.cli.files.bad_rows import BadRow, Numbers, separated
 from bulkgrpc.cli.files.conversion import Conversion, Rules
 from bulkgrpc.cli.files.csv_reader import CsvFile, Dialect
 from bulkgrpc.cli.files.errors import FileError, InvalidValue
@@ -29,6 +32,8 @@ from bulkgrpc.datasets.definition import Dataset
 
 BATCH_BYTES_MAX = limits.BATCH_BYTES_MAX - 64
 """Bytes of a batch's records; the rest is for its sequence."""
+BAD_ROWS_KEPT = 20
+"""Bad rows that are kept to be shown."""
 
 
 class Format(enum.StrEnum):
@@ -62,7 +67,7 @@ class FileOptions:
     """How to read a file.
 
     batch_rows: records of a batch. dialect: of a CSV file. encoding: of text. rules: how values and columns become
-    fields.
+    fields. reject_bad_rows: whether a row that cannot be a record is a rejection of the job, and no error.
     """
 
     format: Format
@@ -70,6 +75,20 @@ class FileOptions:
     dialect: Dialect = field(default_factory=Dialect)
     encoding: str = "utf-8"
     rules: Rules = field(default_factory=Rules)
+    reject_bad_rows: bool = False
+
+
+_CONVERTED = {
+    ".avro": "duckdb -c \"INSTALL avro; COPY (FROM 'FILE.avro') TO 'FILE.parquet'\"",
+    ".orc": "`pyarrow.orc.read_table` and `pyarrow.parquet.write_table`",
+    ".xlsx": 'the spreadsheet\'s own export as "CSV UTF-8"',
+    ".xls": 'the spreadsheet\'s own export as "CSV UTF-8"',
+    ".ods": "the spreadsheet's own export as CSV in UTF-8",
+    ".zip": "`unzip -p FILE.zip | bulkgrpc load - --format csv`",
+    ".tar": "`tar -xOf FILE.tar | bulkgrpc load - --format csv`, if it has one file",
+    ".xml": "a program of your own, to CSV, JSON lines or Parquet",
+}
+"""Suffixes of formats that are not read, and what converts them."""
 
 
 def format_of(path: Path) -> Format:
@@ -79,13 +98,16 @@ def format_of(path: Path) -> Format:
         del suffixes[-1]
     if suffixes and suffixes[-1] in _SUFFIXES:
         return _SUFFIXES[suffixes[-1]]
+    if suffixes and suffixes[-1] in _CONVERTED:
+        raise FileError(f"{path.name}: {suffixes[-1]} files are not read: convert it with {_CONVERTED[suffixes[-1]]}")
     raise FileError(f"{path.name}: the suffix names no known format: use --format {'|'.join(Format)}")
 
 
 class FileBatches:
     """The batches of a file. Iterating reads the file from the beginning, block by block, and raises FileError.
 
-    size_bytes: size of the file. read_bytes, rows: bytes and records up to the last batch that was yielded.
+    size_bytes: size of the file. read_bytes, rows: bytes and records up to the last batch that was yielded. bad_rows:
+    rows among them that cannot be records, and are rejections. bad: the first BAD_ROWS_KEPT of them.
     """
 
     def __init__(self, source: Source, dataset: Dataset, options: FileOptions) -> None:
@@ -96,11 +118,12 @@ class FileBatches:
         rules = replace(options.rules, renames={}) if options.format is Format.JSONL else options.rules
         self._conversion = Conversion(self._codec, rules, cells=options.format is Format.CSV)
         self.size_bytes = source.size_bytes
-        self.read_bytes = 0
-        self.rows = 0
+        self.read_bytes = self.rows = self.bad_rows = 0
+        self.bad: list[BadRow] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        self.read_bytes = self.rows = 0
+        self.read_bytes = self.rows = self.bad_rows = 0
+        self.bad = []
         batches = self._delimited() if self._options.format is Format.PROTOBUF else self._converted()
         for batch, read_bytes in batches:
             self.read_bytes = read_bytes
@@ -110,7 +133,9 @@ class FileBatches:
     def _delimited(self) -> Iterator[tuple[Batch, int]]:
         for batch, read_bytes in read_delimited(self._source, self._options.batch_rows, BATCH_BYTES_MAX):
             try:
-                self._codec.decode([batch.payload])
+                # The job rejects what is no message.
+                if not self._options.reject_bad_rows:
+                    self._codec.decode([batch.payload])
             except UndecodablePayload as error:
                 message = f"{self._source.name}: rows {self.rows + 1:,} to {self.rows + batch.records:,}"
                 message += f" are not all valid messages of {self._codec.dataset.message_type}: {error}"
@@ -125,6 +150,8 @@ class FileBatches:
             rest = whole.slice(cut)
             for batch in self._encoded(whole.slice(0, cut)):
                 yield batch, block.read_bytes
+            for batch in self._reported(block.bad):
+                yield batch, block.read_bytes
         for batch in self._encoded(rest):
             yield batch, self.size_bytes
 
@@ -132,23 +159,37 @@ class FileBatches:
         """Yield the file's blocks, converted to records of the dataset."""
         rows = 0
         for block in self._raw_blocks():
+            numbers = np.arange(rows + 1, rows + 1 + len(block.table)) if block.numbers is None else block.numbers
             with self._named():
-                try:
-                    records = self._conversion.records(block.table)
-                except InvalidValue as invalid:
-                    raise invalid.located(rows) from None
-            rows += records.num_rows
-            yield Block(pa.Table.from_batches([records]), block.read_bytes)
+                records, bad = self._records(block.table, numbers)
+            rows += len(block.table) + len(block.bad)
+            table = self._conversion.schema.empty_table() if records is None else pa.Table.from_batches([records])
+            yield Block(table, block.read_bytes, bad=[*block.bad, *bad])
+
+    def _records(self, table: pa.Table, numbers: Numbers) -> tuple[pa.RecordBatch | None, list[BadRow]]:
+        if self._options.reject_bad_rows:
+            return separated(self._conversion.records, table, numbers)
+        try:
+            return self._conversion.records(table), []
+        except InvalidValue as invalid:
+            raise invalid.numbered(int(numbers[invalid.row])) from None
+
+    def _reported(self, bad: Sequence[BadRow]) -> Iterator[Batch]:
+        self.bad += bad[: BAD_ROWS_KEPT - len(self.bad)]
+        for batch in bad_rows.batches(self._source.name, bad):
+            self.bad_rows += batch.records
+            yield batch
 
     def _raw_blocks(self) -> Iterator[Block]:
+        reject = self._options.reject_bad_rows
         match self._options.format:
             case Format.CSV:
-                file = CsvFile(self._source, self._options.dialect)
+                file = CsvFile(self._source, self._options.dialect, reject=reject)
                 with self._named():
                     verbatim = self._conversion.verbatim(file.names)
                 return file.blocks(verbatim)
             case Format.JSONL:
-                return JsonLines(self._source, self._conversion.leaves, self._options.rules).blocks()
+                return JsonLines(self._source, self._conversion.leaves, self._options.rules, reject=reject).blocks()
             case Format.ARROW:
                 return read_arrow(self._source)
             case _:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -79,7 +80,8 @@ class Conversion:
             except InvalidValue as invalid:
                 invalid_values.append(invalid)
         if invalid_values:
-            raise min(invalid_values, key=lambda invalid: invalid.row)
+            first = min(invalid_values, key=lambda invalid: invalid.row)
+            raise replace(first, others=lambda: chain.from_iterable(one.all() for one in invalid_values))
         arrays = [self._nest(field, (field.name,), found, present) for field in self._schema]
         if self._has_cells:
             arrays.append(pc.binary_join_element_wise(*cells, b""))
@@ -126,12 +128,12 @@ class Conversion:
         there = self._there(raw, leaf)
         values = convert(raw if _is_verbatim(leaf) else _where(raw, there), leaf, name, self._rules.forms)
         if leaf.key and values.null_count:
-            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
+            raise _missing(values, name, f"{leaf.needed}: it is part of the key")
         if leaf.nullable or not values.null_count:
             return values, there
         if not self._may_be_missing(leaf):
             hint = "load its default value with --missing-is-default"
-            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)", hint)
+            raise _missing(values, name, f"{leaf.needed} (or `optional` in the message)", hint)
         return _default(values, leaf), there
 
     def _there(self, raw: pa.Array, leaf: Leaf) -> pa.Array:
@@ -204,8 +206,11 @@ def _has_empty_default(leaf: Leaf) -> bool:
     return text or pa.types.is_nested(leaf.type) or bool(leaf.enum)
 
 
-def _first_null(values: pa.Array) -> int:
-    return int(pc.index(pc.is_null(values), True).as_py())
+def _missing(values: pa.Array, name: str, needed: str, hint: str = "") -> InvalidValue:
+    rows = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist()
+    return InvalidValue(
+        rows[0], name, None, needed, hint, lambda: (InvalidValue(row, name, None, needed, hint) for row in rows)
+    )
 
 
 def check_unknown(unknown: Sequence[str], leaves: Sequence[Leaf], *, ignore: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 _VALUE_CHARS_MAX = 60
+ROW_NOTE = "(the first record is row 1)"
 
 
 class FileError(Exception):
@@ -20,7 +22,8 @@ class InvalidValue(Exception):
     """A value that its field does not accept.
 
     row: index in the converted block. column: its name in the file. needed: description of the values that the field
-    accepts. hint: the way out, "" if the value itself shows it.
+    accepts. hint: the way out, "" if the value itself shows it. others: returns all invalid values of the block, found
+    on demand.
     """
 
     row: int
@@ -28,15 +31,29 @@ class InvalidValue(Exception):
     value: object
     needed: str
     hint: str = ""
+    others: Callable[[], Iterable[InvalidValue]] | None = None
+
+    def all(self) -> list[InvalidValue]:
+        """Return all invalid values of the block that are known, at least this one."""
+        return [self] if self.others is None else list(self.others())
+
+    def numbered(self, number: int) -> FileError:
+        """Return the error with its row and column. number: of the row, 1 for the first record."""
+        return replace(self, row=number - 1).located(0)
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with the value, and the way out."""
+        hint = f": {self.hint}" if self.hint else ""
+        if self.value is None:
+            return f"the value is missing, and the field needs {self.needed}{hint}"
+        return f"{shown(self.value)} is not {self.needed}{hint}"
 
     def located(self, rows_before: int) -> FileError:
         """Return the error with its row and column. rows_before: rows before the block."""
         number = rows_before + self.row + 1
-        place = f"row {number:,} (the first record is row 1), column {self.column}"
-        hint = f": {self.hint}" if self.hint else ""
-        if self.value is None:
-            return FileError(f"{place}: the value is missing, and the field needs {self.needed}{hint}")
-        return FileError(f"{place}: {shown(self.value)} is not {self.needed}{hint}")
+        place = f"row {number:,} {ROW_NOTE}, column {self.column}"
+        return FileError(f"{place}: {self.reason}")
 
 
 def shown(value: object) -> str:

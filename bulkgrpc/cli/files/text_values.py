@@ -22,6 +22,8 @@ EPOCH_US = {"s": Decimal(1_000_000), "ms": Decimal(1000), "us": Decimal(1), "ns"
 UTC_US = pa.timestamp("us", "UTC")
 _INTEGER = r"^[+-]?\d+$"
 _FLOAT = r"^[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?i:inf|infinity|nan))$"
+WHOLE_MAX = {16: 2**11, 32: 2**24, 64: 2**53}
+"""By bits of a floating-point type, up to which number it has all whole ones."""
 _NOT_FINITE = r"(?i)^[+-]?(?:inf|infinity|nan)$"
 _ZERO = r"^[+-]?[0.]+(?:[eE].*)?$"
 _DECIMAL = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?$"
@@ -52,18 +54,23 @@ def all_like(column: pa.Array, pattern: str) -> bool:
 
 
 def integers(column: pa.Array, kind: pa.DataType, forms: TextForms) -> pa.Array:
-    """Convert whole numbers, in decimal digits."""
+    """Convert whole numbers, in decimal digits. A fraction of zeros is no fraction."""
     # Arrow reads plain digits, and hexadecimal; a search for its x is cheaper than a pattern.
     values = _cast(column, kind) if _is_plain(forms) else None
     if values is not None and not pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py():
         return values
     column = plain_numbers(column, forms)
+    # Programs that have no null for whole numbers, such as pandas, write 7 as 7.0.
+    column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0+$", r"\1")
     _require(column, _INTEGER)
     return pc.utf8_ltrim(column, "+").cast(kind)
 
 
 def floats(column: pa.Array, kind: pa.DataType, forms: TextForms) -> pa.Array:
-    """Convert numbers to the nearest of the type. Those that would become infinite or zero are refused."""
+    """Convert numbers to the nearest of the type.
+
+    Those that would become infinite or zero are refused, and whole numbers that would become others.
+    """
     values = _cast(column, kind) if _is_plain(forms) else None
     if values is None:
         column = plain_numbers(column, forms)
@@ -72,7 +79,18 @@ def floats(column: pa.Array, kind: pa.DataType, forms: TextForms) -> pa.Array:
     # Arrow reads no other texts than these patterns, but for the size of the number.
     _require(column.filter(pc.invert(pc.is_finite(values))), _NOT_FINITE)
     _require(column.filter(pc.equal(values, pa.scalar(0, kind))), _ZERO)
+    large = pc.fill_null(pc.greater_equal(pc.abs(values), pa.scalar(WHOLE_MAX[kind.bit_width], kind)), False)
+    if pc.any(large).as_py():
+        _require_whole(column.filter(large), values.filter(large))
     return values
+
+
+def _require_whole(column: pa.Array, values: pa.Array) -> None:
+    """Refuse whole numbers that their floating-point values do not equal: they may be identifiers."""
+    whole = pc.match_substring_regex(column, _INTEGER)
+    texts = pc.utf8_trim_whitespace(column.filter(whole)).to_pylist()
+    if any(int(text) != int(value) for text, value in zip(texts, values.filter(whole).to_pylist(), strict=True)):
+        raise UnsuitableValue
 
 
 def decimals(column: pa.Array, forms: TextForms) -> pa.Array:
