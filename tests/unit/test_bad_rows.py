@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bulkgrpc.cli.files import FileBatches, FileError, FileOptions, Format, format_of, open_batches
 from bulkgrpc.cli.files.bad_rows import MARK, TEXT_CHARS_MAX, BadRow, described
 from bulkgrpc.client import Batch
-from bulkgrpc.client.packing import frame
+from bulkgrpc.client.packing import frame, varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.rejections import RejectionCode
@@ -173,3 +173,15 @@ def test_numbers_of_rows_are_right_whatever_quotes_are_before_them(quote: str, t
     path = csv_file(tmp_path / "s.csv", f"{quote},1,{NOON}", f"b,2,{NOON}", "c", f'"d\n",x,{NOON}', "e", f"f,1,{NOON}")
     _, bad, _ = read(path)
     assert sorted(row["row"] for row in bad) == [3, 4, 5]
+
+
+def test_records_of_a_protobuf_file_that_are_no_messages_are_sent_as_they_are_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "s.binpb"
+    records = [b"\x0a\x01a", b"\x0a\x09cut", b"\x0a\x01b"]
+    path.write_bytes(b"".join(varint(len(record)) + record for record in records))
+    file = open_batches(path, DATASET, FileOptions(Format.PROTOBUF, 2, reject_bad_rows=True))
+    sent = [record for batch in file for record in RecordBatch.FromString(batch.payload).records]
+    assert sent == records
+    assert (file.rows, file.bad_rows, [row.row for row in file.bad]) == (3, 1, [2])
+    with pytest.raises(FileError, match="rows 1 to 2"):
+        list(open_batches(path, DATASET, FileOptions(Format.PROTOBUF, 2)))

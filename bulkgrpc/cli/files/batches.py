@@ -28,6 +28,7 @@ from bulkgrpc.cli.files.protobuf import read_delimited
 from bulkgrpc.cli.files.sources import COMPRESSIONS, Block, Source, check_text, open_source
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
 
 BATCH_BYTES_MAX = limits.BATCH_BYTES_MAX - 64
@@ -133,14 +134,24 @@ class FileBatches:
     def _delimited(self) -> Iterator[tuple[Batch, int]]:
         for batch, read_bytes in read_delimited(self._source, self._options.batch_rows, BATCH_BYTES_MAX):
             try:
-                # The job rejects what is no message.
-                if not self._options.reject_bad_rows:
-                    self._codec.decode([batch.payload])
+                self._codec.decode([batch.payload])
             except UndecodablePayload as error:
+                if self._options.reject_bad_rows:
+                    self._note_rejections(batch)
+                    yield batch, read_bytes
+                    continue
                 message = f"{self._source.name}: rows {self.rows + 1:,} to {self.rows + batch.records:,}"
                 message += f" are not all valid messages of {self._codec.dataset.message_type}: {error}"
                 raise FileError(message) from error
             yield batch, read_bytes
+
+    def _note_rejections(self, batch: Batch) -> None:
+        """Count the records that are no messages: the job will reject them as they are."""
+        found = decode(self._codec, [Payload("", batch.records, batch.payload)]).rejections
+        self.bad_rows += len(found.record_index)
+        kept = zip(found.record_index.tolist(), found.causes.column("reason").to_pylist(), strict=True)
+        rows = [BadRow(self.rows + index + 1, "", reason, "") for index, reason in kept]
+        self.bad += rows[: BAD_ROWS_KEPT - len(self.bad)]
 
     def _converted(self) -> Iterator[tuple[Batch, int]]:
         rest = self._conversion.schema.empty_table()

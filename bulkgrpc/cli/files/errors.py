@@ -35,7 +35,7 @@ class InvalidValue(Exception):
 
     def all(self) -> list[InvalidValue]:
         """Return all invalid values of the block that are known, at least this one."""
-        return [self] if self.others is None else list(self.others())
+        return (list(self.others()) if self.others is not None else []) or [self]
 
     def numbered(self, number: int) -> FileError:
         """Return the error with its row and column. number: of the row, 1 for the first record."""
