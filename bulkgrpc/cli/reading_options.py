@@ -13,7 +13,7 @@ import typer
 
 from bulkgrpc.cli.files import Dialect, FileError, FileOptions, Format, Rules, TextForms, format_of
 from bulkgrpc.cli.files.file_sets import expanded
-from bulkgrpc.cli.files.text_values import EPOCH_US
+from bulkgrpc.tabular.text_values import EPOCH_US
 
 RETRY_NULLS = ("",)
 """`jobs rejections` writes an empty cell for null, and a text "NA" unchanged."""

@@ -15,12 +15,15 @@ from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refu
 from bulkgrpc.client.model import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.sync import BulkClient, JobHandle
+from bulkgrpc.client.tables import ArrowTable, TableSource
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
+from bulkgrpc.tabular.rules import Rules, TextForms
 
 __all__ = [
     "ApplyProgress",
+    "ArrowTable",
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",
@@ -50,7 +53,10 @@ __all__ = [
     "Reason",
     "Refused",
     "Rejection",
+    "Rules",
+    "TableSource",
     "TenantParked",
+    "TextForms",
     "Tls",
     "Unreachable",
     "WrongInput",

@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +29,9 @@ from bulkgrpc.client.send_queue import OnProgress, SendQueue
 from bulkgrpc.client.send_window import SendWindow
 from bulkgrpc.client.source_reader import read_source
 from bulkgrpc.client.submission import Header, SourceFailed, Submission
+from bulkgrpc.client.tables import ArrowTable, TableSource, open_table
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.model import JobOptions, is_dataset, is_idempotency_key
+from bulkgrpc.model import JobOptions
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2, ledger_pb2
 
 WAIT_DEADLINE_S = 300.0
@@ -208,7 +210,7 @@ class AsyncBulkClient:
     async def submit(
         self,
         dataset: str | Dataset,
-        batches: Source,
+        batches: Source | ArrowTable | TableSource,
         *,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -220,8 +222,10 @@ class AsyncBulkClient:
         dataset: its name, with or without `datasets/`. A name alone means the newest version. Append `@2` for records
         of version 2, for example if your code was generated from that version. A `Dataset` that `register_dataset` or
         `get_dataset` returned means its version. batches: an iterable, plain or asynchronous, of messages of the
-        dataset's type (packed by `batch_records` and `batch_bytes`), of encoded batches, or of `Batch` values. A plain
-        iterable is read on its own thread. At most `buffer_bytes_max` bytes are read ahead of the acknowledgements.
+        dataset's type (packed by `batch_records` and `batch_bytes`), of encoded batches, or of `Batch` values; or a
+        table of pyarrow, polars, pandas, DuckDB or another library (`__arrow_c_stream__`), also as a `TableSource`. A
+        table or plain iterable is read on its own thread. At most `buffer_bytes_max` bytes are read ahead of the
+        acknowledgements.
         idempotency_key: 1 to 128 printable ASCII characters. Submissions with the same key are the same job. A repeated
         submission of the same batches resumes after the last acknowledged batch. Default: a random key. labels: at most
         16. options: must not change for the same key. on_progress: called on the event loop for each batch that is sent
@@ -234,7 +238,10 @@ class AsyncBulkClient:
         name, version = model.name_and_version(dataset)
         key = idempotency_key or uuid.uuid4().hex
         header = Header(model.resource(name), key, dict(labels or {}), options, version)
-        _check(header)
+        header.check()
+        if isinstance(batches, ArrowTable | TableSource):
+            batches, table_version = await open_table(batches, dataset, self.get_dataset, self._config)
+            header = replace(header, dataset_version=table_version)
         queue = SendQueue(SendWindow(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
         submission = Submission(self._connection, header, queue)
 
@@ -388,12 +395,3 @@ class AsyncBulkClient:
             token = response.next_page_token
             if not token:
                 return
-
-
-def _check(header: Header) -> None:
-    if not is_dataset(header.dataset.removeprefix("datasets/")):
-        raise WrongInput(
-            f"{header.dataset!r} is not a dataset name: use a letter, then letters, digits and _, all lower case"
-        )
-    if not is_idempotency_key(header.idempotency_key):
-        raise WrongInput("an idempotency key is 1 to 128 printable ASCII characters without spaces")

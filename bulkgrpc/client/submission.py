@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import grpc
 
 from bulkgrpc.client.connection import Connection, RecordStream
-from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused
+from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused, WrongInput
 from bulkgrpc.client.model import options_message
-from bulkgrpc.client.packing import varint
 from bulkgrpc.client.retry import RetryState, backoff_s
 from bulkgrpc.client.send_queue import SendQueue, SourceFailed
 from bulkgrpc.client.send_window import NumberedBatch
+from bulkgrpc.datasets.framing import varint
 from bulkgrpc.errors import NotNow, Reason
-from bulkgrpc.model import JobOptions, JobState
+from bulkgrpc.model import JobOptions, JobState, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from bulkgrpc.wire.v1 import wire_pb2
 
@@ -40,6 +40,15 @@ class Header:
     options: JobOptions = JobOptions()
     dataset_version: int = 0
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def check(self) -> None:
+        """Raise WrongInput if the dataset's name or the idempotency key is not one."""
+        if not is_dataset(self.dataset.removeprefix("datasets/")):
+            raise WrongInput(
+                f"{self.dataset!r} is not a dataset name: use a letter, then letters, digits and _, all lower case"
+            )
+        if not is_idempotency_key(self.idempotency_key):
+            raise WrongInput("an idempotency key is 1 to 128 printable ASCII characters without spaces")
 
     def message(self, first_sequence: int) -> bytes:
         """Return the first message of a stream whose first batch will be `first_sequence`."""

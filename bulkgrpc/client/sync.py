@@ -23,6 +23,7 @@ from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.send_queue import OnProgress
+from bulkgrpc.client.tables import ArrowTable, TableSource
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 
@@ -173,7 +174,7 @@ class BulkClient:
     def submit(
         self,
         dataset: str | Dataset,
-        batches: Source,
+        batches: Source | ArrowTable | TableSource,
         *,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from bulkgrpc.cli.files import FileBatches, FileError, FileOptions, Format, format_of, open_batches
 from bulkgrpc.cli.files.bad_rows import MARK, TEXT_CHARS_MAX, BadRow, described
 from bulkgrpc.client import Batch
-from bulkgrpc.client.packing import frame, varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload, decode
+from bulkgrpc.datasets.framing import frame, varint
 from bulkgrpc.rejections import RejectionCode
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.support import examples

@@ -11,6 +11,7 @@ from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, BulkClient, BulkErr
 
 NAMES = [
     "ApplyProgress",
+    "ArrowTable",
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",
@@ -40,7 +41,10 @@ NAMES = [
     "Reason",
     "Refused",
     "Rejection",
+    "Rules",
+    "TableSource",
     "TenantParked",
+    "TextForms",
     "Tls",
     "Unreachable",
     "WrongInput",

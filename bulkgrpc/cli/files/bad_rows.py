@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bulkgrpc.cli.files.errors import InvalidValue
 from bulkgrpc.client import Batch
-from bulkgrpc.client.packing import frame
+from bulkgrpc.datasets.framing import frame
+from bulkgrpc.tabular.errors import InvalidValue
 
 MARK = b"\x07"
 """A tag with field number 0 and wire type 7: Protobuf has neither."""

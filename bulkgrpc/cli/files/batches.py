@@ -14,14 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bulkgrpc import limits
 from bulkgrpc.cli.files import bad_rows
 from bulkgrpc.cli.files.bad_rows import BadRow, Numbers, separated
-from bulkgrpc.cli.files.conversion import Conversion, Rules
 from bulkgrpc.cli.files.csv_reader import CsvFile, Dialect
-from bulkgrpc.cli.files.errors import FileError, InvalidValue
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.json_arrays import as_lines
-from bulkgrpc.cli.files.json_cells import COLUMN, merged
 from bulkgrpc.cli.files.json_reader import JsonLines
 from bulkgrpc.cli.files.parquet_reader import read_arrow, read_parquet
 from bulkgrpc.cli.files.protobuf import read_delimited
@@ -30,9 +27,11 @@ from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
 from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.tabular.batching import BATCH_BYTES_MAX, RecordBatcher
+from bulkgrpc.tabular.conversion import Conversion
+from bulkgrpc.tabular.errors import InvalidValue, NotRecords
+from bulkgrpc.tabular.rules import Rules
 
-BATCH_BYTES_MAX = limits.BATCH_BYTES_MAX - 64
-"""Bytes of a batch's records; the rest is for its sequence."""
 BAD_ROWS_KEPT = 20
 """Bad rows that are kept to be shown."""
 
@@ -154,17 +153,16 @@ class FileBatches:
         self.bad += rows[: BAD_ROWS_KEPT - len(self.bad)]
 
     def _converted(self) -> Iterator[tuple[Batch, int]]:
-        rest = self._conversion.schema.empty_table()
+        batcher = RecordBatcher(self._codec, self._conversion.schema, self._options.batch_rows, BATCH_BYTES_MAX)
         for block in self._blocks():
-            whole = pa.concat_tables([rest, block.table])
-            cut = len(whole) - len(whole) % self._options.batch_rows
-            rest = whole.slice(cut)
-            for batch in self._encoded(whole.slice(0, cut)):
-                yield batch, block.read_bytes
+            with self._named():
+                for payload, records in batcher.add(block.table):
+                    yield Batch(payload, records), block.read_bytes
             for batch in self._reported(block.bad):
                 yield batch, block.read_bytes
-        for batch in self._encoded(rest):
-            yield batch, self.size_bytes
+        with self._named():
+            for payload, records in batcher.rest():
+                yield Batch(payload, records), self.size_bytes
 
     def _blocks(self) -> Iterator[Block]:
         """Yield the file's blocks, converted to records of the dataset."""
@@ -211,30 +209,8 @@ class FileBatches:
         """Put the file's name before an error."""
         try:
             yield
-        except FileError as error:
+        except NotRecords as error:
             raise FileError(f"{self._source.name}: {error}") from None
-
-    def _encoded(self, table: pa.Table) -> Iterator[Batch]:
-        if not len(table):
-            return
-        records = table.combine_chunks().to_batches()[0]
-        yield from self._encode(records, self._options.batch_rows)
-
-    def _encode(self, records: pa.RecordBatch, batch_rows: int) -> Iterator[Batch]:
-        fields = records.select(self._codec.record_schema.names)
-        for position, encoded in enumerate(self._codec.encode(fields, batch_rows)):
-            start = position * batch_rows
-            rows = min(batch_rows, records.num_rows - start)
-            more = records.column(COLUMN).slice(start, rows) if COLUMN in records.schema.names else None
-            payload = encoded if more is None else merged(encoded, more)
-            if len(payload) <= BATCH_BYTES_MAX:
-                yield Batch(payload, rows)
-            elif rows > 1:
-                # Wide rows: the same halves each time, so that sequences do not change.
-                yield from self._encode(records.slice(start, rows), (rows + 1) // 2)
-            else:
-                name, limit = self._source.name, BATCH_BYTES_MAX
-                raise FileError(f"{name}: a row has {len(payload):,} bytes; the limit of a batch is {limit:,}")
 
 
 def open_batches(path: Path, dataset: Dataset, options: FileOptions) -> FileBatches:

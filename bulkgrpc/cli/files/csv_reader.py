@@ -16,8 +16,9 @@ import duckdb
 import pyarrow as pa
 
 from bulkgrpc.cli.files.csv_bad_rows import Marks, ReadableRows, lines_between, readable
-from bulkgrpc.cli.files.errors import FileError, shown
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Block, Source, check_text
+from bulkgrpc.tabular.errors import shown
 
 BLOCK_ROWS = 50_000
 LINE_BYTES_MAX = 4 * 1024 * 1024

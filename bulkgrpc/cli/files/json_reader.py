@@ -13,13 +13,15 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from bulkgrpc.cli.files.bad_rows import BadRow
-from bulkgrpc.cli.files.conversion import Rules, check_unknown, flat
-from bulkgrpc.cli.files.errors import ROW_NOTE, FileError, InvalidValue, shown
-from bulkgrpc.cli.files.fields import Leaf
-from bulkgrpc.cli.files.rejection_columns import is_rejection_column
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Block, Source, text_of
-from bulkgrpc.cli.files.text_values import WHOLE_MAX
-from bulkgrpc.cli.files.values import hint_for, is_text_in_json
+from bulkgrpc.tabular.conversion import check_unknown, flat
+from bulkgrpc.tabular.errors import ROW_NOTE, InvalidValue, NotRecords, shown
+from bulkgrpc.tabular.fields import Leaf
+from bulkgrpc.tabular.rejection_columns import is_rejection_column
+from bulkgrpc.tabular.rules import Rules
+from bulkgrpc.tabular.text_values import WHOLE_MAX
+from bulkgrpc.tabular.values import hint_for, is_text_in_json
 
 BLOCK_BYTES = 4 * 1024 * 1024
 """Bytes of a block. A line longer than a block cannot be read."""
@@ -160,7 +162,7 @@ class JsonLines:
                     continue
                 try:
                     check_unknown([path], self._leaves, ignore=self._rules.ignore_unknown)
-                except FileError as error:
+                except NotRecords as error:
                     raise FileError(f"{self._source.name}: {error}") from None
                 continue
             *above, last = leaf.path

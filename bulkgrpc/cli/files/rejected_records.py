@@ -19,11 +19,11 @@ import pyarrow.csv
 from bulkgrpc.cli.files.bad_rows import described
 from bulkgrpc.cli.files.batches import Format, format_of
 from bulkgrpc.cli.files.errors import FileError
-from bulkgrpc.cli.files.fields import Leaf, leaves_of
-from bulkgrpc.cli.files.rejection_columns import BYTES_COLUMN, REJECTION_COLUMNS
 from bulkgrpc.client import Dataset, Rejection
-from bulkgrpc.client.packing import frame
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.framing import frame
+from bulkgrpc.tabular.fields import Leaf, leaves_of
+from bulkgrpc.tabular.rejection_columns import BYTES_COLUMN, REJECTION_COLUMNS
 
 _ISO = "%Y-%m-%dT%H:%M:%SZ"
 

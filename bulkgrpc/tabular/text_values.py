@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkgrpc.cli.files.errors import UnsuitableValue
+from bulkgrpc.tabular.errors import UnsuitableValue
+from bulkgrpc.tabular.rules import TextForms
 
 EPOCH_US = {"s": Decimal(1_000_000), "ms": Decimal(1000), "us": Decimal(1), "ns": Decimal("0.001")}
 """Units of `--epoch`, in microseconds."""
@@ -32,20 +32,6 @@ _TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?(?:Z|[+-]\d{
 _ZONE = r":\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 _TIME_OF_DAY = r"^(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?$"
 _DURATION = r"^-?\d{1,12}(?:\.\d{1,6})?s$"
-
-
-@dataclass(frozen=True, slots=True)
-class TextForms:
-    """How a file writes numbers and times.
-
-    decimal, thousands: the marks in numbers; no thousands mark if "". time_format: of times and dates, as Python's
-    `strptime` reads it; ISO 8601 if "". epoch: unit of times that are numbers, s, ms, us or ns; refused if "".
-    """
-
-    decimal: str = "."
-    thousands: str = ""
-    time_format: str = ""
-    epoch: str = ""
 
 
 def all_like(column: pa.Array, pattern: str) -> bool:

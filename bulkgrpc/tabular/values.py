@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from bulkgrpc.cli.files import text_values as text
-from bulkgrpc.cli.files.errors import InvalidValue, UnsuitableValue
-from bulkgrpc.cli.files.fields import Leaf
-from bulkgrpc.cli.files.json_cells import Cells
-from bulkgrpc.cli.files.text_values import TextForms
+from bulkgrpc.tabular import text_values as text
+from bulkgrpc.tabular.errors import InvalidValue, UnsuitableValue
+from bulkgrpc.tabular.fields import Leaf
+from bulkgrpc.tabular.json_cells import Cells
+from bulkgrpc.tabular.rules import TextForms
 
 Convert = Callable[[pa.Array], pa.Array]
 _WHOLE_MAX = 2**53
