@@ -14,9 +14,9 @@ from bulkgrpc.bench.cpu import cpu_s
 from bulkgrpc.bench.environment import Deployment, Environment
 from bulkgrpc.bench.model import BenchFailed, Load, Rate
 from bulkgrpc.bench.service_processes import ServiceProcess
-from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.datasets.framing import varint
 from bulkgrpc.kafka.producer import RecordsProducer
 from bulkgrpc.model import JobCounts, JobKey, JobSpec, Kind, Message
 from bulkgrpc.postgres import bench_state

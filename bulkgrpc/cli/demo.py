@@ -22,8 +22,9 @@ from bulkgrpc.cli import console
 from bulkgrpc.cli.child_process import SERVER, WORKER, child_process
 from bulkgrpc.cli.comparison import Comparison, compare
 from bulkgrpc.cli.console import CommandFailed
-from bulkgrpc.cli.file_submission import FileLoad, LoadDisplay, LoadResult, load_file
+from bulkgrpc.cli.file_submission import FileLoad, LoadResult, load_file
 from bulkgrpc.cli.files import FileOptions, Format
+from bulkgrpc.cli.load_display import LoadDisplay
 from bulkgrpc.cli.service import migrate_database
 from bulkgrpc.client import AsyncBulkClient, Dataset, JobState
 from bulkgrpc.datasets.sources import compile_proto, proto_root

@@ -1,4 +1,4 @@
-"""Submits one file as one job, shows its progress, and waits for the result."""
+"""Submits files as one job and waits for the result."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Display
-from rich.table import Column
-
 from bulkgrpc.cli.connection_options import ConnectionOptions
-from bulkgrpc.cli.console import stderr_console
 from bulkgrpc.cli.files import FileBatches, FileError, FileOptions, open_batches
+from bulkgrpc.cli.files.bad_rows import BadRow
 from bulkgrpc.cli.files.file_sets import FileSet
+from bulkgrpc.cli.load_display import LoadDisplay
 from bulkgrpc.client import AsyncBulkClient, Dataset, Job, JobOptions, Progress
-
-_NAME_CHARS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,55 +80,6 @@ class LoadInterrupted(FileError):
         )
 
 
-class LoadDisplay:
-    """One progress line for each load, on stderr: bytes read, rows accepted or applied, rows per second.
-
-    Shows nothing unless `shown`, and nothing if the console is not a terminal. console: default is stderr.
-    """
-
-    def __init__(self, *, shown: bool, console: Console | None = None) -> None:
-        console = console or stderr_console()
-        self._display = Display(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(5),
-            DownloadColumn(),
-            TextColumn("{task.fields[rows]:,} rows", table_column=Column(no_wrap=True, justify="right")),
-            TextColumn("{task.fields[rate]:,.0f}/s", table_column=Column(no_wrap=True, justify="right")),
-            TextColumn("{task.fields[phase]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not (shown and console.is_terminal),
-        )
-
-    def __enter__(self) -> LoadDisplay:
-        self._display.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._display.stop()
-
-    def begin(self, name: str, size_bytes: int) -> TaskID:
-        """Add a line and return its ID. The middle of a long file name is left out."""
-        if len(name) > _NAME_CHARS_MAX:
-            name = f"{name[: _NAME_CHARS_MAX - 9]}…{name[-8:]}"
-        return self._display.add_task(name, total=size_bytes, rows=0, rate=0.0, phase="sending")
-
-    def sending(self, line: TaskID, read_bytes: int, rows: int, seconds: float) -> None:
-        """Show how much of the file was read and accepted."""
-        self._display.update(line, completed=read_bytes, rows=rows, rate=rows / max(seconds, 1e-3))
-
-    def writing(self, line: TaskID, job: Job, seconds: float) -> None:
-        """Show how many records the workers have applied."""
-        counts = job.counts
-        applied = counts.written + counts.duplicate + counts.rejected + counts.expired + counts.skipped
-        if job.apply_progress is not None:
-            applied += job.apply_progress.applied_rows
-        phase = "ended" if job.ended else "writing" if job.block is None else "blocked"
-        self._display.update(line, rows=applied, rate=applied / max(seconds, 1e-3), phase=phase)
-        if job.ended:
-            self._display.stop_task(line)
-
-
 def _opened(load: FileLoad, dataset: Dataset) -> FileBatches | FileSet:
     return FileSet(load.files, dataset) if load.more else open_batches(load.path, dataset, load.options)
 
@@ -154,7 +99,7 @@ async def load_file(client: AsyncBulkClient, load: FileLoad, display: LoadDispla
     def on_progress(progress: Progress) -> None:
         nonlocal accepted_rows
         accepted_rows = progress.acknowledged_records
-        display.sending(line, file.read_bytes, accepted_rows, time.monotonic() - start_s)
+        display.sending(line, file.read_bytes, accepted_rows, file.bad_rows, time.monotonic() - start_s)
 
     try:
         handle = await client.submit(
@@ -168,7 +113,7 @@ async def load_file(client: AsyncBulkClient, load: FileLoad, display: LoadDispla
     except FileError as error:
         raise LoadInterrupted(error, accepted_rows, load.key) from error
     job = handle.job or await handle.get()
-    display.sending(line, file.size_bytes, job.counts.accepted, time.monotonic() - start_s)
+    display.sending(line, file.size_bytes, job.counts.accepted, file.bad_rows, time.monotonic() - start_s)
     if load.wait_s:
         job = await handle.wait(
             deadline_s=load.wait_s, on_progress=lambda job: display.writing(line, job, time.monotonic() - start_s)
@@ -187,14 +132,25 @@ def run_load(options: ConnectionOptions, load: FileLoad, *, shown: bool) -> Load
     return asyncio.run(run())
 
 
-def run_check(options: ConnectionOptions, load: FileLoad) -> int:
-    """Convert a whole file and submit nothing. Returns its rows. Raises FileError for the first error in the file."""
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of a dry run. rows: of all files. bad_rows: those that cannot be records. bad: the first of these."""
 
-    async def run() -> int:
+    rows: int
+    bad_rows: int
+    bad: tuple[BadRow, ...]
+
+
+def run_check(options: ConnectionOptions, load: FileLoad) -> Check:
+    """Convert whole files and submit nothing. Raises FileError for an error that is not a bad row to reject."""
+
+    async def run() -> Check:
         async with options.async_client() as client:
             name = load.dataset or (await client.get_job(load.retry_of)).dataset
             dataset = await client.get_dataset(name)
         file = _opened(load, dataset)
-        return sum(batch.records for batch in file)
+        for _ in file:
+            pass
+        return Check(file.rows, file.bad_rows, tuple(file.bad))
 
     return asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict, replace
 
 import typer
 
@@ -16,9 +17,11 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
-from bulkgrpc.cli.file_submission import FileLoad, LoadResult, retry_key, run_check, run_load
+from bulkgrpc.cli.file_submission import Check, FileLoad, LoadResult, retry_key, run_check, run_load
 from bulkgrpc.cli.files import Rules
+from bulkgrpc.cli.load_keys import derived_key
 from bulkgrpc.cli.load_options import (
+    AgainOption,
     AtomicOption,
     BatchRowsOption,
     DatasetOption,
@@ -29,13 +32,15 @@ from bulkgrpc.cli.load_options import (
     KeyOption,
     LabelOption,
     MissingOption,
+    OnBadRow,
+    OnBadRowOption,
     RejectionsMaxOption,
     RetryOption,
     TimeToLiveOption,
     WaitOption,
 )
 from bulkgrpc.cli.reading_options import Reading, with_reading
-from bulkgrpc.client import JobOptions
+from bulkgrpc.client import JobOptions, JobState
 
 
 @with_reading
@@ -45,6 +50,7 @@ def load(
     dataset: DatasetOption = "",
     batch_rows: BatchRowsOption = 1000,
     key: KeyOption = "",
+    again: AgainOption = False,
     retry_of: RetryOption = "",
     atomic: AtomicOption = False,
     rejections_max: RejectionsMaxOption = 0,
@@ -52,6 +58,7 @@ def load(
     label: LabelOption = None,
     ignore_unknown_columns: IgnoreUnknownOption = False,
     missing_is_default: MissingOption = False,
+    on_bad_row: OnBadRowOption = OnBadRow.STOP,
     dry_run: DryRunOption = False,
     wait: WaitOption = True,
     deadline: DeadlineOption = 300.0,
@@ -66,39 +73,48 @@ def load(
 
     Formats: CSV, JSON lines, Parquet, Arrow, delimited Protobuf; .gz, .bz2 and .zst are unpacked. Columns are matched
     with fields by name: `venue.code` or `venue_code` for a nested field. A value that its field cannot have exactly
-    stops the load and is named with its row and column. See docs/files.md.
+    stops the load, unless --on-bad-row reject; check whole files first with --dry-run. See docs/files.md.
 
     For example:
 
         bulkgrpc load weather.csv --dataset weather
 
-    After an interruption, run the same command with the key that it printed. It resumes where it stopped:
-
-        bulkgrpc load weather.csv --dataset weather --key 3f0c…
+    After an interruption, run the same command again: it resumes where it stopped, and does not load the same files
+    twice. Standard input and files that you changed need the --key that the command printed.
 
     Exit codes: 0 all records written; 1 the load failed or did not end in time; 2 wrong usage; 3 some records rejected
     or expired; 4 the job failed; 5 the job was cancelled or expired; 130 interrupted by Ctrl-C.
     """
-    if not dataset and not retry_of:
-        raise typer.BadParameter("name the dataset, or a job with --retry-of", param_hint="--dataset")
+    _check_names(dataset, retry_of, key, again=again)
     with console.failures():
         options = ConnectionOptions(server, tenant, token, tls_ca)
         retried = options.job_name(retry_of) if retry_of else ""
         rules = Rules(missing_is_default, ignore_unknown_columns, corrected=bool(retried))
-        (first, reading_first), *more = reading.files(file, batch_rows, rules)
-        request = FileLoad(
-            first,
-            dataset,
-            reading_first,
-            key or (retry_key(retried, first) if retried else uuid.uuid4().hex),
-            _labels(label or []) | ({"retry_of": retried} if retried else {}),
-            deadline if wait else 0.0,
-            JobOptions(atomic, rejections_max, ttl),
-            retried,
-            tuple(more),
-        )
+        files = reading.files(file, batch_rows, rules, reject_bad_rows=on_bad_row is OnBadRow.REJECT)
+        labels = _labels(label or []) | ({"retry_of": retried} if retried else {})
+        wait_s, job_options = deadline if wait else 0.0, JobOptions(atomic, rejections_max, ttl)
+        (first, first_options), *more = files
+        request = FileLoad(first, dataset, first_options, key, labels, wait_s, job_options, retried, tuple(more))
+        request = _with_key(request, again=again)
         result = run_check(options, request) if dry_run else _submit(options, request, shown=not as_json)
     _report(result, as_json=as_json, wait=wait)
+
+
+def _check_names(dataset: str, retry_of: str, key: str, *, again: bool) -> None:
+    if not dataset and not retry_of:
+        raise typer.BadParameter("name the dataset, or a job with --retry-of", param_hint="--dataset")
+    if again and (key or retry_of):
+        raise typer.BadParameter("the job already has a key: use either of them", param_hint="--again")
+
+
+def _with_key(request: FileLoad, *, again: bool) -> FileLoad:
+    if request.key:
+        return request
+    if again:
+        return replace(request, key=uuid.uuid4().hex)
+    if request.retry_of:
+        return replace(request, key=retry_key(request.retry_of, request.path))
+    return replace(request, key=derived_key(request.files, request.dataset, request.labels, request.job_options))
 
 
 def _submit(options: ConnectionOptions, request: FileLoad, *, shown: bool) -> LoadResult:
@@ -109,13 +125,10 @@ def _submit(options: ConnectionOptions, request: FileLoad, *, shown: bool) -> Lo
         raise
 
 
-def _report(result: LoadResult | int, *, as_json: bool, wait: bool) -> None:
-    """Print a result. result: a number of rows if they were only converted."""
-    if isinstance(result, int):
-        if as_json:
-            console.print_json({"rows": result, "submitted": False})
-        else:
-            typer.echo(f"All {result:,} rows can be loaded. Nothing was submitted.")
+def _report(result: LoadResult | Check, *, as_json: bool, wait: bool) -> None:
+    """Print a result: of a job, or of files that were only converted."""
+    if isinstance(result, Check):
+        _report_check(result, as_json=as_json)
         return
     if as_json:
         console.print_json(_document(result))
@@ -124,6 +137,20 @@ def _report(result: LoadResult | int, *, as_json: bool, wait: bool) -> None:
         console.stderr_console().print(_summary(result))
     if wait:
         console.exit_by_state(result.job.state)
+
+
+def _report_check(check: Check, *, as_json: bool) -> None:
+    if as_json:
+        found = {"rejected": check.bad_rows, "rejections": [asdict(row) for row in check.bad]} if check.bad_rows else {}
+        console.print_json({"rows": check.rows, **found, "submitted": False})
+    elif not check.bad_rows:
+        typer.echo(f"All {check.rows:,} rows can be loaded. Nothing was submitted.")
+    else:
+        typer.echo(f"{check.bad_rows:,} of {check.rows:,} rows would be rejected. Nothing was submitted. The first:")
+        for row in check.bad:
+            typer.echo(f"row {row.row:,}: {row.reason}: {row.text}")
+    if check.bad_rows:
+        raise typer.Exit(console.EXIT_BY_STATE[JobState.PARTIALLY_SUCCEEDED])
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:
@@ -147,6 +174,9 @@ def _document(result: LoadResult) -> dict[str, object]:
 
 def _summary(result: LoadResult) -> str:
     if result.replayed:
-        return f"Nothing was sent: the job with key {result.load.key} was sealed before."
+        return (
+            f"Nothing was sent: the job with key {result.load.key} was sealed before. "
+            "Load the same files as another job with --again."
+        )
     rate = result.rows / max(result.seconds, 1e-3)
     return f"{result.rows:,} rows in {result.seconds:.1f} s ({rate:,.0f} rows/s). Key: {result.load.key}"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class OnBadRow(enum.StrEnum):
+    """What a row that cannot be a record does."""
+
+    STOP = "stop"
+    REJECT = "reject"
+
 
 FilesArgument = Annotated[
     list[Path],
@@ -28,9 +37,12 @@ BatchRowsOption = Annotated[int, typer.Option(min=1, max=50_000, help="Records p
 KeyOption = Annotated[
     str,
     typer.Option(
-        help="Idempotency key. Submissions with the same key are the same job. Default: a random key; with --retry-of, "
-        "a key derived from that job and the file."
+        help="Idempotency key. Submissions with the same key are the same job. Default: a key derived from the files "
+        "and options, and with --retry-of from that job."
     ),
+]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="Load files that were loaded before as another job, with a random key.")
 ]
 RetryOption = Annotated[
     str,
@@ -66,8 +78,15 @@ MissingOption = Annotated[
 IgnoreUnknownOption = Annotated[
     bool, typer.Option("--ignore-unknown-columns", help="Ignore columns that match no field of the dataset.")
 ]
+OnBadRowOption = Annotated[
+    OnBadRow,
+    typer.Option(
+        help="stop: a row that cannot be a record ends the load. reject: it becomes a rejection of the job, with its "
+        "number, reason and text, and the other rows are loaded."
+    ),
+]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Convert the whole file and submit nothing: show its rows or the first error.")
+    bool, typer.Option("--dry-run", help="Convert all files and submit nothing: show their rows and what is wrong.")
 ]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")]
 DeadlineOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's end.")]

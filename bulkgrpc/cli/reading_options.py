@@ -13,7 +13,7 @@ import typer
 
 from bulkgrpc.cli.files import Dialect, FileError, FileOptions, Format, Rules, TextForms, format_of
 from bulkgrpc.cli.files.file_sets import expanded
-from bulkgrpc.cli.files.text_values import EPOCH_US
+from bulkgrpc.tabular.text_values import EPOCH_US
 
 RETRY_NULLS = ("",)
 """`jobs rejections` writes an empty cell for null, and a text "NA" unchanged."""
@@ -92,9 +92,14 @@ class Reading:
         rules = replace(rules, forms=forms, renames=self._renames())
         return FileOptions(self.file_format or format_of(file), batch_rows, dialect, self.encoding, rules)
 
-    def files(self, paths: Sequence[Path], batch_rows: int, rules: Rules) -> list[tuple[Path, FileOptions]]:
+    def files(
+        self, paths: Sequence[Path], batch_rows: int, rules: Rules, *, reject_bad_rows: bool
+    ) -> list[tuple[Path, FileOptions]]:
         """Return the files that paths name, with the options of each. Raises FileError, BadParameter."""
-        found = [(path, self.options(path, batch_rows, rules)) for path in expanded(paths)]
+        found = [
+            (path, replace(self.options(path, batch_rows, rules), reject_bad_rows=reject_bad_rows))
+            for path in expanded(paths)
+        ]
         if rules.corrected and len(found) > 1:
             # The key of a retry is derived from one file.
             raise FileError("--retry-of takes one file")

@@ -20,7 +20,7 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
-from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile
+from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile, with_row
 from bulkgrpc.client import AsyncBulkClient, Rejection
 
 LISTED = 50
@@ -58,7 +58,8 @@ def rejections(
 
     With --out, the command writes the records to a file: the dataset's fields, then the columns _sequence,
     _record_index, _code, _field and _reason. The column record_base64 has the bytes of a record that cannot be decoded.
-    Correct the file and submit it:
+    A row that `load --on-bad-row reject` could not read has its row and text in the reason. Correct the file and
+    submit it:
 
         bulkgrpc jobs rejections JOB --out rejected.csv
 
@@ -87,9 +88,13 @@ def rejections(
 
 async def _list(options: ConnectionOptions, name: str, limit: int) -> list[Rejection]:
     found: list[Rejection] = []
-    async with options.async_client() as client, aclosing(client.job(name).rejections()) as rejections:
+    # The record of a row that could not be read says which row it was, and why.
+    async with (
+        options.async_client() as client,
+        aclosing(client.job(name).rejections(include_records=True)) as rejections,
+    ):
         async for rejection in rejections:
-            found.append(rejection)
+            found.append(with_row(rejection))
             if len(found) == limit:
                 break
     return found

@@ -16,12 +16,15 @@ from bulkgrpc.client.model import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.sync import BulkClient, JobHandle
+from bulkgrpc.client.tables import ArrowTable, TableSource
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
+from bulkgrpc.tabular.rules import Rules, TextForms
 
 __all__ = [
     "ApplyProgress",
+    "ArrowTable",
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",
@@ -52,7 +55,10 @@ __all__ = [
     "Refused",
     "Rejection",
     "Reverted",
+    "Rules",
+    "TableSource",
     "TenantParked",
+    "TextForms",
     "Tls",
     "Unreachable",
     "WrongInput",

@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from bulkgrpc.client.send_queue import OnProgress, SendQueue
 from bulkgrpc.client.send_window import SendWindow
 from bulkgrpc.client.source_reader import read_source
 from bulkgrpc.client.submission import Header, SourceFailed, Submission, check
+from bulkgrpc.client.tables import ArrowTable, TableSource, open_table
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2, ledger_pb2
@@ -215,7 +217,7 @@ class AsyncBulkClient:
     async def submit(
         self,
         dataset: str | Dataset,
-        batches: Source,
+        batches: Source | ArrowTable | TableSource,
         *,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -226,28 +228,29 @@ class AsyncBulkClient:
 
         dataset: its name, with or without `datasets/`. A name alone means the newest version. Append `@2` for records
         of version 2, for example if your code was generated from that version. A `Dataset` that `register_dataset` or
-        `get_dataset` returned means its version. batches: an iterable, plain or asynchronous, of messages of the
-        dataset's type (packed by `batch_records` and `batch_bytes`), of encoded batches, or of `Batch` values. A plain
-        iterable is read on its own thread. At most `buffer_bytes_max` bytes are read ahead of the acknowledgements.
-        idempotency_key: 1 to 128 printable ASCII characters. Submissions with the same key are the same job. A repeated
-        submission of the same batches resumes after the last acknowledged batch. Default: a random key. labels: at most
-        16. options: must not change for the same key. on_progress: called on the event loop for each batch that is sent
-        or acknowledged; it must not block.
+        `get_dataset` returned means its version. batches: an iterable, plain or asynchronous, of messages (packed by
+        `batch_records` and `batch_bytes`), of encoded batches, or of `Batch` values; or a table (`__arrow_c_stream__`)
+        of pyarrow, polars, pandas, DuckDB and others, also as a `TableSource`. A table or plain iterable is read on its
+        own thread. At most `buffer_bytes_max` bytes are read ahead of the acknowledgements. idempotency_key: 1 to 128
+        printable ASCII characters; by default a random key. Submissions with the same key are the same job: a repeated
+        one resumes after the last acknowledged batch. labels: at most 16. options: must not change for the same key.
+        on_progress: called on the event loop for each batch sent or acknowledged; must not block.
 
         A broken stream is opened again. Raises Refused; Unreachable; GaveUp after `retry_deadline_s` without progress;
         WrongInput for an item that is not a record; any exception of `batches`. The job, if it was opened, then stays
         open and can be resumed with its key.
         """
         name, version = model.name_and_version(dataset)
-        key = idempotency_key or uuid.uuid4().hex
-        header = Header(model.resource(name), key, dict(labels or {}), options, version)
+        header = Header(model.resource(name), idempotency_key or uuid.uuid4().hex, dict(labels or {}), options, version)
         check(header)
+        if isinstance(batches, ArrowTable | TableSource):
+            batches, version = await open_table(batches, dataset, self.get_dataset, self._config)
+            header = replace(header, dataset_version=version)
         queue = SendQueue(SendWindow(self._config.buffer_bytes_max, self._config.buffer_batches_max), on_progress)
         submission = Submission(self._connection, header, queue)
 
         async def check_type(message_type: str) -> None:
-            expected = (await self.get_dataset(name)).message_type
-            if message_type != expected:
+            if message_type != (expected := (await self.get_dataset(name)).message_type):
                 raise WrongInput(f"the records of dataset {name} are messages of {expected}, not {message_type}")
 
         reading = asyncio.create_task(read_source(batches, Packer(self._config), queue, check_type))

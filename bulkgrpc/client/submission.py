@@ -17,10 +17,10 @@ import grpc
 from bulkgrpc.client.connection import Connection, RecordStream
 from bulkgrpc.client.errors import BrokenUnderWrite, BulkError, CallFailed, GaveUp, Refused, WrongInput
 from bulkgrpc.client.model import options_message
-from bulkgrpc.client.packing import varint
 from bulkgrpc.client.retry import RetryState, backoff_s
 from bulkgrpc.client.send_queue import SendQueue, SourceFailed
 from bulkgrpc.client.send_window import NumberedBatch
+from bulkgrpc.datasets.framing import varint
 from bulkgrpc.errors import NotNow, Reason
 from bulkgrpc.model import JobOptions, JobState, is_dataset, is_idempotency_key
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2

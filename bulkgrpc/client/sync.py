@@ -24,6 +24,7 @@ from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.send_queue import OnProgress
+from bulkgrpc.client.tables import ArrowTable, TableSource
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 
@@ -178,7 +179,7 @@ class BulkClient:
     def submit(
         self,
         dataset: str | Dataset,
-        batches: Source,
+        batches: Source | ArrowTable | TableSource,
         *,
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,

@@ -20,8 +20,8 @@ from bulkgrpc.cli.comparison import Comparison, compare
 from bulkgrpc.cli.demo import data_folder
 from bulkgrpc.cli.files import FileOptions, Format, Rules, open_batches
 from bulkgrpc.client import AsyncBulkClient
-from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.definition import find_message
+from bulkgrpc.datasets.framing import varint
 from tests.integration.service_values import Command, Parts
 from tests.support import examples
 

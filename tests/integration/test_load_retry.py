@@ -15,8 +15,8 @@ from google.protobuf import json_format, message_factory
 from bulkgrpc.cli.files import Dialect, FileOptions, Format, Rules, open_batches
 from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile
 from bulkgrpc.client import AsyncBulkClient, Batch, Rejection
-from bulkgrpc.client.packing import frame
 from bulkgrpc.datasets.definition import find_message
+from bulkgrpc.datasets.framing import frame
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.integration.service_values import Command, Parts
 from tests.integration.test_load_files import sensors_file, trade

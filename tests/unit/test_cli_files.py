@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from bulkgrpc.cli.files import Dialect, FileError, FileOptions, Format, Rules, TextForms, format_of, open_batches
 from bulkgrpc.cli.infer import infer_proto
-from bulkgrpc.client.packing import varint
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload
+from bulkgrpc.datasets.framing import varint
 from bulkgrpc.datasets.rows import to_rows
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 from tests.support import examples

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from bulkgrpc.cli import blocks, console, ledger, recovery
 from bulkgrpc.cli.apply import Action, Step, plan_of_folder
-from bulkgrpc.cli.file_submission import LoadDisplay
+from bulkgrpc.cli.load_display import LoadDisplay
 from bulkgrpc.cli.proto_folder import DatasetSource
 from bulkgrpc.cli.revert import revert_table
 from bulkgrpc.client import (
@@ -115,12 +115,38 @@ def test_the_progress_of_a_load_fits_80_columns(name: str) -> None:
     screen = terminal()
     with LoadDisplay(shown=True, console=screen) as display:
         line = display.begin(name, 123_400_000)
-        display.sending(line, 123_400_000, 12_345_678, 10.0)
+        display.sending(line, 123_400_000, 12_345_678, 45_000, 10.0)
         display.writing(line, job("flights", JobState.PARTIALLY_SUCCEEDED, LARGE), 123.4)
     assert isinstance(screen.file, StringIO)
     (last,) = [line for line in screen.file.getvalue().splitlines() if "ended" in line][-1:]
     assert {"12,345,678", "rows", "ended", "100,046/s"} <= set(last.split())
     assert last.count("…") == (len(name) > 18), "only the file's name is shortened"
+
+
+def test_the_progress_of_a_load_shows_rate_rejections_and_the_time_that_is_left() -> None:
+    screen = terminal()
+    with LoadDisplay(shown=True, console=screen) as display:
+        line = display.begin("flights.csv", 1000)
+        display.sending(line, 250, 12_345_678, 45_000, 100.0)
+    assert isinstance(screen.file, StringIO)
+    words = screen.file.getvalue().split()
+    assert {"12,345,678", "123,457/s", "45,000", "bad", "sending", "-0:05:00"} <= set(words)
+
+
+def test_a_load_prints_a_line_every_10_seconds_where_there_is_no_terminal() -> None:
+    now_s = 0.0
+    log = Console(file=StringIO(), width=80)
+    with LoadDisplay(shown=True, console=log, clock=lambda: now_s) as display:
+        line = display.begin("flights.csv", 1000)
+        for second in range(1, 31):
+            now_s = float(second)
+            display.sending(line, 10 * second, 1000 * second, 3, now_s)
+    assert isinstance(log.file, StringIO)
+    assert log.file.getvalue().splitlines() == [
+        "flights.csv: sending, 10,000 rows, 1,000 rows/s, 3 rejected, 10 % read, 0:01:30 left",
+        "flights.csv: sending, 20,000 rows, 1,000 rows/s, 3 rejected, 20 % read, 0:01:20 left",
+        "flights.csv: sending, 30,000 rows, 1,000 rows/s, 3 rejected, 30 % read, 0:01:10 left",
+    ]
 
 
 BLOCK = JobBlock(BlockedBy.TABLE, "column value is missing", OPENED)

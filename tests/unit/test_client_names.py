@@ -11,6 +11,7 @@ from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, BulkClient, BulkErr
 
 NAMES = [
     "ApplyProgress",
+    "ArrowTable",
     "AsyncBulkClient",
     "AsyncJobHandle",
     "Batch",
@@ -41,7 +42,10 @@ NAMES = [
     "Refused",
     "Rejection",
     "Reverted",
+    "Rules",
+    "TableSource",
     "TenantParked",
+    "TextForms",
     "Tls",
     "Unreachable",
     "WrongInput",

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkgrpc.client import Batch, ClientConfig, WrongInput
-from bulkgrpc.client.packing import Packer, varint
+from bulkgrpc.client.packing import Packer
 from bulkgrpc.client.send_window import NumberedBatch
 from bulkgrpc.client.submission import batch_message
+from bulkgrpc.datasets.framing import varint
 from bulkgrpc.v1.ingest_pb2 import RecordBatch, StreamRecordsRequest
 
 texts = st.lists(st.text(max_size=40), max_size=50)

@@ -1,10 +1,9 @@
 """Reads CSV, JSON lines, Parquet, Arrow and delimited Protobuf files as batches: in blocks, by native code."""
 
 from bulkgrpc.cli.files.batches import FileBatches, FileOptions, Format, format_of, open_batches
-from bulkgrpc.cli.files.conversion import Rules
 from bulkgrpc.cli.files.csv_reader import Dialect
 from bulkgrpc.cli.files.errors import FileError
-from bulkgrpc.cli.files.text_values import TextForms
+from bulkgrpc.tabular.rules import Rules, TextForms
 
 __all__ = [
     "Dialect",

@@ -6,29 +6,34 @@ The n-th batch depends only on the file and the options, so that an interrupted 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
-from bulkgrpc import limits
-from bulkgrpc.cli.files.conversion import Conversion, Rules
+from bulkgrpc.cli.files import bad_rows
+from bulkgrpc.cli.files.bad_rows import BadRow, Numbers, separated
 from bulkgrpc.cli.files.csv_reader import CsvFile, Dialect
-from bulkgrpc.cli.files.errors import FileError, InvalidValue
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.json_arrays import as_lines
-from bulkgrpc.cli.files.json_cells import COLUMN, merged
 from bulkgrpc.cli.files.json_reader import JsonLines
 from bulkgrpc.cli.files.parquet_reader import read_arrow, read_parquet
 from bulkgrpc.cli.files.protobuf import read_delimited
 from bulkgrpc.cli.files.sources import COMPRESSIONS, Block, Source, check_text, open_source
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.decoding import Payload, decode
 from bulkgrpc.datasets.definition import Dataset
+from bulkgrpc.tabular.batching import BATCH_BYTES_MAX, RecordBatcher
+from bulkgrpc.tabular.conversion import Conversion
+from bulkgrpc.tabular.errors import InvalidValue, NotRecords
+from bulkgrpc.tabular.rules import Rules
 
-BATCH_BYTES_MAX = limits.BATCH_BYTES_MAX - 64
-"""Bytes of a batch's records; the rest is for its sequence."""
+BAD_ROWS_KEPT = 20
+"""Bad rows that are kept to be shown."""
 
 
 class Format(enum.StrEnum):
@@ -62,7 +67,7 @@ class FileOptions:
     """How to read a file.
 
     batch_rows: records of a batch. dialect: of a CSV file. encoding: of text. rules: how values and columns become
-    fields.
+    fields. reject_bad_rows: whether a row that cannot be a record is a rejection of the job, and no error.
     """
 
     format: Format
@@ -70,6 +75,20 @@ class FileOptions:
     dialect: Dialect = field(default_factory=Dialect)
     encoding: str = "utf-8"
     rules: Rules = field(default_factory=Rules)
+    reject_bad_rows: bool = False
+
+
+_CONVERTED = {
+    ".avro": "duckdb -c \"INSTALL avro; COPY (FROM 'FILE.avro') TO 'FILE.parquet'\"",
+    ".orc": "`pyarrow.orc.read_table` and `pyarrow.parquet.write_table`",
+    ".xlsx": 'the spreadsheet\'s own export as "CSV UTF-8"',
+    ".xls": 'the spreadsheet\'s own export as "CSV UTF-8"',
+    ".ods": "the spreadsheet's own export as CSV in UTF-8",
+    ".zip": "`unzip -p FILE.zip | bulkgrpc load - --format csv`",
+    ".tar": "`tar -xOf FILE.tar | bulkgrpc load - --format csv`, if it has one file",
+    ".xml": "a program of your own, to CSV, JSON lines or Parquet",
+}
+"""Suffixes of formats that are not read, and what converts them."""
 
 
 def format_of(path: Path) -> Format:
@@ -79,13 +98,16 @@ def format_of(path: Path) -> Format:
         del suffixes[-1]
     if suffixes and suffixes[-1] in _SUFFIXES:
         return _SUFFIXES[suffixes[-1]]
+    if suffixes and suffixes[-1] in _CONVERTED:
+        raise FileError(f"{path.name}: {suffixes[-1]} files are not read: convert it with {_CONVERTED[suffixes[-1]]}")
     raise FileError(f"{path.name}: the suffix names no known format: use --format {'|'.join(Format)}")
 
 
 class FileBatches:
     """The batches of a file. Iterating reads the file from the beginning, block by block, and raises FileError.
 
-    size_bytes: size of the file. read_bytes, rows: bytes and records up to the last batch that was yielded.
+    size_bytes: size of the file. read_bytes, rows: bytes and records up to the last batch that was yielded. bad_rows:
+    rows among them that cannot be records, and are rejections. bad: the first BAD_ROWS_KEPT of them.
     """
 
     def __init__(self, source: Source, dataset: Dataset, options: FileOptions) -> None:
@@ -96,11 +118,12 @@ class FileBatches:
         rules = replace(options.rules, renames={}) if options.format is Format.JSONL else options.rules
         self._conversion = Conversion(self._codec, rules, cells=options.format is Format.CSV)
         self.size_bytes = source.size_bytes
-        self.read_bytes = 0
-        self.rows = 0
+        self.read_bytes = self.rows = self.bad_rows = 0
+        self.bad: list[BadRow] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        self.read_bytes = self.rows = 0
+        self.read_bytes = self.rows = self.bad_rows = 0
+        self.bad = []
         batches = self._delimited() if self._options.format is Format.PROTOBUF else self._converted()
         for batch, read_bytes in batches:
             self.read_bytes = read_bytes
@@ -112,43 +135,70 @@ class FileBatches:
             try:
                 self._codec.decode([batch.payload])
             except UndecodablePayload as error:
+                if self._options.reject_bad_rows:
+                    self._note_rejections(batch)
+                    yield batch, read_bytes
+                    continue
                 message = f"{self._source.name}: rows {self.rows + 1:,} to {self.rows + batch.records:,}"
                 message += f" are not all valid messages of {self._codec.dataset.message_type}: {error}"
                 raise FileError(message) from error
             yield batch, read_bytes
 
+    def _note_rejections(self, batch: Batch) -> None:
+        """Count the records that are no messages: the job will reject them as they are."""
+        found = decode(self._codec, [Payload("", batch.records, batch.payload)]).rejections
+        self.bad_rows += len(found.record_index)
+        kept = zip(found.record_index.tolist(), found.causes.column("reason").to_pylist(), strict=True)
+        rows = [BadRow(self.rows + index + 1, "", reason, "") for index, reason in kept]
+        self.bad += rows[: BAD_ROWS_KEPT - len(self.bad)]
+
     def _converted(self) -> Iterator[tuple[Batch, int]]:
-        rest = self._conversion.schema.empty_table()
+        batcher = RecordBatcher(self._codec, self._conversion.schema, self._options.batch_rows, BATCH_BYTES_MAX)
         for block in self._blocks():
-            whole = pa.concat_tables([rest, block.table])
-            cut = len(whole) - len(whole) % self._options.batch_rows
-            rest = whole.slice(cut)
-            for batch in self._encoded(whole.slice(0, cut)):
+            with self._named():
+                for payload, records in batcher.add(block.table):
+                    yield Batch(payload, records), block.read_bytes
+            for batch in self._reported(block.bad):
                 yield batch, block.read_bytes
-        for batch in self._encoded(rest):
-            yield batch, self.size_bytes
+        with self._named():
+            for payload, records in batcher.rest():
+                yield Batch(payload, records), self.size_bytes
 
     def _blocks(self) -> Iterator[Block]:
         """Yield the file's blocks, converted to records of the dataset."""
         rows = 0
         for block in self._raw_blocks():
+            numbers = np.arange(rows + 1, rows + 1 + len(block.table)) if block.numbers is None else block.numbers
             with self._named():
-                try:
-                    records = self._conversion.records(block.table)
-                except InvalidValue as invalid:
-                    raise invalid.located(rows) from None
-            rows += records.num_rows
-            yield Block(pa.Table.from_batches([records]), block.read_bytes)
+                records, bad = self._records(block.table, numbers)
+            rows += len(block.table) + len(block.bad)
+            table = self._conversion.schema.empty_table() if records is None else pa.Table.from_batches([records])
+            yield Block(table, block.read_bytes, bad=[*block.bad, *bad])
+
+    def _records(self, table: pa.Table, numbers: Numbers) -> tuple[pa.RecordBatch | None, list[BadRow]]:
+        if self._options.reject_bad_rows:
+            return separated(self._conversion.records, table, numbers)
+        try:
+            return self._conversion.records(table), []
+        except InvalidValue as invalid:
+            raise invalid.numbered(int(numbers[invalid.row])) from None
+
+    def _reported(self, bad: Sequence[BadRow]) -> Iterator[Batch]:
+        self.bad += bad[: BAD_ROWS_KEPT - len(self.bad)]
+        for batch in bad_rows.batches(self._source.name, bad):
+            self.bad_rows += batch.records
+            yield batch
 
     def _raw_blocks(self) -> Iterator[Block]:
+        reject = self._options.reject_bad_rows
         match self._options.format:
             case Format.CSV:
-                file = CsvFile(self._source, self._options.dialect)
+                file = CsvFile(self._source, self._options.dialect, reject=reject)
                 with self._named():
                     verbatim = self._conversion.verbatim(file.names)
                 return file.blocks(verbatim)
             case Format.JSONL:
-                return JsonLines(self._source, self._conversion.leaves, self._options.rules).blocks()
+                return JsonLines(self._source, self._conversion.leaves, self._options.rules, reject=reject).blocks()
             case Format.ARROW:
                 return read_arrow(self._source)
             case _:
@@ -159,30 +209,8 @@ class FileBatches:
         """Put the file's name before an error."""
         try:
             yield
-        except FileError as error:
+        except NotRecords as error:
             raise FileError(f"{self._source.name}: {error}") from None
-
-    def _encoded(self, table: pa.Table) -> Iterator[Batch]:
-        if not len(table):
-            return
-        records = table.combine_chunks().to_batches()[0]
-        yield from self._encode(records, self._options.batch_rows)
-
-    def _encode(self, records: pa.RecordBatch, batch_rows: int) -> Iterator[Batch]:
-        fields = records.select(self._codec.record_schema.names)
-        for position, encoded in enumerate(self._codec.encode(fields, batch_rows)):
-            start = position * batch_rows
-            rows = min(batch_rows, records.num_rows - start)
-            more = records.column(COLUMN).slice(start, rows) if COLUMN in records.schema.names else None
-            payload = encoded if more is None else merged(encoded, more)
-            if len(payload) <= BATCH_BYTES_MAX:
-                yield Batch(payload, rows)
-            elif rows > 1:
-                # Wide rows: the same halves each time, so that sequences do not change.
-                yield from self._encode(records.slice(start, rows), (rows + 1) // 2)
-            else:
-                name, limit = self._source.name, BATCH_BYTES_MAX
-                raise FileError(f"{name}: a row has {len(payload):,} bytes; the limit of a batch is {limit:,}")
 
 
 def open_batches(path: Path, dataset: Dataset, options: FileOptions) -> FileBatches:

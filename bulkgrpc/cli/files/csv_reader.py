@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import csv
 import io
+import mmap
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
 
-from bulkgrpc.cli.files.errors import FileError, shown
+from bulkgrpc.cli.files.csv_bad_rows import Marks, ReadableRows, lines_between, readable
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Block, Source, check_text
+from bulkgrpc.tabular.errors import shown
 
 BLOCK_ROWS = 50_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 """Bytes of a row. A larger row has no place in a batch either."""
+_TOO_LONG = f"it is longer than {LINE_BYTES_MAX:,} bytes: is a quote not closed?"
+# Python's reader, which reads the header and explains errors, has a limit of its own.
+csv.field_size_limit(2 * LINE_BYTES_MAX)
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _HEADER_BYTES = 1024 * 1024
@@ -46,10 +53,11 @@ class Dialect:
 class CsvFile:
     """A CSV file whose header was read. names: of its columns; `column_3` for a third column without a name."""
 
-    def __init__(self, source: Source, dialect: Dialect) -> None:
+    def __init__(self, source: Source, dialect: Dialect, *, reject: bool = False) -> None:
         check_text(source)
+        self._reject = reject
         self._source = source
-        self._dialect = dialect
+        self._dialect = dialect = _with_excels_line(source, dialect)
         self._row_bytes = 0.0  # of a row on average; 0 if it is not known yet
         first = _first_line(source, dialect)
         self._delimiter = dialect.delimiter or _most_frequent(first, dialect.quote)
@@ -58,9 +66,30 @@ class CsvFile:
     def blocks(self, verbatim: Iterable[str] = ()) -> Iterator[Block]:
         """Yield the file's rows in order, every column as text, null where a cell without quotes is a null text.
 
-        verbatim: columns in which no text means null. Raises FileError for a row with too few or too many cells, a
-        quote that is not closed, or text that is not UTF-8.
+        verbatim: columns in which no text means null. Raises FileError for a row with too few or too many cells, text
+        after a quote, or text that is not UTF-8, unless bad rows are rejected: then the first block has all of them.
         """
+        try:
+            apart = self._apart() if self._reject else None
+        except duckdb.Error as error:
+            raise self._located(error) from None
+        if apart is not None:
+            self._source = apart.source
+            yield Block(pa.table({}), 0, bad=apart.bad)
+        rows = 0
+        for block in self._blocks(verbatim):
+            numbers = None if apart is None else apart.numbers(rows, rows + len(block.table))
+            yield replace(block, numbers=numbers)
+            rows += len(block.table)
+
+    def _apart(self) -> ReadableRows | None:
+        counts = ", ".join(f"count(c{number})" for number in range(len(self.names)))
+        query = self._query(counts, store_rejects=True, rejects_limit=0)
+        dialect = self._dialect
+        lines = dialect.skip_rows + dialect.header
+        return readable(self._source, query, Marks(self._delimiter, dialect.quote, dialect.escape, lines))
+
+    def _blocks(self, verbatim: Iterable[str]) -> Iterator[Block]:
         kept = [number for number, name in enumerate(self.names) if name in set(verbatim)]
         others = [number for number in range(len(self.names)) if number not in kept]
         rows = 0
@@ -168,15 +197,18 @@ class CsvFile:
             try:
                 connection.sql(query).fetchall()
                 found = connection.sql(
-                    "SELECT line, line_byte_position, column_idx, error_type::VARCHAR FROM reject_errors "
-                    "ORDER BY line, column_idx LIMIT 1"
+                    "SELECT line_byte_position, column_idx, error_type::VARCHAR FROM reject_errors "
+                    "ORDER BY line_byte_position, column_idx LIMIT 1"
                 ).fetchall()
             except duckdb.Error:
                 found = []
         if not found:
             return FileError(f"{self._source.name}: {_cause(str(error), self._line(str(error)))}")
-        line, position, column, kind = found[0]
+        position, column, kind = found[0]
         number = self._rows_before(position - 1) + 1
+        line = self._line_at(position - 1)
+        if kind == "LINE SIZE OVER MAXIMUM":
+            return FileError(f"{self._source.name}: row {number:,} (line {line:,} of the file): {_TOO_LONG}")
         place = f"{self._source.name}: row {number:,} (the first record is row 1; line {line:,} of the file)"
         if kind == "UNQUOTED VALUE":
             name = self.names[min(max(column, 1), len(self.names)) - 1]
@@ -206,6 +238,12 @@ class CsvFile:
         rows = csv.reader(text, delimiter=self._delimiter, quotechar=self._dialect.quote or None)
         return sum(1 for row in rows if row) - self._dialect.header
 
+    def _line_at(self, position: int) -> int:
+        """Return the number of the line that starts at a position, or at the line break there."""
+        with self._source.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            on_break = data[position : position + 1] == b"\n"
+            return lines_between(data, 0, position) + 1 + on_break
+
     @staticmethod
     def _line(error: str) -> str:
         return next((line for line in error.splitlines() if "CSV Error on Line" in line), "").partition("Error: ")[2]
@@ -216,7 +254,12 @@ def _cause(error: str, line: str) -> str:
     if "not utf-8" in error.lower() or "invalid unicode" in error.lower():
         return f"{place}the text is not UTF-8: name its encoding, for example --encoding latin-1"
     if "maximum line size" in error.lower():
-        return f"{place}a row is longer than {LINE_BYTES_MAX:,} bytes: is a quote not closed?"
+        return f"{place}{_TOO_LONG}"
+    if "state machine" in error:
+        return (
+            "its lines end in different ways, with and without a carriage return: give all of them one end, for "
+            "example with `dos2unix`"
+        )
     return f"{place}cannot be read as CSV: {shown(' '.join(error.split()))}"
 
 
@@ -227,6 +270,14 @@ def _first_line(source: Source, dialect: Dialect) -> str:
         while (line := file.readline(_HEADER_BYTES)) and not line.strip():
             pass
         return line
+
+
+def _with_excels_line(source: Source, dialect: Dialect) -> Dialect:
+    """Return a dialect that skips Excel's first line, `sep=;`, and has its delimiter."""
+    if dialect.skip_rows or dialect.delimiter:
+        return dialect
+    found = re.fullmatch(r'"?sep=(.)"?', _first_line(source, dialect).rstrip("\r\n"))
+    return dialect if found is None else replace(dialect, skip_rows=1, delimiter=found[1])
 
 
 def _most_frequent(header: str, quote: str) -> str:

@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-_VALUE_CHARS_MAX = 60
+from bulkgrpc.tabular.errors import NotRecords
 
 
-class FileError(Exception):
+class FileError(NotRecords):
     """A file cannot be submitted. `str()` is one line: file, row, column, value, and what the field needs."""
-
-
-class UnsuitableValue(ValueError):
-    """At least one value of an array cannot be converted. The exception does not say which."""
-
-
-@dataclass(frozen=True, slots=True)
-class InvalidValue(Exception):
-    """A value that its field does not accept.
-
-    row: index in the converted block. column: its name in the file. needed: description of the values that the field
-    accepts. hint: the way out, "" if the value itself shows it.
-    """
-
-    row: int
-    column: str
-    value: object
-    needed: str
-    hint: str = ""
-
-    def located(self, rows_before: int) -> FileError:
-        """Return the error with its row and column. rows_before: rows before the block."""
-        number = rows_before + self.row + 1
-        place = f"row {number:,} (the first record is row 1), column {self.column}"
-        hint = f": {self.hint}" if self.hint else ""
-        if self.value is None:
-            return FileError(f"{place}: the value is missing, and the field needs {self.needed}{hint}")
-        return FileError(f"{place}: {shown(self.value)} is not {self.needed}{hint}")
-
-
-def shown(value: object) -> str:
-    """Return a value's `repr`, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= _VALUE_CHARS_MAX else text[: _VALUE_CHARS_MAX - 1] + "…"
 
 
 def one_line(error: Exception) -> str:

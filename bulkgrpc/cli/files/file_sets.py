@@ -6,9 +6,10 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bulkgrpc.cli.files.batches import FileOptions, format_of, open_batches
+from bulkgrpc.cli.files.bad_rows import BadRow
+from bulkgrpc.cli.files.batches import BAD_ROWS_KEPT, FileOptions, format_of, open_batches
 from bulkgrpc.cli.files.errors import FileError
-from bulkgrpc.cli.files.sources import STANDARD_INPUT
+from bulkgrpc.cli.files.sources import STANDARD_INPUT, check_local
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.definition import Dataset
 
@@ -20,6 +21,7 @@ def expanded(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
+        check_local(path)
         if str(path) == STANDARD_INPUT or path.is_file():
             found.append(path)
         elif path.is_dir():
@@ -51,24 +53,28 @@ def _has_format(path: Path) -> bool:
 class FileSet:
     """The batches of files, one after the other. Each file is opened when its turn comes.
 
-    size_bytes: of the files as they are stored. read_bytes, rows: up to the last batch that was yielded. A batch has
-    records of one file only.
+    size_bytes: of the files as they are stored. read_bytes, rows, bad_rows: up to the last batch that was
+    yielded. bad: the first bad rows of the files that were read. A batch has records of one file only.
     """
 
     def __init__(self, files: Sequence[tuple[Path, FileOptions]], dataset: Dataset) -> None:
         self._files = files
         self._dataset = dataset
         self.size_bytes = sum(path.stat().st_size for path, _ in files if path.is_file())
-        self.read_bytes = 0
-        self.rows = 0
+        self.read_bytes = self.rows = self.bad_rows = 0
+        self.bad: list[BadRow] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        self.rows = before_bytes = 0
+        self.rows = self.bad_rows = before_bytes = 0
+        self.bad = []
         for path, options in self._files:
             batches = open_batches(path, self._dataset, options)
+            before_bad = self.bad_rows
             stored_bytes = path.stat().st_size if path.is_file() else 0
             for batch in batches:
                 self.rows += batch.records
+                self.bad_rows = before_bad + batches.bad_rows
                 self.read_bytes = before_bytes + stored_bytes * batches.read_bytes // max(1, batches.size_bytes)
                 yield batch
             before_bytes += stored_bytes
+            self.bad += batches.bad[: BAD_ROWS_KEPT - len(self.bad)]

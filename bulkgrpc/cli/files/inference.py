@@ -12,12 +12,14 @@ from datetime import time
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkgrpc.cli.files.errors import FileError, UnsuitableValue
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.keys import find_key
 from bulkgrpc.cli.files.text_types import DATE, NUMERIC, TIMESTAMP, UUID, integer_type, text_type
-from bulkgrpc.cli.files.text_values import TextForms, plain_numbers, times
-from bulkgrpc.cli.files.values import plain
 from bulkgrpc.datasets.overrides import DECIMAL_DIGITS_MAX
+from bulkgrpc.tabular.errors import UnsuitableValue
+from bulkgrpc.tabular.rules import TextForms
+from bulkgrpc.tabular.text_values import plain_numbers, times
+from bulkgrpc.tabular.values import plain
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SCALARS = {

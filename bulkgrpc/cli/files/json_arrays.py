@@ -6,8 +6,9 @@ from typing import IO
 
 import duckdb
 
-from bulkgrpc.cli.files.errors import FileError, one_line, shown
+from bulkgrpc.cli.files.errors import FileError, one_line
 from bulkgrpc.cli.files.sources import Source, copied, text_of
+from bulkgrpc.tabular.errors import shown
 
 ELEMENT_BYTES_MAX = 4 * 1024 * 1024
 _ROWS = 10_000

@@ -7,29 +7,36 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from bulkgrpc.cli.files.conversion import Rules, check_unknown, flat
-from bulkgrpc.cli.files.errors import FileError, InvalidValue, shown
-from bulkgrpc.cli.files.fields import Leaf
-from bulkgrpc.cli.files.rejection_columns import is_rejection_column
+from bulkgrpc.cli.files.bad_rows import BadRow
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Block, Source, text_of
-from bulkgrpc.cli.files.values import hint_for, is_text_in_json
+from bulkgrpc.tabular.conversion import check_unknown, flat
+from bulkgrpc.tabular.errors import ROW_NOTE, InvalidValue, NotRecords, shown
+from bulkgrpc.tabular.fields import Leaf
+from bulkgrpc.tabular.rejection_columns import is_rejection_column
+from bulkgrpc.tabular.rules import Rules
+from bulkgrpc.tabular.text_values import WHOLE_MAX
+from bulkgrpc.tabular.values import hint_for, is_text_in_json
 
 BLOCK_BYTES = 4 * 1024 * 1024
 """Bytes of a block. A line longer than a block cannot be read."""
 
 
 class Literal(float):
-    """A number with a fraction or an exponent, and whether a double has all of its digits."""
+    """A number with a fraction or an exponent, its text, and whether a double has all of its digits."""
 
     exact: bool
+    text: str
 
     def __new__(cls, text: str) -> Literal:
         """Parse a JSON number."""
         number = super().__new__(cls, text)
+        number.text = text
         number.exact = number not in {float("inf"), float("-inf")} and Decimal(text) == Decimal(repr(float(number)))
         return number
 
@@ -37,8 +44,9 @@ class Literal(float):
 class JsonLines:
     """A file of JSON objects, one per line. Keys are the fields' names or JSON names: nested, or joined with dots."""
 
-    def __init__(self, source: Source, leaves: tuple[Leaf, ...], rules: Rules) -> None:
+    def __init__(self, source: Source, leaves: tuple[Leaf, ...], rules: Rules, *, reject: bool = False) -> None:
         self._source = source
+        self._reject = reject
         self._leaves = leaves
         self._rules = rules
         self._by_spelling = {spelling: leaf for leaf in reversed(leaves) for spelling in leaf.spellings}
@@ -50,14 +58,43 @@ class JsonLines:
         }
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the blocks of the file. Raises FileError for the first line that does not match the message."""
+        """Yield the blocks of the file. A line that does not match the message is a bad row, or raises FileError."""
         rows = 0
         for lines, read_bytes in self._line_blocks():
             table = self._table(lines)
-            if table is None:
+            if table is not None:
+                block = Block(self._drop_unused_spellings(table), read_bytes)
+            elif self._reject:
+                block = self._separated(lines, rows, read_bytes)
+            else:
                 raise self._bad_line(lines, rows)
-            rows += len(table)
-            yield Block(self._drop_unused_spellings(table), read_bytes)
+            rows += len(block.table) + len(block.bad)
+            yield block
+
+    def _separated(self, block: bytes, rows: int, read_bytes: int) -> Block:
+        """Return the lines of a block that match the message, and the others as bad rows. rows: before the block."""
+        lines = [line for line in block.split(b"\n") if line.strip()]
+        parts, bad = [(0, len(lines))], list[int]()
+        while parts:
+            start, stop = parts.pop()
+            if self._table(b"\n".join(lines[start:stop]) + b"\n") is not None:
+                continue
+            if stop - start == 1:
+                bad.append(start)
+            else:
+                middle = (start + stop) // 2
+                parts += [(middle, stop), (start, middle)]
+        kept = np.delete(np.arange(len(lines)), bad)
+        good = b"\n".join(lines[row] for row in kept) + b"\n"
+        table = self._table(good) if len(kept) else pa.table({})
+        if table is None:
+            raise self._bad_line(good, rows)
+        table = self._drop_unused_spellings(table) if len(kept) else table
+        return Block(table, read_bytes, kept + rows + 1, [self._bad_row(lines[row], rows + row) for row in bad])
+
+    def _bad_row(self, line: bytes, rows: int) -> BadRow:
+        reason = str(self._bad_line(line, rows)).partition(ROW_NOTE)[2].lstrip(":, ")
+        return BadRow(rows + 1, "", reason, line.decode(errors="replace"))
 
     def _line_blocks(self) -> Iterator[tuple[bytes, int]]:
         """Yield blocks of whole lines, and the file offset after each."""
@@ -103,6 +140,8 @@ class JsonLines:
         names = table.column_names
         if len(set(names)) < len(names) or any(_overflows(column) for column in table.columns):
             return None
+        if not text_integers and any(_may_have_lost_digits(column) for column in table.columns):
+            return None
         return table
 
     def _rewritten(self, line: bytes) -> bytes:
@@ -123,7 +162,7 @@ class JsonLines:
                     continue
                 try:
                     check_unknown([path], self._leaves, ignore=self._rules.ignore_unknown)
-                except FileError as error:
+                except NotRecords as error:
                     raise FileError(f"{self._source.name}: {error}") from None
                 continue
             *above, last = leaf.path
@@ -143,7 +182,7 @@ class JsonLines:
             else:
                 yield path, value
 
-    def _cell(self, value: Any, leaf: Leaf) -> Any:
+    def _cell(self, value: Any, leaf: Leaf) -> Any:  # noqa: PLR0911 — one for each kind of field
         if value is None:
             return None
         if leaf.json:
@@ -156,8 +195,14 @@ class JsonLines:
             return [_number(one, leaf.type.value_type) for one in value]
         whole = isinstance(value, int) and not isinstance(value, bool)
         epoch = pa.types.is_timestamp(leaf.type) and self._rules.forms.epoch
-        if leaf.enum or epoch:
+        if isinstance(value, Literal) and leaf.column == "numeric":
+            # The file has all digits of the number.
+            return value.text
+        if leaf.enum or epoch or leaf.column == "numeric":
             return str(value) if whole else value
+        if pa.types.is_floating(leaf.type) and whole and not _has_whole(leaf.type, value):
+            # The parser refuses a text.
+            return str(value)
         return _number(value, leaf.type)
 
     def _drop_unused_spellings(self, table: pa.Table) -> pa.Table:
@@ -179,7 +224,7 @@ class JsonLines:
                 unfit = middle
             else:
                 fits = middle
-        place = f"{self._source.name}: row {rows + fits + 1:,} (the first record is row 1)"
+        place = f"{self._source.name}: row {rows + fits + 1:,} {ROW_NOTE}"
         try:
             record = json.loads(lines[fits], parse_float=Literal, object_pairs_hook=_unique)
         except RepeatedName as error:
@@ -187,7 +232,9 @@ class JsonLines:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            return FileError(f"{place}: not a JSON object: {shown(lines[fits].decode(errors='replace'))}")
+            text = shown(lines[fits].decode(errors="replace"))
+            way_out = "write one object per line, for example with `jq -c .`, or one array"
+            return FileError(f"{place}: not a JSON object: {text}: {way_out}")
         for path, value in self._cells(record, ""):
             leaf = self._by_spelling.get(self._rules.renames.get(path, path))
             if leaf is not None and leaf.json and not _is_exact(value):
@@ -217,6 +264,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _number(value: Any, kind: pa.DataType) -> Any:
     """Return a number as the parser expects it: a 64-bit integer as text, a smaller one as a number."""
+    if pa.types.is_integer(kind) and isinstance(value, Literal) and value.exact and value.is_integer():
+        value = int(value)
     if pa.types.is_integer(kind) and isinstance(value, int | str) and not isinstance(value, bool):
         if kind.bit_width == 64:
             return str(value)
@@ -234,6 +283,20 @@ def _is_exact(value: Any) -> bool:
 def _overflows(column: pa.ChunkedArray) -> bool:
     """Return whether a number became infinite: JSON has no such number."""
     return bool(pa.types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py())
+
+
+def _may_have_lost_digits(column: pa.ChunkedArray) -> bool:
+    """Return whether a number is so large that its type does not have every whole number there."""
+    if not pa.types.is_floating(column.type):
+        return False
+    return bool(pc.any(pc.greater_equal(pc.abs(column), WHOLE_MAX[column.type.bit_width])).as_py())
+
+
+def _has_whole(kind: pa.DataType, number: int) -> bool:
+    try:
+        return bool(pa.scalar(float(number)).cast(kind).as_py() == number)
+    except (OverflowError, pa.ArrowInvalid):
+        return False
 
 
 def _schema(leaves: tuple[Leaf, ...], *, text_integers: bool) -> pa.Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from bulkgrpc.cli.files.bad_rows import described
 from bulkgrpc.cli.files.batches import Format, format_of
 from bulkgrpc.cli.files.errors import FileError
-from bulkgrpc.cli.files.fields import Leaf, leaves_of
-from bulkgrpc.cli.files.rejection_columns import BYTES_COLUMN, REJECTION_COLUMNS
 from bulkgrpc.client import Dataset, Rejection
-from bulkgrpc.client.packing import frame
 from bulkgrpc.datasets.codec import BatchCodec, UndecodablePayload
+from bulkgrpc.datasets.framing import frame
+from bulkgrpc.tabular.fields import Leaf, leaves_of
+from bulkgrpc.tabular.rejection_columns import BYTES_COLUMN, REJECTION_COLUMNS
 
 _ISO = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -69,11 +71,18 @@ class RejectedRecordsFile:
         self.rows += len(rejections)
 
 
+def with_row(rejection: Rejection) -> Rejection:
+    """Return a rejection with the column and reason of its row, if its record stands for a bad row of a file."""
+    found = described(rejection.record)
+    return rejection if found is None else replace(rejection, field=found[0], reason=found[1])
+
+
 def as_table(codec: BatchCodec, rejections: Sequence[Rejection]) -> pa.Table:
     """Return rejections as columns: the dataset's fields, REJECTION_COLUMNS, BYTES_COLUMN.
 
     One native call decodes all records. A record that cannot be decoded has only its bytes, in BYTES_COLUMN.
     """
+    rejections = [with_row(rejection) for rejection in rejections]
     records = [rejection.record for rejection in rejections]
     decoded = _decoded(codec, records)
     columns = {}

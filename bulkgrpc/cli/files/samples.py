@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from bulkgrpc.cli.files.batches import FileOptions, Format, source_of
 from bulkgrpc.cli.files.csv_reader import CsvFile
-from bulkgrpc.cli.files.errors import FileError, shown
+from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.parquet_reader import read_arrow, read_parquet
 from bulkgrpc.cli.files.sources import Block, Source, text_of
+from bulkgrpc.tabular.errors import shown
 
 JSON_VALUE = "google.protobuf.Value"
 

@@ -11,18 +11,26 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import pyarrow as pa
 
+from bulkgrpc.cli.files.bad_rows import BadRow, Numbers
 from bulkgrpc.cli.files.errors import FileError
 
 STANDARD_INPUT = "-"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Suffixes of compressed files, and Arrow's name of the compression."""
+_DOWNLOADS = {
+    "s3": "aws s3 cp {address} -",
+    "gs": "gcloud storage cat {address}",
+    "http": "curl -fsSL {address}",
+    "https": "curl -fsSL {address}",
+    "ftp": "curl -fsS {address}",
+}
 _BEGIN_BYTES = 64 * 1024
 _MAGIC = {
     b"PK\x03\x04": "a zip archive",
@@ -35,10 +43,16 @@ _MAGIC = {
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of a file, in order. read_bytes: file offset after the block, estimated where the reader does not know."""
+    """Rows of a file, in order. read_bytes: file offset after the block, estimated where the reader does not know.
+
+    numbers: of the table's rows in the file, from 1; None if they follow the rows of the blocks before. bad: rows that
+    cannot be read, and are not in the table.
+    """
 
     table: pa.Table
     read_bytes: int
+    numbers: Numbers | None = None
+    bad: Sequence[BadRow] = ()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -48,6 +62,18 @@ class Source:
     path: Path
     name: str
     size_bytes: int
+
+
+def check_local(path: Path) -> None:
+    """Raise FileError if a path is the address of a file elsewhere. `Path` has made one slash of two."""
+    scheme, colon, rest = str(path).partition(":/")
+    if not colon or scheme not in _DOWNLOADS:
+        return
+    address = f"{scheme}://{rest.lstrip('/')}"
+    command = _DOWNLOADS[scheme].format(address=address)
+    raise FileError(
+        f"{address} is not read by address: use `{command} | bulkgrpc load - --format csv|jsonl|parquet|arrow`"
+    )
 
 
 def copied(name: str, write: Callable[[IO[bytes]], None]) -> Source:
@@ -69,6 +95,7 @@ def open_source(path: Path, encoding: str = "utf-8") -> Source:
 
     Raises FileError if it is not there, is a directory, cannot be unpacked, or is not text of this encoding.
     """
+    check_local(path)
     if str(path) != STANDARD_INPUT and path.is_dir():
         raise FileError(f"{path} is a directory: name one file")
     if str(path) != STANDARD_INPUT and not path.exists():

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor
 
-from bulkgrpc.cli.files.errors import UnsuitableValue
-from bulkgrpc.client.packing import frame
 from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.datasets.framing import frame
+from bulkgrpc.tabular.errors import UnsuitableValue
 from bulkgrpc.v1.ingest_pb2 import RecordBatch
 
 COLUMN = ""

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkgrpc.cli.files.errors import UnsuitableValue
+from bulkgrpc.tabular.errors import UnsuitableValue
+from bulkgrpc.tabular.rules import TextForms
 
 EPOCH_US = {"s": Decimal(1_000_000), "ms": Decimal(1000), "us": Decimal(1), "ns": Decimal("0.001")}
 """Units of `--epoch`, in microseconds."""
 UTC_US = pa.timestamp("us", "UTC")
 _INTEGER = r"^[+-]?\d+$"
 _FLOAT = r"^[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?i:inf|infinity|nan))$"
+WHOLE_MAX = {16: 2**11, 32: 2**24, 64: 2**53}
+"""By bits of a floating-point type, up to which number it has all whole ones."""
 _NOT_FINITE = r"(?i)^[+-]?(?:inf|infinity|nan)$"
 _ZERO = r"^[+-]?[0.]+(?:[eE].*)?$"
 _DECIMAL = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?$"
@@ -32,38 +34,29 @@ _TIME_OF_DAY = r"^(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?$"
 _DURATION = r"^-?\d{1,12}(?:\.\d{1,6})?s$"
 
 
-@dataclass(frozen=True, slots=True)
-class TextForms:
-    """How a file writes numbers and times.
-
-    decimal, thousands: the marks in numbers; no thousands mark if "". time_format: of times and dates, as Python's
-    `strptime` reads it; ISO 8601 if "". epoch: unit of times that are numbers, s, ms, us or ns; refused if "".
-    """
-
-    decimal: str = "."
-    thousands: str = ""
-    time_format: str = ""
-    epoch: str = ""
-
-
 def all_like(column: pa.Array, pattern: str) -> bool:
     """Return whether every value that is not null matches a pattern."""
     return bool(pc.all(pc.fill_null(pc.match_substring_regex(column, pattern), True), min_count=0).as_py())
 
 
 def integers(column: pa.Array, kind: pa.DataType, forms: TextForms) -> pa.Array:
-    """Convert whole numbers, in decimal digits."""
+    """Convert whole numbers, in decimal digits. A fraction of zeros is no fraction."""
     # Arrow reads plain digits, and hexadecimal; a search for its x is cheaper than a pattern.
     values = _cast(column, kind) if _is_plain(forms) else None
     if values is not None and not pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py():
         return values
     column = plain_numbers(column, forms)
+    # Programs that have no null for whole numbers, such as pandas, write 7 as 7.0.
+    column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0+$", r"\1")
     _require(column, _INTEGER)
     return pc.utf8_ltrim(column, "+").cast(kind)
 
 
 def floats(column: pa.Array, kind: pa.DataType, forms: TextForms) -> pa.Array:
-    """Convert numbers to the nearest of the type. Those that would become infinite or zero are refused."""
+    """Convert numbers to the nearest of the type.
+
+    Those that would become infinite or zero are refused, and whole numbers that would become others.
+    """
     values = _cast(column, kind) if _is_plain(forms) else None
     if values is None:
         column = plain_numbers(column, forms)
@@ -72,7 +65,18 @@ def floats(column: pa.Array, kind: pa.DataType, forms: TextForms) -> pa.Array:
     # Arrow reads no other texts than these patterns, but for the size of the number.
     _require(column.filter(pc.invert(pc.is_finite(values))), _NOT_FINITE)
     _require(column.filter(pc.equal(values, pa.scalar(0, kind))), _ZERO)
+    large = pc.fill_null(pc.greater_equal(pc.abs(values), pa.scalar(WHOLE_MAX[kind.bit_width], kind)), False)
+    if pc.any(large).as_py():
+        _require_whole(column.filter(large), values.filter(large))
     return values
+
+
+def _require_whole(column: pa.Array, values: pa.Array) -> None:
+    """Refuse whole numbers that their floating-point values do not equal: they may be identifiers."""
+    whole = pc.match_substring_regex(column, _INTEGER)
+    texts = pc.utf8_trim_whitespace(column.filter(whole)).to_pylist()
+    if any(int(text) != int(value) for text, value in zip(texts, values.filter(whole).to_pylist(), strict=True)):
+        raise UnsuitableValue
 
 
 def decimals(column: pa.Array, forms: TextForms) -> pa.Array:

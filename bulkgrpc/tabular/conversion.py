@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkgrpc.cli.files.errors import FileError, InvalidValue
-from bulkgrpc.cli.files.fields import Leaf, leaves_of
-from bulkgrpc.cli.files.json_cells import COLUMN, Cells
-from bulkgrpc.cli.files.rejection_columns import is_rejection_column
-from bulkgrpc.cli.files.text_values import TextForms
-from bulkgrpc.cli.files.values import convert, plain, read_cells, uuid_texts
-from bulkgrpc.cli.files.well_known_types import for_codec
 from bulkgrpc.datasets.codec import BatchCodec
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How to read missing values and unknown columns.
-
-    missing_is_default: whether a missing value of a field that is not nullable means the default value (Protobuf JSON
-    omits defaults) instead of an error. ignore_unknown: drop columns that match no field. corrected: drop the columns
-    with the reasons in a file of rejected records. forms: how text writes values. renames: names of columns to replace,
-    and the fields' names for them.
-    """
-
-    missing_is_default: bool = False
-    ignore_unknown: bool = False
-    corrected: bool = False
-    forms: TextForms = field(default_factory=TextForms)
-    renames: Mapping[str, str] = field(default_factory=dict)
+from bulkgrpc.tabular.errors import InvalidValue, NotRecords
+from bulkgrpc.tabular.fields import Leaf, leaves_of
+from bulkgrpc.tabular.json_cells import COLUMN, Cells
+from bulkgrpc.tabular.rejection_columns import is_rejection_column
+from bulkgrpc.tabular.rules import Rules
+from bulkgrpc.tabular.values import convert, plain, read_cells, uuid_texts
+from bulkgrpc.tabular.well_known_types import for_codec
 
 
 class Conversion:
@@ -58,7 +42,7 @@ class Conversion:
     def records(self, table: pa.Table) -> pa.RecordBatch:
         """Return the records of a block, with the columns of `schema`: the codec's, and COLUMN if cells may be JSON.
 
-        Raises FileError if the columns do not match the fields; InvalidValue for the first row with an invalid value.
+        Raises NotRecords if the columns do not match the fields; InvalidValue for the first row with an invalid value.
         """
         table = flat(table)
         columns = self._match(table.column_names)
@@ -79,7 +63,8 @@ class Conversion:
             except InvalidValue as invalid:
                 invalid_values.append(invalid)
         if invalid_values:
-            raise min(invalid_values, key=lambda invalid: invalid.row)
+            first = min(invalid_values, key=lambda invalid: invalid.row)
+            raise replace(first, others=lambda: chain.from_iterable(one.all() for one in invalid_values))
         arrays = [self._nest(field, (field.name,), found, present) for field in self._schema]
         if self._has_cells:
             arrays.append(pc.binary_join_element_wise(*cells, b""))
@@ -90,7 +75,7 @@ class Conversion:
         by_spelling = {spelling: leaf for leaf in reversed(self.leaves) for spelling in leaf.spellings}
         for name in self._rules.renames:
             if name not in names:
-                raise FileError(f"--rename: there is no column {name}: the columns are {', '.join(names)}")
+                raise NotRecords(f"--rename: there is no column {name}: the columns are {', '.join(names)}")
         unknown, columns = [], dict[tuple[str, ...], str]()
         for name in names:
             leaf = by_spelling.get(self._rules.renames.get(name, name))
@@ -100,17 +85,17 @@ class Conversion:
             elif leaf.path not in columns:
                 columns[leaf.path] = name
             else:
-                raise FileError(f"columns {columns[leaf.path]} and {name} both match field {leaf.name}")
+                raise NotRecords(f"columns {columns[leaf.path]} and {name} both match field {leaf.name}")
         check_unknown(unknown, self.leaves, ignore=self._rules.ignore_unknown)
         missing = [leaf.name for leaf in self.leaves if leaf.key and leaf.path not in columns]
         if missing:
-            raise FileError(
+            raise NotRecords(
                 f"the file has no column for these key fields of dataset {self._dataset.name}: {', '.join(missing)}: "
                 "rename a column with --rename COLUMN=FIELD"
             )
         missing = [leaf.name for leaf in self.leaves if leaf.path not in columns and not self._may_be_missing(leaf)]
         if missing:
-            raise FileError(
+            raise NotRecords(
                 f"the file has no column for field {', '.join(missing)}: add it, rename a column with --rename "
                 "COLUMN=FIELD, make the field `optional`, or load its default value with --missing-is-default"
             )
@@ -126,12 +111,12 @@ class Conversion:
         there = self._there(raw, leaf)
         values = convert(raw if _is_verbatim(leaf) else _where(raw, there), leaf, name, self._rules.forms)
         if leaf.key and values.null_count:
-            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed}: it is part of the key")
+            raise _missing(values, name, f"{leaf.needed}: it is part of the key")
         if leaf.nullable or not values.null_count:
             return values, there
         if not self._may_be_missing(leaf):
             hint = "load its default value with --missing-is-default"
-            raise InvalidValue(_first_null(values), name, None, f"{leaf.needed} (or `optional` in the message)", hint)
+            raise _missing(values, name, f"{leaf.needed} (or `optional` in the message)", hint)
         return _default(values, leaf), there
 
     def _there(self, raw: pa.Array, leaf: Leaf) -> pa.Array:
@@ -204,8 +189,11 @@ def _has_empty_default(leaf: Leaf) -> bool:
     return text or pa.types.is_nested(leaf.type) or bool(leaf.enum)
 
 
-def _first_null(values: pa.Array) -> int:
-    return int(pc.index(pc.is_null(values), True).as_py())
+def _missing(values: pa.Array, name: str, needed: str, hint: str = "") -> InvalidValue:
+    rows = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist()
+    return InvalidValue(
+        rows[0], name, None, needed, hint, lambda: (InvalidValue(row, name, None, needed, hint) for row in rows)
+    )
 
 
 def check_unknown(unknown: Sequence[str], leaves: Sequence[Leaf], *, ignore: bool) -> None:
@@ -213,11 +201,11 @@ def check_unknown(unknown: Sequence[str], leaves: Sequence[Leaf], *, ignore: boo
     lowered = {spelling.lower(): leaf.name for leaf in leaves for spelling in leaf.spellings}
     for name in unknown:
         if (found := lowered.get(name.strip().lower())) is not None:
-            raise FileError(
+            raise NotRecords(
                 f"column {name} is not field {found}: names are compared exactly: use --rename {name}={found}"
             )
     if unknown and not ignore:
-        raise FileError(
+        raise NotRecords(
             f"no field matches column {', '.join(unknown)}: ignore such columns with --ignore-unknown-columns, or name "
             f"their field with --rename COLUMN=FIELD; the fields are {', '.join(leaf.name for leaf in leaves)}"
         )

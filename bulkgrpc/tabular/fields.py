@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from bulkgrpc.cli.files.well_known_types import file_type
 from bulkgrpc.datasets.columns import is_leaf
 from bulkgrpc.datasets.definition import Dataset, find_message
+from bulkgrpc.tabular.well_known_types import file_type
 
 _BYTES = "google.protobuf.BytesValue"
 

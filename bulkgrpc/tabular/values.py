@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from bulkgrpc.cli.files import text_values as text
-from bulkgrpc.cli.files.errors import InvalidValue, UnsuitableValue
-from bulkgrpc.cli.files.fields import Leaf
-from bulkgrpc.cli.files.json_cells import Cells
-from bulkgrpc.cli.files.text_values import TextForms
+from bulkgrpc.tabular import text_values as text
+from bulkgrpc.tabular.errors import InvalidValue, UnsuitableValue
+from bulkgrpc.tabular.fields import Leaf
+from bulkgrpc.tabular.json_cells import Cells
+from bulkgrpc.tabular.rules import TextForms
 
 Convert = Callable[[pa.Array], pa.Array]
 _WHOLE_MAX = 2**53
 """Beyond it a double does not have every whole number, so that one in a file may have lost digits."""
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _UNFIT = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnsuitableValue)
 
 
@@ -47,19 +48,28 @@ def _converted(column: pa.Array, how: Convert, leaf: Leaf, name: str) -> pa.Arra
     try:
         return how(column)
     except _UNFIT:
-        row = _first_unfit(column, how)
-        value = _shown(column, row)
-        raise InvalidValue(row, name, value, leaf.needed, hint_for(column.type, value, leaf)) from None
+
+        def invalid(row: int) -> InvalidValue:
+            value = _shown(column, row)
+            return InvalidValue(row, name, value, leaf.needed, hint_for(column.type, value, leaf))
+
+        first = invalid(_first_unfit(column, how))
+        raise replace(first, others=lambda: map(invalid, _unfit_rows(column, how))) from None
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Return a column in its plain form: without dictionary encoding, text as `string`, bytes as `binary`."""
+    """Return a column in its plain form: without dictionary encoding, text as `string`, bytes as `binary`.
+
+    Half-precision numbers become `float`, which has all of them: Arrow has no comparison for them.
+    """
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         return column.cast(pa.string())
+    if pa.types.is_float16(column.type):
+        return column.cast(pa.float32())
     kinds = (pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
     return column.cast(pa.binary()) if any(is_kind(column.type) for is_kind in kinds) else column
 
@@ -67,9 +77,12 @@ def plain(column: pa.Array) -> pa.Array:
 def _shown(column: pa.Array, row: int) -> object:
     try:
         return column[row].as_py()
-    except (ValueError, ImportError):
-        # Python's types have no nanoseconds.
-        return column.slice(row, 1).cast(pa.string())[0].as_py()
+    except (ValueError, ImportError, OverflowError):
+        # Python's types have no nanoseconds, and no year 10,000.
+        try:
+            return column.slice(row, 1).cast(pa.string())[0].as_py()
+        except pa.ArrowInvalid:
+            return column.slice(row, 1).cast(pa.int64())[0].as_py()
 
 
 def hint_for(source: pa.DataType, value: object, leaf: Leaf) -> str:  # noqa: PLR0911 — one for each kind of value
@@ -86,16 +99,28 @@ def hint_for(source: pa.DataType, value: object, leaf: Leaf) -> str:  # noqa: PL
             return "it has nanoseconds, and the table keeps microseconds: round it, or make the field a string"
         if re.match(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}", shown):
             return "name its form, for example --time-format %d.%m.%Y"
-    if pa.types.is_floating(source) and (pa.types.is_floating(leaf.type) or pa.types.is_integer(leaf.type)):
-        return "it would lose digits: make the field a double, or round it"
+    if pa.types.is_string(leaf.type) and pa.types.is_binary(source):
+        return "bytes have no encoding: write them as text, or make the field bytes"
     if pa.types.is_timestamp(source) and (pa.types.is_date(leaf.type) or pa.types.is_string(leaf.type)):
         return "its time of day would be lost: make the field a google.protobuf.Timestamp"
     if pa.types.is_string(leaf.type) and (pa.types.is_integer(source) or pa.types.is_floating(source)):
         return "a number may have lost leading zeros or digits: write it as text"
-    numeric = leaf.column == "numeric" or pa.types.is_integer(leaf.type) or pa.types.is_floating(leaf.type)
-    if numeric and re.fullmatch(r"[+-]?[\d.]*,\d+", shown):
+    return _hint_for_number(source, shown, leaf)
+
+
+def _hint_for_number(source: pa.DataType, shown: str, leaf: Leaf) -> str:
+    floating, whole = pa.types.is_floating(leaf.type), pa.types.is_integer(leaf.type)
+    if pa.types.is_floating(source) and (floating or whole):
+        return "it would lose digits: make the field a double, or round it"
+    if floating and (_is_number(source) or re.fullmatch(_NUMBER, shown)):
+        return "it would lose digits, or be infinite or zero: make the field a string with COLUMN_TYPE_NUMERIC"
+    if (leaf.column == "numeric" or whole or floating) and re.fullmatch(r"[+-]?[\d.]*,\d+", shown):
         return "read a decimal comma with --decimal , and marks of thousands with --thousands"
     return ""
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_decimal(kind))
 
 
 def _first_unfit(column: pa.Array, how: Convert) -> int:
@@ -109,6 +134,21 @@ def _first_unfit(column: pa.Array, how: Convert) -> int:
         except _UNFIT:
             unfit = middle
     return fits
+
+
+def _unfit_rows(column: pa.Array, how: Convert) -> Iterator[int]:
+    """Yield the rows of all invalid values in order, by up to log2(rows) conversions of parts for each."""
+    parts = [(0, len(column))]
+    while parts:
+        start, stop = parts.pop()
+        try:
+            how(column.slice(start, stop - start))
+        except _UNFIT:
+            if stop - start == 1:
+                yield start
+            else:
+                middle = (start + stop) // 2
+                parts += [(middle, stop), (start, middle)]
 
 
 def _converter(source: pa.DataType, leaf: Leaf, forms: TextForms) -> Convert:  # noqa: PLR0911 — one for each kind
