@@ -24,11 +24,11 @@ from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack.ports import choose_free
 from tests.blast.stand import SET_UP
 from tests.chaos import evidence
+from tests.chaos.datasets import BOUND_TABLE, all_datasets
 from tests.chaos.history import History
 from tests.chaos.proxy import Mood, Proxies, Proxy
 from tests.chaos.stand import ProxiedStack
 from tests.chaos.victims import Victims
-from tests.support import examples
 from tests.support.ends import end_offsets
 from tests.support.processes import Process
 from tests.support.role import PASSWORD, ROLE, add_service_role
@@ -300,6 +300,8 @@ def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
         running = Rig(stack, opened, f"127.0.0.1:{ports['client-server']}", logs)
         undo.callback(running.end)
         running.launch(ports, listen, workers)
+        with running.database() as connection:
+            connection.execute(BOUND_TABLE.format(role=ROLE))
         asyncio.run(_register(running.address))
         with running.database() as connection:
             connection.execute(evidence.SET_UP)
@@ -315,5 +317,5 @@ def calm(running: Rig) -> None:
 
 async def _register(address: str) -> None:
     async with AsyncBulkClient(address) as client:
-        for dataset in (examples.readings(), examples.fleet()):
+        for dataset in all_datasets().values():
             await client.register_dataset(dataset.descriptors, dataset.message_type)
