@@ -18,7 +18,8 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import make_conninfo
 
-from bulkgrpc.client import AsyncBulkClient
+from bulkgrpc.client import AsyncBulkClient, Refused
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.postgres import schema
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack.ports import choose_free
@@ -37,6 +38,7 @@ TOPIC = "bulkgrpc.records"
 GROUP = "bulkgrpc-workers"
 PAIRS = ("client-server", "server-kafka", "server-postgres", "server-redis", "worker-kafka", "worker-postgres")
 TEND_S = 0.1
+REGISTERED_WITHIN_S = 60.0
 _TAIL_CHARS = 600
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -318,4 +320,16 @@ def calm(running: Rig) -> None:
 async def _register(address: str) -> None:
     async with AsyncBulkClient(address) as client:
         for dataset in all_datasets().values():
+            async with asyncio.timeout(REGISTERED_WITHIN_S):
+                await _until_accepted(client, dataset)
+
+
+async def _until_accepted(client: AsyncBulkClient, dataset: Dataset) -> None:
+    """Register a dataset; again while the machine is too busy to compile its rules in time."""
+    while True:
+        try:
             await client.register_dataset(dataset.descriptors, dataset.message_type)
+        except Refused:
+            await asyncio.sleep(TEND_S)
+        else:
+            return
