@@ -43,7 +43,7 @@ matrix: setup ## Run what depends on a store: PostgreSQL 13 and 15, Kafka 3.9, R
 	    $(BIN)/pytest $(AT_ONCE) $(MATRIX) || exit; done
 
 matrix-short: setup ## Run some of them: all security at once, through PgBouncer; the writers on PostgreSQL 13
-	$(BIN)/pytest tests/matrix/test_secure.py -k "through_pgbouncer or command_line"
+	$(BIN)/pytest tests/matrix/test_secure.py -k through_pgbouncer
 	BULKGRPC_TEST_POSTGRES_PROGRAMS=$$($(BIN)/python -m tools.older_postgres 13) \
 	  $(BIN)/pytest $(AT_ONCE) tests/conformance tests/integration/test_worker.py
 
