@@ -70,7 +70,7 @@ class Credentials:
             _write(draft)
             draft.rename(self.directory)
         except ImportError as error:
-            raise StackError(f"a secure stack needs {error.name}: pip install 'bulkgrpc[service,stack]'") from error
+            raise StackError(f"a secure stack needs {error.name}: pip install 'pyjwt[crypto]'") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
