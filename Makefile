@@ -8,8 +8,8 @@ UPGRADE ?=
 AT_ONCE ?= --numprocesses 2 --dist worksteal
 
 # What depends on the release of PostgreSQL.
-MATRIX := tests/conformance $(addprefix tests/integration/test_,blocks.py chunk_writer.py constraints.py dedupe.py \
-  hostile_triggers.py lanes.py maintenance.py parked.py partitions.py schema.py server_jobs.py table_contract.py types.py \
+MATRIX := tests/conformance tests/matrix/test_older_stores.py $(addprefix tests/integration/test_,blocks.py chunk_writer.py constraints.py conversions.py \
+  dedupe.py existing_tables.py hostile_triggers.py lanes.py maintenance.py parked.py partitions.py schema.py server_jobs.py table_contract.py types.py \
   worker.py)
 
 .PHONY: help setup demo test clients matrix matrix-short chaos blast blast-catalog blast-short storm check format generate lock bench clean
@@ -31,17 +31,19 @@ demo: setup ## Run the main job on a real stack and print its report
 	$(BIN)/bulkgrpc demo
 
 test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL and Valkey
-	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast --ignore tests/clients
+	$(BIN)/pytest $(AT_ONCE) --ignore tests/chaos --ignore tests/blast --ignore tests/clients --ignore tests/matrix
 
 clients: setup ## Run the examples of docs/clients.md: Go, Java, TypeScript, grpcurl and ghz, where they are on the machine
 	$(BIN)/pytest tests/clients
 
-matrix: setup ## Run the tests that write and read PostgreSQL on its releases 13 and 15
+matrix: setup ## Run what depends on a store: PostgreSQL 13 and 15, Kafka 3.9, Redis 7, PgBouncer, TLS and passwords for all
+	BULKGRPC_TEST_KAFKA_JARS=$$($(BIN)/python -m tools.older_kafka) $(BIN)/pytest tests/matrix
 	for release in 13 15; do \
 	  BULKGRPC_TEST_POSTGRES_PROGRAMS=$$($(BIN)/python -m tools.older_postgres $$release) \
 	    $(BIN)/pytest $(AT_ONCE) $(MATRIX) || exit; done
 
-matrix-short: setup ## Run some of them on PostgreSQL 13
+matrix-short: setup ## Run some of them: all security at once, through PgBouncer; the writers on PostgreSQL 13
+	$(BIN)/pytest tests/matrix/test_secure.py -k through_pgbouncer
 	BULKGRPC_TEST_POSTGRES_PROGRAMS=$$($(BIN)/python -m tools.older_postgres 13) \
 	  $(BIN)/pytest $(AT_ONCE) tests/conformance tests/integration/test_worker.py
 

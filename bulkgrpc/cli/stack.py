@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from bulkgrpc.stack import (
     default_data_dir,
     install,
 )
+from bulkgrpc.stack.secure import SecureStack, is_secure, without_tls
 
 NOT_ALL_RUNNING = 3
 """The exit code of `status` when a part does not run."""
@@ -37,6 +39,14 @@ DataDir = Annotated[
     typer.Option(
         help="Directory of the stack's data. Default: $BULKGRPC_DATA_DIR if it is set; otherwise /var/lib/bulkgrpc for "
         "root, and the user's data directory for other users."
+    ),
+]
+Secure = Annotated[
+    bool,
+    typer.Option(
+        "--secure",
+        help="Start them with TLS and passwords; certificates and secrets are made at the first start, in the data "
+        "directory.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -50,6 +60,7 @@ def up(
     kafka_port: Port = 0,
     postgres_port: Port = 0,
     redis_port: Port = 0,
+    secure: Secure = False,
     as_json: AsJson = False,
 ) -> None:
     """Start Kafka, PostgreSQL and Valkey on this machine, and wait until they are ready. For development and tests.
@@ -64,18 +75,23 @@ def up(
 
         eval "$(bulkgrpc up)"
 
+    With --secure, it also prints the settings of servers and workers (security of Kafka, certificate, key set) and of
+    clients (authority, tenant, a token for 30 days). A secure stack stays secure in later calls without it.
+
     With --json, the command prints one JSON object instead.
     """
     with _errors():
-        stack = _stack(data_dir, Ports(kafka_port, postgres_port, redis_port))
+        stack = _stack(data_dir, Ports(kafka_port, postgres_port, redis_port), secure=secure)
         start_s = time.monotonic()
+        for line in without_tls() if isinstance(stack, SecureStack) else ():
+            typer.echo(f"note: {line}", err=True)
         if as_json:
             addresses = stack.up()
             _print_json(
                 {
                     "data_dir": str(stack.data_dir),
                     "addresses": asdict(addresses),
-                    "environment": addresses.environment(),
+                    "environment": _environment(stack),
                     "seconds": round(time.monotonic() - start_s, 3),
                 }
             )
@@ -84,8 +100,8 @@ def up(
         console = Console(stderr=True)
         console.print(_address_table(addresses))
         console.print(f"Ready in {time.monotonic() - start_s:.1f} s. Data: {stack.data_dir}", highlight=False)
-        for name, value in addresses.environment().items():
-            typer.echo(f"export {name}={value}")
+        for name, value in _environment(stack).items():
+            typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 def down(
@@ -172,8 +188,15 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _stack(data_dir: Path | None, ports: Ports | None = None) -> Stack:
-    return Stack(data_dir or default_data_dir(), ports or Ports())
+def _stack(data_dir: Path | None, ports: Ports | None = None, *, secure: bool = False) -> Stack:
+    directory = data_dir or default_data_dir()
+    if secure or is_secure(directory):
+        return SecureStack(directory, ports)
+    return Stack(directory, ports or Ports())
+
+
+def _environment(stack: Stack) -> dict[str, str]:
+    return stack.environment() if isinstance(stack, SecureStack) else stack.addresses.environment()
 
 
 def _up_with_display(stack: Stack) -> Addresses:

@@ -15,6 +15,8 @@ from redis.asyncio.connection import parse_url
 
 _SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 SENTINEL_PORT: Final = 26379
+HELLO: Final = "HELLO"
+"""The command whose answer says what a server is. Every user may send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,16 @@ async def close_redis(client: Any) -> None:
     sentinel = getattr(client.connection_pool, "sentinel_manager", None)
     for one in () if sentinel is None else sentinel.sentinels:
         await one.aclose()
+
+
+def is_of_cluster(answer: object) -> bool:
+    """Return whether the server that gave this answer to HELLO is one of a Redis Cluster.
+
+    answer: a map, or with the older protocol the list of its keys and values.
+    """
+    if isinstance(answer, dict):
+        return answer.get("mode", answer.get(b"mode")) in ("cluster", b"cluster")
+    return isinstance(answer, list) and any(one in ("cluster", b"cluster") for one in answer[1::2])
 
 
 def _host(text: str) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from bulkgrpc.ingest.live_job import LiveJob
 from bulkgrpc.ingest.ports import Acquired, LeaseHolder, RedisUnavailable, Renewed
 from bulkgrpc.limits import LEASE_TTL_S, RECENT_DIGESTS_MAX
 from bulkgrpc.model import JobKey, JobState, to_us
-from bulkgrpc.redis.connection import close_redis, open_redis
+from bulkgrpc.redis.connection import HELLO, close_redis, is_of_cluster, open_redis
 from bulkgrpc.redis.job_fields import DIGEST_CHARS, from_fields, from_ring, to_fields
 from bulkgrpc.redis.outage import Cause, cause_of
 
@@ -200,6 +200,13 @@ class RedisLiveJobs:
         except ResponseError:
             return ""
         return str(cast(dict[str, str], found).get("maxmemory-policy", ""))
+
+    async def is_of_cluster(self) -> bool:
+        """Return whether the server is one of a Redis Cluster, which cannot serve: keys of a job are in several slots.
+
+        Every user may ask for it.
+        """
+        return is_of_cluster(await self._call(self._redis.execute_command(HELLO)))
 
     async def _call(
         self, call: Coroutine[Any, Any, object], passes: type[Exception] | tuple[type[Exception], ...] = ()

@@ -48,6 +48,7 @@ from bulkgrpc.postgres import blocks, catalog, jobs, reverts, schema, topics
 from bulkgrpc.postgres.deadlines import make_pool
 from bulkgrpc.postgres.rights import RightsMissing
 from bulkgrpc.redis.live_jobs import RedisLiveJobs
+from bulkgrpc.redis.outage import Cause
 from bulkgrpc.server.backlog_watch import BacklogWatch
 from bulkgrpc.server.cannot_serve import WRONG_SETTINGS, CannotServe
 from bulkgrpc.server.grpc.endpoint import FrontDoorParts, GrpcEndpoint, grpc_endpoint
@@ -155,7 +156,7 @@ async def serving(settings: ServerSettings, *, shared_port: bool = False) -> Asy
     partitions = await open_topic(settings)
     async with AsyncExitStack() as stack:
         live_jobs = await stack.enter_async_context(_live_jobs(settings))
-        await _warn_of_eviction(live_jobs)
+        await _check_redis(live_jobs)
         pool = make_pool(settings.postgres)
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, timeout=1.0)
@@ -281,8 +282,15 @@ async def _check_schema(settings: ServerSettings) -> None:
         _log.warning("postgres_unavailable_at_start", error=str(error))
 
 
-async def _warn_of_eviction(live_jobs: RedisLiveJobs) -> None:
+async def _check_redis(live_jobs: RedisLiveJobs) -> None:
+    """Check what Redis is; an unavailable one does not prevent the start."""
     try:
+        if await live_jobs.is_of_cluster():
+            raise CannotServe(
+                f"BULKGRPC_REDIS names a server of a Redis Cluster, where keys of a job are in several slots: "
+                f"{Cause.WRONG_SERVER.remedy}",
+                WRONG_SETTINGS,
+            )
         policy = await live_jobs.eviction_policy()
     except RedisUnavailable as error:
         _log.warning("redis_unavailable_at_start", error=str(error), cause=error.cause, remedy=error.remedy)

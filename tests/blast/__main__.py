@@ -10,7 +10,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -30,8 +30,11 @@ def main() -> int:
     if asked.list:
         print("\n".join(f"{fault.name:<50} {fault.effect.name}" for fault in FAULTS.values()))
         return 0
-    chosen = [fault for name, fault in FAULTS.items() if not asked.fault or any(part in name for part in asked.fault)]
+    chosen = [fault for name, fault in FAULTS.items() if _is_asked(name, asked.fault)]
     cases = catalog.every_case(chosen) if asked.every else catalog.short_cases(chosen, slow=bool(asked.fault))
+    cases += [case for case in catalog.kind_cases(every=asked.every) if _is_asked(case.fault.name, asked.fault)]
+    if asked.kind:
+        cases = [case for case in cases if case.kind in asked.kind]
     # So that what was started is ended also then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logs = asked.logs / f"{time.time_ns() // 1_000_000_000}"
@@ -62,6 +65,10 @@ def main() -> int:
     return 1 if broken else 0
 
 
+def _is_asked(name: str, parts: Sequence[str]) -> bool:
+    return not parts or any(part in name for part in parts)
+
+
 def _delayed(baseline: Verdict, verdict: Verdict, delay_max_s: float) -> Iterator[Violation]:
     """Compare the slowest innocent jobs with and without the faults."""
     delay_s = verdict.latencies_s[-1] - baseline.latencies_s[-1]
@@ -80,6 +87,7 @@ def _print(names: str, verdict: Verdict) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.blast", description="Run faults of containment.")
     parser.add_argument("--fault", nargs="*", default=[], help="parts of names; default: all")
+    parser.add_argument("--kind", nargs="*", default=[], help="created, append, deletes, existing; default: all")
     parser.add_argument("--list", action="store_true", help="print the names of all faults")
     parser.add_argument("--every", action="store_true", help="every policy, atomic or not; default: each fault once")
     parser.add_argument("--paired", action="store_true", help="run each wave without its faults too, first")

@@ -14,7 +14,9 @@ from tests.blast.fault import Effect, Fault
 from tests.blast.faults_batch import BATCH_FAULTS
 from tests.blast.faults_database import DATABASE_FAULTS
 from tests.blast.faults_ddl import CONSTRAINT_FAULTS, DEFINITION_FAULTS, TYPE_FAULTS
+from tests.blast.faults_kinds import KIND_FAULTS
 from tests.blast.faults_trigger import TRIGGER_FAULTS
+from tests.blast.records import Kind, Message
 
 FAULTS = {
     fault.name: fault
@@ -35,14 +37,21 @@ _NAME_CHARS_MAX = 36
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A fault on a dataset with a conflict policy, written by atomic jobs or not."""
+    """A fault on a dataset of a kind, with a conflict policy, written by atomic jobs or not."""
 
     fault: Fault
     policy: ConflictPolicy
     atomic: bool = False
+    kind: Kind = "created"
 
     def __str__(self) -> str:
-        return f"{self.fault.name} [{self.policy}{', atomic' if self.atomic else ''}]"
+        kind = f", {self.kind}" if self.kind in ("deletes", "existing") else ""
+        return f"{self.fault.name} [{self.policy}{kind}{', atomic' if self.atomic else ''}]"
+
+    @property
+    def message(self) -> Message:
+        """The message of its records."""
+        return {"deletes": "Change", "existing": "Bound"}.get(self.kind, self.fault.message)  # type: ignore[return-value]
 
     @property
     def effect(self) -> Effect:
@@ -70,6 +79,27 @@ def short_cases(faults: Iterable[Fault], *, slow: bool = False) -> list[Case]:
         Case(fault, fault.policies[number % len(fault.policies)], number % 4 == 3 and fault.poison is None)
         for number, fault in enumerate(chosen)
     ]
+
+
+def policies_of(kind: Kind, fault: Fault) -> tuple[ConflictPolicy, ...]:
+    """Return the policies with which a dataset of a kind can have a fault."""
+    fixed: dict[Kind, tuple[ConflictPolicy, ...]] = {"append": ("append",), "deletes": ("update",)}
+    return fixed.get(kind, fault.policies)
+
+
+def kind_cases(*, every: bool = False) -> list[Case]:
+    """Return the faults of datasets that are not plain: once, as `short_cases`, or with every policy, atomic or not."""
+    found = []
+    for kind, faults in KIND_FAULTS.items():
+        for number, fault in enumerate(faults):
+            policies = policies_of(kind, fault)
+            if every:
+                found += [Case(fault, policy, atomic, kind) for policy in policies for atomic in (False, True)]
+            else:
+                # An atomic job waits for locks for up to a minute before a log names its table.
+                atomic = number % 4 == 3 and not fault.holds
+                found.append(Case(fault, policies[number % len(policies)], atomic, kind))
+    return found
 
 
 def left_out(faults: Iterable[Fault]) -> list[str]:

@@ -16,7 +16,7 @@ from bulkgrpc.model import JobState
 from bulkgrpc.rejections import RejectionCode
 from tests.blast.evidence import Evidence, JobOutcome, Rejected, Row
 from tests.blast.fault import Effect
-from tests.blast.records import differences, wanted
+from tests.blast.records import deletes, differences, wanted
 from tests.blast.traffic import Sent, Victim
 
 _CLEAN = (Effect.BLOCKED, Effect.CONVERTED, Effect.UNAVAILABLE)
@@ -189,6 +189,9 @@ def _apply(
                 replayed.ever.setdefault(number, []).append((job, here))
             elif there and policy == "reject" and not replayed.skipped:
                 yield f"{job.key} sends {number} again, and does not reject it"
+            elif job.message == "Change" and deletes(number, job.revision):
+                written += 1
+                replayed.rows.pop(number, None)
             else:
                 written += 1
                 replayed.rows[number] = (job, here)

@@ -87,6 +87,9 @@ def read_rows(connection: Connection, query: sql.Composed | str) -> list[Row]:
         for name, value in row.items():
             if isinstance(value, datetime) and value.tzinfo is not None:
                 row[name] = value.astimezone(UTC).replace(tzinfo=None)
+            elif isinstance(value, bytes) and name == "mood":
+                # The driver does not know the enum; in binary form its values are texts, too.
+                row[name] = value.decode()
     return found
 
 

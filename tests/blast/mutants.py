@@ -95,10 +95,18 @@ def fragile() -> None:
     _replace(writer, "step_after", lambda *_: Step.STOP_PROCESS)
 
 
+def unchecked_key() -> None:
+    """A table is written without a look at its key."""
+    from tests.chaos.mutants import without_key_check
+
+    without_key_check()
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
     for mutant in (
         unchecked_table,
+        unchecked_key,
         skipped_as_written,
         parked_and_lost,
         overtaking,

@@ -21,7 +21,10 @@ from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.definition import ConflictPolicy, define
 from bulkgrpc.v1 import options_pb2
 
-Message = Literal["Record", "Ruled"]
+Message = Literal["Record", "Ruled", "Change", "Bound"]
+Kind = Literal["created", "append", "deletes", "existing"]
+"""Of a dataset: the service creates its table; it has no key; its records delete rows; its table exists."""
+MOODS = ("calm", "windy")
 PACKAGE = "tests.blast.v1"
 VALUE_COLUMNS = ("small", "large", "single", "number", "label", "note")
 _OPTION: Any = options_pb2.dataset  # protoc types its extensions more loosely than the runtime
@@ -32,6 +35,7 @@ _CONFLICT_POLICIES = {
     "ignore": options_pb2.CONFLICT_POLICY_IGNORE,
     "update": options_pb2.CONFLICT_POLICY_UPDATE,
     "reject": options_pb2.CONFLICT_POLICY_REJECT,
+    "append": options_pb2.CONFLICT_POLICY_APPEND,
 }
 
 
@@ -56,18 +60,35 @@ class Shape:
             options = MessageOptions.FromString(message.options.SerializeToString())
             dataset = options.Extensions[_OPTION]
             dataset.table, dataset.conflict_policy = self.table, _CONFLICT_POLICIES[self.policy]
-            dataset.hash_partitions = self.hash_partitions
+            if self.policy == "append":
+                dataset.ClearField("key")
+            # A table that exists is partitioned or not.
+            dataset.hash_partitions = 0 if message.name == "Bound" else self.hash_partitions
             message.options.ParseFromString(options.SerializeToString())
         return files.SerializeToString()
 
 
-def payload(first: int, rows: int, revision: int, *, sparse: bool = False) -> bytes:
-    """Return the wire bytes of the records [first, first + rows); sparse: only their keys are set."""
+def payload(
+    first: int, rows: int, revision: int, *, sparse: bool = False, message: Message = "Record", tenant: str = ""
+) -> bytes:
+    """Return the wire bytes of the records [first, first + rows); sparse: only their keys are set.
+
+    tenant: the value of the field of that name.
+    """
     numbers = np.arange(first, first + rows, dtype=np.int64)
     columns = _columns(numbers, revision, sparse=sparse)
-    schema = _codec().record_schema
+    columns["tenant"] = [tenant] * rows
+    columns["operation"] = [
+        f"CHANGE_OPERATION_{'DELETE' if deletes(number, revision) else 'WRITE'}" for number in numbers.tolist()
+    ]
+    schema = _codec(message).record_schema
     arrays = [pa.array(columns[field.name], field.type) for field in schema]
-    return _codec().encode(pa.record_batch(arrays, schema=schema), max(rows, 1))[0]
+    return _codec(message).encode(pa.record_batch(arrays, schema=schema), max(rows, 1))[0]
+
+
+def deletes(number: int, revision: int) -> bool:
+    """Return whether a record of `Change` deletes its row: of two revisions that follow each other at most one does."""
+    return (number + revision) % 3 == 0
 
 
 def wanted(first: int, rows: int, revision: int, *, sparse: bool) -> dict[str, list[Any]]:
@@ -108,6 +129,7 @@ def _columns(numbers: np.ndarray[Any, Any], revision: int, *, sparse: bool) -> d
             "number": zeros.astype(np.float64),
             "label": [""] * len(listed),
             "note": [None] * len(listed),
+            "mood": MOODS[:1] * len(listed),
         }
     else:
         values = {
@@ -118,6 +140,7 @@ def _columns(numbers: np.ndarray[Any, Any], revision: int, *, sparse: bool) -> d
             "number": numbers + revision * 1e6 + 0.1,
             "label": [f"r{number}v{revision}" for number in listed],
             "note": [None if number % 3 == 0 else f"n{number}v{revision}" for number in listed],
+            "mood": [MOODS[(number + revision) % 2] for number in listed],
         }
     return {"id": numbers, "at": _EPOCH_US + numbers, **values}
 
@@ -128,6 +151,6 @@ def _compiled() -> bytes:
 
 
 @functools.cache
-def _codec() -> BatchCodec:
-    shape = Shape("blast", "ignore")
+def _codec(message: Message) -> BatchCodec:
+    shape = Shape("blast", "update" if message == "Change" else "ignore", message)
     return BatchCodec(define(shape.descriptors(), shape.message_type))

@@ -21,6 +21,7 @@ from tests.blast.catalog import PARTITIONS, Case, tenant_on
 from tests.blast.checker import Violation, percentiles, some
 from tests.blast.evidence import Evidence
 from tests.blast.fault import Effect, sql_names
+from tests.blast.faults_kinds import existing_table
 from tests.blast.records import Shape, differences, wanted
 from tests.blast.stand import Connection, Exit, Stand
 from tests.blast.traffic import HALF, INNOCENT, SIBLING, Sent, Traffic, Victim, victims_of
@@ -128,10 +129,11 @@ class Wave:
         return await asyncio.to_thread(self._conclude, began_s)
 
     async def _register(self) -> None:
-        shapes = [Shape(self._innocent, "ignore"), Shape(self._sibling, "ignore")]
         for victim in self._victims:
-            fault = victim.case.fault
-            shapes.append(Shape(victim.table, victim.policy, fault.message, fault.hash_partitions))
+            if victim.case.kind == "existing":
+                self._execute(victim, existing_table(victim.case.fault.hash_partitions))
+        shapes = [Shape(self._innocent, "ignore"), Shape(self._sibling, "ignore")]
+        shapes += [victim.shape for victim in self._victims]
         async with AsyncBulkClient(self._stand.running.address) as client:
             for shape in shapes:
                 await _register(client, shape)
@@ -312,7 +314,7 @@ class Wave:
                 return
 
     def _format(self, victim: Victim, statement: str) -> str:
-        partition = self._partition(victim) if victim.case.fault.hash_partitions else ""
+        partition = self._partition(victim) if "{partition}" in statement else ""
         return statement.format(**sql_names(victim.table, COLUMNS), partition=partition)
 
     def _partition(self, victim: Victim) -> str:

@@ -38,6 +38,8 @@ GRANT blast_nobody TO {ROLE};
 GRANT USAGE ON SCHEMA blast TO {ROLE};
 CREATE FUNCTION blast.recurse(depth integer) RETURNS integer LANGUAGE plpgsql AS
   $$ BEGIN RETURN blast.recurse(depth + 1) + 1; END $$;
+CREATE FUNCTION blast.stamp() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN new.stamp := 'stamped'; RETURN new; END $$;
 """
 
 

@@ -14,14 +14,21 @@ from bulkgrpc.stack import Stack
 from tests.blast import catalog
 from tests.blast.catalog import FAULTS, PARTITIONS, Case
 from tests.blast.fault import sql_names
-from tests.blast.records import Shape
+from tests.blast.faults_kinds import existing_table
 from tests.blast.run import COLUMNS, KEEP
 from tests.blast.stand import SET_UP, Connection
+from tests.blast.traffic import victims_of
 from tests.support.role import add_service_role
 
 OF_TABLES = {name: fault for name, fault in FAULTS.items() if fault.apply and not fault.whole}
 ROWS = """
 INSERT INTO {table} SELECT 'acme', n, to_timestamp(n / 1e6), n, n, n, n, 'r' || n, CASE WHEN n % 3 > 0 THEN 'n' || n END
+FROM generate_series(1, 99) AS n
+"""
+EXISTING_ROWS = """
+INSERT INTO {table} (tenant, at, id, small, large, single, number, label, note, mood)
+SELECT 'acme', to_timestamp(n / 1e6), n, n, n, n, n, 'r' || n, CASE WHEN n % 3 > 0 THEN 'n' || n END,
+       CASE WHEN n % 2 > 0 THEN 'windy' ELSE 'calm' END::blast.mood_{name}
 FROM generate_series(1, 99) AS n
 """
 DEFINITION = """
@@ -54,14 +61,22 @@ def admin(own_stack: Stack, owner: str) -> Iterator[Connection]:
         yield connection
 
 
-@pytest.mark.parametrize("name", OF_TABLES)
-def test_a_repair_leaves_the_table_as_it_was(admin: Connection, owner: str, name: str) -> None:
-    fault = OF_TABLES[name]
-    case = Case(fault, fault.policies[0])
-    shape = Shape(case.table("t"), case.policy, fault.message, fault.hash_partitions)
-    with psycopg.connect(owner, autocommit=True) as connection:
-        made = create_table(define(shape.descriptors(), shape.message_type)).as_string()
-        connection.execute(made.replace('"bulk".', '"public".').encode())
+CASES = [
+    *(Case(fault, fault.policies[0]) for fault in OF_TABLES.values()),
+    *(case for case in catalog.kind_cases() if case.fault.apply and case.fault.repair),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_repair_leaves_the_table_as_it_was(admin: Connection, owner: str, case: Case) -> None:
+    fault = case.fault
+    shape = victims_of([case], "t")[0].shape
+    if case.kind == "existing":
+        admin.execute(existing_table(fault.hash_partitions).format(**sql_names(shape.table, COLUMNS)).encode())
+    else:
+        with psycopg.connect(owner, autocommit=True) as connection:
+            made = create_table(define(shape.descriptors(), shape.message_type)).as_string()
+            connection.execute(made.replace('"bulk".', '"public".').encode())
     (partition,) = admin.execute(
         "SELECT max(inhrelid::regclass::text) FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid AND c.relkind = 'r' "
         f"WHERE inhparent = 'public.{shape.table}'::regclass "
@@ -73,7 +88,7 @@ def test_a_repair_leaves_the_table_as_it_was(admin: Connection, owner: str, name
         found = admin.execute(text.format(**names).encode())
         return found.fetchall() if found.description else []
 
-    execute(ROWS)
+    execute(EXISTING_ROWS if case.kind == "existing" else ROWS)
     definition, rows = execute(DEFINITION), execute("SELECT {columns} FROM {table} ORDER BY id")
     execute((KEEP if fault.keeps else "") + fault.apply)
     execute(fault.repair or "SELECT")

@@ -17,7 +17,7 @@ from tests.blast.run import Times, Wave
 from tests.blast.stand import Stand
 
 TIMES = Times(hold_s=float(os.environ.get("BULKGRPC_BLAST_HOLD_S", "3")), felt_within_s=45)
-WAVES = list(catalog.waves(catalog.short_cases(FAULTS.values())))
+WAVES = list(catalog.waves([*catalog.short_cases(FAULTS.values()), *catalog.kind_cases()]))
 
 
 @pytest.mark.timeout(240)

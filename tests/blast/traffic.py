@@ -16,7 +16,7 @@ from bulkgrpc.datasets.definition import ConflictPolicy
 from bulkgrpc.model import JobKey
 from tests.blast.catalog import Case, tenants_of
 from tests.blast.fault import Poison
-from tests.blast.records import payload
+from tests.blast.records import Message, Shape, payload
 
 Phase = Literal["before", "during", "after"]
 HALF = 30
@@ -36,7 +36,7 @@ INNOCENT, SIBLING = "innocent", "sibling"
 class Sent:
     """A job as its client knows it. base: number of its first record. batches: records of each batch.
 
-    revision: of its records. sealed: whether the submission returned. refused: its error if it did not.
+    revision, message: of its records. sealed: whether the submission returned. refused: its error if it did not.
     """
 
     tenant: str
@@ -49,6 +49,7 @@ class Sent:
     atomic: bool = False
     sparse: bool = False
     poison: Poison | None = None
+    message: Message = "Record"
     begun: datetime = field(default_factory=lambda: datetime.now(UTC))
     sealed: bool = False
     refused: str = ""
@@ -78,18 +79,27 @@ class Victim:
         return self.case.policy
 
     @property
+    def shape(self) -> Shape:
+        """The dataset to register."""
+        return Shape(self.table, self.policy, self.case.message, self.case.fault.hash_partitions)
+
+    @property
     def overlaps(self) -> bool:
-        """Whether each job sends half of the keys of the one before again. An atomic job would fail by `reject`."""
-        return not (self.case.atomic and self.case.policy == "reject")
+        """Whether each job sends half of the keys of the one before again.
+
+        An atomic job would fail by `reject`. Without a key, each record is told from others by its number.
+        """
+        return not (self.case.atomic and self.case.policy == "reject") and self.policy != "append"
 
     def first_of(self, number: int) -> int:
         """Return the number of the first record of a job, by the number of the job."""
         return number * (HALF if self.overlaps else 2 * HALF)
 
 
-def batches_from(first: int, revision: int) -> list[Batch]:
+def batches_of(job: Sent) -> list[Batch]:
     """Return the batches of a victim's job."""
-    return [Batch(payload(start, ROWS, revision), ROWS) for start in range(first, first + 2 * HALF, ROWS)]
+    starts = range(job.base, job.base + 2 * HALF, ROWS)
+    return [Batch(payload(start, ROWS, job.revision, message=job.message, tenant=job.tenant), ROWS) for start in starts]
 
 
 def victims_of(cases: Sequence[Case], run: str) -> list[Victim]:
@@ -180,8 +190,8 @@ class Traffic:
                 return
             base = victim.first_of(number)
             job = self._note(tenant, victim.table, base, (ROWS,) * BATCHES)
-            job.revision, job.atomic = number, victim.case.atomic
-            submitting = asyncio.create_task(self._submit(job, batches_from(base, number)))
+            job.revision, job.atomic, job.message = number, victim.case.atomic, victim.case.message
+            submitting = asyncio.create_task(self._submit(job, batches_of(job)))
             self._jobs.add(submitting)
             submitting.add_done_callback(self._jobs.discard)
             # The next one only afterwards: their order is what decides.

@@ -38,7 +38,8 @@ class Violation:
 @dataclass(slots=True)
 class Submitted:
     """One job as its client saw it, over all its submissions. rows: records per batch; bad: invalid ones
-    among them. lanes: batches are distributed over them in turn, and are in order on each.
+    among them. lanes: batches are distributed over them in turn, and are in order on each. left: rows that a batch
+    leaves, -1 for one of each valid record. deleted_by_next: how many of them the next batch deletes.
     """
 
     who: str
@@ -48,6 +49,8 @@ class Submitted:
     rows: int
     bad: int
     lanes: int = 1
+    left: int = -1
+    deleted_by_next: int = 0
     sent: int = 0
     acknowledged: int = 0
     sealed: bool = False
@@ -56,8 +59,8 @@ class Submitted:
 
     @property
     def good(self) -> int:
-        """The number of rows that each batch adds."""
-        return self.rows - self.bad
+        """The number of rows that each batch leaves."""
+        return self.rows - self.bad if self.left < 0 else self.left
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +186,24 @@ def _batches(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
         name = f"batch {number} of {job.who}/{job.key}"
         if rows > distinct:
             yield Violation(P2, f"{name}: {rows - distinct} records are there twice")
-        if distinct not in (0, job.good):
-            yield Violation(P2 if job.bad == 0 else P6, f"{name}: {distinct} of {job.good} good records are there")
+        good = job.good
+        if job.deleted_by_next and _rows_of(evidence, job, number + 1):
+            good -= job.deleted_by_next
+        if distinct not in (0, good):
+            yield Violation(P2 if job.bad == 0 else P6, f"{name}: {distinct} of {good} good records are there")
         if number < job.acknowledged and distinct == 0 and not _excused(evidence, job, number):
             yield Violation(P1, f"{name} was acknowledged and is not there")
         lane = number % job.lanes
         if distinct and not is_there[lane]:
             yield Violation(P4, f"{name} is there, the batch before it is not")
         is_there[lane] = distinct > 0
+
+
+def _rows_of(evidence: Evidence, job: Submitted, number: int) -> int:
+    """Return how many rows of a batch of a job are there; 0 beyond its last batch."""
+    if number >= job.batches:
+        return 0
+    return evidence.batches.get((job.who, job.base // job.rows + number), (0, 0))[0]
 
 
 def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
@@ -203,8 +216,13 @@ def _report(evidence: Evidence, job: Submitted) -> Iterator[Violation]:
         return
     first = job.base // job.rows
     found = sum(evidence.batches.get((job.who, first + number), (0, 0))[0] for number in range(job.batches))
+    if job.good < job.rows - job.bad:
+        # Records that delete count as written.
+        found = job.rows * sum(_rows_of(evidence, job, number) > 0 for number in range(job.batches))
     if report.written != found:
         yield Violation(P3, f"{name} reports {report.written} records as written, {found} are there")
+    if report.duplicate:
+        yield Violation(P2, f"{name} has no record twice, and {report.duplicate} count as duplicates: applied twice")
     if report.rejected != report.reported:
         yield Violation(P6, f"{name} counts {report.rejected} rejected records, {report.reported} are in its report")
     if job.sealed:

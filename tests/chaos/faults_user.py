@@ -7,20 +7,23 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import psycopg
 
-from tests.blast.catalog import FAULTS, Case
+from tests.blast.catalog import FAULTS, Case, policies_of
 from tests.blast.fault import Effect, sql_names
 from tests.blast.fault import Fault as UserFault
 from tests.blast.faults_batch import BATCH_FAULTS
 from tests.blast.faults_ddl import CONSTRAINT_FAULTS
+from tests.blast.faults_kinds import KIND_FAULTS, existing_table
 from tests.blast.faults_trigger import TRIGGER_FAULTS
+from tests.blast.records import Kind
 from tests.blast.run import COLUMNS, KEEP
 from tests.chaos.fault import Fault, Hurt
 from tests.chaos.rig import Rig
 
-TABLES = ("sensor_readings", "fleet_readings")
+TABLES = ("sensor_readings", "fleet_readings", "appended_readings")
 DONE_WITHIN_S = 60.0
 ATOMIC = 0.25
 """How likely the jobs of a dataset of its own are atomic."""
@@ -94,15 +97,18 @@ def _execute(rig: Rig, statements: str) -> None:
             return
 
 
-def _hits_own(fault: UserFault) -> Hurt:
+def _hits_own(fault: UserFault, kind: Kind = "created") -> Hurt:
     """A dataset that the fault alone hits: its jobs come before, meanwhile and afterwards."""
 
     @contextmanager
     def hurt(rig: Rig, chance: random.Random) -> Iterator[None]:
         assert rig.victims is not None, "only in a storm"
-        case = Case(fault, chance.choice(fault.policies), atomic=chance.random() < ATOMIC)
-        victim = rig.victims.add(rig.address, case, f"u{chance.randrange(10**9)}")
-        names = sql_names(victim.table, COLUMNS)
+        case = Case(fault, chance.choice(policies_of(kind, fault)), chance.random() < ATOMIC, kind)
+        run = f"u{chance.randrange(10**9)}"
+        names = sql_names(case.table(run), COLUMNS)
+        if kind == "existing":
+            _execute(rig, existing_table().format(**names))
+        victim = rig.victims.add(rig.address, case, run)
         rig.victims.submit(rig.address, victim, "before", 1)
         with ExitStack() as held:
             _execute(rig, ((KEEP if fault.keeps else "") + fault.apply).format(**names))
@@ -128,11 +134,13 @@ def _of(kind: str, hurt: Callable[[UserFault], Hurt], faults: Iterable[UserFault
     return tuple(Fault(f"user: {kind}: {fault.name}", "user", hurt(fault), 3.0) for fault in faults)
 
 
-USER_FAULTS = {
+USER_FAULTS: dict[str, tuple[Fault, ...]] = {
     "table": _of("table", _hurt, (fault for fault in FAULTS.values() if _fits(fault) and not fault.whole)),
     "database": _of("database", _hurt, (fault for fault in FAULTS.values() if _fits(fault) and fault.whole)),
     "trigger": _of("trigger", _hits_own, filter(_own, TRIGGER_FAULTS)),
     "batch": _of("batch", _hits_own, filter(_own, BATCH_FAULTS)),
     "constraint": _of("constraint", _hits_own, filter(_own, CONSTRAINT_FAULTS)),
 }
+for kind_, faults_ in KIND_FAULTS.items():
+    USER_FAULTS[kind_] = _of(kind_, partial(_hits_own, kind=kind_), filter(_own, faults_))
 """By kind. A storm draws the kind first, because there are many faults of some."""

@@ -7,16 +7,21 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import pyarrow as pa
-
 from bulkgrpc.client import AsyncBulkClient, AsyncJobHandle, Batch, BulkError, ClientConfig, Job, JobOptions, Progress
 from bulkgrpc.consume.losses import LOST_IN_KAFKA
-from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.kafka.partition import partition_of
-from tests.chaos.evidence import ROWS
+from tests.chaos.datasets import (
+    APPENDED,
+    BOUND,
+    CHANGING,
+    FLEET,
+    READINGS,
+    ROWS,
+    deleted_by_next,
+    left_by,
+    payload,
+)
 from tests.chaos.history import History, Kind
-from tests.support import examples
 
 CONFIG = ClientConfig(
     open_deadline_s=10, acknowledge_deadline_s=10, retry_deadline_s=60, retry_cap_s=1, buffer_batches_max=24
@@ -26,6 +31,8 @@ LANES = 4
 """Of jobs of `fleet_readings`."""
 SEVERAL_LANES = 0.4
 """How likely a job has them."""
+OTHERS = 0.6
+"""How likely a job is of a dataset without a key, with deletes, or in a team's table."""
 BAD_RECORD = b"\x0a\xff\x01"
 """A record that says it is longer than it is."""
 
@@ -34,7 +41,8 @@ BAD_RECORD = b"\x0a\xff\x01"
 class Plan:
     """A job to submit. quits_at: break off after so many acknowledged batches; 0: never. returns: submit it again.
 
-    lanes: 1, or those of the dataset that has several. atomic: nothing of it is visible before all of it is.
+    dataset: where its records go. lanes: 1, or those of the dataset that has several. atomic: nothing of it is visible
+    before all of it is.
     """
 
     who: str
@@ -46,22 +54,26 @@ class Plan:
     returns: bool = False
     lanes: int = 1
     atomic: bool = False
+    dataset: str = READINGS
 
     @property
-    def dataset(self) -> str:
-        """Where its records go."""
-        return "sensor_readings" if self.lanes == 1 else "fleet_readings"
+    def left(self) -> int:
+        """How many rows each batch leaves."""
+        return left_by(self.dataset) - self.bad
 
 
 def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) -> list[Plan]:
     """Draw a job for each of some clients: one quits, one quits and resubmits, one sends bad records, one is atomic.
 
-    All but the first may have several lanes.
+    All but the first may have several lanes. Those that send no bad records may go to any dataset.
     """
-    plans, several = [], random.Random(run)
+    plans, several, kinds = [], random.Random(run), random.Random(f"{run}/datasets")
     for number in range(clients):
         # Fewer bad ones: each costs the worker a search.
         size = max(4, batches // 5) if number == 3 else batches
+        dataset = FLEET if number and several.random() < SEVERAL_LANES else READINGS
+        if number in (1, 2, 4) and kinds.random() < OTHERS:
+            dataset = kinds.choice((APPENDED, BOUND, CHANGING))
         plan = Plan(
             who=_on_partition(f"{run}-c{number}", number % PARTITIONS),
             key=f"{run}-{chance.randrange(10**9)}",
@@ -70,8 +82,9 @@ def draw_plans(chance: random.Random, run: str, batches: int, clients: int = 5) 
             bad=int(number == 3),
             quits_at=chance.randint(1, max(1, size // 2)) if number in (1, 2) else 0,
             returns=number == 2,
-            lanes=LANES if number and several.random() < SEVERAL_LANES else 1,
+            lanes=LANES if dataset == FLEET else 1,
             atomic=number == 4,
+            dataset=dataset,
         )
         plans.append(plan)
     return plans
@@ -105,7 +118,6 @@ class Load:
         self._address = address
         self._history = history
         self._gate = gate
-        self._codec = BatchCodec(examples.readings())
         self._total = 0
         self._acknowledged: dict[str, int] = {}
 
@@ -119,7 +131,8 @@ class Load:
     async def one(self, plan: Plan, ends_within_s: float) -> None:
         """Run one plan."""
         what = {"key": plan.key, "base": plan.base, "batches": plan.batches, "rows": ROWS, "bad": plan.bad}
-        self._history.note(plan.who, "submit", **what, lanes=plan.lanes)
+        deleted = {"left": plan.left, "deleted_by_next": deleted_by_next(plan.dataset)}
+        self._history.note(plan.who, "submit", **what, lanes=plan.lanes, **deleted)
         async with AsyncBulkClient(self._address, tenant=plan.who, config=CONFIG) as client:
             if plan.quits_at and not await self._quit(client, plan):
                 return
@@ -218,15 +231,10 @@ class Load:
             if holds and number == hold_at:
                 await self._gate.healed.wait()
             await asyncio.sleep(self._gate.pause_s)
-            yield Batch(self.payload(plan.base + number * ROWS, plan.bad), ROWS)
+            yield Batch(self.payload(plan, number), ROWS)
 
-    def payload(self, first: int, bad: int) -> bytes:
-        """Return a batch of the records from `first` on; the first `bad` of them are invalid."""
-        numbers = np.arange(first + bad, first + ROWS)
-        columns = [
-            pa.array(["S1"], pa.string()).take(pa.array(np.zeros(len(numbers), np.int64))),
-            pa.array(numbers.astype(np.float64)),
-            pa.array(1_700_000_000_000_000 + numbers, pa.timestamp("us", "UTC")),
-        ]
-        payload = self._codec.encode(pa.record_batch(columns, schema=self._codec.record_schema), ROWS)[0]
-        return payload + bad * (b"\x12" + bytes([len(BAD_RECORD)]) + BAD_RECORD)
+    @staticmethod
+    def payload(plan: Plan, number: int) -> bytes:
+        """Return a batch of a plan; its last `bad` records are invalid."""
+        good = payload(plan.dataset, plan.base + number * ROWS, plan.bad, plan.who)
+        return good + plan.bad * (b"\x12" + bytes([len(BAD_RECORD)]) + BAD_RECORD)

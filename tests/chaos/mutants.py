@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from bulkgrpc.model import Message
 from bulkgrpc.positions import Outcome
 
@@ -91,6 +93,24 @@ def no_sequence() -> None:
     _replace(plan, "may_apply_batch", careless)
     # The digests are unique: inserting one twice would fail.
     _replace(ledger, "batch_rows", lambda *_: ())
+
+
+def deletes_first() -> None:
+    """Of a chunk's records with equal keys those that delete come first, whatever their order is."""
+    from bulkgrpc.postgres.writers import table, update
+
+    write = update.write
+
+    def careless(connection: Any, rows: Any, job: Any) -> Any:
+        if not rows.has_deletes:
+            return write(connection, rows, job)
+        update.delete(connection, rows, rows.deletes)
+        done = write(connection, replace(rows.keep(~rows.deletes), deletes=None), job[~rows.deletes])
+        return replace(done, written=np.bincount(job).astype(np.int32))
+
+    if table.BY_POLICY["update"] is not write:
+        raise AttributeError("records that delete are written otherwise: the mutant would change nothing")
+    table.BY_POLICY["update"] = careless
 
 
 def holes() -> None:
@@ -287,6 +307,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         early_acknowledgement,
         acks_without_lease,
         no_sequence,
+        deletes_first,
         holes,
         careless_commit,
         silent_rejections,

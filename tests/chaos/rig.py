@@ -18,17 +18,18 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import make_conninfo
 
-from bulkgrpc.client import AsyncBulkClient
+from bulkgrpc.client import AsyncBulkClient, Refused
+from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.postgres import schema
 from bulkgrpc.postgres.connection import connect
 from bulkgrpc.stack.ports import choose_free
 from tests.blast.stand import SET_UP
 from tests.chaos import evidence
+from tests.chaos.datasets import BOUND_TABLE, all_datasets
 from tests.chaos.history import History
 from tests.chaos.proxy import Mood, Proxies, Proxy
 from tests.chaos.stand import ProxiedStack
 from tests.chaos.victims import Victims
-from tests.support import examples
 from tests.support.ends import end_offsets
 from tests.support.processes import Process
 from tests.support.role import PASSWORD, ROLE, add_service_role
@@ -37,6 +38,7 @@ TOPIC = "bulkgrpc.records"
 GROUP = "bulkgrpc-workers"
 PAIRS = ("client-server", "server-kafka", "server-postgres", "server-redis", "worker-kafka", "worker-postgres")
 TEND_S = 0.1
+REGISTERED_WITHIN_S = 60.0
 _TAIL_CHARS = 600
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -300,6 +302,8 @@ def rig(data_dir: Path, logs: Path, workers: int = 2) -> Iterator[Rig]:
         running = Rig(stack, opened, f"127.0.0.1:{ports['client-server']}", logs)
         undo.callback(running.end)
         running.launch(ports, listen, workers)
+        with running.database() as connection:
+            connection.execute(BOUND_TABLE.format(role=ROLE))
         asyncio.run(_register(running.address))
         with running.database() as connection:
             connection.execute(evidence.SET_UP)
@@ -315,5 +319,17 @@ def calm(running: Rig) -> None:
 
 async def _register(address: str) -> None:
     async with AsyncBulkClient(address) as client:
-        for dataset in (examples.readings(), examples.fleet()):
+        for dataset in all_datasets().values():
+            async with asyncio.timeout(REGISTERED_WITHIN_S):
+                await _until_accepted(client, dataset)
+
+
+async def _until_accepted(client: AsyncBulkClient, dataset: Dataset) -> None:
+    """Register a dataset; again while the machine is too busy to compile its rules in time."""
+    while True:
+        try:
             await client.register_dataset(dataset.descriptors, dataset.message_type)
+        except Refused:
+            await asyncio.sleep(TEND_S)
+        else:
+            return

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psutil
@@ -20,10 +21,11 @@ from bulkgrpc.kafka.message import to_headers
 from bulkgrpc.kafka.partition import partition_of
 from bulkgrpc.model import JobKey, JobSpec, Kind, Message, digest_of
 from tests.chaos import checker, evidence, trial
+from tests.chaos.datasets import APPENDED, BOUND, CHANGING, READINGS, deleted_by_next
 from tests.chaos.evidence import Evidence
 from tests.chaos.fault import Fault
 from tests.chaos.faults_kafka import losing_a_batch
-from tests.chaos.load import PARTITIONS, Gate, Load, Plan, draw_plans
+from tests.chaos.load import PARTITIONS, Load, Plan, draw_plans
 from tests.chaos.plan import FAULTS
 from tests.chaos.rig import TOPIC, Rig
 from tests.chaos.trial import Verdict
@@ -122,6 +124,23 @@ async def test_with_acknowledgements_before_delivery_p1_is_broken(disguised: Rig
 
 async def test_without_the_sequence_check_p2_is_broken(disguised: Rig) -> None:
     assert {"P2"} <= await resend(disguised, "no_sequence", (0, 1, 2, 1, 2))
+
+
+async def test_without_the_sequence_check_a_table_without_a_key_breaks_p2(disguised: Rig) -> None:
+    assert {"P2"} <= await resend(disguised, "no_sequence", (0, 1, 2, 1, 2), APPENDED)
+
+
+async def test_with_deletes_first_whatever_their_order_p2_is_broken(disguised: Rig) -> None:
+    assert {"P2"} <= await resend(disguised, "deletes_first", (0, 1, 2), CHANGING)
+
+
+async def test_without_the_sequence_check_deleted_rows_come_back(disguised: Rig) -> None:
+    assert {"P2"} <= await resend(disguised, "no_sequence", (0, 1, 0), CHANGING)
+
+
+@pytest.mark.parametrize("dataset", [APPENDED, BOUND, CHANGING])
+async def test_with_all_protections_on_none_is_broken_of_any_dataset(disguised: Rig, dataset: str) -> None:
+    assert not await resend(disguised, "none", (0, 1, 2, 1, 2, 0), dataset)
 
 
 async def test_with_holes_allowed_p4_is_broken(disguised: Rig) -> None:
@@ -229,22 +248,24 @@ async def press(rig: Rig, mutant: str) -> set[str]:
     return {violation.promise.name for violation in found}
 
 
-async def resend(rig: Rig, mutant: str, sequences: tuple[int, ...]) -> set[str]:
+async def resend(rig: Rig, mutant: str, sequences: tuple[int, ...], dataset: str = READINGS) -> set[str]:
     """Put batches of these sequences on Kafka, as crashing servers and clients would; return the broken promises."""
     await asyncio.to_thread(rig.disguise, mutant)
-    plan = await begin(rig, f"r{''.join(map(str, sequences))}-{mutant.replace('_', '')}", max(sequences) + 1)
+    name = f"r{''.join(map(str, sequences))}-{mutant.replace('_', '')}-{dataset.partition('_')[0]}"
+    plan = await begin(rig, name, max(sequences) + 1, dataset)
     await put(rig, plan, sequences)
     async with trial.attended(rig, [plan]):
         await trial.catch_up(rig, 2 * LIVES_WITHIN_S)
     return broken(await asyncio.to_thread(trial.conclude, rig, time.monotonic()))
 
 
-async def begin(rig: Rig, name: str, batches: int) -> Plan:
+async def begin(rig: Rig, name: str, batches: int, dataset: str = READINGS) -> Plan:
     """Begin a history of one job whose batches no client sends."""
-    plan = draw_plans(random.Random(name), name, batches)[0]
+    plan = replace(draw_plans(random.Random(name), name, batches)[0], dataset=dataset)
     history = rig.renew_history(plan.who)
     await asyncio.to_thread(evidence.clear, rig.postgres)
-    history.note(plan.who, "submit", key=plan.key, base=plan.base, batches=batches, rows=evidence.ROWS, bad=0)
+    what = {"key": plan.key, "base": plan.base, "batches": batches, "rows": evidence.ROWS, "bad": 0}
+    history.note(plan.who, "submit", **what, left=plan.left, deleted_by_next=deleted_by_next(dataset))
     history.note(plan.who, "sent", key=plan.key, batches=batches)
     return plan
 
@@ -252,11 +273,10 @@ async def begin(rig: Rig, name: str, batches: int) -> Plan:
 async def put(rig: Rig, plan: Plan, sequences: tuple[int, ...], *, seals: bool = False) -> None:
     """Produce messages as a server would, without its checks."""
     producer = Producer({"bootstrap.servers": rig.stack.addresses.kafka, "acks": "all", "log_level": 0})
-    load = Load(rig.address, rig.history, Gate())
-    spec = JobSpec(JobKey.derive(plan.who, plan.key), plan.key, "sensor_readings", 1)
+    spec = JobSpec(JobKey.derive(plan.who, plan.key), plan.key, plan.dataset, 1)
     messages = []
     for sequence in sequences:
-        payload = load.payload(plan.base + sequence * evidence.ROWS, 0)
+        payload = Load.payload(plan, sequence)
         digest = digest_of(payload)
         batch = Message(Kind.BATCH, spec, 0, sequence, evidence.ROWS, 0, datetime.now(UTC), digest=digest)
         messages.append((batch, payload))

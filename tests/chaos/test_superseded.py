@@ -18,7 +18,7 @@ from bulkgrpc.limits import LEASE_TTL_S
 from bulkgrpc.rpc_status import from_rpc_error
 from bulkgrpc.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.chaos import evidence, trial
-from tests.chaos.load import Gate, Load, Plan
+from tests.chaos.load import Load, Plan
 from tests.chaos.proxy import Mood, Way
 from tests.chaos.rig import Rig
 from tests.chaos.test_mutants import begin
@@ -69,7 +69,7 @@ async def supersede(rig: Rig, mutant: str) -> tuple[set[str], Reason | None, Job
                 await _send_first(rig, plan, stream)
                 kafka.set(Mood(stalled=frozenset({Way.TO})))
                 for sequence in range(BEFORE, BEFORE + LATE):
-                    await stream.write(_batch(rig, plan, sequence))
+                    await stream.write(_batch(plan, sequence))
                 await asyncio.to_thread(wait_for, lambda: False, 0.5)
                 rig.signal(rig.server, signal.SIGSTOP)
                 try:
@@ -88,7 +88,7 @@ async def supersede(rig: Rig, mutant: str) -> tuple[set[str], Reason | None, Job
 async def _send_first(rig: Rig, plan: Plan, stream: Any) -> None:
     await stream.write(_header(plan))
     for sequence in range(BEFORE):
-        await stream.write(_batch(rig, plan, sequence))
+        await stream.write(_batch(plan, sequence))
     while (await _answer(rig, plan, stream)) < BEFORE:
         pass
 
@@ -155,8 +155,8 @@ def _header(plan: Plan) -> Request:
     return Request(header=ingest_pb2.JobHeader(dataset=name, idempotency_key=plan.key, session_id="one"))
 
 
-def _batch(rig: Rig, plan: Plan, sequence: int) -> Request:
-    payload = Load(rig.address, rig.history, Gate()).payload(plan.base + sequence * evidence.ROWS, 0)
+def _batch(plan: Plan, sequence: int) -> Request:
+    payload = Load.payload(plan, sequence)
     found = ingest_pb2.RecordBatch.FromString(payload)
     found.sequence = sequence
     return Request(batch=found)

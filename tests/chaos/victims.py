@@ -11,8 +11,7 @@ from bulkgrpc.client import AsyncBulkClient, Batch, BulkError, ClientConfig, Job
 from bulkgrpc.postgres.connection import connect
 from tests.blast import checker, evidence
 from tests.blast.catalog import Case
-from tests.blast.records import Shape
-from tests.blast.traffic import BATCHES, ROWS, Phase, Sent, Victim, batches_from, victims_of
+from tests.blast.traffic import BATCHES, ROWS, Phase, Sent, Victim, batches_of, victims_of
 
 _PATIENCE = ClientConfig(call_deadline_s=5, open_deadline_s=5, acknowledge_deadline_s=10, retry_deadline_s=20)
 _POISON_BASE = 1_000_000
@@ -34,7 +33,7 @@ class Victims:
     def add(self, address: str, case: Case, run: str) -> Victim:
         """Register a dataset for a case. run: a name that no other victim has. Raises BulkError if it cannot."""
         victim = victims_of([case], run)[0]
-        shape = Shape(victim.table, victim.policy, case.fault.message, case.fault.hash_partitions)
+        shape = victim.shape
 
         async def register() -> None:
             async with AsyncBulkClient(address, config=_PATIENCE) as client:
@@ -72,8 +71,8 @@ class Victims:
                 number = self._jobs[victim.table]
                 base = victim.first_of(number)
                 job = self._note(victim, phase, base, (ROWS,) * BATCHES)
-                job.revision = number
-                await self._send(client, job, batches_from(base, number))
+                job.revision, job.message = number, victim.case.message
+                await self._send(client, job, batches_of(job))
             if poison is None or phase != "during":
                 return
             batches = poison.batches(_POISON_BASE)

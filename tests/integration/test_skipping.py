@@ -264,3 +264,18 @@ def test_a_trigger_that_skips_every_row_leaves_a_job_that_succeeded(
     write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 0, 3), seal(1)), TableWriter())
     assert counts(connection, "k") == (3, 0, 0, 0, 0, 3)
     assert connection.execute("SELECT state FROM bulk.jobs").fetchone() == (JobState.SUCCEEDED,)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "update", "reject"])
+def test_new_rows_of_which_a_trigger_skips_none_cost_one_copy(
+    connection: Connection, epoch: int, monkeypatch: pytest.MonkeyPatch, policy: ConflictPolicy
+) -> None:
+    dataset_of(connection, monkeypatch, policy)
+    connection.execute(SKIPPING.format(more="").encode())
+
+    def stage(*_: object) -> None:
+        raise AssertionError("the rows are written a second time")
+
+    monkeypatch.setattr(staging, "stage", stage)
+    write_chunk(connection, TOPIC, chunk(epoch, 0, batch(0, 10, 20), seal(1)), TableWriter())
+    assert counts(connection, "k") == (20, 20, 0, 0, 0, 0)

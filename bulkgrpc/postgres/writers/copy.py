@@ -30,14 +30,16 @@ def copy_rows(
     statement = _statement(table.as_string(None), tuple(rows.schema.names))
     if where is not None:
         statement += b" WHERE " + where.as_bytes(connection)
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.write(head)
-        # The encoder holds back up to 1 MiB: rows may be in the body, in the tail, or in both.
-        for view in (memoryview(body), memoryview(tail)):
-            for start in range(0, len(view), _PIECE_BYTES):
-                copy.write(view[start : start + _PIECE_BYTES])
-                faults.reach("mid_copy")
-    return cursor.rowcount
+    with connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            copy.write(head)
+            # The encoder holds back up to 1 MiB: rows may be in the body, in the tail, or in both.
+            for view in (memoryview(body), memoryview(tail)):
+                for start in range(0, len(view), _PIECE_BYTES):
+                    copy.write(view[start : start + _PIECE_BYTES])
+                    faults.reach("mid_copy")
+        # A cursor that is closed has forgotten it.
+        return cursor.rowcount
 
 
 @functools.lru_cache(maxsize=1024)

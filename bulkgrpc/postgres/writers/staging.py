@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
@@ -33,6 +35,8 @@ _KNOWN = sql.SQL(
     "WHERE EXISTS (SELECT FROM {table} AS stored WHERE ({stored_key}) = ({staged_key}) OFFSET 0)"
 )
 _DELETES = pa.field(DELETE, pa.bool_())
+_OWN_TYPES = psycopg.postgres.types
+"""The types that the driver knows, by each of their names: PostgreSQL's own."""
 
 
 def stage(
@@ -52,8 +56,9 @@ def stage(
     if not columns:
         columns, rows = _with_deletes(rows)
     name = _name(rows.dataset, columns)
-    # Behind a pooler the session is another client's in a moment.
-    at_commit = "DROP" if local_settings(connection) else "DELETE ROWS"
+    # Behind a pooler the session is another client's in a moment. A type of users could not be dropped or replaced
+    # while a session has a table with a column of it.
+    at_commit = "DROP" if local_settings(connection) or not _are_built_in(columns) else "DELETE ROWS"
     connection.execute(_create(columns, name, rows_time.restore(connection), at_commit), prepare=False)
     kept = rows.keep(chosen).table.select([column.name for column in columns])
     positions = pa.array(np.flatnonzero(chosen).astype(np.int32))
@@ -113,6 +118,16 @@ def clauses(dataset: Dataset, staging: sql.Identifier) -> dict[str, sql.Composab
         "stored_key": _qualified("stored", dataset.primary_key),
         "staged_key": _qualified("staged", dataset.primary_key),
     }
+
+
+def _are_built_in(columns: Sequence[Column]) -> bool:
+    """Return whether all types of columns are PostgreSQL's own: neither enums nor of an extension."""
+    return all(_is_built_in(column.type) for column in columns)
+
+
+@cache
+def _is_built_in(kind: str) -> bool:
+    return _OWN_TYPES.get(kind.removesuffix("[]").partition("(")[0]) is not None
 
 
 def _with_deletes(rows: Rows) -> tuple[Sequence[Column], Rows]:
