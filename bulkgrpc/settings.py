@@ -13,6 +13,8 @@ from bulkgrpc import limits
 from bulkgrpc.kafka_properties import WrongKafkaProperty, kafka_properties
 
 PREFIX = "BULKGRPC_"
+CHUNK_COMMIT_MS = 500
+"""Default of `chunk_commit_ms`."""
 
 
 class StackSettings(BaseSettings):
@@ -99,7 +101,7 @@ class WorkerSettings(ProcessSettings):
     chunk_rows_min: int = Field(2_000, ge=1, le=1_000_000, description="minimum rows at which a chunk is full")
     chunk_rows_max: int = Field(50_000, ge=1, le=1_000_000, description="maximum rows in one transaction")
     chunk_commit_ms: int = Field(
-        500,
+        CHUNK_COMMIT_MS,
         ge=1,
         le=10_000,
         description="milliseconds that a transaction may take; the rows of a chunk are tuned to it",

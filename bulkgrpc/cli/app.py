@@ -1,82 +1,46 @@
-"""The `bulkgrpc` command. A command's module is imported only when it is called: some take a second to load."""
+"""The commands `bulkgrpc`, `bulkgrpc-server` and `bulkgrpc-worker`."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import Any
+import sys
+from pathlib import Path
 
 import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+
+from bulkgrpc.cli import extras
+from bulkgrpc.cli.lazy import Command, group_with
 
 _DATA, _SERVICE, _STACK = "Data", "Service", "Local Kafka, PostgreSQL and Valkey"
 # The server and the worker parse their options themselves, `--help` included.
 _PASS_THROUGH = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Where a command is defined: `module:attribute` in this package, a function or a typer app of subcommands."""
-
-    target: str
-    panel: str
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def load(self, name: str) -> Any:
-        """Import the command."""
-        module, attribute = self.target.split(":")
-        found = getattr(importlib.import_module(f"bulkgrpc.cli.{module}"), attribute)
-        if isinstance(found, typer.Typer):
-            app = found
-            app.info.rich_help_panel = self.panel
-        else:
-            app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-            app.command(name, rich_help_panel=self.panel, **dict(self.options))(found)
-        command: Any = get_command(app)
-        command.name = name
-        command.rich_help_panel = self.panel
-        return command
-
-
 _PROCESS = (*_PASS_THROUGH.items(), ("add_help_option", False))
 COMMANDS = {
-    "demo": Command("demo:demo", _DATA),
-    "load": Command("load:load", _DATA),
+    "demo": Command("demo:demo", _DATA, "stack"),
+    "load": Command("load:load", _DATA, "files"),
     "jobs": Command("jobs:app", _DATA),
     "datasets": Command("datasets:app", _DATA),
-    "dlq": Command("dlq:app", _DATA),
-    "ledger": Command("ledger:app", _DATA),
-    "server": Command("service:server", _SERVICE, _PROCESS),
-    "worker": Command("service:worker", _SERVICE, _PROCESS),
-    "migrate": Command("service:migrate", _SERVICE),
-    "doctor": Command("doctor:doctor", _SERVICE),
-    "lag": Command("lag:lag", _SERVICE),
-    "bench": Command("bench:app", _SERVICE),
-    "tune": Command("tune:tune", _SERVICE),
-    "up": Command("stack:up", _STACK),
-    "down": Command("stack:down", _STACK),
-    "status": Command("stack:status", _STACK),
-    "stack-install": Command("stack:stack_install", _STACK),
+    "dlq": Command("dlq:app", _DATA, "service"),
+    "ledger": Command("ledger:app", _DATA, "service"),
+    "server": Command("service:server", _SERVICE, "service", _PROCESS),
+    "worker": Command("service:worker", _SERVICE, "service", _PROCESS),
+    "migrate": Command("service:migrate", _SERVICE, "service"),
+    "doctor": Command("doctor:doctor", _SERVICE, "service"),
+    "lag": Command("lag:lag", _SERVICE, "service"),
+    "bench": Command("bench:app", _SERVICE, "stack"),
+    "tune": Command("tune:tune", _SERVICE, "service"),
+    "up": Command("stack:up", _STACK, "stack"),
+    "down": Command("stack:down", _STACK, "stack"),
+    "status": Command("stack:status", _STACK, "stack"),
+    "stack-install": Command("stack:stack_install", _STACK, "stack"),
 }
-
-
-class LazyGroup(TyperGroup):
-    """The commands of COMMANDS, each imported when it is needed."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names in the order of the help."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import a command; None if there is none of this name."""
-        command = COMMANDS.get(cmd_name)
-        return None if command is None else command.load(cmd_name)
 
 
 app = typer.Typer(
     name="bulkgrpc",
-    cls=LazyGroup,
+    cls=group_with(COMMANDS),
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -99,6 +63,9 @@ def root() -> None:
         eval "$(bulkgrpc up)" && bulkgrpc server
         eval "$(bulkgrpc up)" && bulkgrpc worker
 
+    Commands that need more than the client have an extra: `files` to load files, `service` for the server and workers,
+    `stack` for all that runs on this machine.
+
     Every command has its own `--help`. Exit codes of all commands: 0 success, 1 failure (one line on stderr says why),
     2 wrong usage. Some commands have more exit codes; their help lists them.
     """
@@ -107,3 +74,25 @@ def root() -> None:
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def server() -> None:
+    """Run `bulkgrpc-server`."""
+    _run("bulkgrpc.server.process")
+
+
+def worker() -> None:
+    """Run `bulkgrpc-worker`."""
+    _run("workers.process")
+
+
+def _run(module: str) -> None:
+    absent = extras.missing("service")
+    if absent and "--help" not in sys.argv:
+        try:
+            extras.refuse("service", Path(sys.argv[0]).name)
+        except typer.Exit as end:
+            sys.exit(end.exit_code)
+    if absent:
+        extras.stand_in(absent)
+    sys.exit(importlib.import_module(module).main())

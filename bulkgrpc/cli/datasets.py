@@ -24,7 +24,7 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
-from bulkgrpc.cli.infer import infer
+from bulkgrpc.cli.lazy import Command, group_with
 from bulkgrpc.cli.plan_table import print_plan
 from bulkgrpc.client import Dataset
 from bulkgrpc.datasets.columns import InvalidDataset
@@ -33,6 +33,7 @@ from bulkgrpc.datasets.sources import compile_proto, message_types
 from bulkgrpc.v1 import options_pb2
 
 app = typer.Typer(
+    cls=group_with({"infer": Command("infer:infer", extra="files")}),
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -236,7 +237,6 @@ def delete(
 app.command("pause")(pause)
 app.command("resume")(resume)
 app.command("discard")(discard)
-app.command("infer")(infer)
 app.command("apply")(apply)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bulkgrpc.cli.bad_row import BadRow
 from bulkgrpc.cli.connection_options import ConnectionOptions
 from bulkgrpc.cli.files import FileBatches, FileError, FileOptions, open_batches
-from bulkgrpc.cli.files.bad_rows import BadRow
 from bulkgrpc.cli.files.file_sets import FileSet
 from bulkgrpc.cli.load_display import LoadDisplay
 from bulkgrpc.client import AsyncBulkClient, Dataset, Job, JobOptions, Progress

@@ -10,13 +10,12 @@ import typer
 
 from bulkgrpc.cli import console
 from bulkgrpc.cli.connection_options import JsonOption, TenantOption
+from bulkgrpc.cli.extras import require
 from bulkgrpc.cli.files import FileError, FileOptions, Format
 from bulkgrpc.cli.files.inference import infer as propose
 from bulkgrpc.cli.files.proto_file import proto_text
 from bulkgrpc.cli.files.samples import read_sample
 from bulkgrpc.cli.reading_options import Reading, with_reading
-from bulkgrpc.cli.table_inference import Tenancy, infer_from_table
-from bulkgrpc.ingest.identity import DEFAULT_TENANT
 from bulkgrpc.model import is_dataset
 
 SAMPLE_ROWS = 100_000
@@ -72,13 +71,22 @@ def infer(
     """
     with console.failures():
         if file is None:
-            text = infer_from_table(postgres, table, Tenancy(tenant_column, tenant or DEFAULT_TENANT))
+            text = _proto_of_table(postgres, table, tenant_column, tenant)
         else:
             text = infer_proto(file, reading.options(file), key=key, table=table, rows=0 if read_all else rows)
     if as_json:
         console.print_json({"proto": text})
     else:
         typer.echo(text, nl=False)
+
+
+def _proto_of_table(postgres: str, table: str, tenant_column: str, tenant: str) -> str:
+    require("service", "bulkgrpc datasets infer of a table")
+    # Reading a file needs no driver of PostgreSQL.
+    from bulkgrpc.cli.table_inference import Tenancy, infer_from_table  # noqa: PLC0415
+    from bulkgrpc.ingest.identity import DEFAULT_TENANT  # noqa: PLC0415
+
+    return infer_from_table(postgres, table, Tenancy(tenant_column, tenant or DEFAULT_TENANT))
 
 
 def infer_proto(file: Path, options: FileOptions, *, key: str, table: str, rows: int = SAMPLE_ROWS) -> str:

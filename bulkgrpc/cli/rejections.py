@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from bulkgrpc.cli import console
+from bulkgrpc.cli.bad_row import with_row
 from bulkgrpc.cli.connection_options import (
     SERVER,
     ConnectionOptions,
@@ -20,8 +21,11 @@ from bulkgrpc.cli.connection_options import (
     TlsCaOption,
     TokenOption,
 )
-from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile, with_row
+from bulkgrpc.cli.extras import require
 from bulkgrpc.client import AsyncBulkClient, Rejection
+
+if TYPE_CHECKING:
+    from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile
 
 LISTED = 50
 _ROWS_PER_WRITE = 1000
@@ -68,6 +72,8 @@ def rejections(
     with console.failures():
         options = ConnectionOptions(server, tenant, token, tls_ca)
         name = options.job_name(job)
+        if out is not None:
+            require("files", "bulkgrpc jobs rejections --out")
         if out is None:
             found = asyncio.run(_list(options, name, limit or LISTED))
         else:
@@ -101,6 +107,8 @@ async def _list(options: ConnectionOptions, name: str, limit: int) -> list[Rejec
 
 
 async def _write(options: ConnectionOptions, name: str, out: Path, limit: int | None) -> int:
+    from bulkgrpc.cli.files.rejected_records import RejectedRecordsFile  # noqa: PLC0415 - of the extra `files`
+
     async with options.async_client() as client:
         dataset = await client.get_dataset((await client.get_job(name)).dataset)
         with RejectedRecordsFile(out, dataset) as file:

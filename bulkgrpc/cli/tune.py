@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bulkgrpc.bench.chunk_size import GAIN_MIN, ChunkTimes, recommended
 from bulkgrpc.cli import console
-from bulkgrpc.settings import StackSettings, WorkerSettings
+from bulkgrpc.settings import CHUNK_COMMIT_MS, StackSettings
 from bulkgrpc.settings import load as load_settings
 
 SIZES = "500,1000,2000,5000,10000,20000,50000"
@@ -28,7 +28,7 @@ def tune(
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds. Figures are medians.")] = 3,
     commit_ms: Annotated[
         int, typer.Option(envvar="BULKGRPC_CHUNK_COMMIT_MS", min=1, help="Maximum time of a chunk in ms.")
-    ] = WorkerSettings.model_fields["chunk_commit_ms"].default,
+    ] = CHUNK_COMMIT_MS,
     postgres: Annotated[
         str, typer.Option(envvar="BULKGRPC_POSTGRES", help="libpq connection string of PostgreSQL.", show_default=False)
     ] = "",

@@ -12,12 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.client.errors import WrongInput
 from bulkgrpc.datasets.binding import ExistingTable
+from bulkgrpc.datasets.column_fit import ColumnFit, Verdict
 from bulkgrpc.datasets.columns import Column
 from bulkgrpc.datasets.definition import ConflictPolicy, Dataset, TimePartitions
 from bulkgrpc.datasets.operations import Operation
 from bulkgrpc.datasets.periods import PartitionPeriod
 from bulkgrpc.datasets.provenance import Provenance
-from bulkgrpc.datasets.table_report import ColumnFit, Verdict
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
 from bulkgrpc.v1 import datasets_pb2, ingest_pb2, jobs_pb2, options_pb2
 

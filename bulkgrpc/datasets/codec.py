@@ -20,8 +20,9 @@ from google.protobuf.message import DecodeError
 from protovalidate import CompilationError, EvaluationError
 
 from bulkgrpc.datasets.definition import Dataset
-from bulkgrpc.datasets.documents import Documents, message_of
+from bulkgrpc.datasets.documents import Documents
 from bulkgrpc.datasets.hashes import RecordHasher
+from bulkgrpc.datasets.overrides import message_of
 from bulkgrpc.datasets.reading import for_decoding
 from bulkgrpc.datasets.rules import rules_of
 from bulkgrpc.datasets.wire_scan import WireScan

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from bulkgrpc import model
-from bulkgrpc.datasets.documents import message_of
-from bulkgrpc.datasets.overrides import SCALARS, InvalidDataset, Kind, Stored, column_options, overridden
+from bulkgrpc.datasets.overrides import SCALARS, InvalidDataset, Kind, Stored, column_options, message_of, overridden
 from bulkgrpc.v1 import options_pb2
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "KEY_TYPES",
@@ -57,14 +59,14 @@ _MESSAGES = {
 }
 """Messages that are stored in one column."""
 _DEFAULTED = {
-    "integer": pa.int32(),
-    "bigint": pa.int64(),
-    "boolean": pa.bool_(),
-    "text": pa.string(),
-    "double precision": pa.float64(),
-    "real": pa.float32(),
+    "integer": "int32",
+    "bigint": "int64",
+    "boolean": "bool",
+    "text": "string",
+    "double precision": "float64",
+    "real": "float32",
 }
-"""Arrow types of the columns that may have a default."""
+"""Names of the Arrow types of the columns that may have a default."""
 # No floating-point type: PostgreSQL treats a NaN as equal to itself, other systems do not.
 KEY_TYPES = frozenset(
     {
@@ -193,7 +195,7 @@ def _refuse_column_options(options: options_pb2.ColumnOptions, where: str) -> No
 def _check_default(column: Column, default: str) -> None:
     try:
         default_scalar(column.type, default)
-    except pa.ArrowInvalid as error:
+    except ValueError as error:  # pyarrow.ArrowInvalid is one
         raise InvalidDataset(
             column.field, f"field {column.field}: default_value {default!r} is not a value of type {column.type}"
         ) from error
@@ -203,7 +205,10 @@ def _check_default(column: Column, default: str) -> None:
 
 def default_scalar(type_: str, default: str) -> pa.Scalar:
     """Return a column's default as an Arrow value. Raises pyarrow.ArrowInvalid if it is not a value of the type."""
-    return pa.scalar(default).cast(_DEFAULTED[type_])
+    # Clients import this module, and have no Arrow.
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.scalar(default).cast(pa.type_for_alias(_DEFAULTED[type_]))
 
 
 def check_new_name(name: str, where: str) -> None:

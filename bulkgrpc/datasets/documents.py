@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from bulkgrpc.datasets.overrides import message_of
+
 NUL: Final = "\0"
 """Marks a text that has U+0000, which jsonb cannot store. Valid JSON has no raw control characters."""
 UNFIT: Final = "\1"
@@ -121,12 +123,6 @@ class Documents:
 
     def _only_valid(self, texts: pa.Array, values: pa.Array) -> pa.Array:
         return texts if values.null_count == 0 else pc.if_else(values.is_valid(), texts, pa.scalar(None, pa.string()))
-
-
-def message_of(field: FieldDescriptor) -> Descriptor:
-    """Return the message type of a field that has one."""
-    assert field.message_type is not None  # noqa: S101 — the callers ask of messages alone
-    return field.message_type
 
 
 def _is_wrapper(message: Descriptor) -> bool:

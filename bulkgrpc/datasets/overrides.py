@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import FieldOptions
 
 from bulkgrpc.v1 import options_pb2
@@ -107,6 +107,12 @@ _WAYS_OUT = {
     options_pb2.COLUMN_TYPE_BIGINT: "a uint64 or fixed64",
     options_pb2.COLUMN_TYPE_INTEGER: "an enum",
 }
+
+
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """Return the message type of a field that has one."""
+    assert field.message_type is not None  # noqa: S101 — the callers ask of messages alone
+    return field.message_type
 
 
 def column_options(field: FieldDescriptor) -> options_pb2.ColumnOptions:

@@ -14,7 +14,6 @@ from google.type import date_pb2
 from grpc_tools import protoc
 
 from bulkgrpc.datasets.columns import InvalidDataset
-from bulkgrpc.datasets.rules import validate_file
 
 
 def proto_root() -> Path:
@@ -49,8 +48,9 @@ def importing(roots: Sequence[Path]) -> Iterator[list[str]]:
     """Yield the arguments with which protoc finds imports: below `roots`, in order, and protovalidate's rules."""
     with tempfile.TemporaryDirectory() as directory:
         rules = Path(directory) / "rules.binpb"
-        # protovalidate's wheel brings buf/validate/validate.proto as a descriptor only.
-        rules.write_bytes(FileDescriptorSet(file=[FileDescriptorProto.FromString(validate_file())]).SerializeToString())
+        # buf/validate/validate.proto, as protovalidate's wheel has it, which clients do not install.
+        validate = resources.files(__package__).joinpath("validate.binpb").read_bytes()
+        rules.write_bytes(FileDescriptorSet(file=[FileDescriptorProto.FromString(validate)]).SerializeToString())
         yield [*(f"-I{root}" for root in roots), f"--descriptor_set_in={rules}"]
 
 

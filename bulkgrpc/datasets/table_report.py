@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bulkgrpc.datasets.column_fit import ColumnFit, Verdict
 from bulkgrpc.datasets.conversions import Conversion
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.table_description import Table, TableColumn
 from bulkgrpc.datasets.table_fit import Misfit, conversion_of, misfits_of_table
-
-
-class Verdict(enum.StrEnum):
-    """What is done with a column. Stable; programs may branch on it."""
-
-    FITS = "fits"
-    """Values are stored as they are."""
-    CONVERTED = "converted"
-    """Values are converted; a record whose value has no exact counterpart is rejected."""
-    REFUSED = "refused"
-    """The records cannot be written."""
-    LEFT_TO_POSTGRES = "left to PostgreSQL"
-    """The message has no field for the column."""
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnFit:
-    """What becomes of a column.
-
-    field: path of the message's field, "" for the tenant's column and for columns without a field. written_type: of the
-    values that the dataset writes, "" without a field. table_type: "" if the table lacks the column. note: what is
-    converted, or why it is refused.
-    """
-
-    column: str
-    field: str
-    written_type: str
-    table_type: str
-    verdict: Verdict
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

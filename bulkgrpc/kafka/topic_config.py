@@ -15,7 +15,8 @@ from bulkgrpc.kafka.topics import REQUEST_TIMEOUT_S
 from bulkgrpc.limits import DAY_S, MESSAGE_OVERHEAD_BYTES
 from bulkgrpc.settings import StackSettings
 
-_ConfigResource: Any = vars(kafka_admin)["ConfigResource"]  # the stubs do not export it
+_ADMIN: Any = kafka_admin  # the stubs do not export ConfigResource
+_ConfigResource = _ADMIN.ConfigResource
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from bulkgrpc.settings import StackSettings
 
 TIMEOUT_S = 2.0
 """Of each request. The poll loop waits for two."""
-# The stubs do not export it.
-_OffsetSpec: Any = vars(kafka_admin)["OffsetSpec"]
+_ADMIN: Any = kafka_admin  # the stubs do not export OffsetSpec
+_OffsetSpec = _ADMIN.OffsetSpec
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 

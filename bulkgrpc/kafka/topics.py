@@ -19,7 +19,8 @@ REQUEST_TIMEOUT_S = 10.0
 ATTEMPT_S = 2.0
 """How long to wait for metadata until the connections are asked for what is wrong."""
 LEADER_POLL_S = 0.05
-_LATEST: Any = vars(kafka_admin)["OffsetSpec"].latest()  # the stubs do not export it
+_ADMIN: Any = kafka_admin  # the stubs do not export OffsetSpec
+_LATEST = _ADMIN.OffsetSpec.latest()
 _LEADER_MOVED = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bulkgrpc.cli.bad_row import MARK, TEXT_CHARS_MAX, BadRow, described
 from bulkgrpc.cli.files import FileBatches, FileError, FileOptions, Format, format_of, open_batches
-from bulkgrpc.cli.files.bad_rows import MARK, TEXT_CHARS_MAX, BadRow, described
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.codec import BatchCodec
 from bulkgrpc.datasets.decoding import Payload, decode

@@ -1,59 +1,27 @@
 """Rows of a file that cannot become records: found apart from the others, and sent so that the job rejects them.
 
-Such a row is sent as a record that no message type accepts: a byte that no Protobuf message starts with, then JSON with
-the row's file, number, reason and text. The worker rejects it as MALFORMED_RECORD and stores it in the job's report, so
-that counts, exit codes, `--rejections-max` and atomic jobs treat it as any other rejection.
+Each is sent as a record that no message type accepts (`bulkgrpc.cli.bad_row`). The worker rejects it as MALFORMED_RECORD
+and stores it in the job's report, so that counts, exit codes, `--rejections-max` and atomic jobs treat it as any other
+rejection.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from bulkgrpc.cli.bad_row import BadRow
 from bulkgrpc.client import Batch
 from bulkgrpc.datasets.framing import frame
 from bulkgrpc.tabular.errors import InvalidValue
 
-MARK = b"\x07"
-"""A tag with field number 0 and wire type 7: Protobuf has neither."""
-TEXT_CHARS_MAX = 2000
-"""Characters that are kept of a row's text, and of a reason."""
 _BATCH_BYTES = 512 * 1024
 _BATCH_ROWS = 1000
 Numbers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be a record. row: number, 1 for the first record. column: "" for the whole row."""
-
-    row: int
-    column: str
-    reason: str
-    text: str
-
-    def record(self, file: str) -> bytes:
-        """Return the record that the service rejects in place of the row."""
-        document = {"file": file, **asdict(self)}
-        document |= {"text": self.text[:TEXT_CHARS_MAX], "reason": self.reason[:TEXT_CHARS_MAX]}
-        # A character that UTF-8 does not have is written as an escape.
-        return MARK + json.dumps(document).encode()
-
-
-def described(record: bytes) -> tuple[str, str] | None:
-    """Return column and reason of a bad row, from the record that was rejected; None for any other record."""
-    if not record.startswith(MARK):
-        return None
-    try:
-        found = json.loads(record[len(MARK) :])
-        return found["column"], f"{found['file']}: row {found['row']:,}: {found['reason']}: {found['text']}"
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 def batches(file: str, bad: Sequence[BadRow]) -> Iterator[Batch]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from bulkgrpc.cli.bad_row import BadRow
 from bulkgrpc.cli.files import bad_rows
-from bulkgrpc.cli.files.bad_rows import BadRow, Numbers, separated
+from bulkgrpc.cli.files.bad_rows import Numbers, separated
 from bulkgrpc.cli.files.csv_reader import CsvFile, Dialect
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.json_arrays import as_lines

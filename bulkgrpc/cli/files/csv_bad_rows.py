@@ -11,7 +11,8 @@ from typing import IO
 import duckdb
 import numpy as np
 
-from bulkgrpc.cli.files.bad_rows import BadRow, Numbers
+from bulkgrpc.cli.bad_row import BadRow
+from bulkgrpc.cli.files.bad_rows import Numbers
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Source, copied
 

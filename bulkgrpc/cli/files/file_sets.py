@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bulkgrpc.cli.files.bad_rows import BadRow
+from bulkgrpc.cli.bad_row import BadRow
 from bulkgrpc.cli.files.batches import BAD_ROWS_KEPT, FileOptions, format_of, open_batches
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import STANDARD_INPUT, check_local

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from bulkgrpc.cli.files.bad_rows import BadRow
+from bulkgrpc.cli.bad_row import BadRow
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Block, Source, text_of
 from bulkgrpc.tabular.conversion import check_unknown, flat

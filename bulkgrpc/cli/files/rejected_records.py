@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from bulkgrpc.cli.files.bad_rows import described
+from bulkgrpc.cli.bad_row import with_row
 from bulkgrpc.cli.files.batches import Format, format_of
 from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.client import Dataset, Rejection
@@ -69,12 +68,6 @@ class RejectedRecordsFile:
         else:
             _write_csv(table, self._file, header=self.rows == 0 and not rejections)
         self.rows += len(rejections)
-
-
-def with_row(rejection: Rejection) -> Rejection:
-    """Return a rejection with the column and reason of its row, if its record stands for a bad row of a file."""
-    found = described(rejection.record)
-    return rejection if found is None else replace(rejection, field=found[0], reason=found[1])
 
 
 def as_table(codec: BatchCodec, rejections: Sequence[Rejection]) -> pa.Table:

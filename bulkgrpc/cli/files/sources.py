@@ -18,7 +18,8 @@ from typing import IO, BinaryIO, cast
 
 import pyarrow as pa
 
-from bulkgrpc.cli.files.bad_rows import BadRow, Numbers
+from bulkgrpc.cli.bad_row import BadRow
+from bulkgrpc.cli.files.bad_rows import Numbers
 from bulkgrpc.cli.files.errors import FileError
 
 STANDARD_INPUT = "-"

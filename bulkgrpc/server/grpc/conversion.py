@@ -9,9 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulkgrpc.datasets.binding import ExistingTable
+from bulkgrpc.datasets.column_fit import ColumnFit
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.datasets.provenance import Provenance
-from bulkgrpc.datasets.table_report import ColumnFit
 from bulkgrpc.ingest.messages import DATASET_PREFIX
 from bulkgrpc.model import ApplyProgress, Job, JobBlock, JobCounts, JobOptions, to_us
 from bulkgrpc.rejections import Rejection
