@@ -1,6 +1,6 @@
 """Rows of a file that cannot become records: found apart from the others, and sent so that the job rejects them.
 
-Each is sent as a record that no message type accepts (`bulkgrpc.cli.bad_row`). The worker rejects it as MALFORMED_RECORD
+Each is sent as a record that no message type accepts (`bulkgrpc.cli.bad_row`). The worker rejects it, MALFORMED_RECORD,
 and stores it in the job's report, so that counts, exit codes, `--rejections-max` and atomic jobs treat it as any other
 rejection.
 """
