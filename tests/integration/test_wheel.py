@@ -136,6 +136,7 @@ def test_the_bare_client_and_its_commands_work_against_a_service(
     output([bare / "bulkgrpc", "datasets", "show", "sensor_readings", *where], tmp_path)
 
 
+@pytest.mark.timeout(INSTALL_TIMEOUT_S)
 def test_the_help_is_the_same_without_the_extras(bare: Path, tmp_path: Path) -> None:
     ours = Path(sys.executable).parent
     for command in COMMANDS:
