@@ -17,6 +17,7 @@ from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.sync import BulkClient, JobHandle
 from bulkgrpc.client.tables import ArrowTable, TableSource
+from bulkgrpc.client.token import Token
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState
@@ -60,6 +61,7 @@ __all__ = [
     "TenantParked",
     "TextForms",
     "Tls",
+    "Token",
     "Unreachable",
     "WrongInput",
 ]

@@ -32,6 +32,7 @@ from bulkgrpc.client.send_window import SendWindow
 from bulkgrpc.client.source_reader import read_source
 from bulkgrpc.client.submission import Header, SourceFailed, Submission, check
 from bulkgrpc.client.tables import ArrowTable, TableSource, open_table
+from bulkgrpc.client.token import Token
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2, ledger_pb2
@@ -187,7 +188,7 @@ class AsyncBulkClient:
     """A client of one server for one tenant, on one event loop. An async context manager; `close` does the same.
 
     target: host:port of the server. tenant: "" for the tenant of the token, or the server's default. token: a JSON Web
-    Token; "" for none. tls: None for plain text. config: deadlines, retries and buffers.
+    Token or a function that returns one, see `Token`; "" for none. tls: None for plain text. config: retries, buffers.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class AsyncBulkClient:
         target: str = DEFAULT_TARGET,
         *,
         tenant: str = "",
-        token: str = "",
+        token: Token = "",
         tls: Tls | None = None,
         config: ClientConfig = ClientConfig(),  # noqa: B008 - frozen
     ) -> None:

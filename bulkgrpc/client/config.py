@@ -71,6 +71,8 @@ def channel_options() -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", CLIENT_MESSAGE_BYTES_MAX),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # As often as that also while nothing is sent: what closes idle connections then sees none.
+        ("grpc.http2.max_pings_without_data", 0),
         # gRPC's own pause grows to two minutes; until it ends, calls fail without an attempt to connect.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),

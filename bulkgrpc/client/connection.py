@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from bulkgrpc.client import errors
+from bulkgrpc.client import errors, fork
 from bulkgrpc.client.config import ClientConfig, Tls, channel_options
 from bulkgrpc.client.retry import RetryState, backoff_s
+from bulkgrpc.client.token import Token, TokenSource
 from bulkgrpc.v1 import datasets_pb2_grpc, ingest_pb2, jobs_pb2_grpc, ledger_pb2_grpc
 
 STREAM_RECORDS = "/bulkgrpc.v1.IngestService/StreamRecords"
@@ -37,15 +38,16 @@ class ResponseStream(Protocol[Response_co]):
 class Connection:
     """A channel and the metadata of every call. Owned by one client, opened on its event loop.
 
-    reached: whether a server has answered.
+    reached: whether a server has answered. tokens: where the token of each call comes from.
     """
 
-    def __init__(self, target: str, tenant: str, token: str, tls: Tls | None, config: ClientConfig) -> None:
+    def __init__(self, target: str, tenant: str, token: Token, tls: Tls | None, config: ClientConfig) -> None:
+        fork.opened()
         self.target = target
+        self.tokens = TokenSource(token)
+        self._tenant = tenant
         self.config = config
         self.reached = False
-        metadata = {TENANT_METADATA: tenant, "authorization": token and f"Bearer {token}"}
-        self._metadata = tuple((name, value) for name, value in metadata.items() if value)
         options = channel_options()
         self._channel = (
             grpc.aio.insecure_channel(target, options)
@@ -63,9 +65,13 @@ class Connection:
         """Close the channel. Running calls are cancelled."""
         await self._channel.close()
 
-    def open_stream(self) -> RecordStream:
-        """Open a StreamRecords stream whose requests are bytes. The caller cancels it and enforces deadlines."""
-        stream: RecordStream = self._stream_records(metadata=self._metadata)
+    def open_stream(self, token: str) -> RecordStream:
+        """Open a StreamRecords stream whose requests are bytes. The caller cancels it and enforces deadlines.
+
+        token: of `tokens`. Raises RuntimeError after a fork.
+        """
+        fork.check()
+        stream: RecordStream = self._stream_records(metadata=self._metadata(token))
         return stream
 
     def to_bulk_error(self, error: grpc.RpcError) -> errors.BulkError:
@@ -83,13 +89,15 @@ class Connection:
         The first response of a stream may therefore be repeated. Raises BulkError if there is no response for
         `call_deadline_s`, or a retry cannot help.
         """
+        fork.check()
         now_s = asyncio.get_running_loop().time
-        retry = RetryState(self.config, reached=self.reached)
+        retry, repeated = RetryState(self.config, reached=self.reached), False
         while True:
-            stream = method(request, metadata=self._metadata)
+            token = await self.tokens.current()
+            stream = method(request, metadata=self._metadata(token))
             try:
                 async for response in stream:
-                    self.reached = True
+                    self.reached, repeated = True, False
                     retry = retry.after_progress()
                     yield response
                 return
@@ -103,6 +111,9 @@ class Connection:
                 failure = errors.CallFailed("CANCELLED", f"{self.target} cancelled the call", retriable=True)
             finally:
                 stream.cancel()
+            if self.tokens.replaces(token, failure, repeated=repeated):
+                repeated = True
+                continue
             retry = retry.after_failure(now_s(), reached=self.reached)
             pause = backoff_s(self.config, retry.failures, failure.retry_after_s, random.random())  # noqa: S311 - no secret
             if not failure.retriable or retry.exhausted(now_s() + pause, self.config.call_deadline_s):
@@ -115,14 +126,16 @@ class Connection:
         Only for idempotent calls; all of ours are. Raises BulkError. If the last attempt timed out, it is the last
         refusal of the server, if there was one.
         """
+        fork.check()
         refused: errors.BulkError | None = None
         now_s = asyncio.get_running_loop().time
         ends_at_s = now_s() + self.config.call_deadline_s
-        retry = RetryState(self.config, reached=self.reached)
+        retry, repeated = RetryState(self.config, reached=self.reached), False
         while True:
+            token = await self.tokens.current()
             left_s = max(0.001, ends_at_s - now_s())
             try:
-                response = await method(request, timeout=left_s, metadata=self._metadata)
+                response = await method(request, timeout=left_s, metadata=self._metadata(token))
             except grpc.RpcError as error:
                 failure = self.to_bulk_error(error)
                 if isinstance(failure, errors.Refused):
@@ -132,6 +145,9 @@ class Connection:
             else:
                 self.reached = True
                 return response
+            if self.tokens.replaces(token, failure, repeated=repeated):
+                repeated = True
+                continue
             retry = retry.after_failure(now_s(), reached=self.reached)
             pause = backoff_s(self.config, retry.failures, failure.retry_after_s, random.random())  # noqa: S311 - no secret
             next_attempt_s = now_s() + pause
@@ -140,3 +156,7 @@ class Connection:
             if retry.exhausted(next_attempt_s, self.config.call_deadline_s):
                 raise failure
             await asyncio.sleep(pause)
+
+    def _metadata(self, token: str) -> tuple[tuple[str, str], ...]:
+        metadata = {TENANT_METADATA: self._tenant, "authorization": token and f"Bearer {token}"}
+        return tuple((name, value) for name, value in metadata.items() if value)

@@ -76,6 +76,8 @@ class Submission:
         self._now_s = asyncio.get_running_loop().time
         self._retry = RetryState(self._config, reached=connection.reached)
         self._seal_sent = False
+        self._token = ""
+        self._token_replaced = False
         self.opened: jobs_pb2.Job | None = None
         self.replayed = False
 
@@ -94,6 +96,10 @@ class Submission:
 
     async def _pause(self, failure: BulkError) -> None:
         """Wait until the next stream may be opened. Raises the failure if a retry cannot help or takes too long."""
+        if self._connection.tokens.replaces(self._token, failure, repeated=self._token_replaced):
+            self._token_replaced = True
+            await asyncio.sleep(failure.retry_after_s)
+            return
         if not failure.retriable:
             raise failure
         self._retry = self._retry.after_failure(self._now_s(), reached=self._connection.reached)
@@ -108,7 +114,8 @@ class Submission:
         """Open a stream, send the batches and the seal, and return the sealed job."""
         first_sequence = self._queue.window.rewind()
         self._seal_sent = False
-        call = self._connection.open_stream()
+        self._token = await self._connection.tokens.current()
+        call = self._connection.open_stream(self._token)
         try:
             async with asyncio.timeout(self._config.open_deadline_s) as watch:
                 await call.write(self._header.message(first_sequence))
@@ -136,6 +143,7 @@ class Submission:
 
     def _on_opened(self, opened: ingest_pb2.JobOpened) -> None:
         self._connection.reached = True
+        self._token_replaced = False
         # A repeated answer is not progress: a server that accepts each stream and drops it must not be retried forever.
         first = self.opened is None
         progress = first or opened.replayed

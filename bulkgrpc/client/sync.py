@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bulkgrpc.blocks import DatasetStatus, LedgerSnapshot
+from bulkgrpc.client import fork
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
 from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
@@ -25,6 +26,7 @@ from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.send_queue import OnProgress
 from bulkgrpc.client.tables import ArrowTable, TableSource
+from bulkgrpc.client.token import Token
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 
@@ -45,6 +47,7 @@ class _Loop:
         """Run a coroutine on the loop and wait for it. Cancel it if the wait is interrupted (Ctrl-C)."""
         if not self._thread.is_alive():
             work.close()
+            fork.check()
             raise RuntimeError("the client is closed")
         future: Future[Item] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
@@ -140,7 +143,7 @@ class BulkClient:
     """A client of one server for one tenant. A context manager; `close` does the same. Thread-safe.
 
     target: host:port of the server. tenant: "" for the tenant of the token, or the server's default. token: a JSON Web
-    Token; "" for none. tls: None for plain text. config: deadlines, retries and buffers.
+    Token or a function that returns one, see `Token`; "" for none. tls: None for plain text. config: retries, buffers.
     """
 
     def __init__(
@@ -148,7 +151,7 @@ class BulkClient:
         target: str = DEFAULT_TARGET,
         *,
         tenant: str = "",
-        token: str = "",
+        token: Token = "",
         tls: Tls | None = None,
         config: ClientConfig = ClientConfig(),  # noqa: B008 - frozen
     ) -> None:

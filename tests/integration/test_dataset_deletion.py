@@ -153,6 +153,21 @@ async def test_a_table_that_something_depends_on_is_not_dropped(
     assert (await client.get_dataset("viewed")).version == 1, "the dataset is not half deleted"
 
 
+async def test_a_hundred_views_on_a_table_are_the_reason_and_not_the_size_of_the_answer(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    descriptors, _ = compiled(tmp_path, "popular", "")
+    await client.register_dataset(descriptors, "M")
+    with psycopg.connect(parts.postgres, autocommit=True) as connection:
+        for number in range(100):
+            connection.execute(f"CREATE VIEW popular_{'v' * 40}_{number} AS SELECT id FROM popular".encode())
+    with pytest.raises(
+        Refused, match=r"(?s)^table popular cannot be dropped.*view popular_v.*or omit drop_table$"
+    ) as refused:
+        await client.delete_dataset("popular", drop_table=True)
+    assert refused.value.reason == Reason.TABLE_IN_USE
+
+
 async def test_a_table_that_a_long_transaction_holds_is_said_to_be_busy(
     running: Service, parts: Parts, tmp_path: Path
 ) -> None:

@@ -133,6 +133,14 @@ async def test_a_thousand_watchers_cost_one_query_a_round(
         assert len(queried) - before < 20
 
 
+async def test_350_watchers_on_one_connection_are_answered_within_5_s(client: Peer) -> None:
+    name = (await client.submit(header(), batch(0))).job.name
+    calls = [watch(client, name) for _ in range(350)]
+    async with asyncio.timeout(5):
+        states = [(await seen(call)).state for call in calls]
+    assert states == [jobs_pb2.JOB_STATE_SEALED] * 350
+
+
 async def test_the_watcher_after_the_last_that_may_watch_is_refused(
     client: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

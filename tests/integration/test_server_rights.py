@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,24 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from bulkgrpc.client import AsyncBulkClient, Batch, ClientConfig
 from bulkgrpc.errors import Reason, Refusal
 from bulkgrpc.ingest import identity
 from bulkgrpc.server.cannot_serve import CannotServe
 from bulkgrpc.server.serving import serving
 from bulkgrpc.settings import ServerSettings
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2
-from tests.integration.server_peer import ServeWith, a_key, batch, header, next_answer, peer, refusal, registration
+from tests.integration.server_peer import (
+    DATASET,
+    ServeWith,
+    a_key,
+    batch,
+    header,
+    next_answer,
+    peer,
+    refusal,
+    registration,
+)
 
 pytest_plugins = ["tests.integration.server_parts"]
 
@@ -177,6 +189,34 @@ async def test_a_stream_ends_when_its_token_has_expired_and_continues_with_a_new
             answers = await client.whole(header(idempotency_key=key), batch(1))
             assert answers[0].opened.next_sequence == 1
             assert answers[-1].sealed.job.counts.accepted == 4
+
+
+async def test_a_client_with_a_token_function_continues_a_stream_whose_token_expires(
+    serve_for_tokens: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "LEEWAY_S", 0)
+    called: list[str] = []
+    second = asyncio.Event()
+    records = Batch.of(batch(0).batch.SerializeToString())
+
+    async def token() -> str:
+        called.append(sign(exp=int(time.time()) + (60 if called else 3)))
+        if len(called) == 2:
+            second.set()
+        return called[-1]
+
+    async def source() -> AsyncIterator[Batch]:
+        yield records
+        await second.wait()
+        yield records
+
+    never_again = ClientConfig(retry_deadline_s=0.001)
+    async with serve_for_tokens() as (running, _), peer(running.address, token=sign()) as admin:
+        await admin.register()
+        async with AsyncBulkClient(running.address, token=token, config=never_again) as client:
+            job = await client.submit(DATASET, source())
+            assert (await job.get()).counts.accepted == 4
+    assert len(called) == 2
 
 
 @pytest.mark.parametrize("missing", ["jwks", "audience"])

@@ -47,6 +47,7 @@ NAMES = [
     "TenantParked",
     "TextForms",
     "Tls",
+    "Token",
     "Unreachable",
     "WrongInput",
 ]

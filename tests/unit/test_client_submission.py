@@ -21,6 +21,7 @@ from bulkgrpc.client import (
     WrongInput,
 )
 from bulkgrpc.errors import Busy, Conflict, Invalid, NotNow, Refusal, TooLate, TooMuch, Unavailable
+from bulkgrpc.rpc_status import MESSAGE_BYTES_MAX
 from bulkgrpc.v1 import ingest_pb2, jobs_pb2
 from tests.unit.fake_server import JOB, Stream, fake_server, seal_everything
 
@@ -430,3 +431,23 @@ async def test_what_names_no_dataset_is_refused_without_a_round_trip(dataset: st
     async with AsyncBulkClient("127.0.0.1:1") as client:
         with pytest.raises(WrongInput, match="is not a dataset name"):
             await client.submit(dataset, batches(1))
+
+
+@pytest.mark.parametrize("text", ["view app.{} depends on it", "Sicht app.{} hängt davon ab: \N{SNOWMAN}"])
+async def test_a_refusal_with_a_long_message_arrives_as_itself_and_shortened(text: str) -> None:
+    views = ", ".join(text.format(f"view_{number}") for number in range(1000))
+    refusal = NotNow(
+        Reason.TABLE_IN_USE, f"table t is in use: {views}: drop that first", field="f" * 5000, limit_of="x" * 5000
+    )
+
+    async def refuse(stream: Stream) -> None:
+        await stream.refuse(refusal)
+
+    async with fake_server(refuse) as fake, AsyncBulkClient(fake.address, config=QUICK) as client:
+        with pytest.raises(Refused) as caught:
+            await client.submit("d", batches(1))
+    assert caught.value.reason == "TABLE_IN_USE"
+    assert caught.value.message.startswith("table t is in use: ")
+    assert "shortened" in caught.value.message
+    assert caught.value.message.endswith(": drop that first")
+    assert len(caught.value.message.encode()) <= MESSAGE_BYTES_MAX

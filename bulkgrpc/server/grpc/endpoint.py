@@ -15,6 +15,7 @@ from bulkgrpc import limits
 from bulkgrpc.ingest.dataset_blocks import DatasetBlocks
 from bulkgrpc.ingest.datasets import Datasets
 from bulkgrpc.ingest.identity import Identification
+from bulkgrpc.ingest.job_watch import WATCHERS_MAX
 from bulkgrpc.ingest.jobs import Jobs
 from bulkgrpc.ingest.reverts import Reverts
 from bulkgrpc.ingest.session import SessionParts
@@ -31,8 +32,8 @@ from bulkgrpc.v1 import datasets_pb2_grpc, jobs_pb2_grpc, ledger_pb2_grpc
 
 STOP_GRACE_S: Final = 2.0
 METADATA_BYTES_MAX: Final = 16 * 1024
-EXTRA_STREAMS_PER_CONNECTION: Final = 100
-"""Above `streams_max`, so that one stream too many is refused by us with a reason and not delayed by HTTP/2."""
+EXTRA_STREAMS_PER_CONNECTION: Final = WATCHERS_MAX + 100
+"""Above `streams_max`, so that a stream or watcher too many is refused by us with a reason, not delayed by HTTP/2."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,56 @@
+"""The token of a client's calls: a fixed one, or one of a function that is called again when the token ends."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+from bulkgrpc.client.errors import BulkError, WrongInput
+from bulkgrpc.errors import Reason
+
+Token = str | Callable[[], str | Awaitable[str]]
+"""A JSON Web Token, or a function, plain or asynchronous, that returns one. A plain one is called on a thread."""
+
+
+class TokenSource:
+    """The current token of one client, on one event loop.
+
+    A function is called before the first call, and when the server does not accept its last token any more; at most
+    once for all calls that wait for it. What it raises is raised by the call that needs the token.
+    """
+
+    def __init__(self, token: Token) -> None:
+        self._make = token if callable(token) else None
+        self._token = "" if callable(token) else token
+        self._turn = asyncio.Lock()
+
+    async def current(self) -> str:
+        """Return the token for the next call; "" for none."""
+        if self._make is None or self._token:
+            return self._token
+        async with self._turn:
+            if not self._token:
+                self._token = await _made(self._make)
+            return self._token
+
+    def replaces(self, used: str, failure: BulkError, *, repeated: bool) -> bool:
+        """Return whether a call that failed with the token `used` is to be made again with another token.
+
+        repeated: whether it was before, and no token was accepted since: then the function makes tokens that the
+        server does not accept.
+        """
+        expired = failure.reason == Reason.TOKEN_EXPIRED or (failure.reason == Reason.INVALID_TOKEN and not repeated)
+        if self._make is None or not expired:
+            return False
+        if self._token == used:
+            self._token = ""
+        return True
+
+
+async def _made(make: Callable[[], str | Awaitable[str]]) -> str:
+    made = make() if inspect.iscoroutinefunction(make) else await asyncio.to_thread(make)
+    token = await made if inspect.isawaitable(made) else made
+    if not isinstance(token, str) or not token:
+        raise WrongInput(f"the function `token` returned {token!r}: it must return a token, not empty, as a str")
+    return token
