@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -206,9 +205,7 @@ class AsyncBulkClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
