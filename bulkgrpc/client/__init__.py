@@ -10,14 +10,13 @@ from bulkgrpc.blocks import (
     TenantParked,
 )
 from bulkgrpc.client.client import AsyncBulkClient, AsyncJobHandle
-from bulkgrpc.client.config import ClientConfig, Tls
+from bulkgrpc.client.config import ClientConfig, Tls, Token
 from bulkgrpc.client.errors import BulkError, CallFailed, GaveUp, NotEnded, Refused, Unreachable, WrongInput
 from bulkgrpc.client.model import Batch, DatasetPlan, Job, Progress, Rejection
 from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.sync import BulkClient, JobHandle
 from bulkgrpc.client.tables import ArrowTable, TableSource
-from bulkgrpc.client.token import Token
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.errors import Reason
 from bulkgrpc.model import ApplyProgress, BlockedBy, JobBlock, JobCounts, JobOptions, JobState

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from bulkgrpc.blocks import DatasetStatus, LedgerSnapshot
 from bulkgrpc.client import model
-from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
+from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls, Token
 from bulkgrpc.client.connection import Connection
 from bulkgrpc.client.errors import BulkError, NotEnded, WrongInput
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
@@ -31,7 +31,6 @@ from bulkgrpc.client.send_window import SendWindow
 from bulkgrpc.client.source_reader import read_source
 from bulkgrpc.client.submission import Header, SourceFailed, Submission, check
 from bulkgrpc.client.tables import ArrowTable, TableSource, open_table
-from bulkgrpc.client.token import Token
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 from bulkgrpc.v1 import datasets_pb2, jobs_pb2, ledger_pb2

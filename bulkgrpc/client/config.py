@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import grpc
 from bulkgrpc.limits import CLIENT_MESSAGE_BYTES_MAX
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+Token = str | Callable[[], str | Awaitable[str]]
+"""A JSON Web Token, or a function, plain or asynchronous, that returns one. A plain one is called on a thread."""
 
 
 @dataclass(frozen=True, slots=True)

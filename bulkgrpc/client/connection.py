@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 import grpc
 
 from bulkgrpc.client import errors, fork
-from bulkgrpc.client.config import ClientConfig, Tls, channel_options
+from bulkgrpc.client.config import ClientConfig, Tls, Token, channel_options
 from bulkgrpc.client.retry import RetryState, backoff_s
-from bulkgrpc.client.token import Token, TokenSource
+from bulkgrpc.client.token import TokenSource
 from bulkgrpc.v1 import datasets_pb2_grpc, ingest_pb2, jobs_pb2_grpc, ledger_pb2_grpc
 
 STREAM_RECORDS = "/bulkgrpc.v1.IngestService/StreamRecords"

@@ -20,13 +20,12 @@ from typing import Any, Self, TypeVar
 from bulkgrpc.blocks import DatasetStatus, LedgerSnapshot
 from bulkgrpc.client import fork
 from bulkgrpc.client.client import WAIT_DEADLINE_S, AsyncBulkClient, AsyncJobHandle
-from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls
+from bulkgrpc.client.config import DEFAULT_TARGET, ClientConfig, Tls, Token
 from bulkgrpc.client.model import DatasetPlan, Job, Rejection, Source
 from bulkgrpc.client.operations import Discarded
 from bulkgrpc.client.reverts import Reverted
 from bulkgrpc.client.send_queue import OnProgress
 from bulkgrpc.client.tables import ArrowTable, TableSource
-from bulkgrpc.client.token import Token
 from bulkgrpc.datasets.definition import Dataset
 from bulkgrpc.model import JobOptions
 

@@ -6,11 +6,9 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
+from bulkgrpc.client.config import Token
 from bulkgrpc.client.errors import BulkError, WrongInput
 from bulkgrpc.errors import Reason
-
-Token = str | Callable[[], str | Awaitable[str]]
-"""A JSON Web Token, or a function, plain or asynchronous, that returns one. A plain one is called on a thread."""
 
 
 class TokenSource:
