@@ -28,6 +28,8 @@ from bulkgrpc.wire.v1 import wire_pb2
 
 _SEQUENCE_TAG = b"\x08"
 """Field 1, varint: `RecordBatch.sequence`."""
+_QUIET_S = 1.0
+"""A stream that breaks after so long without a batch was closed by something between that closes idle connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,16 @@ class Submission:
         self._seal_sent = False
         self._token = ""
         self._token_replaced = False
+        self._quiet_since_s: float | None = None
         self.opened: jobs_pb2.Job | None = None
         self.replayed = False
 
     async def run(self) -> jobs_pb2.Job:
         """Submit everything and return the sealed job.
 
-        No stream is opened before the first batch. Raises BulkError if the server refuses, is unreachable, or there is
-        no progress for `retry_deadline_s`; SourceFailed if the source failed.
+        No stream is opened before the first batch. A stream that breaks while there is nothing to send is opened again,
+        however often. Raises BulkError if the server refuses, is unreachable, or there is no progress for
+        `retry_deadline_s`; SourceFailed if the source failed.
         """
         await self._queue.wait_first()
         while True:
@@ -102,6 +106,10 @@ class Submission:
             return
         if not failure.retriable:
             raise failure
+        if self._was_quiet(failure):
+            self._retry = self._retry.after_progress()
+            await asyncio.sleep(backoff_s(self._config, 1, failure.retry_after_s, random.random()))  # noqa: S311 - no secret
+            return
         self._retry = self._retry.after_failure(self._now_s(), reached=self._connection.reached)
         pause = backoff_s(self._config, self._retry.failures, failure.retry_after_s, random.random())  # noqa: S311 - no secret
         if self._retry.exhausted(self._now_s() + pause, self._config.retry_deadline_s):
@@ -113,7 +121,7 @@ class Submission:
     async def _stream(self) -> jobs_pb2.Job:
         """Open a stream, send the batches and the seal, and return the sealed job."""
         first_sequence = self._queue.window.rewind()
-        self._seal_sent = False
+        self._seal_sent, self._quiet_since_s = False, None
         self._token = await self._connection.tokens.current()
         call = self._connection.open_stream(self._token)
         try:
@@ -144,6 +152,7 @@ class Submission:
     def _on_opened(self, opened: ingest_pb2.JobOpened) -> None:
         self._connection.reached = True
         self._token_replaced = False
+        self._quiet_since_s = self._now_s()
         # A repeated answer is not progress: a server that accepts each stream and drops it must not be retried forever.
         first = self.opened is None
         progress = first or opened.replayed
@@ -181,10 +190,11 @@ class Submission:
         watch.reschedule(None)
         try:
             while (numbered := await self._queue.get()) is not None:
+                self._quiet_since_s = None
                 if watch.when() is None:
                     watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s)
                 await call.write(batch_message(numbered))
-            self._seal_sent = True
+            self._seal_sent, self._quiet_since_s = True, None
             watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s)
             seal = ingest_pb2.Seal(batch_count=self._queue.window.next_sequence)
             await call.write(wire_pb2.StreamMessage(seal=seal).SerializeToString())
@@ -203,7 +213,13 @@ class Submission:
                 self._queue.one_at_a_time = False
                 self._retry = self._retry.after_progress()
                 waits = self._queue.window.unacknowledged or self._seal_sent
+                self._quiet_since_s = None if waits else self._now_s()
                 watch.reschedule(self._now_s() + self._config.acknowledge_deadline_s if waits else None)
+
+    def _was_quiet(self, failure: BulkError) -> bool:
+        """Return whether the stream broke while the source had nothing to send: nothing was lost or refused."""
+        since_s = self._quiet_since_s
+        return since_s is not None and self._now_s() - since_s >= _QUIET_S and not isinstance(failure, Refused)
 
     async def _why_ended(self, call: RecordStream) -> BulkError:
         code, details = await call.code(), await call.details()

@@ -4,60 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.clients.snippets import PAGE, WITHIN_S, checkout, executed, require
 from tests.integration.service_values import Parts
 from tests.support.processes import Service
 
 pytest_plugins = ["tests.integration.service_parts"]
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "clients.md"
-WITHIN_S = 900
-"""A cold build loads everything: Go takes a minute and a half, Java half a minute. With caches each takes seconds."""
+__all__ = ["checkout"]
 pytestmark = pytest.mark.timeout(WITHIN_S)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """What the commands need of the repository: builds leave files."""
-    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("gen", "node_modules", "target"))
-    shutil.copytree(ROOT / "proto", tmp_path / "proto")
-    return tmp_path
-
-
-def commands(section: str) -> str:
-    """Return the commands of a section."""
-    text = PAGE.read_text().split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
-    return "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-
-
 def run(section: str, checkout: Path, running: Service, *tools: str) -> str:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"{section}: {', '.join(missing)} is not on this machine")
-    programs = checkout / "bin"
-    environment = {
-        **os.environ,
-        "GOBIN": str(programs),
-        "GOFLAGS": "-modcacherw",
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "SERVER": running.address,
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands(section)],
-        cwd=checkout,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-    )
+    require(section, tools)
+    done = executed(section, checkout, running.address)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -70,6 +35,17 @@ def test_the_preface_registers_the_dataset(running: Service, checkout: Path) -> 
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     subprocess.run(["bash", "-euc", command], cwd=checkout, env=environment, check=True, timeout=60)
+
+
+def test_the_python_snippet_lists_the_datasets(running: Service, tmp_path: Path) -> None:
+    text = PAGE.read_text().split("\n## Python", 1)[1].split("\n## ", 1)[0]
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "token").write_text("a token, which this server does not need\n")
+    environment = {**os.environ, "SERVER": running.address, "TOKEN_FILE": str(tmp_path / "token")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "sensor_readings" in done.stdout
 
 
 @pytest.mark.parametrize(

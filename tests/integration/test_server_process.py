@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
+from bulkgrpc.client import AsyncBulkClient, BulkError, ClientConfig, Tls
 from bulkgrpc.errors import Reason
 from bulkgrpc.server.grpc import tls
 from bulkgrpc.server.supervisor import Supervisor, child_command, reserve
@@ -420,6 +421,21 @@ async def test_with_an_authority_for_clients_a_client_needs_its_certificate(star
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
                         await health_of(Peer(target, channel))
                     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_client_of_this_package_has_a_certificate_of_its_own(started: Started, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server, ours = authority.sign("server"), authority.sign("client")
+    changes = {"tls_certificate": server.certificate, "tls_key": server.key, "tls_client_ca": authority.file}
+    config = ClientConfig(call_deadline_s=3, connect_deadline_s=0.5)
+    async with started(**changes) as (_, address):
+        target = address.replace("127.0.0.1", "localhost")
+        with_certificate, without = Tls(authority.file, ours.certificate, ours.key), Tls(authority.file)
+        async with AsyncBulkClient(target, tls=with_certificate) as client:
+            assert all([job.name.startswith("tenants/default/") async for job in client.list_jobs()])
+        async with AsyncBulkClient(target, tls=without, config=config) as client:
+            with pytest.raises(BulkError):
+                await client.get_job("tenants/default/jobs/x")
 
 
 async def test_a_key_of_another_certificate_is_named(server_settings: ServerSettings, tmp_path: Path) -> None:

@@ -77,9 +77,20 @@ async def fake_server(*scripts: Script) -> AsyncIterator[FakeServer]:
         await scripts[min(len(fake.streams), len(scripts)) - 1](stream)
 
     handler = grpc.stream_stream_rpc_method_handler(stream_records, Request.FromString, Response.SerializeToString)
+
+    async def watch_job(request: jobs_pb2.WatchJobRequest, context: Any) -> None:
+        job = jobs_pb2.Job(name=request.name, state=jobs_pb2.JOB_STATE_SUCCEEDED)
+        await context.write(jobs_pb2.WatchJobResponse(job=job))
+
+    watch = grpc.unary_stream_rpc_method_handler(
+        watch_job, jobs_pb2.WatchJobRequest.FromString, jobs_pb2.WatchJobResponse.SerializeToString
+    )
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("bulkgrpc.v1.IngestService", {"StreamRecords": handler}),)
+        (
+            grpc.method_handlers_generic_handler("bulkgrpc.v1.IngestService", {"StreamRecords": handler}),
+            grpc.method_handlers_generic_handler("bulkgrpc.v1.JobService", {"WatchJob": watch}),
+        )
     )
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -26,7 +27,7 @@ import (
 const (
 	batchRecords = 1000
 	inFlight     = 32 // batches that are sent and not acknowledged yet
-	retryFor     = 2 * time.Minute
+	pauseMin     = 100 * time.Millisecond
 )
 
 // Loader submits one job. Batch returns the records of a batch, nil after the last: the same ones whenever it is asked,
@@ -35,20 +36,26 @@ type Loader struct {
 	Client bulkgrpc.IngestServiceClient
 	Header *bulkgrpc.JobHeader
 	Batch  func(sequence int64) ([][]byte, error)
+	// RetryFor: after so long without a batch acknowledged, Load returns the last error. The job stays open for its key.
+	RetryFor time.Duration
+
+	acknowledged atomic.Int64 // all batches before this one
 }
 
 // Load returns the job once it is sealed. It opens the job again after a failure that can pass, where it was.
 func (l *Loader) Load(ctx context.Context) (*bulkgrpc.Job, error) {
-	for begun := time.Now(); ; {
-		job, progress, err := l.stream(ctx)
+	progress, before := time.Now(), int64(0)
+	for {
+		job, err := l.stream(ctx)
 		if err == nil {
 			return job, nil
 		}
-		if progress {
-			begun = time.Now()
+		// A server that opens every stream and drops it is no progress.
+		if now := l.acknowledged.Load(); now > before {
+			progress, before = time.Now(), now
 		}
 		wait, retriable := retryAfter(err)
-		if !retriable || time.Since(begun) > retryFor {
+		if !retriable || time.Since(progress)+wait > l.RetryFor {
 			return nil, err
 		}
 		log.Printf("again in %v: %v", wait, err)
@@ -60,25 +67,26 @@ func (l *Loader) Load(ctx context.Context) (*bulkgrpc.Job, error) {
 	}
 }
 
-// stream sends what the job does not have yet. progress: whether the job was opened.
-func (l *Loader) stream(ctx context.Context) (job *bulkgrpc.Job, progress bool, err error) {
+// stream sends what the job does not have yet, and returns the job once it is sealed.
+func (l *Loader) stream(ctx context.Context) (job *bulkgrpc.Job, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := l.Client.StreamRecords(ctx)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if err := stream.Send(header(l.Header)); err != nil && !errors.Is(err, io.EOF) {
-		return nil, false, err
+		return nil, err
 	}
 	answer, err := stream.Recv()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	opened := answer.GetOpened()
 	if opened.GetReplayed() { // sealed before: there is nothing to send
-		return opened.GetJob(), true, stream.CloseSend()
+		return opened.GetJob(), stream.CloseSend()
 	}
+	l.acknowledged.Store(opened.GetNextSequence())
 	window := make(chan struct{}, inFlight)
 	ended := make(chan error, 1)
 	go func() {
@@ -92,6 +100,7 @@ func (l *Loader) stream(ctx context.Context) (job *bulkgrpc.Job, progress bool, 
 			for ; acknowledged < answer.GetAcknowledged().GetNextSequence(); acknowledged++ {
 				<-window
 			}
+			l.acknowledged.Store(acknowledged)
 			if sealed := answer.GetSealed(); sealed != nil {
 				job = sealed.GetJob()
 				ended <- nil
@@ -103,7 +112,7 @@ func (l *Loader) stream(ctx context.Context) (job *bulkgrpc.Job, progress bool, 
 	for ; ; sequence++ {
 		records, err := l.Batch(sequence)
 		if err != nil {
-			return nil, true, err
+			return nil, err
 		}
 		if records == nil {
 			break
@@ -111,17 +120,17 @@ func (l *Loader) stream(ctx context.Context) (job *bulkgrpc.Job, progress bool, 
 		select {
 		case window <- struct{}{}:
 		case err := <-ended:
-			return nil, true, err
+			return nil, err
 		}
 		if stream.Send(batch(sequence, records)) != nil {
-			return nil, true, <-ended // Recv has the reason
+			return nil, <-ended // Recv has the reason
 		}
 	}
 	if stream.Send(seal(sequence)) != nil || stream.CloseSend() != nil {
-		return nil, true, <-ended
+		return nil, <-ended
 	}
 	err = <-ended
-	return job, true, err
+	return job, err
 }
 
 func header(header *bulkgrpc.JobHeader) *bulkgrpc.StreamRecordsRequest {
@@ -143,7 +152,7 @@ func retryAfter(err error) (time.Duration, bool) {
 	failed := status.Convert(err)
 	for _, detail := range failed.Details() {
 		if retry, ok := detail.(*errdetails.RetryInfo); ok {
-			return retry.GetRetryDelay().AsDuration(), true
+			return max(retry.GetRetryDelay().AsDuration(), pauseMin), true
 		}
 	}
 	return time.Second, failed.Code() == codes.Unavailable || failed.Code() == codes.Aborted
@@ -173,6 +182,7 @@ func main() {
 	tenant := flag.String("tenant", "default", "tenant, for a server without tokens")
 	key := flag.String("key", "", "idempotency key: names the job across attempts")
 	rows := flag.Int64("rows", 10_000, "readings to send")
+	retryFor := flag.Duration("retry-for", 2*time.Minute, "give up after so long without progress")
 	flag.Parse()
 
 	connection, err := grpc.NewClient(*server, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -183,8 +193,9 @@ func main() {
 	ctx := metadata.AppendToOutgoingContext(context.Background(), "bulkgrpc-tenant", *tenant)
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	loader := Loader{
-		Client: bulkgrpc.NewIngestServiceClient(connection),
-		Header: &bulkgrpc.JobHeader{Dataset: "datasets/sensor_readings", IdempotencyKey: *key},
+		RetryFor: *retryFor,
+		Client:   bulkgrpc.NewIngestServiceClient(connection),
+		Header:   &bulkgrpc.JobHeader{Dataset: "datasets/sensor_readings", IdempotencyKey: *key},
 		Batch: func(sequence int64) ([][]byte, error) {
 			var records [][]byte
 			for row := sequence * batchRecords; row < min((sequence+1)*batchRecords, *rows); row++ {
