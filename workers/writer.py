@@ -115,8 +115,8 @@ class WriterThread:
 
     def submit(self, chunk: Chunk) -> None:
         """Queue a chunk. At most CHUNKS_QUEUED_MAX + 1 may be outstanding."""
-        if not self.outstanding and chunk.rows <= DECODED_LATE_ROWS:
-            # Both threads wait for it: it is next for the writer as well.
+        if not self.outstanding and chunk.rows <= DECODED_LATE_ROWS and chunk.is_intact:
+            # Both threads wait for it: it is next for the writer as well. Only the decoder's thread has dead letters.
             self._loaded.put_nowait(chunk)
         else:
             self._chunks.put_nowait(chunk)
@@ -199,6 +199,9 @@ class WriterThread:
         try:
             while (found := self._loaded.get()) is not None:
                 loaded = self._load(found) if isinstance(found, Chunk) else found
+                if isinstance(loaded, LoadedChunk) and loaded.waits:
+                    # Before its transaction begins, which would have everybody wait as well.
+                    _ = loaded.prepared
                 self._results.put(loaded if isinstance(loaded, Result) else self._write(loaded))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +93,9 @@ def read_folder(folder: Path, include: Path | None = None) -> ProtoFolder:
         # protoc stops at the first file that it refuses.
         said = [line for name in names for line in _compile(root, [name])[1]]
         return ProtoFolder((), _errors(said, root))
-    return ProtoFolder(list(_datasets(found, {str(name) for name in names})))
+    ours = [file for file in found.file if Path(file.name) in names]
+    nested = [error for file in ours for message in file.message_type for error in _nested(file.name, message)]
+    return ProtoFolder((), nested) if nested else ProtoFolder(list(_datasets(found, {file.name for file in ours})))
 
 
 def _compile(root: Path, names: Sequence[Path]) -> tuple[FileDescriptorSet | None, list[str]]:
@@ -104,6 +106,8 @@ def _compile(root: Path, names: Sequence[Path]) -> tuple[FileDescriptorSet | Non
         # In a process of its own: protoc writes its errors to the process's stderr.
         command = [
             sys.executable,
+            # Not from the current folder, which may have modules of these names.
+            "-P",
             "-m",
             "grpc_tools.protoc",
             *arguments,
@@ -147,6 +151,15 @@ def _datasets(files: FileDescriptorSet, names: set[str]) -> Iterable[DatasetSour
                 name = f"{file.package}.{message.name}" if file.package else message.name
                 descriptors = _with_imports(file.name, by_name)
                 yield DatasetSource(file.name, lines[_MESSAGES, index], name, descriptors, fields)
+
+
+def _nested(file: str, message: DescriptorProto) -> Iterator[ProtoError]:
+    """Yield an error for each message inside another one that has the option: it would be left out in silence."""
+    for inner in message.nested_type:
+        if _is_dataset(inner):
+            reason = "a dataset is a message at the top level of its file"
+            yield ProtoError(file, 0, f"{inner.name} in {message.name}: {reason}")
+        yield from _nested(file, inner)
 
 
 def _is_dataset(message: DescriptorProto) -> bool:

@@ -86,6 +86,11 @@ class Chunk:
         """The datasets of the messages."""
         return frozenset(item.message.spec.dataset for item in self.items)
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the headers of all messages can be read, so that none of them is a dead letter."""
+        return not (self.malformed or any(item.message.damage for item in self.items))
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkBounds:

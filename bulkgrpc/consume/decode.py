@@ -84,6 +84,21 @@ class LoadedChunk:
         """See `DecodableChunk`: decoded when it is asked for first."""
         return prepare(self.chunk, self.codec_of)
 
+    @property
+    def waits(self) -> bool:
+        """Whether decoding would wait for another thread, which decodes records of the same dataset version."""
+        batches = (item.message for item in self.chunk.items if item.message.kind is Kind.BATCH)
+        versions = {(message.spec.dataset, message.spec.dataset_version) for message in batches}
+        return "prepared" not in vars(self) and any(self._is_in_use(*version) for version in versions)
+
+    def _is_in_use(self, name: str, version: int) -> bool:
+        try:
+            return self.codec_of(name, version).in_use.locked()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 — `prepare` reports it for its dataset
+            return False
+
 
 def prepare(chunk: Chunk, codec_of: Callable[[str, int], BatchCodec]) -> PreparedChunk:
     """Decode a chunk's payloads, one native call per dataset version.

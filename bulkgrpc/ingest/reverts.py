@@ -24,6 +24,10 @@ class RowsRefused(Exception):
     """The table refuses that its rows are read or removed; `str()` is why, and nothing of the transaction was done."""
 
 
+class JobNotEnded(Exception):
+    """A job that had ended was opened again, or deleted: nothing of the transaction was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A part of a table. rows: of the job in it. next_page: where the next part begins, 0 if there is none."""
@@ -35,13 +39,11 @@ class Part:
 class RowsOfJobs(Protocol):
     """The rows of tables, by the job that wrote them. Methods raise PostgresUnavailable, LockTimeout."""
 
-    async def keep_ended(self, key: JobKey) -> bool:
-        """Make sure that a job that has ended is not opened again; return False if it has not ended."""
-
     async def part(self, key: JobKey, dataset: Dataset, from_page: int, *, removes: bool) -> Part:
-        """Count, or remove, the rows of a job that has ended in a part of the table. Raises RowsRefused.
+        """Count, or remove, the rows of a job in a part of the table. A job with rows removed is not opened again.
 
-        dataset: with provenance. from_page: 0 for the first part.
+        dataset: with provenance. from_page: 0 for the first part. Raises RowsRefused, and JobNotEnded if there are rows
+        to remove and the job was opened again, or deleted, meanwhile.
         """
 
 
@@ -72,17 +74,17 @@ class Reverts:
         key, from_page = own_key(caller, name, "name"), revert_page_start(page_token)
         try:
             job, dataset = await self._find(key)
-            if not validate_only and not await self._rows.keep_ended(key):
-                raise _not_ended(key, JobState.OPEN)
             if not validate_only and not page_token:
                 _log.info("job_revert_begun", job=key.name, table=dataset.table)
             part = await self._rows.part(key, dataset, from_page, removes=not validate_only)
+        except JobNotEnded as error:
+            raise _not_ended(key, JobState.OPEN) from error
         except RowsRefused as error:
             raise _refused(key, str(error)) from error
         except LockTimeout as error:
             raise Unavailable(
                 Reason.TABLE_BUSY,
-                f"a transaction locks rows of {key.name} for longer than 2 s: retry when it has ended",
+                f"a transaction locks rows of {key.name}, or other jobs are reverted, for longer than 2 s: retry",
             ) from error
         except PostgresUnavailable as error:
             raise postgres_unavailable(error) from error

@@ -10,6 +10,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from bulkgrpc.client import AsyncBulkClient, JobState, Reason, Refused
+from bulkgrpc.ingest.reverts import JobNotEnded
 from bulkgrpc.model import JobKey
 from bulkgrpc.postgres import reverts
 from tests.integration.service_values import Command, Parts
@@ -84,6 +85,7 @@ async def test_a_large_table_is_reverted_part_by_part(
     job = await loaded(client, "revert_parts", batches(record, *[list(range(100)) for _ in range(100)]))
     other = await loaded(client, "revert_parts", batches(record, list(range(100))))
     # The session's server runs in another process: the adapter itself is called here, a page at a time.
+    monkeypatch.setattr(reverts, "PAGES_MIN", 1)
     monkeypatch.setattr(reverts, "PAGES", 1)
     monkeypatch.setattr(reverts, "PART_S", 0.0)
     dataset = await client.get_dataset("revert_parts")
@@ -155,14 +157,70 @@ async def test_a_job_that_is_opened_again_meanwhile_keeps_its_rows(
     record = await registered(client, tmp_path, "revert_again", f"{KEY} {PROVENANCE}")
     job = await loaded(client, "revert_again", batches(record, [1]))
     execute(parts, f"UPDATE bulk.jobs SET state = 1, seal_time = NULL, end_time = NULL WHERE job_id = '{job_id(job)}'")
-    key = JobKey.parse(job.name)
+    key, dataset = JobKey.parse(job.name), await client.get_dataset("revert_again")
     assert key is not None
     async with AsyncConnectionPool(parts.postgres, open=False, kwargs={"autocommit": True}) as pool:
-        assert not await reverts.RowsOfJobs(pool).keep_ended(key)
+        with pytest.raises(JobNotEnded):
+            await reverts.RowsOfJobs(pool).part(key, dataset, 0, removes=True)
+    assert ids(parts, "revert_again") == [1]
     assert (await refusal(client, job.name)).reason == Reason.JOB_NOT_ENDED
     execute(
         parts, f"UPDATE bulk.jobs SET state = 3, seal_time = now(), end_time = now() WHERE job_id = '{job_id(job)}'"
     )
+
+
+async def test_a_refused_revert_leaves_a_job_that_lost_batches_to_be_continued(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    record = await registered(client, tmp_path, "revert_held", f"{KEY} {PROVENANCE}")
+    job = await loaded(client, "revert_held", batches(record, [1]), idempotency_key="held")
+    execute(parts, f"UPDATE bulk.jobs SET state = 5, lost = true WHERE job_id = '{job_id(job)}'")
+    execute(
+        parts,
+        "CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not these'; END $$; "
+        "CREATE TRIGGER refuses BEFORE DELETE ON revert_held FOR EACH ROW EXECUTE FUNCTION refuses()",
+    )
+    with pytest.raises(Refused, match="not these"):
+        await client.job(job.name).revert()
+    assert parts.rows(f"SELECT lost FROM bulk.jobs WHERE job_id = '{job_id(job)}'") == [(True,)]
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL"])
+async def test_rows_of_others_that_would_go_with_them_refuse_a_revert(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path, action: str
+) -> None:
+    table = f"revert_{action.partition(' ')[0].lower()}"
+    record = await registered(client, tmp_path, table, f"{KEY} {PROVENANCE}")
+    job = await loaded(client, table, batches(record, [1]))
+    execute(
+        parts,
+        f"CREATE TABLE {table}_lines (tenant text, id bigint, "
+        f"FOREIGN KEY (tenant, id) REFERENCES {table} ON DELETE {action})",
+    )
+    assert f"of table {table}_lines would delete or change other rows" in (await refusal(client, job.name)).message
+    assert ids(parts, table) == [1]
+
+
+async def test_what_a_trigger_sets_does_not_stay_in_the_session(
+    client: AsyncBulkClient, parts: Parts, tmp_path: Path
+) -> None:
+    record = await registered(client, tmp_path, "revert_sets", f"{KEY} {PROVENANCE}")
+    job = await loaded(client, "revert_sets", batches(record, [1]))
+    execute(
+        parts,
+        "CREATE FUNCTION sets() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET statement_timeout = 7; RETURN old; "
+        "END $$; "
+        "CREATE TRIGGER sets BEFORE DELETE ON revert_sets FOR EACH ROW EXECUTE FUNCTION sets()",
+    )
+    key, dataset = JobKey.parse(job.name), await client.get_dataset("revert_sets")
+    assert key is not None
+    async with AsyncConnectionPool(
+        parts.postgres, open=False, min_size=1, max_size=1, kwargs={"autocommit": True}
+    ) as pool:
+        assert (await reverts.RowsOfJobs(pool).part(key, dataset, 0, removes=True)).rows == 1
+        async with pool.connection() as connection:
+            row = await (await connection.execute("SHOW statement_timeout")).fetchone()
+    assert row == ("0",)
 
 
 async def test_rows_that_the_table_keeps_are_named(

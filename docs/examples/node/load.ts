@@ -116,5 +116,6 @@ const sealed = await load(new api.IngestService(server, credentials), metadata);
 const watch = new api.JobService(server, credentials).WatchJob({ name: sealed.name }, metadata);
 let job = sealed;
 for await (const answer of watch) job = answer.job;
-console.log(`${job.name}: ${job.state}, ${job.counts.written} written, ${job.counts.duplicate} duplicate`);
+const counts = job.counts ?? { written: 0, duplicate: 0 };
+console.log(`${job.name}: ${job.state}, ${counts.written} written, ${counts.duplicate} duplicate`);
 process.exit(0);
