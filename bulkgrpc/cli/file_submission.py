@@ -55,8 +55,8 @@ class LoadResult:
     seconds: float
 
 
-def retry_key(job: str, file: Path) -> str:
-    """Return the idempotency key of a job's corrected records: the same file for the same job is one submission.
+def retry_key(job: str, file: Path, options: FileOptions) -> str:
+    """Return the key of a job's corrected records: the same file, read in the same way, for the same job is one job.
 
     Raises FileError if the file cannot be read.
     """
@@ -65,7 +65,7 @@ def retry_key(job: str, file: Path) -> str:
             digest = hashlib.file_digest(content, "sha256")
     except OSError as error:
         raise FileError(f"{file} cannot be read: {error.strerror}") from error
-    digest.update(b"\0" + job.encode())
+    digest.update(b"\0" + job.encode() + repr(options).encode())
     return f"retry-{digest.hexdigest()[:40]}"
 
 

@@ -113,7 +113,7 @@ def _with_key(request: FileLoad, *, again: bool) -> FileLoad:
     if again:
         return replace(request, key=uuid.uuid4().hex)
     if request.retry_of:
-        return replace(request, key=retry_key(request.retry_of, request.path))
+        return replace(request, key=retry_key(request.retry_of, request.path, request.options))
     return replace(request, key=derived_key(request.files, request.dataset, request.labels, request.job_options))
 
 

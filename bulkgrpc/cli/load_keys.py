@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bulkgrpc.cli.files import FileError, FileOptions
+from bulkgrpc.cli.files.sources import STANDARD_INPUT
 from bulkgrpc.client import JobOptions
-
-_END_BYTES = 1024 * 1024
 
 
 def derived_key(
@@ -18,11 +17,11 @@ def derived_key(
 ) -> str:
     """Return the key of a load: equal for the same files, options, labels and dataset: a broken load is resumed.
 
-    A file is the same if its absolute path, size, time of modification, first and last MiB are. A source that is no
-    regular file, such as standard input, cannot be read again: its load has a random key. Raises FileError if a file
-    cannot be read.
+    A file is the same if its absolute path and its content are: SHA-256 takes a second or two for a gigabyte. A source
+    that is no regular file, such as standard input, cannot be read again: its load has a random key. Raises FileError
+    if a file cannot be read.
     """
-    if not all(path.is_file() for path, _ in files):
+    if not all(path.is_file() and str(path) != STANDARD_INPUT for path, _ in files):
         return uuid.uuid4().hex
     # `repr` of these values names every option: one that is added later changes the key, and only that.
     digest = hashlib.sha256(repr((dataset, sorted(labels.items()), job_options)).encode())
@@ -35,10 +34,7 @@ def derived_key(
 def _add_file(digest: hashlib._Hash, path: Path) -> None:
     try:
         with path.open("rb") as content:
-            stored = path.stat()
-            digest.update(repr((str(path.absolute()), stored.st_size, stored.st_mtime_ns)).encode())
-            digest.update(content.read(_END_BYTES))
-            content.seek(max(0, stored.st_size - _END_BYTES))
-            digest.update(content.read(_END_BYTES))
+            digest.update(str(path.absolute()).encode())
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -44,7 +44,7 @@ class Connection:
     def __init__(self, target: str, tenant: str, token: Token, tls: Tls | None, config: ClientConfig) -> None:
         fork.opened()
         self.target = target
-        self.tokens = TokenSource(token)
+        self.tokens = TokenSource(token, config.call_deadline_s)
         self._tenant = tenant
         self.config = config
         self.reached = False

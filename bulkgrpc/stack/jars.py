@@ -135,9 +135,11 @@ def _fetch(draft: Path) -> None:
     if maven is not None:
         try:
             return _by_maven(maven, draft)
-        except subprocess.SubprocessError:
+        except (subprocess.SubprocessError, OSError) as error:
             # Maven may lack a Java, or its settings a mirror: the other way may work.
-            failure = f"; Maven: {first_error((draft / 'maven.log').read_text(errors='replace'))}"
+            said = draft / "maven.log"
+            reason = first_error(said.read_text(errors="replace")) if said.exists() else ""
+            failure = f"; Maven: {reason or error}"
             shutil.rmtree(draft / "libs", ignore_errors=True)
     try:
         _by_python(draft)

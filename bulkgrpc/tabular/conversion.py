@@ -171,14 +171,11 @@ def _default(values: pa.Array, leaf: Leaf) -> pa.Array:
         return values.cast(leaf.type)
     if leaf.enum and pa.types.is_string(leaf.type):
         return pc.fill_null(values.cast(leaf.type), dict(leaf.enum)[0])
-    if pa.types.is_map(leaf.type):
+    if pa.types.is_map(leaf.type) or pa.types.is_list(leaf.type):
         values = pa.nulls(len(values), leaf.type) if pa.types.is_null(values.type) else values
         empty_last = pa.concat_arrays([values, pa.array([[]], leaf.type)])
         places = np.where(values.is_null().to_numpy(zero_copy_only=False), len(values), np.arange(len(values)))
         return empty_last.take(pa.array(places))
-    if pa.types.is_list(leaf.type):
-        offsets = pa.array([0] * (len(values) + 1), pa.int32())
-        return pa.ListArray.from_arrays(offsets, pa.array([], leaf.type.value_type), type=leaf.type)
     zero: object = "" if pa.types.is_string(leaf.type) else b"" if pa.types.is_binary(leaf.type) else 0
     zero = False if pa.types.is_boolean(leaf.type) else zero
     return pc.fill_null(values.cast(leaf.type), pa.scalar(zero, leaf.type))

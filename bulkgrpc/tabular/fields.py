@@ -23,7 +23,8 @@ class Leaf:
     the codec's. nullable: whether null differs from the default value. key: whether the field is part of the key. enum:
     numbers and names of its values. json: whether text is parsed as Protobuf JSON. contains_itself: whether its message
     type is recursive; then only such text can be read. column: type of the table's column;
-    "" if it has none of its own. json_path: JSON names from the message down.
+    "" if it has none of its own. json_path: JSON names from the message down. enum_within: whether its message type has
+    an enum field, at any depth.
     """
 
     path: tuple[str, ...]
@@ -35,6 +36,7 @@ class Leaf:
     contains_itself: bool = False
     column: str = ""
     json_path: tuple[str, ...] = ()
+    enum_within: bool = False
 
     @property
     def name(self) -> str:
@@ -103,8 +105,17 @@ def _leaves(message: Descriptor, fields: list[pa.Field], above: Leaf, keys: set[
             enum,
             json=recursive or pa.types.is_nested(element),
             contains_itself=nested is not None and _contains_itself(nested, ()),
+            enum_within=nested is not None and _has_enum(nested, ()),
             json_path=names,
         )
+
+
+def _has_enum(message: Descriptor, above: tuple[str, ...]) -> bool:
+    if message.full_name in above:
+        return False
+    inner = [field.message_type for field in message.fields if field.message_type is not None]
+    enums = any(field.enum_type is not None for field in message.fields)
+    return enums or any(_has_enum(one, (*above, message.full_name)) for one in inner)
 
 
 def _contains_itself(message: Descriptor, above: tuple[str, ...]) -> bool:

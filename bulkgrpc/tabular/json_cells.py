@@ -48,10 +48,18 @@ class Cells:
             raise UnsuitableValue from error
 
     def _bytes(self, text: str, path: tuple[str, ...], number: Callable[[str], float] | None) -> bytes:
-        document: Any = json.loads(text, parse_int=number, parse_float=number)
+        document: Any = json.loads(text, parse_int=number, parse_float=number, object_pairs_hook=_unique)
         for step in reversed(path):
             document = {step: document}
         return bytes(json_format.ParseDict(document, self._record()).SerializeToString())
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's values. Raises ValueError if it has a name twice: Python would keep the last one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
 
 
 def exact_double(text: str) -> float:

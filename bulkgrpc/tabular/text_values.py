@@ -187,9 +187,9 @@ def _formatted(column: pa.Array, form: str) -> pa.Array:
     encoded = column.dictionary_encode()
     try:
         parsed = [datetime.strptime(text, form) for text in encoded.dictionary.to_pylist()]
-    except ValueError as error:
+        moments = [moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC) for moment in parsed]
+    except (ValueError, OverflowError) as error:
         raise UnsuitableValue from error
-    moments = [moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC) for moment in parsed]
     return pa.array(moments, UTC_US).take(encoded.indices)
 
 

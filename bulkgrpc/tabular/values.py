@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
@@ -15,7 +17,7 @@ import pyarrow.json as pj
 from bulkgrpc.tabular import text_values as text
 from bulkgrpc.tabular.errors import InvalidValue, UnsuitableValue
 from bulkgrpc.tabular.fields import Leaf
-from bulkgrpc.tabular.json_cells import Cells
+from bulkgrpc.tabular.json_cells import Cells, exact_double
 from bulkgrpc.tabular.rules import TextForms
 
 Convert = Callable[[pa.Array], pa.Array]
@@ -38,7 +40,7 @@ def convert(column: pa.Array, leaf: Leaf, name: str, forms: TextForms) -> pa.Arr
     the column's name in the file. Raises InvalidValue for the first invalid value.
     """
     column = plain(column)
-    as_it_is = not (leaf.enum or leaf.contains_itself or leaf.column in {"numeric", "date"})
+    as_it_is = not (leaf.enum or leaf.json or leaf.contains_itself or leaf.column in {"numeric", "date"})
     if column.type.equals(leaf.type) and as_it_is:
         return column
     return _converted(column, _converter(column.type, leaf, forms), leaf, name)
@@ -167,7 +169,52 @@ def _converter(source: pa.DataType, leaf: Leaf, forms: TextForms) -> Convert:  #
     if pa.types.is_timestamp(leaf.type) and pa.types.is_integer(source) and forms.epoch:
         return lambda column: text.epochs(column.cast(pa.int64()), forms.epoch)
     found = next((read for is_kind, read in _TYPED if is_kind(leaf.type)), None)
-    return (lambda column: found(column, leaf)) if found else lambda column: column.cast(leaf.type)
+    return (lambda column: found(column, leaf)) if found else lambda column: _nested(column, leaf)
+
+
+def _nested(column: pa.Array, leaf: Leaf) -> pa.Array:
+    """Return maps, or the messages of lists, of types that lose nothing. Names of enums are checked in text only."""
+    if leaf.enum_within or not _keeps_values(column.type, leaf.type):
+        return _reject_values(column, leaf.type)
+    if pa.types.is_map(column.type):
+        keys, rows = column.keys, np.repeat(np.arange(len(column)), pc.fill_null(_map_lengths(column), 0).to_numpy())
+        pairs = pa.table({"row": rows, "key": keys})
+        if column.items.null_count or len(pairs.group_by(["row", "key"]).aggregate([])) < len(keys):
+            raise UnsuitableValue
+    return column.cast(leaf.type)
+
+
+def _map_lengths(column: pa.MapArray) -> pa.Array:
+    offsets = column.offsets
+    return pc.if_else(column.is_valid(), pc.subtract(offsets.slice(1), offsets.slice(0, len(column))), 0)
+
+
+def _keeps_values(source: pa.DataType, target: pa.DataType) -> bool:
+    """Return whether a cast changes no value, or fails."""
+    if pa.types.is_map(target):
+        inner = pa.types.is_map(source)
+        return inner and all(
+            _keeps_values(*pair) for pair in ((source.key_type, target.key_type), (source.item_type, target.item_type))
+        )
+    if pa.types.is_struct(target):
+        names = {field.name: field.type for field in target} if pa.types.is_struct(source) else {}
+        return bool(names) and all(
+            field.name in names and _keeps_values(field.type, names[field.name]) for field in source
+        )
+    if pa.types.is_list(target):
+        lists = pa.types.is_list(source) or pa.types.is_large_list(source)
+        return lists and _keeps_values(source.value_type, target.value_type)
+    kinds: tuple[Callable[[pa.DataType], bool], ...] = (_is_text, _is_bytes, pa.types.is_integer, pa.types.is_timestamp)
+    widened = pa.types.is_float32(source) and pa.types.is_float64(target)
+    return source.equals(target) or widened or any(is_kind(source) and is_kind(target) for is_kind in kinds)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _from_text(leaf: Leaf, forms: TextForms) -> Convert:
@@ -312,6 +359,8 @@ def _parsed_lists(column: pa.Array, leaf: Leaf) -> pa.Array:
     """Parse each text as a JSON array."""
     if pc.any(pc.match_substring(column, "\n")).as_py():
         raise UnsuitableValue
+    if pa.types.is_floating(leaf.type.value_type):
+        return _parsed_numbers(column)
     inner = pa.string() if leaf.enum or is_text_in_json(leaf.type.value_type) else leaf.type.value_type
     schema = pa.schema([pa.field("v", pa.list_(inner))])
     lines = pc.binary_join_element_wise('{"v":', pc.fill_null(column, "null"), "}", "")
@@ -324,6 +373,18 @@ def _parsed_lists(column: pa.Array, leaf: Leaf) -> pa.Array:
     if len(table) != len(column):
         raise UnsuitableValue
     return table.column("v").combine_chunks()
+
+
+def _parsed_numbers(column: pa.Array) -> pa.Array:
+    """Parse each text as a JSON array of numbers. Python for each: Arrow's reader of JSON rounds them in silence."""
+    try:
+        found = [
+            None if one is None else json.loads(one, parse_int=exact_double, parse_float=exact_double)
+            for one in column.to_pylist()
+        ]
+        return pa.array(found, pa.list_(pa.float64()))
+    except (ValueError, RecursionError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UnsuitableValue from error
 
 
 def _lists(column: pa.Array, leaf: Leaf, forms: TextForms) -> pa.Array:

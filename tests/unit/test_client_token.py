@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from itertools import count
 
 import pytest
 
-from bulkgrpc.client import AsyncBulkClient, Batch, ClientConfig, Refused, Token, WrongInput
+from bulkgrpc.client import AsyncBulkClient, Batch, CallFailed, ClientConfig, Refused, Token, WrongInput
 from bulkgrpc.errors import Reason, Unauthenticated
 from tests.unit.fake_server import Stream, fake_server, seal_everything
 
@@ -100,3 +101,26 @@ async def test_a_function_that_returns_no_token_is_named() -> None:
     async with AsyncBulkClient("127.0.0.1:1", token=lambda: "") as client:
         with pytest.raises(WrongInput, match="`token` returned ''"):
             await client.get_job("tenants/t/jobs/j")
+
+
+@pytest.mark.parametrize("token", ["abc\n", "a b", "é"])
+async def test_what_is_no_token_is_said_before_a_call(token: str) -> None:
+    async with fake_server(seal_everything) as fake:
+        for given in (token, lambda: token):
+            async with AsyncBulkClient(fake.address, token=given) as client:
+                with pytest.raises(WrongInput, match="the line break after it"):
+                    await client.submit("d", BATCHES)
+        assert not fake.streams
+
+
+async def test_a_function_that_does_not_return_is_not_awaited_for_ever() -> None:
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with (
+        fake_server(seal_everything) as fake,
+        AsyncBulkClient(fake.address, token=never, config=ClientConfig(call_deadline_s=0.05)) as client,
+    ):
+        with pytest.raises(CallFailed, match="did not return within 0.05 s"):
+            await client.submit("d", BATCHES)

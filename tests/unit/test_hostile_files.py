@@ -53,6 +53,7 @@ SEMICOLONS = csv_text(f"1;a;0,5;true;{AT};1.234,50;7", header=HEADER.replace(","
 GERMAN = {"decimal": ",", "thousands": "."}
 TEXTS: dict[str, tuple[str | bytes, dict[str, Any], list[dict[str, Any]]]] = {
     "mark of utf-8": ("\ufeff" + csv_text(cells()), {}, [VALUES]),
+    "blank lines before the header": ("\n \n" + csv_text(cells()), {}, [VALUES]),
     "utf-16 by its name": (csv_text(cells()).encode("utf-16"), {"encoding": "utf-16"}, [VALUES]),
     "latin-1 by its name": (
         csv_text(cells(label="é")).encode("latin-1"),
@@ -292,3 +293,16 @@ def test_an_address_is_refused_with_a_pipe_that_reads_it(address: str) -> None:
         expanded([Path(address)])
     with pytest.raises(FileError, match="is not read by address"):
         read(Path(address).with_suffix(".csv"))
+
+
+def test_texts_alone_after_a_blank_line_have_no_header_among_them(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text(f"\n{HEADER}\n{cells()}\n")
+    assert [row["id"] for row in read(path)] == [1]
+
+
+def test_a_time_before_the_year_1_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text(csv_text(cells(at="0001-01-01 +0500")))
+    with pytest.raises(FileError, match=r"row 1 .*column at"):
+        read(path, time_format="%Y-%m-%d %z")

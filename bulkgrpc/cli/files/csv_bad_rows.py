@@ -17,7 +17,7 @@ from bulkgrpc.cli.files.errors import FileError
 from bulkgrpc.cli.files.sources import Source, copied
 
 _REJECTED = """
-SELECT line_byte_position - 1, csv_line, min_by(error_type::VARCHAR, column_idx)
+SELECT line_byte_position - 1, csv_line, min_by(error_type::VARCHAR, coalesce(column_idx, 0))
 FROM reject_errors GROUP BY ALL ORDER BY 1
 """
 _REASONS = {

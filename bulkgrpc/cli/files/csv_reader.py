@@ -57,7 +57,7 @@ class CsvFile:
         check_text(source)
         self._reject = reject
         self._source = source
-        self._dialect = dialect = _with_excels_line(source, dialect)
+        self._dialect = dialect = _without_blank_lines(source, _with_excels_line(source, dialect))
         self._row_bytes = 0.0  # of a row on average; 0 if it is not known yet
         first = _first_line(source, dialect)
         self._delimiter = dialect.delimiter or _most_frequent(first, dialect.quote)
@@ -270,6 +270,17 @@ def _first_line(source: Source, dialect: Dialect) -> str:
         while (line := file.readline(_HEADER_BYTES)) and not line.strip():
             pass
         return line
+
+
+def _without_blank_lines(source: Source, dialect: Dialect) -> Dialect:
+    """Return a dialect that skips blank lines before the first row: DuckDB would take one for the header."""
+    blank = 0
+    with source.path.open(encoding="utf-8-sig", errors="replace") as file:
+        for _ in range(dialect.skip_rows):
+            file.readline()
+        while (line := file.readline(_HEADER_BYTES)) and not line.strip():
+            blank += 1
+    return replace(dialect, skip_rows=dialect.skip_rows + blank) if line else dialect
 
 
 def _with_excels_line(source: Source, dialect: Dialect) -> Dialect:

@@ -77,7 +77,8 @@ class JsonLines:
         parts, bad = [(0, len(lines))], list[int]()
         while parts:
             start, stop = parts.pop()
-            if self._table(b"\n".join(lines[start:stop]) + b"\n") is not None:
+            table = self._table(b"\n".join(lines[start:stop]) + b"\n")
+            if table is not None and len(table) == stop - start:
                 continue
             if stop - start == 1:
                 bad.append(start)
@@ -93,6 +94,8 @@ class JsonLines:
         return Block(table, read_bytes, kept + rows + 1, [self._bad_row(lines[row], rows + row) for row in bad])
 
     def _bad_row(self, line: bytes, rows: int) -> BadRow:
+        if self._table(line + b"\n") is not None:
+            return BadRow(rows + 1, "", "the line is not one JSON object", line.decode(errors="replace"))
         reason = str(self._bad_line(line, rows)).partition(ROW_NOTE)[2].lstrip(":, ")
         return BadRow(rows + 1, "", reason, line.decode(errors="replace"))
 
