@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
@@ -18,6 +17,7 @@ from bulkgrpc.tabular import text_values as text
 from bulkgrpc.tabular.errors import InvalidValue, UnsuitableValue
 from bulkgrpc.tabular.fields import Leaf
 from bulkgrpc.tabular.json_cells import Cells, exact_double
+from bulkgrpc.tabular.nested import is_map, keeps_values, loses_entries
 from bulkgrpc.tabular.rules import TextForms
 
 Convert = Callable[[pa.Array], pa.Array]
@@ -174,47 +174,9 @@ def _converter(source: pa.DataType, leaf: Leaf, forms: TextForms) -> Convert:  #
 
 def _nested(column: pa.Array, leaf: Leaf) -> pa.Array:
     """Return maps, or the messages of lists, of types that lose nothing. Names of enums are checked in text only."""
-    if leaf.enum_within or not _keeps_values(column.type, leaf.type):
+    if leaf.enum_within or not keeps_values(column.type, leaf.type) or (is_map(column.type) and loses_entries(column)):
         return _reject_values(column, leaf.type)
-    if pa.types.is_map(column.type):
-        keys, rows = column.keys, np.repeat(np.arange(len(column)), pc.fill_null(_map_lengths(column), 0).to_numpy())
-        pairs = pa.table({"row": rows, "key": keys})
-        if column.items.null_count or len(pairs.group_by(["row", "key"]).aggregate([])) < len(keys):
-            raise UnsuitableValue
     return column.cast(leaf.type)
-
-
-def _map_lengths(column: pa.MapArray) -> pa.Array:
-    offsets = column.offsets
-    return pc.if_else(column.is_valid(), pc.subtract(offsets.slice(1), offsets.slice(0, len(column))), 0)
-
-
-def _keeps_values(source: pa.DataType, target: pa.DataType) -> bool:
-    """Return whether a cast changes no value, or fails."""
-    if pa.types.is_map(target):
-        inner = pa.types.is_map(source)
-        return inner and all(
-            _keeps_values(*pair) for pair in ((source.key_type, target.key_type), (source.item_type, target.item_type))
-        )
-    if pa.types.is_struct(target):
-        names = {field.name: field.type for field in target} if pa.types.is_struct(source) else {}
-        return bool(names) and all(
-            field.name in names and _keeps_values(field.type, names[field.name]) for field in source
-        )
-    if pa.types.is_list(target):
-        lists = pa.types.is_list(source) or pa.types.is_large_list(source)
-        return lists and _keeps_values(source.value_type, target.value_type)
-    kinds: tuple[Callable[[pa.DataType], bool], ...] = (_is_text, _is_bytes, pa.types.is_integer, pa.types.is_timestamp)
-    widened = pa.types.is_float32(source) and pa.types.is_float64(target)
-    return source.equals(target) or widened or any(is_kind(source) and is_kind(target) for is_kind in kinds)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _from_text(leaf: Leaf, forms: TextForms) -> Convert:

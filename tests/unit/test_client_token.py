@@ -122,5 +122,5 @@ async def test_a_function_that_does_not_return_is_not_awaited_for_ever() -> None
         fake_server(seal_everything) as fake,
         AsyncBulkClient(fake.address, token=never, config=ClientConfig(call_deadline_s=0.05)) as client,
     ):
-        with pytest.raises(CallFailed, match="did not return within 0.05 s"):
+        with pytest.raises(CallFailed, match=r"did not return within 0\.05 s"):
             await client.submit("d", BATCHES)
