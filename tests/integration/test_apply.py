@@ -143,12 +143,12 @@ def test_a_failure_in_the_middle_says_what_was_done_and_a_second_run_does_the_re
 def test_on_a_terminal_the_command_asks(
     command: Command, folder: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(folder, a=dataset("asked"))
+    write(folder, a=dataset("ap_asked"))
     monkeypatch.setattr(module, "_asks", lambda: True)
     environment = {"BULKGRPC_SERVER": command.server, "BULKGRPC_TENANT": command.tenant, "COLUMNS": "80"}
     arguments = ["datasets", "apply", str(folder)]
     refused = CliRunner().invoke(app, arguments, input="n\n", env=environment)
-    assert (refused.exit_code, "asked" in tables(parts)) == (EXIT_FAILURE, False)
+    assert (refused.exit_code, "ap_asked" in tables(parts)) == (EXIT_FAILURE, False)
     assert "Create 1 dataset and change 0?" in refused.stderr
     agreed = CliRunner().invoke(app, arguments, input="y\n", env=environment)
-    assert (agreed.exit_code, "asked" in tables(parts)) == (0, True)
+    assert (agreed.exit_code, "ap_asked" in tables(parts)) == (0, True)
