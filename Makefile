@@ -36,8 +36,9 @@ test: setup check ## Run the checks, then the tests on real Kafka, PostgreSQL an
 clients: setup ## Run the examples of docs/clients.md: Go, Java, TypeScript, grpcurl and ghz, where they are on the machine
 	$(BIN)/pytest tests/clients
 
-matrix: setup ## Run what depends on a store: PostgreSQL 13 and 15, Kafka 3.9, Redis 7, PgBouncer, TLS and passwords for all
+matrix: setup ## Run what depends on a release: PostgreSQL 13 and 15, Kafka 3.9, Redis 7, PgBouncer, TLS for all, Python 3.11 to 3.13
 	BULKGRPC_TEST_KAFKA_JARS=$$($(BIN)/python -m tools.older_kafka) $(BIN)/pytest tests/matrix
+	BULKGRPC_TEST_EVERY_PYTHON=1 $(BIN)/pytest tests/integration/test_wheel.py
 	for release in 13 15; do \
 	  BULKGRPC_TEST_POSTGRES_PROGRAMS=$$($(BIN)/python -m tools.older_postgres $$release) \
 	    $(BIN)/pytest $(AT_ONCE) $(MATRIX) || exit; done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ pytest_plugins = ["tests.integration.service_parts"]
 ROOT = Path(__file__).resolve().parent.parent.parent
 UV = [sys.executable, "-m", "uv"]
 VERSIONS = ("3.11", "3.12", "3.13")
+OURS = "%d.%d" % sys.version_info[:2]
+LONG = VERSIONS if os.environ.get("BULKGRPC_TEST_EVERY_PYTHON") else (OURS,)
+"""Releases of Python for the tests that take a minute each."""
 INSTALL_TIMEOUT_S = 300
 MEGABYTES_MAX = 60
 IMPORT_CPU_S_MAX = 0.4
@@ -137,6 +141,7 @@ def test_the_bare_client_and_its_commands_work_against_a_service(
 
 
 @pytest.mark.timeout(INSTALL_TIMEOUT_S)
+@pytest.mark.parametrize("bare", LONG, indirect=True)
 def test_the_help_is_the_same_without_the_extras(bare: Path, tmp_path: Path) -> None:
     ours = Path(sys.executable).parent
     for command in COMMANDS:
@@ -157,7 +162,7 @@ def test_a_command_says_which_extra_it_needs(bare: Path, tmp_path: Path, call: s
 
 
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT_S)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", LONG)
 def test_the_package_with_its_stack_runs_the_demo(
     wheel: Path, version: str, tmp_path: Path, data_dir: Path, record_property: Callable[[str, object], None]
 ) -> None:
