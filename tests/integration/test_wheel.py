@@ -21,7 +21,7 @@ pytest_plugins = ["tests.integration.service_parts"]
 ROOT = Path(__file__).resolve().parent.parent.parent
 UV = [sys.executable, "-m", "uv"]
 VERSIONS = ("3.11", "3.12", "3.13")
-OURS = "%d.%d" % sys.version_info[:2]
+OURS = f"{sys.version_info[0]}.{sys.version_info[1]}"
 LONG = VERSIONS if os.environ.get("BULKGRPC_TEST_EVERY_PYTHON") else (OURS,)
 """Releases of Python for the tests that take a minute each."""
 INSTALL_TIMEOUT_S = 300
