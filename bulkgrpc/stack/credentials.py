@@ -118,6 +118,22 @@ def _private(key: Any) -> bytes:
     return bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
 
 
+def _usage(*, is_authority: bool) -> Any:
+    from cryptography import x509  # noqa: PLC0415
+
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def _certificate(subject: str, key: Any, issuer: str, issuer_key: Any, *, is_authority: bool) -> bytes:
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
@@ -133,6 +149,10 @@ def _certificate(subject: str, key: Any, issuer: str, issuer_key: Any, *, is_aut
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + _VALID)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        # Python 3.13 and later verify strictly, and want these.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(_usage(is_authority=is_authority), critical=True)
     )
     if not is_authority:
         places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(LOOPBACK))]
