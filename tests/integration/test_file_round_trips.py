@@ -244,7 +244,7 @@ def writable(write: Any, values: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
 @given(values=rows)
 def test_every_value_that_is_written_is_read(tmp_path: Path, write: Any, values: list[tuple[Any, ...]]) -> None:
     values = writable(write, values)
