@@ -34,7 +34,12 @@ def test_the_commands_to_try_by_hand_load_a_file(data_dir: Path, tmp_path: Path)
     # As for a reader: the virtual environment and the protos are below the directory in which the commands run.
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     (tmp_path / "proto").symlink_to(ROOT / "proto")
+    # A reader is slower than a script: on a busy machine the server needs longer to start than a command waits for it.
+    serves = f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done\n"
+    register = ".venv/bin/bulkgrpc datasets register"
     script = "set -e\n" + block("Try it by hand").replace("bulkgrpc jobs list", "bulkgrpc jobs list | tee jobs.txt")
+    assert script.count(register) == 1
+    script = script.replace(register, serves + register)
     run = subprocess.Popen(
         ["bash", "-c", script],
         cwd=tmp_path,
