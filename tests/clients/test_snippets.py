@@ -40,7 +40,7 @@ def test_the_preface_registers_the_dataset(running: Service, checkout: Path) -> 
 def test_the_python_snippet_lists_the_datasets(running: Service, tmp_path: Path) -> None:
     text = PAGE.read_text().split("\n## Python", 1)[1].split("\n## ", 1)[0]
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "token").write_text("a token, which this server does not need\n")
+    (tmp_path / "token").write_text("a-token-that-this-server-does-not-need\n")
     environment = {**os.environ, "SERVER": running.address, "TOKEN_FILE": str(tmp_path / "token")}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
