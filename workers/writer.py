@@ -160,6 +160,14 @@ class WriterThread:
         finally:
             self._loaded.put(None)
 
+    def _load_late(self, chunk: Chunk) -> LoadedChunk | Result:
+        """Load a chunk that the decoder's thread did not have. It is decoded in its transaction."""
+        loaded = self._load(chunk)
+        if isinstance(loaded, LoadedChunk) and loaded.waits:
+            # Not there: whoever waits for its locks would wait for the other thread as well.
+            _ = loaded.prepared
+        return loaded
+
     def _load(self, chunk: Chunk) -> LoadedChunk | Result:
         """Load the datasets of a chunk, and store its dead letters."""
         backoff = Backoff()
@@ -198,10 +206,7 @@ class WriterThread:
     def _run(self) -> None:
         try:
             while (found := self._loaded.get()) is not None:
-                loaded = self._load(found) if isinstance(found, Chunk) else found
-                if isinstance(loaded, LoadedChunk) and loaded.waits:
-                    # Before its transaction begins, which would have everybody wait as well.
-                    _ = loaded.prepared
+                loaded = self._load_late(found) if isinstance(found, Chunk) else found
                 self._results.put(loaded if isinstance(loaded, Result) else self._write(loaded))
         except BaseException as error:  # noqa: BLE001 — the thread's root: `result` raises it in the poll loop
             self._results.put(error)

@@ -1,4 +1,4 @@
-"""A row of a file that could not become a record: how the service is told of it, and how a report shows it.
+"""A row of a file that could not become a record: how it is sent to the service, and how a report shows it.
 
 Such a row is sent as a record that no message type accepts: a byte that no Protobuf message starts with, then JSON with
 the row's file, number, reason and text. Without Arrow: `bulkgrpc jobs rejections` shows it in the light client, too.

@@ -89,7 +89,7 @@ class LoadedChunk:
         """Whether decoding would wait for another thread, which decodes records of the same dataset version."""
         batches = (item.message for item in self.chunk.items if item.message.kind is Kind.BATCH)
         versions = {(message.spec.dataset, message.spec.dataset_version) for message in batches}
-        return "prepared" not in vars(self) and any(self._is_in_use(*version) for version in versions)
+        return any(self._is_in_use(*version) for version in versions)
 
     def _is_in_use(self, name: str, version: int) -> bool:
         try:

@@ -44,7 +44,7 @@ class SecureKafka(Kafka):
         self._credentials = credentials
 
     def prepare(self, ports: Mapping[str, int], enter: Callable[[Phase], None]) -> Command:
-        """Prepare the broker in a directory that nobody else can read: its settings have the password."""
+        """Prepare the broker in a directory that only its owner can read: its settings have the password."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
         return super().prepare(ports, enter)
 

@@ -87,7 +87,7 @@ class Victim:
     def overlaps(self) -> bool:
         """Whether each job sends half of the keys of the one before again.
 
-        An atomic job would fail by `reject`. Without a key, each record is told from others by its number.
+        An atomic job would fail by `reject`. Without a key, each record is distinguished by its number.
         """
         return not (self.case.atomic and self.case.policy == "reject") and self.policy != "append"
 

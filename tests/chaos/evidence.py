@@ -27,7 +27,7 @@ FROM bulk.jobs j
 """
 _MOVES = "SELECT partition, from_offset, to_offset, owner_epoch FROM chaos.moves ORDER BY move_id"
 _NUMBERS = {BOUND: f"CASE WHEN {BOUND_IS_RIGHT} THEN value ELSE -1 END AS value"}
-"""A row with a wrong value in another column is one that nobody sent."""
+"""A row with a wrong value in another column is one that no client sent."""
 SET_UP = f"""
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.moves (

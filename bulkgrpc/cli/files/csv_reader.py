@@ -59,7 +59,7 @@ class CsvFile:
         self._source = source
         self._dialect = dialect = _without_blank_lines(source, _with_excels_line(source, dialect))
         self._row_bytes = 0.0  # of a row on average; 0 if it is not known yet
-        first = _first_line(source, dialect)
+        first, _ = _first_line(source, dialect)
         self._delimiter = dialect.delimiter or _most_frequent(first, dialect.quote)
         self.names = self._names()
 
@@ -263,23 +263,20 @@ def _cause(error: str, line: str) -> str:
     return f"{place}cannot be read as CSV: {shown(' '.join(error.split()))}"
 
 
-def _first_line(source: Source, dialect: Dialect) -> str:
-    with source.path.open(encoding="utf-8-sig", errors="replace") as file:
-        for _ in range(dialect.skip_rows):
-            file.readline()
-        while (line := file.readline(_HEADER_BYTES)) and not line.strip():
-            pass
-        return line
-
-
-def _without_blank_lines(source: Source, dialect: Dialect) -> Dialect:
-    """Return a dialect that skips blank lines before the first row: DuckDB would take one for the header."""
+def _first_line(source: Source, dialect: Dialect) -> tuple[str, int]:
+    """Return the first line that is not blank, and how many blank ones are before it."""
     blank = 0
     with source.path.open(encoding="utf-8-sig", errors="replace") as file:
         for _ in range(dialect.skip_rows):
             file.readline()
         while (line := file.readline(_HEADER_BYTES)) and not line.strip():
             blank += 1
+    return line, blank
+
+
+def _without_blank_lines(source: Source, dialect: Dialect) -> Dialect:
+    """Return a dialect that skips blank lines before the first row: DuckDB would take one for the header."""
+    line, blank = _first_line(source, dialect)
     return replace(dialect, skip_rows=dialect.skip_rows + blank) if line else dialect
 
 
@@ -287,7 +284,7 @@ def _with_excels_line(source: Source, dialect: Dialect) -> Dialect:
     """Return a dialect that skips Excel's first line, `sep=;`, and has its delimiter."""
     if dialect.skip_rows or dialect.delimiter:
         return dialect
-    found = re.fullmatch(r'"?sep=(.)"?', _first_line(source, dialect).rstrip("\r\n"))
+    found = re.fullmatch(r'"?sep=(.)"?', _first_line(source, dialect)[0].rstrip("\r\n"))
     return dialect if found is None else replace(dialect, skip_rows=1, delimiter=found[1])
 
 

@@ -40,7 +40,7 @@ def reasons(rows: Rows, chosen: Mask) -> pa.StringArray:
 def as_sent(rows: Rows, rejected: RejectedRows) -> RejectedRows:
     """Return rejections of converted rows whose reasons show keys as they were sent. rows: before the conversion.
 
-    What PostgreSQL made of a text, such as an address, is bytes that tell people nothing.
+    What PostgreSQL made of a text, such as an address, is bytes that no person can read.
     """
     if not len(rejected) or rows.dataset.conflict_policy != "reject":
         return rejected

@@ -36,9 +36,9 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Environment variables: of all processes, then those of one, which take precedence. Context: root, settings, own. */}}
+{{/* Environment variables: of all processes, then those of one, which take precedence. Context: root, own. */}}
 {{- define "bulkgrpc.env" -}}
-{{- $settings := merge (dict) .own .root.Values.settings .settings }}
+{{- $settings := merge (dict) .own .root.Values.settings }}
 {{- range $name, $value := $settings }}
 - name: BULKGRPC_{{ $name }}
   value: {{ $value | toString | quote }}
